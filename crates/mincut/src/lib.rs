@@ -1,0 +1,1 @@
+//! Exact global minimum cut of a weighted undirected graph.
