@@ -1,15 +1,20 @@
 //! The compressed graph and its fixed-point capacities.
 
+use crate::csr::Csr;
 use std::fmt;
 
 /// The sum of all capacities, in units, stays below `2^TOTAL_BITS_MAX` (before rounding each edge to a unit), so no
 /// sum of capacities in the crate can overflow a `u64`.
 const TOTAL_BITS_MAX: i32 = 60;
 
+/// Arcs (two an edge) and nodes together are counted in a `u32`.
+const NODES_MAX: usize = 1 << 30;
+const EDGES_MAX: usize = 1 << 30;
+
 /// An undirected graph with capacities, compressed (CSR) and immutable.
 ///
-/// Capacities are held as whole *units* of [`Graph::resolution`], a power of two chosen once from the input so that
-/// the sum of all capacities is between 2⁵⁹ and 2⁶⁰ units: every comparison the solver makes is then exact integer
+/// Capacities are held as whole *units* of [`Graph::resolution`]: a power of two chosen once from the input so that
+/// the sum of all capacities is between 2⁵⁹ and 2⁶⁰, then multiplied by the capacities' common divisor. Every comparison the solver makes is then exact integer
 /// arithmetic, and the same input gives the same cut on every machine. The rounding happens here and nowhere else:
 /// a capacity is off by at most half a unit, that is 2⁻⁶⁰ of the graph's total; whole numbers whose sum is below
 /// 2⁶⁰ are exact, and so are floating-point numbers of similar size. A positive capacity is at least one unit: a
@@ -22,14 +27,9 @@ const TOTAL_BITS_MAX: i32 = 60;
 /// Memory: 24 bytes an edge and 12 bytes a node.
 #[derive(Debug, Clone)]
 pub struct Graph {
-    /// `offsets[v]..offsets[v + 1]` are the arcs of node `v`.
-    pub(crate) offsets: Vec<u32>,
-    pub(crate) targets: Vec<u32>,
-    pub(crate) weights: Vec<u64>,
-    /// Weighted degree of each node, in units.
-    pub(crate) degrees: Vec<u64>,
-    /// One unit is `2^-exponent`.
-    exponent: i32,
+    pub(crate) csr: Csr,
+    /// What one unit is worth.
+    resolution: f64,
 }
 
 /// Why an edge list is no graph.
@@ -59,7 +59,7 @@ pub enum GraphError {
     },
     /// The capacities' sum is beyond the range of the numbers they are kept in.
     CapacityOverflow,
-    /// More than 2³² − 2 nodes, or more than 2³¹ − 1 edges.
+    /// More than 2³⁰ nodes or 2³⁰ edges.
     TooLarge,
 }
 
@@ -74,7 +74,7 @@ impl fmt::Display for GraphError {
                 write!(f, "edge {edge}: node {node} does not exist in a graph of {nodes} nodes")
             }
             Self::CapacityOverflow => write!(f, "the sum of the capacities is out of range"),
-            Self::TooLarge => write!(f, "more than 2^32 - 2 nodes or 2^31 - 1 edges"),
+            Self::TooLarge => write!(f, "more than 2^30 nodes or 2^30 edges"),
         }
     }
 }
@@ -123,70 +123,33 @@ impl Graph {
         }
         offsets.copy_within(0..nodes, 1);
         offsets[0] = 0;
-        let mut graph = Self { offsets, targets, weights, degrees: vec![0; nodes], exponent: scale.exponent };
-        graph.merge_parallel();
-        for node in 0..nodes {
-            graph.degrees[node] = graph.arcs(node).map(|(_, units)| units).sum();
-        }
-        Ok(graph)
-    }
-
-    /// Sums parallel arcs in place, keeping the order of first appearance.
-    fn merge_parallel(&mut self) {
-        let nodes = self.degrees.len();
-        // Where node `t` was last written; a position before the current node's start means "not yet here".
-        let mut written = vec![u32::MAX; nodes];
-        let mut out = 0u32;
-        let mut begin = 0u32;
-        for node in 0..nodes {
-            let end = self.offsets[node + 1];
-            let start = out;
-            for arc in begin..end {
-                let target = self.targets[arc as usize];
-                let units = self.weights[arc as usize];
-                let at = written[target as usize];
-                if at != u32::MAX && at >= start {
-                    self.weights[at as usize] += units;
-                } else {
-                    written[target as usize] = out;
-                    self.targets[out as usize] = target;
-                    self.weights[out as usize] = units;
-                    out += 1;
-                }
-            }
-            begin = end;
-            self.offsets[node + 1] = out;
-        }
-        self.targets.truncate(out as usize);
-        self.weights.truncate(out as usize);
-        self.targets.shrink_to_fit();
-        self.weights.shrink_to_fit();
+        let mut csr = Csr { offsets, targets, weights, degrees: vec![0; nodes] };
+        csr.merge_parallel();
+        let divisor = csr.divide_by_common_divisor();
+        csr.sum_degrees();
+        // Exact: a whole number below 2^60 that divides 53-bit numbers often has few bits itself; where it has more,
+        // the product is the nearest double.
+        Ok(Self { csr, resolution: divisor as f64 * power_of_two(-scale.exponent) })
     }
 
     /// Number of nodes.
     pub fn nodes(&self) -> usize {
-        self.degrees.len()
+        self.csr.nodes()
     }
 
     /// Number of edges that are kept: parallel ones summed, loops and zeros dropped.
     pub fn edges(&self) -> usize {
-        self.targets.len() / 2
+        self.csr.arcs() / 2
     }
 
-    /// What one unit is worth: capacities are multiples of it. A power of two.
+    /// What one unit is worth: capacities are whole multiples of it.
     pub fn resolution(&self) -> f64 {
-        power_of_two(-self.exponent)
+        self.resolution
     }
 
     /// Converts units to the caller's measure.
     pub(crate) fn capacity(&self, units: u64) -> f64 {
-        units as f64 * self.resolution()
-    }
-
-    /// The arcs of a node: neighbour and capacity in units.
-    pub(crate) fn arcs(&self, node: usize) -> impl Iterator<Item = (u32, u64)> + '_ {
-        let range = self.offsets[node] as usize..self.offsets[node + 1] as usize;
-        self.targets[range.clone()].iter().copied().zip(self.weights[range].iter().copied())
+        units as f64 * self.resolution
     }
 }
 
@@ -207,7 +170,7 @@ impl Scale {
 
 /// Checks every edge and chooses the resolution.
 fn exponent_for(nodes: usize, edges: &[(u32, u32, f64)]) -> Result<Scale, GraphError> {
-    if nodes >= u32::MAX as usize || edges.len() > (u32::MAX / 2) as usize {
+    if nodes > NODES_MAX || edges.len() > EDGES_MAX {
         return Err(GraphError::TooLarge);
     }
     let mut degrees = vec![0f64; nodes];

@@ -14,8 +14,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod contract;
+mod csr;
 mod cut;
+mod exact;
 mod graph;
+mod queue;
+mod scan;
 mod solve;
 
 pub use cut::Cut;

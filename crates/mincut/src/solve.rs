@@ -1,6 +1,9 @@
-//! The solver.
+//! The solver: scan, contract, repeat.
 
-use crate::{Cut, Graph};
+use crate::csr::Csr;
+use crate::queue::Buckets;
+use crate::scan::{Order, VISITED, scan};
+use crate::{Cut, Graph, contract, exact};
 use std::fmt;
 
 /// The caller's interrupt callback returned `true`.
@@ -18,13 +21,87 @@ impl std::error::Error for Interrupted {}
 /// Working memory that one solve leaves for the next. Holds no result.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    matrix: Vec<u64>,
+    order: Order,
+    buckets: Buckets,
+    exact: exact::Heap,
+    placed: Vec<u32>,
+    front: Csr,
+    back: Csr,
+    trail: Trail,
 }
 
 impl Scratch {
     /// Empty working memory; it grows on first use.
     pub fn new() -> Self {
         Self::default()
+    }
+}
+
+/// The smallest cut seen, and how to get from the present graph's nodes back to the caller's.
+#[derive(Debug, Default)]
+struct Trail {
+    /// For every contraction made, the class of each node of the graph before it.
+    maps: Vec<u32>,
+    /// Where each contraction's map begins.
+    levels: Vec<usize>,
+    value: u64,
+    /// Contractions made when the best cut was found.
+    level: usize,
+    /// Its nodes in the graph of that time.
+    side: Vec<u32>,
+}
+
+impl Trail {
+    fn reset(&mut self) {
+        self.maps.clear();
+        self.levels.clear();
+        self.side.clear();
+        self.value = u64::MAX;
+        self.level = 0;
+    }
+
+    fn found(&mut self, value: u64, side: &[u32]) {
+        if value < self.value {
+            self.value = value;
+            self.level = self.levels.len();
+            self.side.clear();
+            self.side.extend_from_slice(side);
+        }
+    }
+
+    fn contracted(&mut self, classes: &[u32]) {
+        self.levels.push(self.maps.len());
+        self.maps.extend(classes.iter().map(|class| class & !VISITED));
+    }
+
+    /// The side of the best cut in the caller's graph of `nodes` nodes.
+    fn side(&self, nodes: usize) -> Vec<bool> {
+        let map = |level: usize| {
+            let end = self.levels.get(level + 1).copied().unwrap_or(self.maps.len());
+            &self.maps[self.levels[level]..end]
+        };
+        let size = if self.level == self.levels.len() || self.level == 0 {
+            None
+        } else {
+            Some(map(self.level).len())
+        };
+        let mut on = vec![
+            false;
+            if self.level == 0 {
+                nodes
+            } else {
+                size.unwrap_or(
+                    1 + self.maps[self.levels[self.level - 1]..].iter().copied().max().unwrap_or(0) as usize,
+                )
+            }
+        ];
+        for &node in &self.side {
+            on[node as usize] = true;
+        }
+        for level in (0..self.level).rev() {
+            on = map(level).iter().map(|&class| on[class as usize]).collect();
+        }
+        on
     }
 }
 
@@ -44,56 +121,69 @@ impl Graph {
         scratch: &mut Scratch,
         interrupt: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Cut>, Interrupted> {
-        let nodes = self.nodes();
-        if nodes < 2 {
+        if self.nodes() < 2 {
             return Ok(None);
         }
-        let matrix = &mut scratch.matrix;
-        matrix.clear();
-        matrix.resize(nodes * nodes, 0);
-        for node in 0..nodes {
-            for (target, units) in self.arcs(node) {
-                matrix[node * nodes + target as usize] = units;
-            }
-        }
-        // Stoer and Wagner (1997): the last node of a maximum-adjacency order is a minimum cut between it and the
-        // one before it; merge the two and repeat.
-        let mut members: Vec<Vec<u32>> = (0..nodes as u32).map(|node| vec![node]).collect();
-        let mut alive: Vec<usize> = (0..nodes).collect();
-        let mut best = (u64::MAX, Vec::new());
-        while alive.len() > 1 {
-            let mut key = vec![0u64; nodes];
-            let mut rest = alive.clone();
-            let mut order = Vec::with_capacity(alive.len());
-            while !rest.is_empty() {
-                if interrupt() {
-                    return Err(Interrupted);
-                }
-                let at = (0..rest.len()).max_by_key(|&i| (key[rest[i]], std::cmp::Reverse(i))).unwrap_or(0);
-                let node = rest.swap_remove(at);
-                order.push(node);
-                for &other in &rest {
-                    key[other] += matrix[node * nodes + other];
-                }
-            }
-            let (last, before) = (order[order.len() - 1], order[order.len() - 2]);
-            if key[last] < best.0 {
-                best = (key[last], members[last].clone());
-            }
-            let moved = std::mem::take(&mut members[last]);
-            members[before].extend(moved);
-            for &other in &alive {
-                let units = matrix[last * nodes + other];
-                matrix[before * nodes + other] += units;
-                matrix[other * nodes + before] += units;
-            }
-            matrix[before * nodes + before] = 0;
-            alive.retain(|&node| node != last);
-        }
-        let mut side = vec![false; nodes];
-        for node in best.1 {
-            side[node as usize] = true;
-        }
-        Ok(Some(Cut::new(self.capacity(best.0), best.0, side)))
+        solve(&self.csr, scratch, interrupt)?;
+        let trail = &scratch.trail;
+        Ok(Some(Cut::new(self.capacity(trail.value), trail.value, trail.side(self.nodes()))))
     }
+}
+
+fn solve(graph: &Csr, scratch: &mut Scratch, interrupt: &mut dyn FnMut() -> bool) -> Result<(), Interrupted> {
+    let Scratch { order, buckets, exact, placed, front, back, trail } = scratch;
+    trail.reset();
+    let mut first = true;
+    loop {
+        let current = if first { graph } else { &*front };
+        let nodes = current.nodes();
+        if nodes < 2 {
+            return Ok(());
+        }
+        if let Some((node, degree)) = current.lightest() {
+            trail.found(degree, &[node as u32]);
+        }
+        if nodes == 2 || trail.value == 0 {
+            return Ok(());
+        }
+        let t = std::time::Instant::now();
+        scan(current, trail.value, 12, 0, order, buckets, interrupt)?;
+        if order.reached < nodes {
+            let value = cut_value(current, &order.nodes[..order.reached], order);
+            trail.found(value, &order.nodes[..order.reached]);
+            if value == 0 {
+                return Ok(());
+            }
+        }
+        if order.classes() == nodes {
+            exact.scan(current, trail.value, order, interrupt)?;
+        }
+        let t2 = std::time::Instant::now();
+        contract::contract(current, order, placed, back);
+        trail.contracted(&order.class);
+        if std::env::var("TRACE").is_ok() {
+            eprintln!(
+                "n={} arcs={} bound={} classes={} scan {:?} contract {:?}",
+                nodes,
+                current.arcs(),
+                trail.value,
+                order.classes(),
+                t2 - t,
+                t2.elapsed()
+            );
+        }
+        std::mem::swap(front, back);
+        first = false;
+    }
+}
+
+/// Value of the cut around the first `side.len()` nodes of the order.
+fn cut_value(graph: &Csr, side: &[u32], order: &Order) -> u64 {
+    // Classes are intervals, and a scan that fell apart began a new one there.
+    let limit = VISITED | order.starts.partition_point(|&start| (start as usize) < side.len()) as u32;
+    side.iter()
+        .flat_map(|&node| graph.row(node as usize))
+        .filter(|&(target, _)| order.class[target as usize] >= limit)
+        .map(|(_, weight)| weight)
+        .sum()
 }

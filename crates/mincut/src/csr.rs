@@ -1,0 +1,106 @@
+//! Compressed sparse rows: the one shape in which the solver reads a graph, be it the caller's or a contracted one.
+
+/// A symmetric weighted graph; every edge is two arcs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Csr {
+    /// `offsets[v]..offsets[v + 1]` are the arcs of node `v`.
+    pub(crate) offsets: Vec<u32>,
+    pub(crate) targets: Vec<u32>,
+    pub(crate) weights: Vec<u64>,
+    /// Weighted degree of each node: the value of the cut around it.
+    pub(crate) degrees: Vec<u64>,
+}
+
+impl Csr {
+    pub(crate) fn nodes(&self) -> usize {
+        self.degrees.len()
+    }
+
+    pub(crate) fn arcs(&self) -> usize {
+        self.targets.len()
+    }
+
+    pub(crate) fn range(&self, node: usize) -> std::ops::Range<usize> {
+        self.offsets[node] as usize..self.offsets[node + 1] as usize
+    }
+
+    /// Neighbours and weights of a node.
+    #[inline]
+    pub(crate) fn row(&self, node: usize) -> impl Iterator<Item = (u32, u64)> + '_ {
+        let range = self.range(node);
+        self.targets[range.clone()].iter().copied().zip(self.weights[range].iter().copied())
+    }
+
+    /// The node with the smallest weighted degree, and that degree.
+    pub(crate) fn lightest(&self) -> Option<(usize, u64)> {
+        self.degrees.iter().copied().enumerate().min_by_key(|&(_, degree)| degree)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.offsets.clear();
+        self.targets.clear();
+        self.weights.clear();
+        self.degrees.clear();
+    }
+
+    /// Sums parallel arcs in place, keeping the order of first appearance, and gives back what is no longer used.
+    pub(crate) fn merge_parallel(&mut self) {
+        // Where node `t` was last written; a position before the current node's start means "not yet here".
+        let mut written = vec![u32::MAX; self.nodes()];
+        let mut out = 0u32;
+        let mut begin = 0u32;
+        for node in 0..self.nodes() {
+            let end = self.offsets[node + 1];
+            let start = out;
+            for arc in begin..end {
+                let target = self.targets[arc as usize];
+                let units = self.weights[arc as usize];
+                let at = written[target as usize];
+                if at != u32::MAX && at >= start {
+                    self.weights[at as usize] += units;
+                } else {
+                    written[target as usize] = out;
+                    self.targets[out as usize] = target;
+                    self.weights[out as usize] = units;
+                    out += 1;
+                }
+            }
+            begin = end;
+            self.offsets[node + 1] = out;
+        }
+        self.targets.truncate(out as usize);
+        self.weights.truncate(out as usize);
+        self.targets.shrink_to_fit();
+        self.weights.shrink_to_fit();
+    }
+
+    /// Divides all weights by their greatest common divisor and returns it. Graphs whose capacities are multiples of
+    /// one number then have small weights, for which the solver's coarse keys are exact.
+    pub(crate) fn divide_by_common_divisor(&mut self) -> u64 {
+        let mut divisor = 0u64;
+        for &weight in &self.weights {
+            let (mut a, mut b) = (weight, divisor);
+            while b != 0 {
+                (a, b) = (b, a % b);
+            }
+            divisor = a;
+            if divisor == 1 {
+                return 1;
+            }
+        }
+        if divisor == 0 {
+            return 1;
+        }
+        for weight in &mut self.weights {
+            *weight /= divisor;
+        }
+        divisor
+    }
+
+    pub(crate) fn sum_degrees(&mut self) {
+        self.degrees.resize(self.offsets.len() - 1, 0);
+        for node in 0..self.nodes() {
+            self.degrees[node] = self.weights[self.range(node)].iter().sum();
+        }
+    }
+}

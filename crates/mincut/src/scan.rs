@@ -1,0 +1,149 @@
+//! The maximum-adjacency scan of a sparse graph, and the classes it certifies.
+//!
+//! Nagamochi, Ono and Ibaraki (1994): visit the nodes so that the next one is always the one most strongly attached
+//! to those visited before. When a node's attachment (its *key*) reaches a bound, no cut below the bound separates
+//! it from the visited node that made it reach the bound.
+//!
+//! Two consequences make the scan cheap. Keys need not be told apart above the bound (Henzinger, Noe, Schulz and
+//! Strash 2018), so nodes that have reached it form a plain queue. And a node popped while such nodes wait is always
+//! one of them; the node that carried it over the bound was popped after the last node below the bound. The classes
+//! are therefore *intervals* of the order: a new one begins exactly where a node is popped below the bound. No
+//! union-find, and no test of edges one by one.
+//!
+//! Real weights are shifted down to small keys, so that buckets replace a heap. The scan then is an exact scan of
+//! the graph with weights rounded down; attachments there are lower bounds of the true ones, so what is contracted
+//! is never wrong. What rounding misses is left to the next scan, or to [`crate::exact`].
+
+use crate::csr::Csr;
+use crate::queue::Buckets;
+use crate::solve::Interrupted;
+
+/// Keys with this bit hold the class of a visited node.
+pub(crate) const VISITED: u32 = 1 << 31;
+
+/// Nodes between two calls of the interrupt callback.
+const NODES_BETWEEN_INTERRUPTS: usize = 4096;
+
+/// The order of one scan and its classes.
+#[derive(Debug, Default)]
+pub(crate) struct Order {
+    /// During a scan the key of each node; after it its class, with [`VISITED`] set.
+    pub(crate) class: Vec<u32>,
+    /// The nodes as they were visited: classes are intervals.
+    pub(crate) nodes: Vec<u32>,
+    /// Where each class begins in `nodes`, and the end.
+    pub(crate) starts: Vec<u32>,
+    /// After a scan of a graph that fell apart (or seemed to, by rounding): how many nodes were visited until then.
+    pub(crate) reached: usize,
+}
+
+impl Order {
+    pub(crate) fn classes(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    pub(crate) fn members(&self, class: usize) -> &[u32] {
+        &self.nodes[self.starts[class] as usize..self.starts[class + 1] as usize]
+    }
+
+    pub(crate) fn reset(&mut self, nodes: usize) {
+        self.class.clear();
+        self.class.resize(nodes, 0);
+        self.nodes.clear();
+        self.nodes.resize(nodes, 0);
+        self.starts.clear();
+        self.reached = nodes;
+    }
+}
+
+/// Scans `graph` from `first`; two nodes get one class only if no cut below `bound` separates them.
+/// `key_bits` is the resolution of the keys, at most [`crate::queue::KEY_BITS_MAX`].
+pub(crate) fn scan(
+    graph: &Csr,
+    bound: u64,
+    key_bits: u32,
+    first: u32,
+    order: &mut Order,
+    buckets: &mut Buckets,
+    interrupt: &mut dyn FnMut() -> bool,
+) -> Result<(), Interrupted> {
+    let nodes = graph.nodes();
+    let shift = (u64::BITS - bound.leading_zeros()).saturating_sub(key_bits);
+    // Rounded up, as weights are rounded down. The quotient is at most 2^key_bits.
+    let threshold = ((bound + (1 << shift) - 1) >> shift) as u32;
+    order.reset(nodes);
+    buckets.reset(threshold);
+    // Entries that went stale are swept out once they outnumber the nodes: memory stays proportional to the nodes.
+    let pool_max = 4 * nodes + 1024;
+    let (mut head, mut len, mut unseen) = (0, 0, 0);
+    let mut next = Some(first);
+    while len < nodes {
+        let fresh = match next.take() {
+            Some(node) => node,
+            None => match pop_valid(buckets, &order.class) {
+                Some(node) => node,
+                None => {
+                    order.reached = order.reached.min(len);
+                    while order.class[unseen] & VISITED != 0 {
+                        unseen += 1;
+                    }
+                    unseen as u32
+                }
+            },
+        };
+        let class = VISITED | order.starts.len() as u32;
+        order.starts.push(len as u32);
+        order.class[fresh as usize] = class;
+        order.nodes[len] = fresh;
+        len += 1;
+        while head < len {
+            let node = order.nodes[head] as usize;
+            head += 1;
+            let range = graph.range(node);
+            for (&target, &weight) in graph.targets[range.clone()].iter().zip(&graph.weights[range]) {
+                let slot = &mut order.class[target as usize];
+                let key = *slot;
+                if key < threshold {
+                    let grown = u64::from(key) + (weight >> shift);
+                    if grown >= u64::from(threshold) {
+                        *slot = class;
+                        order.nodes[len] = target;
+                        len += 1;
+                    } else if grown as u32 != key {
+                        *slot = grown as u32;
+                        buckets.push(target, grown as u32);
+                    }
+                }
+            }
+            if buckets.pool_len() > pool_max {
+                refill(buckets, threshold, &order.class);
+            }
+            if head % NODES_BETWEEN_INTERRUPTS == 0 && interrupt() {
+                return Err(Interrupted);
+            }
+        }
+    }
+    order.starts.push(nodes as u32);
+    Ok(())
+}
+
+#[inline]
+fn pop_valid(buckets: &mut Buckets, keys: &[u32]) -> Option<u32> {
+    while let Some((node, key)) = buckets.pop() {
+        if keys[node as usize] == key {
+            return Some(node);
+        }
+    }
+    None
+}
+
+/// Drops stale entries.
+#[cold]
+fn refill(buckets: &mut Buckets, threshold: u32, keys: &[u32]) {
+    buckets.reset(threshold);
+    for (node, &key) in keys.iter().enumerate() {
+        if key != 0 && key < threshold {
+            buckets.push(node as u32, key);
+        }
+    }
+}
