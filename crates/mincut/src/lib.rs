@@ -17,11 +17,15 @@
 mod contract;
 mod csr;
 mod cut;
+mod dense;
 mod exact;
 mod graph;
 mod queue;
 mod scan;
 mod solve;
+#[cfg(test)]
+mod tests;
+mod trail;
 
 pub use cut::Cut;
 pub use graph::{Graph, GraphError};

@@ -21,10 +21,10 @@ const NONE: u32 = u32::MAX;
 pub(crate) const KEY_BITS_MAX: u32 = 18;
 
 impl Buckets {
-    /// Empties the queue and makes room for keys up to and including `key_max`.
-    pub(crate) fn reset(&mut self, key_max: u32) {
-        debug_assert!(key_max < 1 << KEY_BITS_MAX);
-        let keys = key_max as usize + 1;
+    /// Empties the queue and makes room for keys below `keys`.
+    pub(crate) fn reset(&mut self, keys: u32) {
+        debug_assert!(keys <= 1 << KEY_BITS_MAX);
+        let keys = keys as usize;
         self.heads.clear();
         self.heads.resize(keys, NONE);
         self.low.clear();

@@ -1,10 +1,17 @@
 //! The solver: scan, contract, repeat.
 
+use crate::contract::contract;
 use crate::csr::Csr;
+use crate::dense::Matrix;
+use crate::exact::Heap;
 use crate::queue::Buckets;
 use crate::scan::{Order, VISITED, scan};
-use crate::{Cut, Graph, contract, exact};
+use crate::trail::Trail;
+use crate::{Cut, Graph};
 use std::fmt;
+
+/// A matrix this small is always allowed.
+const MATRIX_BYTES_MIN: usize = 1 << 16;
 
 /// The caller's interrupt callback returned `true`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,11 +30,13 @@ impl std::error::Error for Interrupted {}
 pub struct Scratch {
     order: Order,
     buckets: Buckets,
-    exact: exact::Heap,
+    exact: Heap,
+    single: Matrix<f32>,
+    wide: Matrix<i64>,
     placed: Vec<u32>,
     front: Csr,
     back: Csr,
-    trail: Trail,
+    pub(crate) trail: Trail,
 }
 
 impl Scratch {
@@ -37,72 +46,20 @@ impl Scratch {
     }
 }
 
-/// The smallest cut seen, and how to get from the present graph's nodes back to the caller's.
-#[derive(Debug, Default)]
-struct Trail {
-    /// For every contraction made, the class of each node of the graph before it.
-    maps: Vec<u32>,
-    /// Where each contraction's map begins.
-    levels: Vec<usize>,
-    value: u64,
-    /// Contractions made when the best cut was found.
-    level: usize,
-    /// Its nodes in the graph of that time.
-    side: Vec<u32>,
+/// Where the solver changes its ways. Any values give the same minimum; tests use others to reach every path.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tuning {
+    /// Resolution of the keys of a sparse scan.
+    pub(crate) key_bits: u32,
+    /// A graph becomes a matrix when it has at most this many cells an arc. A sweep handles about thirty cells in the
+    /// time a sparse scan needs for one arc.
+    pub(crate) cells_per_arc: usize,
+    /// Bytes of a matrix an edge of the caller's graph, so that memory stays proportional to the input.
+    pub(crate) matrix_bytes_per_edge: usize,
 }
 
-impl Trail {
-    fn reset(&mut self) {
-        self.maps.clear();
-        self.levels.clear();
-        self.side.clear();
-        self.value = u64::MAX;
-        self.level = 0;
-    }
-
-    fn found(&mut self, value: u64, side: &[u32]) {
-        if value < self.value {
-            self.value = value;
-            self.level = self.levels.len();
-            self.side.clear();
-            self.side.extend_from_slice(side);
-        }
-    }
-
-    fn contracted(&mut self, classes: &[u32]) {
-        self.levels.push(self.maps.len());
-        self.maps.extend(classes.iter().map(|class| class & !VISITED));
-    }
-
-    /// The side of the best cut in the caller's graph of `nodes` nodes.
-    fn side(&self, nodes: usize) -> Vec<bool> {
-        let map = |level: usize| {
-            let end = self.levels.get(level + 1).copied().unwrap_or(self.maps.len());
-            &self.maps[self.levels[level]..end]
-        };
-        let size = if self.level == self.levels.len() || self.level == 0 {
-            None
-        } else {
-            Some(map(self.level).len())
-        };
-        let mut on = vec![
-            false;
-            if self.level == 0 {
-                nodes
-            } else {
-                size.unwrap_or(
-                    1 + self.maps[self.levels[self.level - 1]..].iter().copied().max().unwrap_or(0) as usize,
-                )
-            }
-        ];
-        for &node in &self.side {
-            on[node as usize] = true;
-        }
-        for level in (0..self.level).rev() {
-            on = map(level).iter().map(|&class| on[class as usize]).collect();
-        }
-        on
-    }
+impl Tuning {
+    pub(crate) const DEFAULT: Self = Self { key_bits: 12, cells_per_arc: 20, matrix_bytes_per_edge: 40 };
 }
 
 impl Graph {
@@ -124,64 +81,73 @@ impl Graph {
         if self.nodes() < 2 {
             return Ok(None);
         }
-        solve(&self.csr, scratch, interrupt)?;
+        solve(&self.csr, Tuning::DEFAULT, scratch, interrupt)?;
         let trail = &scratch.trail;
-        Ok(Some(Cut::new(self.capacity(trail.value), trail.value, trail.side(self.nodes()))))
+        Ok(Some(Cut::new(self.capacity(trail.value()), trail.value(), trail.side())))
     }
 }
 
-fn solve(graph: &Csr, scratch: &mut Scratch, interrupt: &mut dyn FnMut() -> bool) -> Result<(), Interrupted> {
-    let Scratch { order, buckets, exact, placed, front, back, trail } = scratch;
-    trail.reset();
-    let mut first = true;
+/// Leaves the minimum cut of `graph`, which has two nodes or more, in the scratch's trail.
+pub(crate) fn solve(
+    graph: &Csr,
+    tuning: Tuning,
+    scratch: &mut Scratch,
+    interrupt: &mut dyn FnMut() -> bool,
+) -> Result<(), Interrupted> {
+    let Scratch { order, buckets, exact, single, wide, placed, front, back, trail } = scratch;
+    let matrix_bytes_max = MATRIX_BYTES_MIN + graph.arcs() / 2 * tuning.matrix_bytes_per_edge;
+    trail.reset(graph.nodes());
+    // The caller's graph first, then what it was contracted to.
+    let mut current = graph;
+    // The last scan with rounded keys found nothing: the next one is exact.
+    let mut stalled = false;
     loop {
-        let current = if first { graph } else { &*front };
         let nodes = current.nodes();
-        if nodes < 2 {
-            return Ok(());
-        }
-        if let Some((node, degree)) = current.lightest() {
+        if nodes > 1
+            && let Some((node, degree)) = current.lightest()
+        {
             trail.found(degree, &[node as u32]);
         }
-        if nodes == 2 || trail.value == 0 {
+        if nodes <= 2 || trail.value() == 0 {
             return Ok(());
         }
-        let t = std::time::Instant::now();
-        scan(current, trail.value, 12, 0, order, buckets, interrupt)?;
-        if order.reached < nodes {
-            let value = cut_value(current, &order.nodes[..order.reached], order);
-            trail.found(value, &order.nodes[..order.reached]);
-            if value == 0 {
-                return Ok(());
+        let cells = nodes.saturating_mul(nodes);
+        let dense = cells <= tuning.cells_per_arc * current.arcs();
+        if stalled {
+            if dense && cells.saturating_mul(8) <= matrix_bytes_max {
+                wide.run(current, trail, order, interrupt)?;
+            } else {
+                exact.scan(current, trail.value(), order, interrupt)?;
             }
+        } else if dense && cells.saturating_mul(4) <= matrix_bytes_max {
+            single.run(current, trail, order, interrupt)?;
+        } else {
+            scan(current, trail.value(), tuning.key_bits, 0, order, buckets, interrupt)?;
         }
-        if order.classes() == nodes {
-            exact.scan(current, trail.value, order, interrupt)?;
+        if order.reached < nodes {
+            // Nothing of what was left was attached to what was reached (or so little that it was rounded away).
+            let reached = &order.nodes[..order.reached];
+            trail.found(cut_value(current, order), reached);
         }
-        let t2 = std::time::Instant::now();
-        contract::contract(current, order, placed, back);
-        trail.contracted(&order.class);
-        if std::env::var("TRACE").is_ok() {
-            eprintln!(
-                "n={} arcs={} bound={} classes={} scan {:?} contract {:?}",
-                nodes,
-                current.arcs(),
-                trail.value,
-                order.classes(),
-                t2 - t,
-                t2.elapsed()
-            );
+        if trail.value() == 0 {
+            return Ok(());
         }
-        std::mem::swap(front, back);
-        first = false;
+        stalled = order.classes() == nodes;
+        if !stalled {
+            contract(current, order, placed, back);
+            trail.contracted(&order.class, order.classes());
+            std::mem::swap(front, back);
+            current = front;
+        }
     }
 }
 
-/// Value of the cut around the first `side.len()` nodes of the order.
-fn cut_value(graph: &Csr, side: &[u32], order: &Order) -> u64 {
-    // Classes are intervals, and a scan that fell apart began a new one there.
-    let limit = VISITED | order.starts.partition_point(|&start| (start as usize) < side.len()) as u32;
-    side.iter()
+/// Value of the cut around the nodes that the scan reached before it had to start anew.
+fn cut_value(graph: &Csr, order: &Order) -> u64 {
+    // Starting anew began a class: the classes before it are the side.
+    let limit = VISITED | order.starts.partition_point(|&start| (start as usize) < order.reached) as u32;
+    order.nodes[..order.reached]
+        .iter()
         .flat_map(|&node| graph.row(node as usize))
         .filter(|&(target, _)| order.class[target as usize] >= limit)
         .map(|(_, weight)| weight)
