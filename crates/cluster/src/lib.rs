@@ -13,7 +13,7 @@
 //!
 //! What may be relied on:
 //! - A cluster of [`Builder::start`] leaves no process, no directory and no shared memory behind, however its owner
-//!   ends: a watchdog process notices that end, see [`watchdog.sh`](../src/watchdog.sh).
+//!   ends: a watchdog process notices that end, see `src/watchdog.sh`.
 //! - Nothing is signalled that is not a server process of the cluster itself.
 //! - It works for root, too, whom PostgreSQL refuses: the server then runs as `nobody`.
 //! - The PostgreSQL is the one that `toolchain/postgres18` or `toolchain/postgres15` has put below `build/`; the
