@@ -1,1 +1,30 @@
 //! The pure core of the healer.
+//!
+//! ```text
+//! Snapshot -> graph -> integrity (λ, witness, components) -> state -> classify -> remedies -> engine::decide
+//!          -> plan -> (the executor) -> verdict -> verification -> history
+//! ```
+//!
+//! Nothing here reads a clock, a file, a server or a random source: the time is an argument (`now`, milliseconds
+//! since the Unix epoch), randomness is a seed, and a decision is returned as data. The PostgreSQL extension and
+//! the simulator run the same code.
+//!
+//! What this crate never does: it holds no user vectors beyond a call, renders no SQL, and keeps no state between
+//! calls.
+
+pub mod classify;
+pub mod clean_size;
+pub mod config;
+pub mod engine;
+pub mod explain;
+pub mod graph;
+pub mod health;
+pub mod integrity;
+pub mod ivf;
+pub mod kmeans;
+pub mod lifecycle;
+pub mod plan;
+pub mod recovery;
+pub mod remedies;
+pub mod snapshot;
+pub mod verdict;

@@ -1,0 +1,500 @@
+//! Settings: one table of keys, from which validation, the effective configuration and the documents come.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::classify::CLASS_NAMES;
+
+/// How far the healer goes by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Diagnose and plan, never act.
+    Observe,
+    /// Plan, and wait for a human before acting.
+    Approve,
+    /// Act within the limits.
+    Auto,
+}
+
+/// Where a key may be set. A key of scope [`Scope::Collection`] may be set for the server too, as the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// For the whole server only.
+    Server,
+    /// For the server and for one collection.
+    Collection,
+}
+
+/// The values that a key takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// true or false.
+    Bool,
+    /// A whole number within the bounds; null too when nullable.
+    Int {
+        /// Least value.
+        min: i64,
+        /// Greatest value.
+        max: i64,
+        /// Whether null is allowed (it says: no value set).
+        nullable: bool,
+    },
+    /// A number within the bounds.
+    Number {
+        /// Least value.
+        min: f64,
+        /// Greatest value.
+        max: f64,
+        /// Whether null is allowed (it says: no value set).
+        nullable: bool,
+    },
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A list of these words, each at most once.
+    Words(&'static [&'static str]),
+}
+
+/// One row of the table of settings.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Its name in JSON.
+    pub name: &'static str,
+    /// Its values.
+    pub kind: Kind,
+    /// Unit of its values, empty when there is none.
+    pub unit: &'static str,
+    /// Where it may be set.
+    pub scope: Scope,
+    /// What it does, for the reference.
+    pub doc: &'static str,
+    /// Its default.
+    pub default: fn() -> Value,
+}
+
+/// Every strategy name that may be named in a setting: the spec's eight, then ours.
+pub const STRATEGY_NAMES: &[&str] = &[
+    "rebalance_partitions",
+    "rebuild_centroids",
+    "pause_maintenance",
+    "throttle_ingestion",
+    "evict_cold_data",
+    "compact_indexes",
+    "scale_replicas",
+    "drain_hot_partition",
+    "repair_invalid_index",
+    "tune_search_effort",
+];
+
+/// The spec's other name for `max_attempts_per_window` with a window of one hour.
+const ALIAS_PER_HOUR: &str = "max_attempts_per_hour";
+/// Seconds of the window which that alias means.
+const HOUR_S: i64 = 3600;
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $name:ident: $ty:ty = $default:expr, $kind:expr, $unit:literal, $scope:ident;)+) => {
+        /// The settings in force for one collection.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct Config { $($(#[doc = $doc])+ pub $name: $ty,)+ }
+
+        impl Default for Config {
+            fn default() -> Self { Self { $($name: $default,)+ } }
+        }
+
+        /// The table of settings.
+        pub const KEYS: &[Key] = &[$(Key {
+            name: stringify!($name),
+            kind: $kind,
+            unit: $unit,
+            scope: Scope::$scope,
+            doc: concat!($($doc),+),
+            default: || json!(Config::default().$name),
+        },)+];
+    };
+}
+
+const fn int(min: i64, max: i64) -> Kind {
+    Kind::Int { min, max, nullable: false }
+}
+
+const fn number(min: f64, max: f64) -> Kind {
+    Kind::Number { min, max, nullable: false }
+}
+
+settings! {
+    /// Off switch of every path, queued and manual ones included.
+    enabled: bool = true, Kind::Bool, "", Collection;
+    /// How far the healer goes by itself: only look, ask first, or act within the limits.
+    mode: Mode = Mode::Auto, Kind::Choice(&["observe", "approve", "auto"]), "", Collection;
+    /// Cooldown: least time from the end of one attempt on a collection to the next automatic one.
+    min_healing_interval_seconds: i64 = 300, int(0, 604_800), "s", Collection;
+    /// Attempts of a collection allowed within the window; refused when that many were made.
+    max_attempts_per_window: i64 = 3, int(1, 1000), "", Collection;
+    /// Length of the window in which attempts are counted.
+    attempt_window_seconds: i64 = 3600, int(60, 2_592_000), "s", Collection;
+    /// Greatest impact of a plan that may run without a human.
+    max_auto_heal_impact: f64 = 0.5, number(0.0, 1.0), "", Collection;
+    /// The same while the state is stress and not critical; lower it to make stress gentler.
+    max_stress_impact: f64 = 0.5, number(0.0, 1.0), "", Collection;
+    /// Actions in flight on the server at one time.
+    max_concurrent_actions: i64 = 1, int(1, 64), "", Server;
+    /// Problem classes whose plans wait for a human.
+    require_approval: Vec<String> = vec![], Kind::Words(CLASS_NAMES), "", Collection;
+    /// Strategies whose plans wait for a human.
+    require_approval_strategies: Vec<String> = vec!["scale_replicas".to_owned()],
+        Kind::Words(STRATEGY_NAMES), "", Collection;
+    /// Whether plans that cannot be undone wait for a human. On, since registering consents to reversible ones only.
+    require_approval_irreversible: bool = true, Kind::Bool, "", Collection;
+    /// Whether outcomes change which remedy is tried first; off: they are recorded, the weights stay.
+    learning_enabled: bool = true, Kind::Bool, "", Collection;
+    /// Most replicas that scaling may ask for; null: scaling has no limit set and does not act.
+    max_replicas: Option<i64> = None, Kind::Int { min: 1, max: 1000, nullable: true }, "", Server;
+    /// Time between two samples of a collection.
+    sample_interval_seconds: i64 = 10, int(1, 3600), "s", Collection;
+    /// Samples in a row that a change of state needs.
+    dwell_samples: i64 = 3, int(1, 100), "samples", Collection;
+    /// Time between two inspections of an index's pages.
+    structure_interval_seconds: i64 = 60, int(1, 86_400), "s", Collection;
+    /// Time between two runs of the recall panel.
+    panel_interval_seconds: i64 = 300, int(5, 604_800), "s", Collection;
+    /// Queries in the recall panel.
+    panel_queries: i64 = 64, int(8, 10_000), "queries", Collection;
+    /// Rows of the sample on which an ivfflat index's lists are judged.
+    sample_rows: i64 = 4000, int(200, 100_000), "rows", Collection;
+    /// Time over which an index remedy's effect is measured before it counts.
+    verify_window_seconds: i64 = 30, int(1, 86_400), "s", Collection;
+    /// Recall@k that searches should reach.
+    recall_objective: f64 = 0.95, number(0.05, 1.0), "", Collection;
+    /// k of recall@k.
+    recall_k: i64 = 10, int(1, 1000), "rows", Collection;
+    /// Whether the search effort of an index (`ivfflat.probes`, `hnsw.ef_search`) may be set with its repair.
+    manage_search_effort: bool = true, Kind::Bool, "", Collection;
+    /// λ below which a collection is in stress.
+    stress_lambda: f64 = 0.7, number(0.01, 0.99), "", Collection;
+    /// λ below which it is critical.
+    critical_lambda: f64 = 0.4, number(0.0, 0.98), "", Collection;
+    /// How far above a boundary λ must rise before the better state counts.
+    hysteresis: f64 = 0.1, number(0.0, 0.5), "", Collection;
+    /// λ at which a plan of several parts may stop early; null: the normal boundary.
+    target_lambda: Option<f64> = None, Kind::Number { min: 0.0, max: 1.0, nullable: true }, "", Collection;
+    /// Share of the free disk that one plan may use.
+    max_disk_share: f64 = 0.5, number(0.01, 0.9), "", Collection;
+    /// Longest wait for one lock.
+    lock_timeout_ms: i64 = 2000, int(10, 600_000), "ms", Collection;
+    /// Longest build of one index; null: twice the estimate.
+    max_build_seconds: Option<i64> = None, Kind::Int { min: 1, max: 604_800, nullable: true }, "s", Collection;
+    /// Oldest snapshot from which a plan may be made; older ones are stale.
+    max_snapshot_age_seconds: i64 = 120, int(1, 3600), "s", Collection;
+    /// Time for which a plan waits for a human before it expires.
+    approval_timeout_seconds: i64 = 86_400, int(60, 2_592_000), "s", Collection;
+    /// Wait after the first failure of a remedy on a collection; it doubles with each further one in a row.
+    backoff_base_seconds: i64 = 600, int(1, 86_400), "s", Collection;
+    /// Longest such wait.
+    backoff_cap_seconds: i64 = 86_400, int(1, 2_592_000), "s", Collection;
+    /// Failures of a remedy in a row that open its breaker, which a human closes.
+    breaker_failures: i64 = 3, int(1, 100), "", Collection;
+}
+
+/// Why a patch was refused. The configuration is as it was.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// The patch is no JSON object.
+    #[error("a configuration is a JSON object, not {found}")]
+    NotAnObject {
+        /// The type found.
+        found: &'static str,
+    },
+    /// No such key.
+    #[error("unknown configuration key \"{key}\"")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The valid key nearest to it.
+        nearest: &'static str,
+    },
+    /// A value of another type.
+    #[error("configuration key \"{key}\" takes {valid}, not {found}")]
+    WrongType {
+        /// The key.
+        key: String,
+        /// What it takes.
+        valid: String,
+        /// The value given.
+        found: String,
+    },
+    /// A value that is out of range, or a word that is not in the list.
+    #[error("{found} is not valid for configuration key \"{key}\"")]
+    OutOfRange {
+        /// The key.
+        key: String,
+        /// What it takes.
+        valid: String,
+        /// The value given.
+        found: String,
+    },
+    /// A key that is set for the server only.
+    #[error("configuration key \"{key}\" is set for the server, not for a collection")]
+    ServerOnly {
+        /// The key.
+        key: String,
+    },
+    /// Two keys that contradict each other.
+    #[error("configuration keys \"{key}\" and \"{other}\" contradict each other: {rule}")]
+    Conflict {
+        /// The first key.
+        key: String,
+        /// The second key.
+        other: String,
+        /// The rule that is broken.
+        rule: String,
+    },
+}
+
+impl ConfigError {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NotAnObject { .. } => "Pass an object, for instance {\"enabled\": true}.".to_owned(),
+            Self::UnknownKey { nearest, .. } => {
+                let names: Vec<&str> = KEYS.iter().map(|key| key.name).chain([ALIAS_PER_HOUR]).collect();
+                format!("Did you mean \"{nearest}\"? Valid keys: {}.", names.join(", "))
+            }
+            Self::WrongType { valid, .. } | Self::OutOfRange { valid, .. } => format!("Valid: {valid}."),
+            Self::ServerOnly { key } => {
+                format!("Set \"{key}\" without naming a collection.")
+            }
+            Self::Conflict { .. } => "Set both keys in one call.".to_owned(),
+        }
+    }
+}
+
+impl Key {
+    /// The valid values in words, with the unit.
+    pub fn valid(&self) -> String {
+        let unit = if self.unit.is_empty() { String::new() } else { format!(" {}", self.unit) };
+        match self.kind {
+            Kind::Bool => "true or false".to_owned(),
+            Kind::Int { min, max, nullable } => {
+                format!("a whole number from {min} to {max}{unit}{}", if nullable { ", or null" } else { "" })
+            }
+            Kind::Number { min, max, nullable } => {
+                format!("a number from {min} to {max}{unit}{}", if nullable { ", or null" } else { "" })
+            }
+            Kind::Choice(words) => format!("one of \"{}\"", words.join("\", \"")),
+            Kind::Words(words) => format!("a list of \"{}\"", words.join("\", \"")),
+        }
+    }
+
+    fn check(&self, value: &Value) -> Result<(), ConfigError> {
+        let wrong_type = || ConfigError::WrongType {
+            key: self.name.to_owned(),
+            valid: self.valid(),
+            found: value.to_string(),
+        };
+        let out_of_range = |found: String| ConfigError::OutOfRange {
+            key: self.name.to_owned(),
+            valid: self.valid(),
+            found,
+        };
+        match self.kind {
+            Kind::Bool => value.as_bool().map(|_| ()).ok_or_else(wrong_type),
+            Kind::Int { nullable: true, .. } | Kind::Number { nullable: true, .. } if value.is_null() => Ok(()),
+            Kind::Int { min, max, .. } => match value.as_i64() {
+                Some(number) if (min..=max).contains(&number) => Ok(()),
+                Some(number) => Err(out_of_range(number.to_string())),
+                // A whole number beyond 64 bits is a number out of range, not a wrong type.
+                None if value.is_u64() => Err(out_of_range(value.to_string())),
+                None => Err(wrong_type()),
+            },
+            Kind::Number { min, max, .. } => match value.as_f64() {
+                Some(number) if (min..=max).contains(&number) => Ok(()),
+                Some(_) => Err(out_of_range(value.to_string())),
+                None => Err(wrong_type()),
+            },
+            Kind::Choice(words) => match value.as_str() {
+                Some(word) if words.contains(&word) => Ok(()),
+                Some(_) => Err(out_of_range(value.to_string())),
+                None => Err(wrong_type()),
+            },
+            Kind::Words(words) => {
+                let list = value.as_array().ok_or_else(wrong_type)?;
+                let mut seen = Vec::new();
+                for item in list {
+                    let word = item.as_str().ok_or_else(wrong_type)?;
+                    if !words.contains(&word) || seen.contains(&word) {
+                        return Err(out_of_range(item.to_string()));
+                    }
+                    seen.push(word);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Config {
+    /// This configuration with the patch applied, or the error and no change.
+    ///
+    /// `max_attempts_per_hour` n stands for `max_attempts_per_window` n with a window of 3600 s.
+    ///
+    /// # Errors
+    /// The first fault of the patch, in the order of its keys; then contradictions between keys.
+    pub fn apply(&self, patch: &Value) -> Result<Config, ConfigError> {
+        self.apply_scoped(patch, Scope::Server)
+    }
+
+    /// The configuration of a collection: defaults, then the server's patch, then the collection's.
+    ///
+    /// # Errors
+    /// The first fault of either patch; a key of the server in the collection's patch is one.
+    pub fn layered(server: &Value, collection: &Value) -> Result<Config, ConfigError> {
+        Config::default().apply(server)?.apply_scoped(collection, Scope::Collection)
+    }
+
+    fn apply_scoped(&self, patch: &Value, at: Scope) -> Result<Config, ConfigError> {
+        let patch = patch.as_object().ok_or(ConfigError::NotAnObject { found: type_name(patch) })?;
+        let mut merged = self.fields();
+        for (name, value) in patch {
+            let (name, alias) = match name.as_str() {
+                ALIAS_PER_HOUR => ("max_attempts_per_window", true),
+                other => (other, false),
+            };
+            let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+                return Err(ConfigError::UnknownKey { key: name.to_owned(), nearest: nearest_key(name) });
+            };
+            if at == Scope::Collection && key.scope == Scope::Server {
+                return Err(ConfigError::ServerOnly { key: name.to_owned() });
+            }
+            key.check(value)?;
+            merged.insert(name.to_owned(), value.clone());
+            if alias {
+                merged.insert("attempt_window_seconds".to_owned(), json!(HOUR_S));
+            }
+        }
+        if patch.contains_key(ALIAS_PER_HOUR) {
+            for (other, agrees) in [
+                (
+                    "max_attempts_per_window",
+                    patch.get("max_attempts_per_window").is_none_or(|v| Some(v) == patch.get(ALIAS_PER_HOUR)),
+                ),
+                (
+                    "attempt_window_seconds",
+                    patch.get("attempt_window_seconds").is_none_or(|v| v.as_i64() == Some(HOUR_S)),
+                ),
+            ] {
+                if !agrees {
+                    return Err(ConfigError::Conflict {
+                        key: ALIAS_PER_HOUR.to_owned(),
+                        other: other.to_owned(),
+                        rule: "the first stands for max_attempts_per_window with a window of 3600 s".to_owned(),
+                    });
+                }
+            }
+        }
+        let config: Config =
+            serde_json::from_value(Value::Object(merged)).map_err(|error| ConfigError::WrongType {
+                key: "configuration".to_owned(),
+                valid: "the types of the table of settings".to_owned(),
+                found: error.to_string(),
+            })?;
+        config.check_together()?;
+        Ok(config)
+    }
+
+    /// Rules between keys.
+    fn check_together(&self) -> Result<(), ConfigError> {
+        let rules = [
+            (
+                self.critical_lambda + self.hysteresis <= self.stress_lambda + 1e-9,
+                "critical_lambda",
+                "stress_lambda",
+                "critical_lambda + hysteresis must not exceed stress_lambda",
+            ),
+            (
+                self.stress_lambda + self.hysteresis <= 1.0 + 1e-9,
+                "stress_lambda",
+                "hysteresis",
+                "stress_lambda + hysteresis must not exceed 1, the λ of a healthy collection",
+            ),
+            (
+                self.backoff_base_seconds <= self.backoff_cap_seconds,
+                "backoff_base_seconds",
+                "backoff_cap_seconds",
+                "the base must not exceed the cap",
+            ),
+        ];
+        match rules.into_iter().find(|rule| !rule.0) {
+            None => Ok(()),
+            Some((_, key, other, rule)) => Err(ConfigError::Conflict {
+                key: key.to_owned(),
+                other: other.to_owned(),
+                rule: rule.to_owned(),
+            }),
+        }
+    }
+
+    fn fields(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(fields)) => fields,
+            // A struct of plain fields always becomes an object.
+            _ => Map::new(),
+        }
+    }
+
+    /// Every key with its value in force; also `max_attempts_per_hour` while the window is an hour.
+    pub fn effective(&self) -> Value {
+        let mut fields = self.fields();
+        if self.attempt_window_seconds == HOUR_S {
+            fields.insert(ALIAS_PER_HOUR.to_owned(), json!(self.max_attempts_per_window));
+        }
+        Value::Object(fields)
+    }
+
+    /// λ from which a collection counts as normal again: the boundary of stress plus the hysteresis.
+    pub fn normal_lambda(&self) -> f64 {
+        self.stress_lambda + self.hysteresis
+    }
+
+    /// λ at which a plan of several parts may stop early.
+    pub fn target_lambda(&self) -> f64 {
+        self.target_lambda.unwrap_or_else(|| self.normal_lambda())
+    }
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The key of least edit distance; of equals the first in the table.
+fn nearest_key(name: &str) -> &'static str {
+    KEYS.iter()
+        .map(|key| key.name)
+        .chain([ALIAS_PER_HOUR])
+        .min_by_key(|key| edit_distance(name, key))
+        .unwrap_or(ALIAS_PER_HOUR)
+}
+
+/// Levenshtein distance in characters. Keys are user input: only the first 64 characters are looked at.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,154 @@
+//! What a human reads: an assessment, a problem, a plan, a verdict, each in one paragraph of plain words.
+
+use crate::classify::{Problem, ProblemClass};
+use crate::graph::Cause;
+use crate::integrity::Assessment;
+use crate::plan::{Plan, Step};
+use crate::verdict::Verdict;
+
+/// An assessment with its components.
+pub fn assessment(assessment: &Assessment) -> String {
+    let Some(lambda) = assessment.lambda else {
+        let why = assessment.lambda_unknown.as_deref().unwrap_or("no reason was given");
+        return format!("The integrity of the collection is not known: {why}.");
+    };
+    let mut text = format!("λ = {lambda:.2} (1 is healthy, 0 cut off)");
+    if let (Some(low), Some(high)) = (assessment.lambda_low, assessment.lambda_high)
+        && high - low > 0.005
+    {
+        text.push_str(&format!(", between {low:.2} and {high:.2} with what is not known"));
+    }
+    match assessment.components.as_slice() {
+        [] => text.push_str("; no part is weak."),
+        [one] => text.push_str(&format!("; one part is weak: {}.", names(&one.nodes))),
+        many => {
+            let parts: Vec<String> =
+                many.iter().map(|part| format!("{} ({:.2})", names(&part.nodes), part.lambda)).collect();
+            text.push_str(&format!("; {} parts are weak: {}.", many.len(), parts.join("; ")));
+        }
+    }
+    if !assessment.unread.is_empty() {
+        text.push_str(&format!(" Not read: {}.", assessment.unread.join("; ")));
+    }
+    text
+}
+
+/// At most three nodes by name, the others counted.
+fn names(nodes: &[crate::graph::NodeKey]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<String> = nodes.iter().take(SHOWN).map(crate::graph::NodeKey::label).collect();
+    let more = nodes.len().saturating_sub(SHOWN);
+    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+}
+
+/// A problem: what is wrong, by which readings, and what it means.
+pub fn problem(problem: &Problem) -> String {
+    let what = match &problem.class {
+        ProblemClass::CentroidSkew { index, cause, recall, objective, work_ratio, skew_factor, .. } => match cause {
+            Cause::Skew => format!(
+                "Some lists of {index} are far longer than the others ({} times the mean): searches that meet them read much more.",
+                figure(*skew_factor)
+            ),
+            Cause::Recall => format!(
+                "Searches through {index} find {} of the true neighbours, {objective:.2} is the objective.",
+                figure(*recall)
+            ),
+            _ => format!(
+                "The lists of {index} no longer fit its rows: a search must look at {} times as many rows as with fresh lists.",
+                figure(*work_ratio)
+            ),
+        },
+        ProblemClass::IndexFragmentation { indexes, fragmentation_pct, cause, recall, objective, .. } => {
+            let indexes = indexes.join(", ");
+            match cause {
+                Cause::Invalid => format!("{indexes} is not valid: no search uses it, every write pays for it."),
+                Cause::Dead => format!("Many entries of {indexes} lead to dead rows ({fragmentation_pct:.0} % of its bytes are more than a clean build needs)."),
+                Cause::Recall => format!(
+                    "Searches through {indexes} find {} of the true neighbours, {objective:.2} is the objective.",
+                    figure(*recall)
+                ),
+                _ => format!("{fragmentation_pct:.0} % of the bytes of {indexes} are more than a clean build needs."),
+            }
+        }
+        ProblemClass::HotspotCongestion { partitions, load_ratio, .. } => {
+            format!("{} takes {load_ratio:.1} times the load of the other partitions.", partitions.join(", "))
+        }
+        ProblemClass::ReplicationLag { replicas, lag_seconds, .. } => {
+            format!("{} is {lag_seconds:.0} s behind.", replicas.join(", "))
+        }
+        ProblemClass::MaintenanceContention { job_types, queue_depth } => {
+            format!("{queue_depth} maintenance jobs wait for each other ({}).", job_types.join(", "))
+        }
+        ProblemClass::MemoryPressure { current_usage_pct, .. } => {
+            format!("{current_usage_pct:.0} % of the memory is in use.")
+        }
+        ProblemClass::Unknown { witness_summary } => {
+            format!("The cause is unknown and needs a human: {witness_summary}.")
+        }
+    };
+    let mut text = format!("{}: {what} This part hangs on by λ = {:.2}.", problem.class.as_str(), problem.component.lambda);
+    if !problem.evidence.is_empty() {
+        text.push_str(&format!(" Evidence: {}.", problem.evidence.join("; ")));
+    }
+    text
+}
+
+fn figure(value: Option<f64>) -> String {
+    value.map_or_else(|| "an unknown share".to_owned(), |value| format!("{value:.2}"))
+}
+
+/// A plan: what it does in which order, what it costs, and what it leaves out.
+pub fn plan(plan: &Plan) -> String {
+    let steps: Vec<String> = plan.steps.iter().map(step).collect();
+    let mut text = format!(
+        "{}: {} Steps: {}. Estimated {:.0} s (at most {:.0} s), {} MiB of disk, impact {}, {}.",
+        plan.strategy,
+        plan.reason,
+        steps.join("; then "),
+        plan.estimated_s,
+        plan.timeout_s,
+        plan.disk_bytes.div_ceil(1 << 20),
+        plan.impact,
+        if plan.reversible { "can be undone" } else { "cannot be undone" },
+    );
+    if !plan.skipped.is_empty() {
+        let skipped: Vec<String> =
+            plan.skipped.iter().map(|skipped| format!("{} ({})", skipped.target, skipped.reason)).collect();
+        text.push_str(&format!(" Left alone: {}.", skipped.join("; ")));
+    }
+    text
+}
+
+/// One step in words.
+pub fn step(step: &Step) -> String {
+    let with = |lists: &Option<u32>| lists.map_or_else(String::new, |lists| format!(" with lists = {lists}"));
+    match step {
+        Step::BuildIndex { of, lists } => format!("build a new index beside {}{}", of.name, with(lists)),
+        Step::CompareIndexes { of, .. } => format!("compare it with {}", of.name),
+        Step::SwapIndex { of } => format!("exchange the names of {} and the new index", of.name),
+        Step::DropLoser { of } => format!("drop the former {}", of.name),
+        Step::DropInvalid { of } => format!("drop the invalid index {}", of.name),
+        Step::ReindexConcurrently { of, lists } => format!("rebuild {} in place{}", of.name, with(lists)),
+        Step::TuneSearchEffort { of, objective } => {
+            format!("set the least {} of {} that finds {objective:.2}", of.method.effort_setting(), of.name)
+        }
+    }
+}
+
+/// A verdict with its figures.
+pub fn verdict(verdict: &Verdict) -> String {
+    let mut text = format!(
+        "The {} index is kept: {}.",
+        if verdict.keep { "new" } else { "old" },
+        verdict.reason
+    );
+    if let (Some(recall), Some(old), Some(new)) =
+        (verdict.compared_recall, verdict.old_at_objective, verdict.new_at_objective)
+    {
+        text.push_str(&format!(
+            " At recall {recall:.3} the old index reads {:.0} blocks a query (effort {}), the new one {:.0} (effort {}).",
+            old.blocks, old.effort, new.blocks, new.effort
+        ));
+    }
+    text
+}

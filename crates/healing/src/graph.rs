@@ -1,0 +1,488 @@
+//! The contracted graph: the collection's operational parts and how firmly each hangs on.
+//!
+//! Capacities are `weight × health`. The weights are such that a healthy graph's minimum cut is exactly 1 in every
+//! topology: each part hangs on by a total of 1, and so does each group of parts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::health::{self, Curve};
+use crate::snapshot::{Index, IvfHealth, Method, Oid, Reading, Snapshot};
+
+/// Siblings that a partition or a centroid group is linked to at most: the k of DESIGN §4.
+const SIBLINGS_MAX: usize = 6;
+
+/// Above this many nodes the healthy index and centroid nodes are folded into their partition: the cost of an
+/// exact cut stays bounded. Folding healthy parts changes no λ below 1.
+pub const NODES_MAX: usize = 1000;
+
+/// The identity of a node. It survives the swap of an index, whose OID changes under the same name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum NodeKey {
+    /// The entry for queries and writes.
+    Core,
+    /// A leaf table.
+    Partition {
+        /// Its OID.
+        oid: Oid,
+    },
+    /// A group of neighbouring lists of an ivfflat index.
+    Centroid {
+        /// OID of the leaf table.
+        partition: Oid,
+        /// Schema-qualified, quoted name of the index.
+        index: String,
+        /// Number of the group, from 0.
+        group: u32,
+    },
+    /// A vector index.
+    Index {
+        /// OID of the leaf table.
+        partition: Oid,
+        /// Schema-qualified, quoted name.
+        index: String,
+    },
+}
+
+impl NodeKey {
+    /// The type's name in SQL and JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            NodeKey::Core => "core",
+            NodeKey::Partition { .. } => "partition",
+            NodeKey::Centroid { .. } => "centroid",
+            NodeKey::Index { .. } => "index",
+        }
+    }
+
+    /// The node in words, partitions by OID.
+    pub fn label(&self) -> String {
+        match self {
+            NodeKey::Core => "core".to_owned(),
+            NodeKey::Partition { oid } => format!("partition {oid}"),
+            NodeKey::Centroid { index, group, .. } => format!("centroid group {group} of {index}"),
+            NodeKey::Index { index, .. } => format!("index {index}"),
+        }
+    }
+
+    /// Whether one repair concerns both: all centroid groups of one index are repaired together.
+    pub fn same_unit(&self, other: &NodeKey) -> bool {
+        match (self, other) {
+            (
+                NodeKey::Centroid { partition: p, index: i, .. },
+                NodeKey::Centroid { partition: q, index: j, .. },
+            ) => p == q && i == j,
+            (a, b) => a == b,
+        }
+    }
+}
+
+/// What an edge stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EdgeKind {
+    /// Core to partition, partition to centroid group.
+    RoutingLink,
+    /// Partition to partition of one server.
+    PartitionLink,
+    /// Centroid group to its siblings.
+    CentroidLink,
+    /// Partition to index.
+    IndexLink,
+}
+
+impl EdgeKind {
+    /// The spec's name of the type.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EdgeKind::RoutingLink => "routing_link",
+            EdgeKind::PartitionLink => "partition_link",
+            EdgeKind::CentroidLink => "centroid_link",
+            EdgeKind::IndexLink => "index_link",
+        }
+    }
+}
+
+/// Why an edge is weak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The index is not valid: no search uses it.
+    Invalid,
+    /// The index is larger than a clean build would be.
+    Bloat,
+    /// Many entries of the index lead to dead rows.
+    Dead,
+    /// Searches find too few of the true neighbours.
+    Recall,
+    /// Some lists hold far more rows than the mean.
+    Skew,
+    /// The lists no longer fit the rows: a search must look at more rows than with fresh lists.
+    Drift,
+}
+
+impl Cause {
+    /// The name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Invalid => "invalid",
+            Cause::Bloat => "bloat",
+            Cause::Dead => "dead",
+            Cause::Recall => "recall",
+            Cause::Skew => "skew",
+            Cause::Drift => "drift",
+        }
+    }
+}
+
+/// How well one node is, by its worst metric.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Condition {
+    /// Health that the readings prove, 0–1: a metric that was not read takes nothing away here.
+    pub health: f64,
+    /// Health if every unread metric were at its worst and every estimate at the worse end of its interval.
+    pub low: f64,
+    /// Health if every estimate were at the better end of its interval.
+    pub high: f64,
+    /// Why it is weakened; None while health is 1.
+    pub cause: Option<Cause>,
+    /// Name of the worst metric; None when the node has none, or none was read.
+    pub metric: Option<String>,
+    /// Its value.
+    pub value: Option<f64>,
+    /// Metrics that were not read, each with the reason.
+    pub unread: Vec<String>,
+}
+
+impl Condition {
+    /// A node without metrics, or one whose metrics are held healthy.
+    pub fn healthy() -> Self {
+        Self { health: 1.0, low: 1.0, high: 1.0, cause: None, metric: None, value: None, unread: vec![] }
+    }
+
+    /// One metric: the value that the readings prove, and the worse and better end of its interval.
+    fn of(curve: &Curve, cause: Cause, value: f64, worse: f64, better: f64) -> Self {
+        let health = curve.at(value);
+        Self {
+            health,
+            low: curve.at(worse).min(health),
+            high: curve.at(better).max(health),
+            cause: (health < 1.0).then_some(cause),
+            metric: Some(curve.metric.to_owned()),
+            value: Some(value),
+            unread: vec![],
+        }
+    }
+
+    fn unread(metric: &str, reason: &str) -> Self {
+        Self { low: 0.0, unread: vec![format!("{metric}: {reason}")], ..Self::healthy() }
+    }
+
+    /// Whether a metric was read or expected.
+    fn is_measured(&self) -> bool {
+        self.metric.is_some()
+    }
+
+    /// The worse of both; of equals the first that has a metric.
+    fn worse(self, other: Self) -> Self {
+        let low = self.low.min(other.low);
+        let high = self.high.min(other.high);
+        let (mut worst, rest) = if other.health < self.health || !self.is_measured() && other.health <= self.health
+        {
+            (other, self)
+        } else {
+            (self, other)
+        };
+        worst.low = low;
+        worst.high = high;
+        worst.unread.extend(rest.unread);
+        worst
+    }
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its identity.
+    pub key: NodeKey,
+    /// Its name for a human.
+    pub name: String,
+    /// How well it is.
+    pub condition: Condition,
+}
+
+/// One edge with all that explains it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Edge {
+    /// What it stands for.
+    pub kind: EdgeKind,
+    /// Position of the first end in the graph's nodes.
+    pub a: u32,
+    /// Position of the second end.
+    pub b: u32,
+    /// Capacity when healthy.
+    pub weight: f64,
+    /// The condition that weakens it (the worse end's).
+    pub condition: Condition,
+}
+
+impl Edge {
+    /// `weight × health`.
+    pub fn capacity(&self) -> f64 {
+        self.weight * self.condition.health
+    }
+}
+
+/// Which nodes' own metrics are held healthy when the graph is made.
+#[derive(Debug, Clone, Copy)]
+pub enum Held<'a> {
+    /// None: the graph as observed.
+    Nothing,
+    /// These nodes, and those that are repaired together with them.
+    These(&'a BTreeSet<NodeKey>),
+    /// All but these and those that are repaired together with them.
+    AllBut(&'a BTreeSet<NodeKey>),
+}
+
+impl Held<'_> {
+    fn holds(self, key: &NodeKey) -> bool {
+        match self {
+            Held::Nothing => false,
+            Held::These(keys) => keys.iter().any(|other| key.same_unit(other)),
+            Held::AllBut(keys) => !keys.iter().any(|other| key.same_unit(other)),
+        }
+    }
+}
+
+/// The contracted graph of one snapshot. Node 0 is the core.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContractedGraph {
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// The edges.
+    pub edges: Vec<Edge>,
+}
+
+impl ContractedGraph {
+    /// Builds the graph. An empty snapshot gives the core alone.
+    pub fn build(snapshot: &Snapshot, config: &Config, held: Held<'_>) -> Self {
+        let graph = Self::build_with(snapshot, config, held, false);
+        if graph.nodes.len() > NODES_MAX { Self::build_with(snapshot, config, held, true) } else { graph }
+    }
+
+    /// The edges as the solver takes them, with the capacity that `health` picks from a condition.
+    pub fn capacities(&self, health: impl Fn(&Condition) -> f64) -> Vec<(u32, u32, f64)> {
+        self.edges.iter().map(|edge| (edge.a, edge.b, edge.weight * health(&edge.condition))).collect()
+    }
+
+    /// Whether any metric at all was read.
+    pub fn is_measured(&self) -> bool {
+        self.nodes.iter().any(|node| node.condition.is_measured())
+    }
+
+    fn build_with(snapshot: &Snapshot, config: &Config, held: Held<'_>, fold: bool) -> Self {
+        let mut builder = Builder { graph: Self { nodes: vec![], edges: vec![] }, held, fold };
+        let core = builder.node(NodeKey::Core, "core".to_owned(), Condition::healthy());
+        let partitions = snapshot.partitions.len() as f64;
+        let mut places: BTreeMap<Oid, u32> = BTreeMap::new();
+        for partition in &snapshot.partitions {
+            let key = NodeKey::Partition { oid: partition.oid };
+            let node = builder.node(key, partition.name.clone(), Condition::healthy());
+            places.insert(partition.oid, node);
+            builder.edge(EdgeKind::RoutingLink, core, node, 1.0 / partitions);
+        }
+        let ring: Vec<u32> = snapshot.partitions.iter().filter_map(|p| places.get(&p.oid).copied()).collect();
+        builder.ring(EdgeKind::PartitionLink, &ring);
+        for index in &snapshot.indexes {
+            // An index whose table is not part of the snapshot is not part of the collection.
+            if let Some(&partition) = places.get(&index.partition) {
+                builder.index(index, partition, config);
+            }
+        }
+        builder.graph
+    }
+}
+
+struct Builder<'a> {
+    graph: ContractedGraph,
+    held: Held<'a>,
+    fold: bool,
+}
+
+impl Builder<'_> {
+    fn node(&mut self, key: NodeKey, name: String, condition: Condition) -> u32 {
+        let condition = if self.held.holds(&key) { Condition::healthy() } else { condition };
+        // The node cap keeps the count far below 2^32.
+        let place = self.graph.nodes.len() as u32;
+        self.graph.nodes.push(Node { key, name, condition });
+        place
+    }
+
+    /// An edge, weakened by the worse end.
+    fn edge(&mut self, kind: EdgeKind, a: u32, b: u32, weight: f64) {
+        let of = |place: u32| self.graph.nodes[place as usize].condition.clone();
+        let condition = of(a).worse(of(b));
+        self.graph.edges.push(Edge { kind, a, b, weight, condition });
+    }
+
+    /// Links siblings by a circulant of degree k = min(6, n − 1), each with weight (1 − 1/n) / k. Up to seven nodes
+    /// that is the complete graph; above, the neighbours one to three places away: every node then has the same
+    /// degree, and every group of nodes is cut at 1 or more.
+    fn ring(&mut self, kind: EdgeKind, nodes: &[u32]) {
+        let n = nodes.len();
+        let k = SIBLINGS_MAX.min(n.saturating_sub(1));
+        if k == 0 {
+            return;
+        }
+        let weight = (1.0 - 1.0 / n as f64) / k as f64;
+        for i in 0..n {
+            for j in i + 1..n {
+                let apart = (j - i).min(n - (j - i));
+                if n <= SIBLINGS_MAX + 1 || apart <= SIBLINGS_MAX / 2 {
+                    self.edge(kind, nodes[i], nodes[j], weight);
+                }
+            }
+        }
+    }
+
+    fn index(&mut self, index: &Index, partition: u32, config: &Config) {
+        let key = NodeKey::Index { partition: index.partition, index: index.name.clone() };
+        let condition = index_condition(index, config);
+        if !(self.fold && (condition.health >= 1.0 || self.held.holds(&key))) {
+            let node = self.node(key, index.name.clone(), condition);
+            self.edge(EdgeKind::IndexLink, partition, node, 1.0);
+        }
+        if index.method != Method::Ivfflat || !index.valid || index.building {
+            return;
+        }
+        let conditions = centroid_conditions(index, config);
+        let key = |group: u32| NodeKey::Centroid { partition: index.partition, index: index.name.clone(), group };
+        if self.fold && (conditions.iter().all(|(_, c)| c.health >= 1.0) || self.held.holds(&key(0))) {
+            return;
+        }
+        let groups = conditions.len() as f64;
+        let mut ring = Vec::with_capacity(conditions.len());
+        for (group, condition) in conditions {
+            let name = format!("centroid group {group} of {}", index.name);
+            let node = self.node(key(group), name, condition);
+            self.edge(EdgeKind::RoutingLink, partition, node, 1.0 / groups);
+            ring.push(node);
+        }
+        self.ring(EdgeKind::CentroidLink, &ring);
+    }
+}
+
+/// What weakens the `index_link`.
+fn index_condition(index: &Index, config: &Config) -> Condition {
+    if index.building {
+        return Condition::healthy();
+    }
+    if !index.valid {
+        let health = if index.equal_valid.is_some() { health::INVALID_SURPLUS } else { health::INVALID };
+        return Condition {
+            health,
+            low: health,
+            high: health,
+            cause: Some(Cause::Invalid),
+            metric: Some("valid".to_owned()),
+            value: Some(0.0),
+            unread: vec![],
+        };
+    }
+    let mut condition = match fragmentation_pct(index) {
+        Ok(pct) => Condition::of(&health::FRAGMENTATION, Cause::Bloat, pct, pct, pct),
+        Err(reason) => Condition::unread(health::FRAGMENTATION.metric, &reason),
+    };
+    // Unread dead entries need no interval: their bytes are in the fragmentation.
+    if let Reading::Known(share) = index.dead_share {
+        let pct = 100.0 * share;
+        let dead = Condition::of(&health::DEAD, Cause::Dead, pct, pct, pct);
+        // Of equals the dead entries are named: they are the cause of the bytes.
+        condition = dead.worse(condition);
+    }
+    if index.method == Method::Hnsw {
+        condition = condition.worse(recall_condition(index, config));
+    }
+    condition
+}
+
+/// 100 × (1 − bytes of a clean build ÷ bytes now), never below 0; or why it is not known.
+///
+/// # Errors
+/// The reason, when a size was not read.
+pub fn fragmentation_pct(index: &Index) -> Result<f64, String> {
+    match (&index.bytes, &index.clean_bytes) {
+        (Reading::Known(0), Reading::Known(_)) => Ok(0.0),
+        (Reading::Known(bytes), Reading::Known(clean)) => {
+            Ok((100.0 * (1.0 - *clean as f64 / *bytes as f64)).max(0.0))
+        }
+        (Reading::Unknown(reason), _) | (_, Reading::Unknown(reason)) => Err(reason.clone()),
+    }
+}
+
+/// Recall against the objective. The upper end of the confidence interval is what is held against the index:
+/// weaker evidence weakens nothing.
+fn recall_condition(index: &Index, config: &Config) -> Condition {
+    match &index.recall {
+        Reading::Known(point) => {
+            let shortfall = |recall: f64| 1.0 - recall.clamp(0.0, 1.0) / config.recall_objective;
+            let proven = shortfall(point.recall + point.recall_ci);
+            let worse = shortfall(point.recall - point.recall_ci);
+            Condition::of(&health::RECALL_SHORTFALL, Cause::Recall, proven, worse, proven)
+        }
+        Reading::Unknown(reason) => Condition::unread(health::RECALL_SHORTFALL.metric, reason),
+    }
+}
+
+/// A list's length against what sampling noise and a fresh k-means would show.
+pub fn skew_excess(skew_factor: f64, ivf: &IvfHealth) -> f64 {
+    let fresh = ivf.skew_fresh.known().copied().unwrap_or(1.0);
+    skew_factor / ivf.skew_noise.max(fresh).max(1.0)
+}
+
+/// What weakens each centroid group: the worst of the index's recall and drift, and the group's own skew, in the
+/// order of nearness.
+fn centroid_conditions(index: &Index, config: &Config) -> Vec<(u32, Condition)> {
+    let whole = recall_condition(index, config);
+    let ivf = match &index.ivf {
+        Reading::Known(ivf) if !ivf.groups.is_empty() => ivf,
+        Reading::Known(_) => return vec![(0, whole)],
+        Reading::Unknown(reason) => return vec![(0, Condition::unread("ivf", reason).worse(whole))],
+    };
+    let drift = match &ivf.work_ratio {
+        Reading::Known(ratio) => Condition::of(&health::WORK_RATIO, Cause::Drift, *ratio, *ratio, *ratio),
+        Reading::Unknown(reason) => Condition::unread(health::WORK_RATIO.metric, reason),
+    };
+    let whole = whole.worse(drift);
+    chain(ivf)
+        .into_iter()
+        .map(|group| {
+            let excess = skew_excess(ivf.groups[group as usize].skew_factor, ivf);
+            let skew = Condition::of(&health::SKEW_EXCESS, Cause::Skew, excess, excess, excess);
+            (group, whole.clone().worse(skew))
+        })
+        .collect()
+}
+
+/// The groups in an order in which neighbours are near: from group 0 always to the nearest one not yet visited, and
+/// to the first such where all near ones were. Linking along this chain keeps every node's degree the same; linking
+/// each group to its own nearest ones would let a tight cluster of groups be cut off for less than 1.
+fn chain(ivf: &IvfHealth) -> Vec<u32> {
+    let count = ivf.groups.len();
+    let mut visited = vec![false; count];
+    let mut order = Vec::with_capacity(count);
+    let mut at = 0usize;
+    while order.len() < count {
+        visited[at] = true;
+        order.push(at as u32);
+        let near = ivf.groups[at].nearest.iter().map(|&g| g as usize).find(|&g| visited.get(g) == Some(&false));
+        match near.or_else(|| visited.iter().position(|seen| !seen)) {
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    order
+}

@@ -1,0 +1,129 @@
+//! Health curves: how much of an edge's capacity a metric leaves, as named piecewise-linear functions.
+//!
+//! Each curve meets 0.7, the boundary of stress, at its problem class's own threshold (a test says so).
+
+use serde::Serialize;
+
+/// A piecewise-linear function from a metric to health, 0–1. Outside its points it is constant.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Curve {
+    /// Its name.
+    pub name: &'static str,
+    /// What the metric is, with its unit.
+    pub metric: &'static str,
+    /// Points (metric, health), ascending in the metric.
+    pub points: &'static [(f64, f64)],
+    /// The value of the metric at which the class counts: where health is 0.7.
+    pub threshold: f64,
+}
+
+/// 100 × (1 − bytes of a clean build ÷ bytes now). The spec's threshold is 30 %.
+pub const FRAGMENTATION: Curve = Curve {
+    name: "fragmentation",
+    metric: "fragmentation_pct",
+    points: &[(10.0, 1.0), (30.0, 0.7), (60.0, 0.4), (100.0, 0.0)],
+    threshold: 30.0,
+};
+
+/// Percent of the index's entries whose row is dead.
+pub const DEAD: Curve = Curve {
+    name: "dead",
+    metric: "dead_pct",
+    points: &[(10.0, 1.0), (30.0, 0.7), (60.0, 0.4), (100.0, 0.0)],
+    threshold: 30.0,
+};
+
+/// (recall + half its confidence interval) ÷ objective, as a shortfall 1 − that: 0 at the objective.
+pub const RECALL_SHORTFALL: Curve = Curve {
+    name: "recall_shortfall",
+    metric: "recall_shortfall",
+    points: &[(0.0, 1.0), (0.1, 0.7), (0.4, 0.4), (1.0, 0.0)],
+    threshold: 0.1,
+};
+
+/// Largest ÷ mean list length, divided by what sampling noise and a fresh k-means show: 1 is as good as new.
+pub const SKEW_EXCESS: Curve = Curve {
+    name: "skew_excess",
+    metric: "skew_excess",
+    points: &[(1.0, 1.0), (2.0, 0.7), (4.0, 0.4), (10.0, 0.1), (20.0, 0.0)],
+    threshold: 2.0,
+};
+
+/// Rows that a search must look at, against a fresh k-means on the same sample: 1 is as good as new.
+pub const WORK_RATIO: Curve = Curve {
+    name: "work_ratio",
+    metric: "work_ratio",
+    points: &[(1.15, 1.0), (1.5, 0.7), (3.0, 0.3), (10.0, 0.0)],
+    threshold: 1.5,
+};
+
+/// Health of an index that is not valid: searches cannot use it at all.
+pub const INVALID: f64 = 0.0;
+
+/// Health of an invalid index beside a valid equal one: it costs writes and disk, but no search misses it. In the
+/// range of stress, never critical.
+pub const INVALID_SURPLUS: f64 = 0.5;
+
+/// Every curve.
+pub const CURVES: &[Curve] = &[DEAD, FRAGMENTATION, RECALL_SHORTFALL, SKEW_EXCESS, WORK_RATIO];
+
+impl Curve {
+    /// Health at a value of the metric; a value that is not a number counts as the worst.
+    pub fn at(&self, value: f64) -> f64 {
+        let Some(&(first_x, first_y)) = self.points.first() else { return 1.0 };
+        if value <= first_x {
+            return first_y;
+        }
+        for pair in self.points.windows(2) {
+            let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
+            if value <= x1 {
+                return y0 + (y1 - y0) * (value - x0) / (x1 - x0);
+            }
+        }
+        self.points.last().map_or(0.0, |&(_, y)| y)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn each_threshold_is_the_boundary_of_stress() {
+        let stress = Config::default().stress_lambda;
+        for curve in CURVES {
+            assert!((curve.at(curve.threshold) - stress).abs() < 1e-12, "{}", curve.name);
+        }
+    }
+
+    #[test]
+    fn curves_fall_from_one_to_zero() {
+        for curve in CURVES {
+            for pair in curve.points.windows(2) {
+                assert!(pair[0].0 < pair[1].0 && pair[0].1 > pair[1].1, "{}", curve.name);
+            }
+            assert_eq!(curve.at(f64::NEG_INFINITY), 1.0, "{}", curve.name);
+            assert_eq!(curve.at(f64::INFINITY), 0.0, "{}", curve.name);
+            assert_eq!(curve.at(f64::NAN), 0.0, "{}", curve.name);
+        }
+    }
+
+    #[test]
+    fn values_between_points_by_hand() {
+        // Half way from 30 % (0.7) to 60 % (0.4).
+        assert!((FRAGMENTATION.at(45.0) - 0.55).abs() < 1e-12);
+        // A quarter of the way from 2 (0.7) to 4 (0.4).
+        assert!((SKEW_EXCESS.at(2.5) - 0.625).abs() < 1e-12);
+        // 0.6 x the objective: critical begins here.
+        assert!((RECALL_SHORTFALL.at(0.4) - 0.4).abs() < 1e-12);
+        assert!((WORK_RATIO.at(1.325) - 0.85).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_surplus_invalid_index_is_stress_and_never_critical() {
+        let config = Config::default();
+        assert!(INVALID_SURPLUS < config.stress_lambda && INVALID_SURPLUS >= config.critical_lambda);
+        assert!(INVALID < config.critical_lambda);
+    }
+}

@@ -1,0 +1,364 @@
+//! λ, its witness edges, the ranked weak components, and the states normal, stress and critical.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::graph::{Cause, Condition, ContractedGraph, EdgeKind, Held, NodeKey};
+use crate::snapshot::{Snapshot, UnixMs};
+
+/// Components that one assessment names at most; a collection with more is repaired in turns.
+pub const COMPONENTS_MAX: usize = 8;
+
+/// One edge of a cut, with what explains it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WitnessEdge {
+    /// The spec's type name.
+    pub kind: EdgeKind,
+    /// The end on the strong side (where the core is).
+    pub from: NodeKey,
+    /// Its name for a human.
+    pub from_name: String,
+    /// The end on the weak side.
+    pub to: NodeKey,
+    /// Its name for a human.
+    pub to_name: String,
+    /// Capacity when healthy.
+    pub weight: f64,
+    /// `weight × health`.
+    pub capacity: f64,
+    /// What weakens it.
+    pub condition: Condition,
+}
+
+/// A weak part or group of parts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Component {
+    /// How firmly it hangs on: the value of its cut; 1 healthy, 0 cut off.
+    pub lambda: f64,
+    /// The nodes on the weak side.
+    pub nodes: Vec<NodeKey>,
+    /// The edges that cross the cut; their capacities sum to `lambda`.
+    pub witness: Vec<WitnessEdge>,
+}
+
+impl Component {
+    /// The causes on its witness edges, worst health first, each once.
+    pub fn causes(&self) -> Vec<Cause> {
+        let mut weak: Vec<(f64, Cause)> =
+            self.witness.iter().filter_map(|e| Some((e.condition.health, e.condition.cause?))).collect();
+        weak.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let mut causes: Vec<Cause> = Vec::new();
+        for (_, cause) in weak {
+            if !causes.contains(&cause) {
+                causes.push(cause);
+            }
+        }
+        causes
+    }
+}
+
+/// What one snapshot says about a collection's integrity.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Assessment {
+    /// When the snapshot was taken.
+    pub taken_at: UnixMs,
+    /// λ as the readings prove it: an unread metric takes nothing away. None when it is not known.
+    pub lambda: Option<f64>,
+    /// Why λ is not known.
+    pub lambda_unknown: Option<String>,
+    /// λ if every unread metric were at its worst.
+    pub lambda_low: Option<f64>,
+    /// λ if every estimate were at the better end of its interval.
+    pub lambda_high: Option<f64>,
+    /// The edges whose capacities sum to λ.
+    pub witness: Vec<WitnessEdge>,
+    /// Weak components, weakest first; empty when λ is normal.
+    pub components: Vec<Component>,
+    /// Metrics that were not read, each with the reason.
+    pub unread: Vec<String>,
+    /// Nodes of the graph.
+    pub nodes: usize,
+    /// Edges of the graph.
+    pub edges: usize,
+}
+
+/// Why a snapshot could not be assessed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum IntegrityError {
+    /// The solver refused the graph: a capacity is not a finite number.
+    #[error("the graph of the collection could not be cut: {0}")]
+    Graph(#[from] lambda_cut::GraphError),
+}
+
+/// Assesses a snapshot. The same arguments give the same result.
+///
+/// # Errors
+/// [`IntegrityError`] when a reading is no number.
+pub fn assess(snapshot: &Snapshot, config: &Config) -> Result<Assessment, IntegrityError> {
+    let graph = ContractedGraph::build(snapshot, config, Held::Nothing);
+    let mut unread: Vec<String> = graph
+        .nodes
+        .iter()
+        .flat_map(|node| node.condition.unread.iter().map(|metric| format!("{}: {metric}", node.name)))
+        .collect();
+    unread.dedup();
+    let mut assessment = Assessment {
+        taken_at: snapshot.taken_at,
+        lambda: None,
+        lambda_unknown: None,
+        lambda_low: None,
+        lambda_high: None,
+        witness: vec![],
+        components: vec![],
+        unread,
+        nodes: graph.nodes.len(),
+        edges: graph.edges.len(),
+    };
+    let Some(weakest) = weakest(&graph)? else {
+        assessment.lambda_unknown = Some("the collection has no partitions".to_owned());
+        return Ok(assessment);
+    };
+    if !graph.is_measured() {
+        let reason = if snapshot.indexes.is_empty() {
+            "the collection has no vector index to measure"
+        } else {
+            "no metric could be read"
+        };
+        assessment.lambda_unknown = Some(reason.to_owned());
+        return Ok(assessment);
+    }
+    assessment.lambda = Some(weakest.lambda);
+    assessment.lambda_low = value(&graph, |c| c.low)?;
+    assessment.lambda_high = value(&graph, |c| c.high)?;
+    assessment.witness.clone_from(&weakest.witness);
+    assessment.components = components(snapshot, config, weakest)?;
+    Ok(assessment)
+}
+
+/// The weak components, weakest first: after each, its own nodes' metrics are held healthy and the graph is cut
+/// again.
+fn components(
+    snapshot: &Snapshot,
+    config: &Config,
+    weakest_component: Component,
+) -> Result<Vec<Component>, IntegrityError> {
+    let mut found = Vec::new();
+    let mut held = BTreeSet::new();
+    let mut next = Some(weakest_component);
+    while let Some(component) = next {
+        if component.lambda >= config.normal_lambda() || found.len() == COMPONENTS_MAX {
+            break;
+        }
+        let before = held.len();
+        held.extend(component.nodes.iter().cloned());
+        found.push(component);
+        // Holding nothing new would find the same component for ever.
+        if held.len() == before {
+            break;
+        }
+        next = weakest(&ContractedGraph::build(snapshot, config, Held::These(&held)))?;
+    }
+    Ok(found)
+}
+
+/// λ of the component around these nodes, all other nodes' metrics held healthy: how firmly they hang on by
+/// themselves. None when none of them exists any more, or the graph has one node only.
+///
+/// # Errors
+/// [`IntegrityError`] when a reading is no number.
+pub fn component_lambda(
+    snapshot: &Snapshot,
+    nodes: &[NodeKey],
+    config: &Config,
+) -> Result<Option<f64>, IntegrityError> {
+    let nodes: BTreeSet<NodeKey> = nodes.iter().cloned().collect();
+    let graph = ContractedGraph::build(snapshot, config, Held::AllBut(&nodes));
+    if !graph.nodes.iter().any(|node| nodes.iter().any(|key| node.key.same_unit(key))) {
+        return Ok(None);
+    }
+    Ok(weakest(&graph)?.map(|component| component.lambda))
+}
+
+fn value(graph: &ContractedGraph, health: fn(&Condition) -> f64) -> Result<Option<f64>, IntegrityError> {
+    let edges = graph.capacities(health);
+    Ok(lambda_cut::Graph::from_edges(graph.nodes.len(), &edges)?.minimum_cut().map(|cut| cut.value))
+}
+
+/// The minimum cut, seen from the core: the weak side is the one without it.
+fn weakest(graph: &ContractedGraph) -> Result<Option<Component>, IntegrityError> {
+    let capacities = graph.capacities(|condition| condition.health);
+    let cut_graph = lambda_cut::Graph::from_edges(graph.nodes.len(), &capacities)?;
+    let Some(cut) = cut_graph.minimum_cut() else { return Ok(None) };
+    let core_side = cut.side.first().copied().unwrap_or(false);
+    let mut weak: Vec<bool> = cut.side.iter().map(|&side| side != core_side).collect();
+    keep_one_part(&mut weak, &capacities);
+    let mut witness = Vec::new();
+    for edge in &graph.edges {
+        let (a_weak, b_weak) = (weak[edge.a as usize], weak[edge.b as usize]);
+        if a_weak == b_weak {
+            continue;
+        }
+        let (from, to) = if b_weak { (edge.a, edge.b) } else { (edge.b, edge.a) };
+        let (from, to) = (&graph.nodes[from as usize], &graph.nodes[to as usize]);
+        witness.push(WitnessEdge {
+            kind: edge.kind,
+            from: from.key.clone(),
+            from_name: from.name.clone(),
+            to: to.key.clone(),
+            to_name: to.name.clone(),
+            weight: edge.weight,
+            capacity: edge.capacity(),
+            condition: edge.condition.clone(),
+        });
+    }
+    let lambda = witness.iter().map(|edge| edge.capacity).sum();
+    // Each capacity is rounded to the solver's resolution once; a positive one to at least one unit.
+    debug_assert!(
+        {
+            let tolerance = cut_graph.resolution() * (capacities.len() + 1) as f64 + 1e-12;
+            let difference: f64 = lambda - cut.value;
+            difference.abs() <= tolerance
+        },
+        "the witness sums to {lambda}, the cut is {}",
+        cut.value
+    );
+    let nodes = graph.nodes.iter().zip(&weak).filter(|(_, weak)| **weak).map(|(n, _)| n.key.clone()).collect();
+    Ok(Some(Component { lambda, nodes, witness }))
+}
+
+/// Parts that are cut off entirely (capacity 0) may lie on the weak side together though nothing joins them; keep
+/// the one with the first node, so that each is a component of its own.
+fn keep_one_part(weak: &mut [bool], edges: &[(u32, u32, f64)]) {
+    let Some(first) = weak.iter().position(|on| *on) else { return };
+    let mut reached = vec![false; weak.len()];
+    reached[first] = true;
+    let mut grown = true;
+    while grown {
+        grown = false;
+        for &(a, b, capacity) in edges {
+            let (a, b) = (a as usize, b as usize);
+            if capacity > 0.0 && weak[a] && weak[b] && reached[a] != reached[b] {
+                reached[a] = true;
+                reached[b] = true;
+                grown = true;
+            }
+        }
+    }
+    weak.copy_from_slice(&reached);
+}
+
+/// The state of a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IntegrityState {
+    /// Nothing to do.
+    Normal,
+    /// Weakened: gentle repairs.
+    Stress,
+    /// About to fall apart.
+    Critical,
+}
+
+impl IntegrityState {
+    /// The name stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            IntegrityState::Normal => "normal",
+            IntegrityState::Stress => "stress",
+            IntegrityState::Critical => "critical",
+        }
+    }
+
+    /// The state of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Normal, Self::Stress, Self::Critical].into_iter().find(|state| state.as_str() == name)
+    }
+
+    /// Where λ points from here: down at a boundary, up only above it by the hysteresis.
+    fn target(self, lambda: f64, config: &Config) -> Self {
+        let Config { stress_lambda, critical_lambda, hysteresis, .. } = *config;
+        let stress = if self == Self::Normal { stress_lambda } else { stress_lambda + hysteresis };
+        let critical = if self == Self::Critical { critical_lambda + hysteresis } else { critical_lambda };
+        if lambda < critical {
+            Self::Critical
+        } else if lambda < stress {
+            Self::Stress
+        } else {
+            Self::Normal
+        }
+    }
+}
+
+/// A collection's state with its history as far as the next change needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StateRecord {
+    /// The state.
+    pub state: IntegrityState,
+    /// Since when.
+    pub since: UnixMs,
+    /// The state that recent samples point to, when it is another.
+    pub candidate: Option<IntegrityState>,
+    /// Samples in a row that point that way.
+    pub streak: u32,
+    /// λ of the last sample that had one.
+    pub lambda: Option<f64>,
+}
+
+/// A change of state.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Transition {
+    /// State before.
+    pub from: IntegrityState,
+    /// State after.
+    pub to: IntegrityState,
+    /// When.
+    pub at: UnixMs,
+    /// λ of the sample that completed it.
+    pub lambda: f64,
+}
+
+impl StateRecord {
+    /// A collection that is seen for the first time.
+    pub fn new(now: UnixMs) -> Self {
+        Self { state: IntegrityState::Normal, since: now, candidate: None, streak: 0, lambda: None }
+    }
+
+    /// The record after one more sample. A change needs `dwell_samples` samples in a row that point the same way;
+    /// it goes to the mildest state that all of them allow. A sample without λ keeps the state and counts for nothing.
+    #[must_use]
+    pub fn advance(
+        &self,
+        lambda: Option<f64>,
+        now: UnixMs,
+        config: &Config,
+    ) -> (StateRecord, Option<Transition>) {
+        let Some(lambda) = lambda.filter(|lambda| !lambda.is_nan()) else { return (*self, None) };
+        let mut next = StateRecord { lambda: Some(lambda), ..*self };
+        let target = self.state.target(lambda, config);
+        if target == self.state {
+            next.candidate = None;
+            next.streak = 0;
+            return (next, None);
+        }
+        let candidate = match self.candidate {
+            // Both the same way from the present state: the nearer of the two is what all samples allow.
+            Some(before) if (before > self.state) == (target > self.state) => {
+                next.streak = self.streak.saturating_add(1);
+                if target > self.state { before.min(target) } else { before.max(target) }
+            }
+            _ => {
+                next.streak = 1;
+                target
+            }
+        };
+        next.candidate = Some(candidate);
+        if i64::from(next.streak) < config.dwell_samples {
+            return (next, None);
+        }
+        let transition = Transition { from: self.state, to: candidate, at: now, lambda };
+        next = StateRecord { state: candidate, since: now, candidate: None, streak: 0, lambda: Some(lambda) };
+        (next, Some(transition))
+    }
+}

@@ -1,0 +1,188 @@
+//! The states of an action and the moves between them: one table.
+
+use serde::{Deserialize, Serialize};
+
+/// Where an action stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Planned, not yet looked at.
+    Proposed,
+    /// Waits for a human.
+    AwaitingApproval,
+    /// May run, waits for its worker.
+    Approved,
+    /// Its steps run (or are being undone).
+    Executing,
+    /// Its steps are done; the effect is being measured.
+    Verifying,
+    /// Verified; what it made stays.
+    Succeeded,
+    /// Undone; the collection is as it was.
+    RolledBack,
+    /// The undo itself failed: a human must look. The breaker opens.
+    RollbackFailed,
+    /// Failed before it changed anything, or what it changed needed no undo.
+    Failed,
+    /// Stopped by a human or by the server going down; undone.
+    Aborted,
+    /// Its time to be approved ran out, or its problem went away while it waited.
+    Expired,
+    /// There was nothing to do.
+    Noop,
+}
+
+use Status::{
+    Aborted, Approved, AwaitingApproval, Executing, Expired, Failed, Noop, Proposed, RollbackFailed, RolledBack,
+    Succeeded, Verifying,
+};
+
+/// The moves: every status with those that may follow it.
+const NEXT: &[(Status, &[Status])] = &[
+    (Proposed, &[AwaitingApproval, Approved, Expired, Aborted, Noop]),
+    (AwaitingApproval, &[Approved, Expired, Aborted]),
+    (Approved, &[Executing, Expired, Aborted, Failed]),
+    (Executing, &[Verifying, RolledBack, RollbackFailed, Failed, Aborted, Noop]),
+    (Verifying, &[Succeeded, RolledBack, RollbackFailed, Failed, Aborted]),
+    // A later `rollback` of a verified action is a move of its own.
+    (Succeeded, &[RolledBack, RollbackFailed]),
+    (RolledBack, &[]),
+    (RollbackFailed, &[]),
+    (Failed, &[]),
+    (Aborted, &[]),
+    (Expired, &[]),
+    (Noop, &[]),
+];
+
+/// A move that the table does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an action cannot go from {} to {}", from.as_str(), to.as_str())]
+pub struct IllegalMove {
+    /// Present status.
+    pub from: Status,
+    /// Status asked for.
+    pub to: Status,
+}
+
+impl Status {
+    /// Every status, in the order of an action's life.
+    pub const ALL: [Status; 12] = [
+        Proposed,
+        AwaitingApproval,
+        Approved,
+        Executing,
+        Verifying,
+        Succeeded,
+        RolledBack,
+        RollbackFailed,
+        Failed,
+        Aborted,
+        Expired,
+        Noop,
+    ];
+
+    /// The name stored in tables and shown to users.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Proposed => "proposed",
+            AwaitingApproval => "awaiting_approval",
+            Approved => "approved",
+            Executing => "executing",
+            Verifying => "verifying",
+            Succeeded => "succeeded",
+            RolledBack => "rolled_back",
+            RollbackFailed => "rollback_failed",
+            Failed => "failed",
+            Aborted => "aborted",
+            Expired => "expired",
+            Noop => "noop",
+        }
+    }
+
+    /// The status of that name.
+    pub fn parse(name: &str) -> Option<Status> {
+        Status::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+
+    /// What may follow.
+    pub fn next(self) -> &'static [Status] {
+        NEXT.iter().find(|(from, _)| *from == self).map_or(&[], |(_, to)| to)
+    }
+
+    /// Checks a move against the table and returns the new status.
+    ///
+    /// # Errors
+    /// [`IllegalMove`] when the table does not have it.
+    pub fn advance(self, to: Status) -> Result<Status, IllegalMove> {
+        if self.next().contains(&to) { Ok(to) } else { Err(IllegalMove { from: self, to }) }
+    }
+
+    /// Whether the action is over (a succeeded one may still be rolled back by a human).
+    pub fn is_terminal(self) -> bool {
+        !matches!(self, Proposed | AwaitingApproval | Approved | Executing | Verifying)
+    }
+
+    /// Whether a worker may be changing the collection now: what single flight counts.
+    pub fn is_in_flight(self) -> bool {
+        matches!(self, Approved | Executing | Verifying)
+    }
+
+    /// Whether it counts against the attempts of the window and starts a cooldown: everything that ran, failed
+    /// and aborted ones too; never a no-op, nor what expired before it ran.
+    pub fn counts_as_attempt(self) -> bool {
+        matches!(self, Executing | Verifying | Succeeded | RolledBack | RollbackFailed | Failed | Aborted)
+    }
+
+    /// Whether it counts as a failure of its remedy: backs off, and after several opens the breaker.
+    /// What a human aborted is no evidence against the remedy.
+    pub fn counts_as_failure(self) -> bool {
+        matches!(self, RolledBack | RollbackFailed | Failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_names_every_status_once_and_ends_are_ends() {
+        assert_eq!(NEXT.iter().map(|(from, _)| *from).collect::<Vec<_>>(), Status::ALL);
+        for status in Status::ALL {
+            assert_eq!(Status::parse(status.as_str()), Some(status));
+            if status.is_terminal() && status != Succeeded {
+                assert!(status.next().is_empty(), "{status:?}");
+            }
+            assert!(!(status.is_terminal() && status.is_in_flight()), "{status:?}");
+        }
+        assert_eq!(Status::parse("done"), None);
+    }
+
+    #[test]
+    fn every_open_status_can_reach_an_end_and_be_aborted() {
+        for status in Status::ALL.into_iter().filter(|s| !s.is_terminal()) {
+            assert!(status.next().contains(&Aborted), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn the_straight_way_and_two_forbidden_ones() {
+        let way = [Proposed, Approved, Executing, Verifying, Succeeded];
+        for pair in way.windows(2) {
+            assert_eq!(pair[0].advance(pair[1]), Ok(pair[1]));
+        }
+        let error = Proposed.advance(Executing).unwrap_err();
+        assert_eq!(error.to_string(), "an action cannot go from proposed to executing");
+        assert!(AwaitingApproval.advance(Executing).is_err(), "never past a human");
+    }
+
+    #[test]
+    fn noops_and_expiries_are_no_attempts() {
+        for status in [Proposed, AwaitingApproval, Approved, Expired, Noop] {
+            assert!(!status.counts_as_attempt(), "{status:?}");
+        }
+        for status in [Succeeded, RolledBack, RollbackFailed, Failed, Aborted] {
+            assert!(status.counts_as_attempt(), "{status:?}");
+        }
+        assert!(!Aborted.counts_as_failure());
+    }
+}

@@ -1,0 +1,127 @@
+//! `rebuild_centroids`: an ivfflat index whose lists no longer fit its rows.
+//!
+//! Symptom: recall falls or searches read ever more. Evidence: list occupancy beyond sampling noise, rows to be
+//! looked at against fresh lists, recall on the panel. Action: build the same index beside it with a fitting number
+//! of lists, compare recall against work, exchange the names, drop the loser after verification. Never: it drops or
+//! hides the old index before the new one is verified. Undone by exchanging the names again and dropping the trial.
+
+use super::{
+    Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, build_s, cause, comparisons_won, index_ref,
+    manual_targets, replaced, targets,
+};
+use crate::classify::{Problem, ProblemClass, Structure, centroid_skew_of};
+use crate::config::Config;
+use crate::graph::Cause;
+use crate::ivf;
+use crate::plan::{Criterion, Plan, Step};
+use crate::snapshot::{Index, Method, Reading, Replacement, Snapshot};
+
+/// See the module.
+pub(super) struct RebuildCentroids;
+
+impl Remedy for RebuildCentroids {
+    fn name(&self) -> &'static str {
+        "rebuild_centroids"
+    }
+
+    fn treats(&self, problem: &Problem) -> bool {
+        match &problem.class {
+            // Low recall with good lists is a matter of search effort: fresh lists would be no better.
+            ProblemClass::CentroidSkew { cause, structure, .. } => {
+                *cause != Cause::Recall || *structure != Structure::Good
+            }
+            _ => false,
+        }
+    }
+
+    fn impact(&self) -> f64 {
+        0.5
+    }
+
+    fn reversible(&self) -> bool {
+        true
+    }
+
+    fn expected_s(&self, targets: &[&Index]) -> f64 {
+        targets.iter().map(|index| build_s(index)).sum()
+    }
+
+    fn plan(&self, problem: &Problem, snapshot: &Snapshot, limits: &Limits) -> Result<Plan, NotApplicable> {
+        if !matches!(problem.class, ProblemClass::CentroidSkew { .. }) {
+            return Err(NotApplicable::NotTreated {
+                class: problem.class.as_str().to_owned(),
+                detail: "it rebuilds the lists of ivfflat indexes".to_owned(),
+            });
+        }
+        let targets = targets(problem, snapshot, limits)?;
+        let index = targets[0];
+        if index.method != Method::Ivfflat || !index.valid {
+            return Err(NotApplicable::NoTarget { detail: format!("{} is no valid ivfflat index", index.name) });
+        }
+        if index.building {
+            return Err(NotApplicable::IndexBuilding { index: index.name.clone() });
+        }
+        let rows = match &index.rows {
+            Reading::Known(rows) => *rows,
+            Reading::Unknown(reason) => {
+                return Err(NotApplicable::MeasurementMissing { detail: format!("rows of {}: {reason}", index.name) });
+            }
+        };
+        if rows < 1.0 {
+            return Err(NotApplicable::NothingToDo { detail: format!("{} covers no row", index.name) });
+        }
+        // Without the size of a tuple the number of lists stays as it is.
+        let lists = index.tuple_bytes.known().map(|tuple| ivf::choose_lists(rows, *tuple, *tuple));
+        let disk_bytes = build_bytes(index)?;
+        limits.check_disk(disk_bytes)?;
+        let estimated_s = self.expected_s(&targets);
+        limits.check_duration(estimated_s)?;
+        let of = index_ref(index);
+        let (steps, reversible) = match &index.replacement {
+            Replacement::BlueGreen => (
+                vec![
+                    Step::BuildIndex { of: of.clone(), lists },
+                    Step::CompareIndexes { of: of.clone(), criterion: Criterion::RecallAgainstWork },
+                    Step::SwapIndex { of: of.clone() },
+                    Step::DropLoser { of },
+                ],
+                true,
+            ),
+            Replacement::ReindexOnly(_) => (vec![Step::ReindexConcurrently { of, lists }], false),
+        };
+        let why = match cause(problem) {
+            Some(Cause::Skew) => "some lists are far longer than the others",
+            Some(Cause::Recall) => "searches find too little",
+            _ => "the lists no longer fit the rows",
+        };
+        let how = match (&index.replacement, lists) {
+            (Replacement::ReindexOnly(reason), _) => format!("in place, since {reason}"),
+            (_, Some(lists)) => format!("beside the old one with lists = {lists}"),
+            (_, None) => "beside the old one".to_owned(),
+        };
+        Ok(Plan {
+            strategy: self.name().to_owned(),
+            impact: self.impact(),
+            reversible,
+            reason: format!("In {} {why}; a rebuild {how} trains the lists on today's rows.", index.name),
+            estimated_s,
+            timeout_s: limits.timeout_s(estimated_s, 1),
+            disk_bytes,
+            steps,
+            skipped: vec![],
+        })
+    }
+
+    fn manual_problem(&self, snapshot: &Snapshot, config: &Config, params: &Params) -> Result<Problem, NotApplicable> {
+        let fits = |index: &Index| index.method == Method::Ivfflat && index.valid;
+        let mut found = manual_targets(snapshot, config, params, true, fits)?;
+        let (index, component) = found.swap_remove(0);
+        let class = centroid_skew_of(index, Cause::Drift, &[], config);
+        Ok(Problem { class, component, evidence: vec!["asked for by hand".to_owned()] })
+    }
+
+    fn achieved(&self, outcome: &Outcome<'_>) -> Result<(), String> {
+        replaced(outcome)?;
+        comparisons_won(outcome)
+    }
+}

@@ -1,0 +1,207 @@
+//! One consistent observation of a collection, as the collectors hand it to the core.
+//!
+//! Everything here is data: who reads it from a server, and when, is the business of whoever implements the
+//! collectors. A value that could not be read is [`Reading::Unknown`] with its reason, never a constant.
+
+use serde::{Deserialize, Serialize};
+
+/// A PostgreSQL object identifier (`oid`), used as the identity of tables and indexes.
+pub type Oid = u32;
+
+/// Milliseconds since the Unix epoch; all times of the core.
+pub type UnixMs = i64;
+
+/// A measured value, or the reason why there is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reading<T> {
+    /// The value was read.
+    Known(T),
+    /// The value could not be read; the text says why, for a human.
+    Unknown(String),
+}
+
+impl<T> Reading<T> {
+    /// The value, when it was read.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Reading::Known(value) => Some(value),
+            Reading::Unknown(_) => None,
+        }
+    }
+
+    /// An unknown reading with its reason.
+    pub fn unknown(reason: impl Into<String>) -> Self {
+        Reading::Unknown(reason.into())
+    }
+}
+
+/// What was seen of one collection at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The collection's number in `ruvector.collections`.
+    pub collection_id: i32,
+    /// The collection's name.
+    pub collection: String,
+    /// When it was taken.
+    pub taken_at: UnixMs,
+    /// Whether the server is a standby or in recovery; then nothing may act.
+    pub in_recovery: bool,
+    /// Leaf tables, the collection's own table being the only one when it is not partitioned.
+    pub partitions: Vec<Partition>,
+    /// Vector indexes (ivfflat, hnsw) on the collection's column, our own trial indexes left out.
+    pub indexes: Vec<Index>,
+    /// Free bytes on the file system of the data directory.
+    pub disk_free_bytes: Reading<u64>,
+}
+
+/// A leaf table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Its OID.
+    pub oid: Oid,
+    /// Schema-qualified, quoted name.
+    pub name: String,
+    /// Live rows, estimated from a block sample.
+    pub live_rows: Reading<f64>,
+    /// Bytes of the main fork.
+    pub bytes: Reading<u64>,
+}
+
+/// The access methods of pgvector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Inverted lists (`lists`, searched with `ivfflat.probes`).
+    Ivfflat,
+    /// Hierarchical navigable small worlds (`m`, `ef_construction`, searched with `hnsw.ef_search`).
+    Hnsw,
+}
+
+impl Method {
+    /// The name in `pg_am`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Ivfflat => "ivfflat",
+            Method::Hnsw => "hnsw",
+        }
+    }
+
+    /// The setting that says how much of the index one search looks at.
+    pub fn effort_setting(self) -> &'static str {
+        match self {
+            Method::Ivfflat => "ivfflat.probes",
+            Method::Hnsw => "hnsw.ef_search",
+        }
+    }
+
+    /// pgvector's default of that setting.
+    pub fn default_effort(self) -> u32 {
+        match self {
+            Method::Ivfflat => 1,
+            Method::Hnsw => 40,
+        }
+    }
+}
+
+/// How an index may be replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Replacement {
+    /// A new index can be built beside it and swapped in by name.
+    BlueGreen,
+    /// Only `REINDEX … CONCURRENTLY` is possible; the text says why (for instance: attached to a partitioned index).
+    ReindexOnly(String),
+}
+
+/// A vector index and its health.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Index {
+    /// Its OID.
+    pub oid: Oid,
+    /// `pg_class.relfilenode` when observed; a plan made from an older one is stale.
+    pub relfilenode: Oid,
+    /// Schema-qualified, quoted name.
+    pub name: String,
+    /// OID of the leaf table it belongs to.
+    pub partition: Oid,
+    /// Access method.
+    pub method: Method,
+    /// `pg_index.indisvalid and indisready`.
+    pub valid: bool,
+    /// A build of it is under way now (a progress row or a lock holder exists).
+    pub building: bool,
+    /// OID of another, valid index with the same definition, if there is one.
+    pub equal_valid: Option<Oid>,
+    /// Whether the name is one that an interrupted `REINDEX CONCURRENTLY` leaves (`_ccnew`, `_ccold`).
+    pub reindex_leftover: bool,
+    /// How it may be replaced.
+    pub replacement: Replacement,
+    /// Bytes now.
+    pub bytes: Reading<u64>,
+    /// Bytes that a clean build of the live rows would need.
+    pub clean_bytes: Reading<u64>,
+    /// Share of its entries whose row is dead, 0–1. Unknown is harmless: such entries take bytes too, so
+    /// `bytes` against `clean_bytes` sees them; this only names the cause.
+    pub dead_share: Reading<f64>,
+    /// Rows the index covers (all live rows, or those of its predicate).
+    pub rows: Reading<f64>,
+    /// Structure of an ivfflat index.
+    pub ivf: Reading<IvfHealth>,
+    /// Recall against work at the present search effort.
+    pub recall: Reading<RecallPoint>,
+    /// Search effort that sessions get for it now (managed by us, or the server's setting).
+    pub effort: u32,
+    /// `lists` of an ivfflat index.
+    pub lists: Option<u32>,
+    /// Expected bytes of one index tuple, for choosing `lists`.
+    pub tuple_bytes: Reading<f64>,
+}
+
+/// Occupancy and placement of the lists of an ivfflat index, judged on a row sample.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IvfHealth {
+    /// Number of lists.
+    pub lists: u32,
+    /// Rows in the sample that was assigned to the lists.
+    pub sampled_rows: u32,
+    /// Largest ÷ mean list length in the sample.
+    pub skew_factor: f64,
+    /// 99 % bound of that figure if all lists were equally likely (sampling noise alone).
+    pub skew_noise: f64,
+    /// The same figure of a fresh k-means with as many lists, on the same sample.
+    pub skew_fresh: Reading<f64>,
+    /// Share of the rows that a search must look at for 95 % recall in the sample ÷ the share that a fresh
+    /// k-means on the same sample would need; 1 = as good as new.
+    pub work_ratio: Reading<f64>,
+    /// Lists grouped by nearness of their centres.
+    pub groups: Vec<CentroidGroup>,
+}
+
+/// A few neighbouring lists, one `centroid` node of the graph.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CentroidGroup {
+    /// List numbers (0-based, in the order of the index's list pages).
+    pub lists: Vec<u32>,
+    /// Longest list of the group ÷ mean list length of the index.
+    pub skew_factor: f64,
+    /// Groups whose centres are nearest, most near first.
+    pub nearest: Vec<u32>,
+}
+
+/// Recall and work of a panel of queries at one search effort.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RecallPoint {
+    /// `ivfflat.probes` or `hnsw.ef_search`.
+    pub effort: u32,
+    /// Mean recall@k over the panel, 0–1.
+    pub recall: f64,
+    /// Half width of the 95 % confidence interval of `recall`.
+    pub recall_ci: f64,
+    /// Mean buffers touched by one query (`pgBufferUsage`, hits and reads).
+    pub blocks: f64,
+    /// Half width of the 95 % confidence interval of `blocks`.
+    pub blocks_ci: f64,
+    /// Queries in the panel.
+    pub queries: u32,
+}
