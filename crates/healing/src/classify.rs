@@ -156,8 +156,8 @@ impl Problem {
             },
             _ => serde_json::Map::new(),
         };
-        if let ProblemClass::CentroidSkew { structure, .. } | ProblemClass::IndexFragmentation { structure, .. } =
-            self.class
+        if let ProblemClass::CentroidSkew { structure, .. }
+        | ProblemClass::IndexFragmentation { structure, .. } = self.class
         {
             fields.insert("structure_good".to_owned(), json!(structure == Structure::Good));
         }
@@ -376,7 +376,11 @@ fn evidence(witness: &[WitnessEdge]) -> Vec<String> {
             let condition = &edge.condition;
             let (metric, value) = (condition.metric.as_ref()?, condition.value?);
             let cause = condition.cause?;
-            let node = if matches!(edge.to, NodeKey::Core | NodeKey::Partition { .. }) { &edge.from_name } else { &edge.to_name };
+            let node = if matches!(edge.to, NodeKey::Core | NodeKey::Partition { .. }) {
+                &edge.from_name
+            } else {
+                &edge.to_name
+            };
             Some((
                 condition.health,
                 format!("{node}: {metric} = {value:.3} ({}), health {:.2}", cause.as_str(), condition.health),
@@ -391,7 +395,8 @@ fn evidence(witness: &[WitnessEdge]) -> Vec<String> {
 /// The witness by edge types, in words.
 fn summary(witness: &[WitnessEdge]) -> String {
     let mut parts = Vec::new();
-    for kind in [EdgeKind::RoutingLink, EdgeKind::PartitionLink, EdgeKind::CentroidLink, EdgeKind::IndexLink] {
+    for kind in [EdgeKind::RoutingLink, EdgeKind::PartitionLink, EdgeKind::CentroidLink, EdgeKind::IndexLink]
+    {
         let edges: Vec<&WitnessEdge> = witness.iter().filter(|edge| edge.kind == kind).collect();
         if let Some(first) = edges.first() {
             parts.push(format!("{} {} (to {})", edges.len(), kind.as_str(), first.to_name));

@@ -26,7 +26,11 @@ pub fn ivfflat_bytes(rows: f64, tuple_bytes: f64, lists: u32, centre_value_bytes
     let per_page = (PAGE_ROOM / tuple).max(1) as f64;
     let list_rows = rows / lists as f64;
     // A list has a page even when it is empty.
-    let list_pages = if lists == 1 { (list_rows / per_page).ceil().max(1.0) } else { (list_rows / per_page + 0.5).max(1.0) };
+    let list_pages = if lists == 1 {
+        (list_rows / per_page).ceil().max(1.0)
+    } else {
+        (list_rows / per_page + 0.5).max(1.0)
+    };
     // startPage and insertPage, 4 bytes each, stand before the centre.
     let centre = maxalign(8 + centre_value_bytes) + LINE_POINTER;
     let centre_pages = lists.div_ceil((PAGE_ROOM / centre).max(1));

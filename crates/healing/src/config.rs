@@ -293,14 +293,13 @@ impl Key {
             valid: self.valid(),
             found: value.to_string(),
         };
-        let out_of_range = |found: String| ConfigError::OutOfRange {
-            key: self.name.to_owned(),
-            valid: self.valid(),
-            found,
-        };
+        let out_of_range =
+            |found: String| ConfigError::OutOfRange { key: self.name.to_owned(), valid: self.valid(), found };
         match self.kind {
             Kind::Bool => value.as_bool().map(|_| ()).ok_or_else(wrong_type),
-            Kind::Int { nullable: true, .. } | Kind::Number { nullable: true, .. } if value.is_null() => Ok(()),
+            Kind::Int { nullable: true, .. } | Kind::Number { nullable: true, .. } if value.is_null() => {
+                Ok(())
+            }
             Kind::Int { min, max, .. } => match value.as_i64() {
                 Some(number) if (min..=max).contains(&number) => Ok(()),
                 Some(number) => Err(out_of_range(number.to_string())),
@@ -388,7 +387,8 @@ impl Config {
                     return Err(ConfigError::Conflict {
                         key: ALIAS_PER_HOUR.to_owned(),
                         other: other.to_owned(),
-                        rule: "the first stands for max_attempts_per_window with a window of 3600 s".to_owned(),
+                        rule: "the first stands for max_attempts_per_window with a window of 3600 s"
+                            .to_owned(),
                     });
                 }
             }

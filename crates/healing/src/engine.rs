@@ -124,24 +124,42 @@ impl Reason {
     pub fn explain(self) -> &'static str {
         match self {
             Reason::Disabled => "Healing is switched off; set enabled to true.",
-            Reason::ObserveMode => "The mode is observe: problems are planned for, not repaired; set mode to auto or approve.",
+            Reason::ObserveMode => {
+                "The mode is observe: problems are planned for, not repaired; set mode to auto or approve."
+            }
             Reason::InRecovery => "The server is a standby or in recovery; only a primary is healed.",
             Reason::StateNormal => "The collection is healthy enough; nothing needs repair.",
-            Reason::Dwelling => "λ is low, but for fewer samples than dwell_samples; a short dip is not acted upon.",
+            Reason::Dwelling => {
+                "λ is low, but for fewer samples than dwell_samples; a short dip is not acted upon."
+            }
             Reason::Cooldown => "The last attempt ended less than min_healing_interval_seconds ago.",
-            Reason::AttemptsExhausted => "max_attempts_per_window attempts were made within attempt_window_seconds.",
+            Reason::AttemptsExhausted => {
+                "max_attempts_per_window attempts were made within attempt_window_seconds."
+            }
             Reason::ActionInFlight => "An action on this table is under way; one at a time.",
             Reason::ServerBusy => "max_concurrent_actions actions are under way on this server.",
             Reason::UnknownProblem => "The witness fits no known cause; a human must look at it.",
             Reason::NoStrategy => "No remedy treats this class of problem.",
-            Reason::NotApplicable => "Remedies treat this problem, but none can be applied here; the detail says why.",
-            Reason::OverImpactLimit => "The plan's impact is above max_auto_heal_impact; run it by hand or raise the limit.",
-            Reason::OverStressImpact => "The plan's impact is above max_stress_impact and the state is not critical.",
+            Reason::NotApplicable => {
+                "Remedies treat this problem, but none can be applied here; the detail says why."
+            }
+            Reason::OverImpactLimit => {
+                "The plan's impact is above max_auto_heal_impact; run it by hand or raise the limit."
+            }
+            Reason::OverStressImpact => {
+                "The plan's impact is above max_stress_impact and the state is not critical."
+            }
             Reason::DiskHeadroom => "The plan needs more than max_disk_share of the free disk.",
-            Reason::HealingIneffective => "The last two actions left this part weaker than before; a human must look.",
+            Reason::HealingIneffective => {
+                "The last two actions left this part weaker than before; a human must look."
+            }
             Reason::ArmBackoff => "The remedy failed lately and waits before it is tried again.",
-            Reason::BreakerOpen => "The remedy failed several times in a row; look into it and close its breaker.",
-            Reason::StaleSnapshot => "The observation is older than max_snapshot_age_seconds; a new one is awaited.",
+            Reason::BreakerOpen => {
+                "The remedy failed several times in a row; look into it and close its breaker."
+            }
+            Reason::StaleSnapshot => {
+                "The observation is older than max_snapshot_age_seconds; a new one is awaited."
+            }
             Reason::NothingToDo => "There is nothing to repair.",
             Reason::LambdaUnknown => "λ could not be computed; the detail says which reading is missing.",
             Reason::InvalidRequest => "The request names a strategy or parameter that does not exist.",
@@ -361,10 +379,13 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
     }
     let mut rejected = Vec::new();
     for candidate in candidates(input, &params) {
-        match candidate.and_then(|c| c.check(input, params.dry_run).map_or(Ok(c.clone()), |r| Err(c.rejected(r)))) {
+        match candidate
+            .and_then(|c| c.check(input, params.dry_run).map_or(Ok(c.clone()), |r| Err(c.rejected(r))))
+        {
             Ok(candidate) => {
                 let planned = Box::new(candidate.planned);
-                let observing = input.config.mode == Mode::Observe && !matches!(input.request, Request::Execute { .. });
+                let observing =
+                    input.config.mode == Mode::Observe && !matches!(input.request, Request::Execute { .. });
                 if observing && !params.dry_run {
                     let refusal = Refusal::new(Reason::ObserveMode, Reason::ObserveMode.explain());
                     return refuse(refusal, Some(planned), rejected);
@@ -409,7 +430,11 @@ fn gate_server(input: &DecisionInput<'_>) -> Result<(), Refusal> {
     if age_ms > config.max_snapshot_age_seconds * 1000 {
         return Err(Refusal::new(
             Reason::StaleSnapshot,
-            format!("the observation is {} s old, at most {} s are allowed", age_ms / 1000, config.max_snapshot_age_seconds),
+            format!(
+                "the observation is {} s old, at most {} s are allowed",
+                age_ms / 1000,
+                config.max_snapshot_age_seconds
+            ),
         ));
     }
     if in_flight.this_table > 0 {
@@ -418,7 +443,10 @@ fn gate_server(input: &DecisionInput<'_>) -> Result<(), Refusal> {
     if i64::from(in_flight.server) >= config.max_concurrent_actions {
         return Err(Refusal::new(
             Reason::ServerBusy,
-            format!("{} of {} actions are under way on this server", in_flight.server, config.max_concurrent_actions),
+            format!(
+                "{} of {} actions are under way on this server",
+                in_flight.server, config.max_concurrent_actions
+            ),
         ));
     }
     Ok(())
@@ -439,7 +467,10 @@ fn gate_time(input: &DecisionInput<'_>) -> Result<(), Refusal> {
             return Err(if state.candidate.is_some() {
                 Refusal::new(
                     Reason::Dwelling,
-                    format!("{} of {} samples in a row below the boundary", state.streak, config.dwell_samples),
+                    format!(
+                        "{} of {} samples in a row below the boundary",
+                        state.streak, config.dwell_samples
+                    ),
                 )
             } else {
                 Refusal::new(Reason::StateNormal, Reason::StateNormal.explain())
@@ -447,16 +478,15 @@ fn gate_time(input: &DecisionInput<'_>) -> Result<(), Refusal> {
         }
         if let Some(until) = cooldown_until(history, config).filter(|until| *until > now) {
             let seconds = (until - now + 999) / 1000;
-            return Err(Refusal::new(Reason::Cooldown, format!("the cooldown lasts {seconds} s more")).until(until));
+            return Err(
+                Refusal::new(Reason::Cooldown, format!("the cooldown lasts {seconds} s more")).until(until)
+            );
         }
     }
     if let Some(until) = attempts_exhausted_until(history, config, now) {
         return Err(Refusal::new(
             Reason::AttemptsExhausted,
-            format!(
-                "{} attempts within {} s",
-                config.max_attempts_per_window, config.attempt_window_seconds
-            ),
+            format!("{} attempts within {} s", config.max_attempts_per_window, config.attempt_window_seconds),
         )
         .until(until));
     }
@@ -529,13 +559,19 @@ impl Candidate {
         if plan.impact > input.config.max_auto_heal_impact {
             return Some(Refusal::new(
                 Reason::OverImpactLimit,
-                format!("impact {} is above max_auto_heal_impact {}", plan.impact, input.config.max_auto_heal_impact),
+                format!(
+                    "impact {} is above max_auto_heal_impact {}",
+                    plan.impact, input.config.max_auto_heal_impact
+                ),
             ));
         }
         if input.state.state != IntegrityState::Critical && plan.impact > input.config.max_stress_impact {
             return Some(Refusal::new(
                 Reason::OverStressImpact,
-                format!("impact {} is above max_stress_impact {}", plan.impact, input.config.max_stress_impact),
+                format!(
+                    "impact {} is above max_stress_impact {}",
+                    plan.impact, input.config.max_stress_impact
+                ),
             ));
         }
         None
@@ -563,7 +599,11 @@ fn candidates(input: &DecisionInput<'_>, params: &Params) -> Vec<Result<Candidat
     all
 }
 
-fn of_problem(problem: &Problem, input: &DecisionInput<'_>, limits: &Limits) -> Vec<Result<Candidate, Rejected>> {
+fn of_problem(
+    problem: &Problem,
+    input: &DecisionInput<'_>,
+    limits: &Limits,
+) -> Vec<Result<Candidate, Rejected>> {
     let none = |reason: Reason, detail: String, until| {
         vec![Err(Rejected {
             problem_class: problem.class.as_str().to_owned(),

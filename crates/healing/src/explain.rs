@@ -44,30 +44,38 @@ fn names(nodes: &[crate::graph::NodeKey]) -> String {
 /// A problem: what is wrong, by which readings, and what it means.
 pub fn problem(problem: &Problem) -> String {
     let what = match &problem.class {
-        ProblemClass::CentroidSkew { index, cause, recall, objective, work_ratio, skew_factor, .. } => match cause {
-            Cause::Skew => format!(
-                "Some lists of {index} are far longer than the others ({} times the mean): searches that meet them read much more.",
-                figure(*skew_factor)
-            ),
-            Cause::Recall => format!(
-                "Searches through {index} find {} of the true neighbours, {objective:.2} is the objective.",
-                figure(*recall)
-            ),
-            _ => format!(
-                "The lists of {index} no longer fit its rows: a search must look at {} times as many rows as with fresh lists.",
-                figure(*work_ratio)
-            ),
-        },
+        ProblemClass::CentroidSkew { index, cause, recall, objective, work_ratio, skew_factor, .. } => {
+            match cause {
+                Cause::Skew => format!(
+                    "Some lists of {index} are far longer than the others ({} times the mean): searches that meet them read much more.",
+                    figure(*skew_factor)
+                ),
+                Cause::Recall => format!(
+                    "Searches through {index} find {} of the true neighbours, {objective:.2} is the objective.",
+                    figure(*recall)
+                ),
+                _ => format!(
+                    "The lists of {index} no longer fit its rows: a search must look at {} times as many rows as with fresh lists.",
+                    figure(*work_ratio)
+                ),
+            }
+        }
         ProblemClass::IndexFragmentation { indexes, fragmentation_pct, cause, recall, objective, .. } => {
             let indexes = indexes.join(", ");
             match cause {
-                Cause::Invalid => format!("{indexes} is not valid: no search uses it, every write pays for it."),
-                Cause::Dead => format!("Many entries of {indexes} lead to dead rows ({fragmentation_pct:.0} % of its bytes are more than a clean build needs)."),
+                Cause::Invalid => {
+                    format!("{indexes} is not valid: no search uses it, every write pays for it.")
+                }
+                Cause::Dead => format!(
+                    "Many entries of {indexes} lead to dead rows ({fragmentation_pct:.0} % of its bytes are more than a clean build needs)."
+                ),
                 Cause::Recall => format!(
                     "Searches through {indexes} find {} of the true neighbours, {objective:.2} is the objective.",
                     figure(*recall)
                 ),
-                _ => format!("{fragmentation_pct:.0} % of the bytes of {indexes} are more than a clean build needs."),
+                _ => format!(
+                    "{fragmentation_pct:.0} % of the bytes of {indexes} are more than a clean build needs."
+                ),
             }
         }
         ProblemClass::HotspotCongestion { partitions, load_ratio, .. } => {
@@ -86,7 +94,11 @@ pub fn problem(problem: &Problem) -> String {
             format!("The cause is unknown and needs a human: {witness_summary}.")
         }
     };
-    let mut text = format!("{}: {what} This part hangs on by λ = {:.2}.", problem.class.as_str(), problem.component.lambda);
+    let mut text = format!(
+        "{}: {what} This part hangs on by λ = {:.2}.",
+        problem.class.as_str(),
+        problem.component.lambda
+    );
     if !problem.evidence.is_empty() {
         text.push_str(&format!(" Evidence: {}.", problem.evidence.join("; ")));
     }
@@ -137,11 +149,8 @@ pub fn step(step: &Step) -> String {
 
 /// A verdict with its figures.
 pub fn verdict(verdict: &Verdict) -> String {
-    let mut text = format!(
-        "The {} index is kept: {}.",
-        if verdict.keep { "new" } else { "old" },
-        verdict.reason
-    );
+    let mut text =
+        format!("The {} index is kept: {}.", if verdict.keep { "new" } else { "old" }, verdict.reason);
     if let (Some(recall), Some(old), Some(new)) =
         (verdict.compared_recall, verdict.old_at_objective, verdict.new_at_objective)
     {

@@ -190,12 +190,12 @@ impl Condition {
     fn worse(self, other: Self) -> Self {
         let low = self.low.min(other.low);
         let high = self.high.min(other.high);
-        let (mut worst, rest) = if other.health < self.health || !self.is_measured() && other.health <= self.health
-        {
-            (other, self)
-        } else {
-            (self, other)
-        };
+        let (mut worst, rest) =
+            if other.health < self.health || !self.is_measured() && other.health <= self.health {
+                (other, self)
+            } else {
+                (self, other)
+            };
         worst.low = low;
         worst.high = high;
         worst.unread.extend(rest.unread);
@@ -359,7 +359,8 @@ impl Builder<'_> {
             return;
         }
         let conditions = centroid_conditions(index, config);
-        let key = |group: u32| NodeKey::Centroid { partition: index.partition, index: index.name.clone(), group };
+        let key =
+            |group: u32| NodeKey::Centroid { partition: index.partition, index: index.name.clone(), group };
         if self.fold && (conditions.iter().all(|(_, c)| c.health >= 1.0) || self.held.holds(&key(0))) {
             return;
         }
@@ -478,7 +479,8 @@ fn chain(ivf: &IvfHealth) -> Vec<u32> {
     while order.len() < count {
         visited[at] = true;
         order.push(at as u32);
-        let near = ivf.groups[at].nearest.iter().map(|&g| g as usize).find(|&g| visited.get(g) == Some(&false));
+        let near =
+            ivf.groups[at].nearest.iter().map(|&g| g as usize).find(|&g| visited.get(g) == Some(&false));
         match near.or_else(|| visited.iter().position(|seen| !seen)) {
             Some(next) => at = next,
             None => break,

@@ -224,7 +224,8 @@ fn weakest(graph: &ContractedGraph) -> Result<Option<Component>, IntegrityError>
         "the witness sums to {lambda}, the cut is {}",
         cut.value
     );
-    let nodes = graph.nodes.iter().zip(&weak).filter(|(_, weak)| **weak).map(|(n, _)| n.key.clone()).collect();
+    let nodes =
+        graph.nodes.iter().zip(&weak).filter(|(_, weak)| **weak).map(|(n, _)| n.key.clone()).collect();
     Ok(Some(Component { lambda, nodes, witness }))
 }
 

@@ -33,8 +33,8 @@ pub enum Status {
 }
 
 use Status::{
-    Aborted, Approved, AwaitingApproval, Executing, Expired, Failed, Noop, Proposed, RollbackFailed, RolledBack,
-    Succeeded, Verifying,
+    Aborted, Approved, AwaitingApproval, Executing, Expired, Failed, Noop, Proposed, RollbackFailed,
+    RolledBack, Succeeded, Verifying,
 };
 
 /// The moves: every status with those that may follow it.

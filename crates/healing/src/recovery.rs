@@ -121,7 +121,9 @@ fn undo_step(entry: &JournalEntry) -> Option<RecoveryCommand> {
         Step::TuneSearchEffort { of, .. } => {
             Some(RecoveryCommand::RestoreEffort { step_no, of: of.clone(), details })
         }
-        Step::DropInvalid { of } => Some(RecoveryCommand::RebuildDropped { step_no, of: of.clone(), details }),
+        Step::DropInvalid { of } => {
+            Some(RecoveryCommand::RebuildDropped { step_no, of: of.clone(), details })
+        }
         Step::ReindexConcurrently { of, .. } if entry.state == StepState::Intent => {
             Some(RecoveryCommand::DropReindexLeftover { step_no, of: of.clone(), details })
         }

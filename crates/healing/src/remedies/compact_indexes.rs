@@ -61,7 +61,8 @@ impl Remedy for CompactIndexes {
             let pct = |index: &Index| fragmentation_pct(index).unwrap_or(0.0);
             pct(b).total_cmp(&pct(a)).then_with(|| a.name.cmp(&b.name))
         });
-        let criterion = if cause == Cause::Recall { Criterion::RecallAgainstWork } else { Criterion::Smaller };
+        let criterion =
+            if cause == Cause::Recall { Criterion::RecallAgainstWork } else { Criterion::Smaller };
         let budget_s = limits.params.max_duration_s.unwrap_or(BUDGET_S);
         let mut chosen: Vec<&Index> = Vec::new();
         let mut skipped = Vec::new();
@@ -89,8 +90,9 @@ impl Remedy for CompactIndexes {
             }
         }
         if chosen.is_empty() {
-            return Err(first_refusal
-                .unwrap_or_else(|| NotApplicable::NoTarget { detail: "no index can be rebuilt".to_owned() }));
+            return Err(first_refusal.unwrap_or_else(|| NotApplicable::NoTarget {
+                detail: "no index can be rebuilt".to_owned(),
+            }));
         }
         let estimated_s = self.expected_s(&chosen);
         limits.check_duration(estimated_s)?;
@@ -115,7 +117,10 @@ impl Remedy for CompactIndexes {
         steps.extend(drops);
         let names: Vec<&str> = chosen.iter().map(|index| index.name.as_str()).collect();
         let reason = match cause {
-            Cause::Recall => format!("Searches through {} find too little; a fresh build restores the graph.", names.join(", ")),
+            Cause::Recall => format!(
+                "Searches through {} find too little; a fresh build restores the graph.",
+                names.join(", ")
+            ),
             _ => format!("{} would be much smaller when built anew from the live rows.", names.join(", ")),
         };
         Ok(Plan {
@@ -131,7 +136,12 @@ impl Remedy for CompactIndexes {
         })
     }
 
-    fn manual_problem(&self, snapshot: &Snapshot, config: &Config, params: &Params) -> Result<Problem, NotApplicable> {
+    fn manual_problem(
+        &self,
+        snapshot: &Snapshot,
+        config: &Config,
+        params: &Params,
+    ) -> Result<Problem, NotApplicable> {
         let mut found = manual_targets(snapshot, config, params, false, |index| index.valid)?;
         if params.indexes.is_none() {
             found.truncate(1);

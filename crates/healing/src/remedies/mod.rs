@@ -61,7 +61,12 @@ pub trait Remedy: Sync {
     ///
     /// # Errors
     /// Why there is no target.
-    fn manual_problem(&self, snapshot: &Snapshot, config: &Config, params: &Params) -> Result<Problem, NotApplicable>;
+    fn manual_problem(
+        &self,
+        snapshot: &Snapshot,
+        config: &Config,
+        params: &Params,
+    ) -> Result<Problem, NotApplicable>;
 
     /// Whether what it set out to do has come about, apart from λ.
     ///
@@ -178,7 +183,9 @@ impl Limits {
     /// Seconds that all steps together may be estimated at: a manual `max_duration_s`, or none.
     fn check_duration(&self, estimated_s: f64) -> Result<(), NotApplicable> {
         match self.params.max_duration_s {
-            Some(allowed_s) if estimated_s > allowed_s => Err(NotApplicable::TooLong { estimated_s, allowed_s }),
+            Some(allowed_s) if estimated_s > allowed_s => {
+                Err(NotApplicable::TooLong { estimated_s, allowed_s })
+            }
             _ => Ok(()),
         }
     }
@@ -235,11 +242,15 @@ impl ParamError {
     pub fn hint(&self) -> String {
         match self {
             Self::UnknownKey { key, .. } if key == "batch_size" => {
-                "pgvector builds an index in one go: there is no batch size to set. Leave the parameter out.".to_owned()
+                "pgvector builds an index in one go: there is no batch size to set. Leave the parameter out."
+                    .to_owned()
             }
             Self::UnknownKey { strategy, .. } => {
                 let own = find(strategy).map_or(&[][..], |remedy| remedy.parameters());
-                format!("Valid: {}.", COMMON_PARAMETERS.iter().chain(own).copied().collect::<Vec<_>>().join(", "))
+                format!(
+                    "Valid: {}.",
+                    COMMON_PARAMETERS.iter().chain(own).copied().collect::<Vec<_>>().join(", ")
+                )
             }
             Self::NotAnObject => "Pass for instance {\"dry_run\": true}.".to_owned(),
             Self::Invalid { valid, .. } => format!("Pass {valid}."),
@@ -263,8 +274,11 @@ impl Params {
         let object = value.as_object().ok_or(ParamError::NotAnObject)?;
         let own = find(strategy).map_or(&[][..], |remedy| remedy.parameters());
         for (key, value) in object {
-            let invalid =
-                |valid: &'static str| ParamError::Invalid { key: key.clone(), valid, found: value.to_string() };
+            let invalid = |valid: &'static str| ParamError::Invalid {
+                key: key.clone(),
+                valid,
+                found: value.to_string(),
+            };
             if !COMMON_PARAMETERS.iter().chain(own).any(|known| known == key) {
                 return Err(ParamError::UnknownKey { strategy: strategy.to_owned(), key: key.clone() });
             }
@@ -272,7 +286,8 @@ impl Params {
                 "dry_run" => params.dry_run = value.as_bool().ok_or_else(|| invalid("true or false"))?,
                 "max_duration_seconds" => {
                     let seconds = value.as_f64().filter(|s| (1.0..=604_800.0).contains(s));
-                    params.max_duration_s = Some(seconds.ok_or_else(|| invalid("a number from 1 to 604800"))?);
+                    params.max_duration_s =
+                        Some(seconds.ok_or_else(|| invalid("a number from 1 to 604800"))?);
                 }
                 _ => {
                     let names: Option<Vec<String>> = value.as_array().and_then(|list| {
@@ -495,7 +510,11 @@ pub fn verify(remedy: &dyn Remedy, outcome: &Outcome<'_>) -> Result<Verification
         return result(false, true, "the repaired part is not there any more".to_owned());
     };
     match lambda_before {
-        None => result(true, true, "what the remedy set out to do has come about; λ was not known before".to_owned()),
+        None => result(
+            true,
+            true,
+            "what the remedy set out to do has come about; λ was not known before".to_owned(),
+        ),
         Some(then) if then >= config.normal_lambda() => {
             let kept = now >= NOT_WORSE * then;
             let word = if kept { "not worse" } else { "worse" };
@@ -504,7 +523,13 @@ pub fn verify(remedy: &dyn Remedy, outcome: &Outcome<'_>) -> Result<Verification
         Some(then) => {
             let normal = now >= config.normal_lambda();
             let better = now >= IMPROVEMENT_MIN * then.max(LAMBDA_FLOOR);
-            let word = if normal { "normal again" } else if better { "better" } else { "not 10 % better" };
+            let word = if normal {
+                "normal again"
+            } else if better {
+                "better"
+            } else {
+                "not 10 % better"
+            };
             result(normal || better, true, format!("λ of the part went from {then:.3} to {now:.3}: {word}"))
         }
     }
@@ -559,7 +584,8 @@ pub(crate) fn replaced(outcome: &Outcome<'_>) -> Result<(), String> {
 
 /// Every comparison of the plan was made and won.
 pub(crate) fn comparisons_won(outcome: &Outcome<'_>) -> Result<(), String> {
-    let planned = outcome.plan.steps.iter().filter(|step| matches!(step, Step::CompareIndexes { .. })).count();
+    let planned =
+        outcome.plan.steps.iter().filter(|step| matches!(step, Step::CompareIndexes { .. })).count();
     if outcome.verdicts.len() < planned {
         return Err(format!("{} of {planned} comparisons were made", outcome.verdicts.len()));
     }
@@ -572,7 +598,9 @@ pub(crate) fn comparisons_won(outcome: &Outcome<'_>) -> Result<(), String> {
 /// The cause of an index problem, whichever class it has.
 pub(crate) fn cause(problem: &Problem) -> Option<Cause> {
     match &problem.class {
-        ProblemClass::CentroidSkew { cause, .. } | ProblemClass::IndexFragmentation { cause, .. } => Some(*cause),
+        ProblemClass::CentroidSkew { cause, .. } | ProblemClass::IndexFragmentation { cause, .. } => {
+            Some(*cause)
+        }
         _ => None,
     }
 }

@@ -56,7 +56,9 @@ impl Remedy for RebuildCentroids {
         let targets = targets(problem, snapshot, limits)?;
         let index = targets[0];
         if index.method != Method::Ivfflat || !index.valid {
-            return Err(NotApplicable::NoTarget { detail: format!("{} is no valid ivfflat index", index.name) });
+            return Err(NotApplicable::NoTarget {
+                detail: format!("{} is no valid ivfflat index", index.name),
+            });
         }
         if index.building {
             return Err(NotApplicable::IndexBuilding { index: index.name.clone() });
@@ -64,7 +66,9 @@ impl Remedy for RebuildCentroids {
         let rows = match &index.rows {
             Reading::Known(rows) => *rows,
             Reading::Unknown(reason) => {
-                return Err(NotApplicable::MeasurementMissing { detail: format!("rows of {}: {reason}", index.name) });
+                return Err(NotApplicable::MeasurementMissing {
+                    detail: format!("rows of {}: {reason}", index.name),
+                });
             }
         };
         if rows < 1.0 {
@@ -112,7 +116,12 @@ impl Remedy for RebuildCentroids {
         })
     }
 
-    fn manual_problem(&self, snapshot: &Snapshot, config: &Config, params: &Params) -> Result<Problem, NotApplicable> {
+    fn manual_problem(
+        &self,
+        snapshot: &Snapshot,
+        config: &Config,
+        params: &Params,
+    ) -> Result<Problem, NotApplicable> {
         let fits = |index: &Index| index.method == Method::Ivfflat && index.valid;
         let mut found = manual_targets(snapshot, config, params, true, fits)?;
         let (index, component) = found.swap_remove(0);

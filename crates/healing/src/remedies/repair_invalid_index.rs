@@ -73,12 +73,18 @@ impl Remedy for RepairInvalidIndex {
             } else {
                 "an interrupted reindex left it behind"
             };
-            let reason = format!("{} is invalid and surplus ({why}); dropping it spares every write its cost.", index.name);
+            let reason = format!(
+                "{} is invalid and surplus ({why}); dropping it spares every write its cost.",
+                index.name
+            );
             (vec![Step::DropInvalid { of }], DROP_IMPACT, true, 0, reason)
         } else {
             let disk_bytes = build_bytes(index)?;
             limits.check_disk(disk_bytes)?;
-            let reason = format!("{} is invalid, so no search uses it; it is built again as it was defined.", index.name);
+            let reason = format!(
+                "{} is invalid, so no search uses it; it is built again as it was defined.",
+                index.name
+            );
             match &index.replacement {
                 Replacement::BlueGreen => {
                     let steps = vec![
@@ -89,9 +95,13 @@ impl Remedy for RepairInvalidIndex {
                     ];
                     (steps, self.impact(), true, disk_bytes, reason)
                 }
-                Replacement::ReindexOnly(_) => {
-                    (vec![Step::ReindexConcurrently { of, lists: None }], self.impact(), false, disk_bytes, reason)
-                }
+                Replacement::ReindexOnly(_) => (
+                    vec![Step::ReindexConcurrently { of, lists: None }],
+                    self.impact(),
+                    false,
+                    disk_bytes,
+                    reason,
+                ),
             }
         };
         Ok(Plan {
@@ -107,7 +117,12 @@ impl Remedy for RepairInvalidIndex {
         })
     }
 
-    fn manual_problem(&self, snapshot: &Snapshot, config: &Config, params: &Params) -> Result<Problem, NotApplicable> {
+    fn manual_problem(
+        &self,
+        snapshot: &Snapshot,
+        config: &Config,
+        params: &Params,
+    ) -> Result<Problem, NotApplicable> {
         let mut found = manual_targets(snapshot, config, params, false, |index| !index.valid)?;
         let (index, component) = found.swap_remove(0);
         let class = index_fragmentation_of(&[index], Cause::Invalid, config);

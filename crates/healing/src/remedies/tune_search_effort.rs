@@ -5,7 +5,9 @@
 //! that index. Never: it builds anything, nor changes a setting of a session or database. Undone by restoring the
 //! former effort.
 
-use super::{Limits, NotApplicable, Outcome, Params, Remedy, cause, index_ref, manual_targets, same_index, targets};
+use super::{
+    Limits, NotApplicable, Outcome, Params, Remedy, cause, index_ref, manual_targets, same_index, targets,
+};
 use crate::classify::{Problem, ProblemClass, Structure, centroid_skew_of, index_fragmentation_of};
 use crate::config::Config;
 use crate::graph::Cause;
@@ -65,7 +67,9 @@ impl Remedy for TuneSearchEffort {
         let point = match &index.recall {
             Reading::Known(point) => point,
             Reading::Unknown(reason) => {
-                return Err(NotApplicable::MeasurementMissing { detail: format!("recall of {}: {reason}", index.name) });
+                return Err(NotApplicable::MeasurementMissing {
+                    detail: format!("recall of {}: {reason}", index.name),
+                });
             }
         };
         if point.recall >= limits.objective {
@@ -77,7 +81,11 @@ impl Remedy for TuneSearchEffort {
         };
         if index.effort >= max {
             return Err(NotApplicable::NothingToDo {
-                detail: format!("{} of {} is at its greatest already ({max})", index.method.effort_setting(), index.name),
+                detail: format!(
+                    "{} of {} is at its greatest already ({max})",
+                    index.method.effort_setting(),
+                    index.name
+                ),
             });
         }
         let estimated_s = self.expected_s(&targets);
@@ -102,9 +110,15 @@ impl Remedy for TuneSearchEffort {
         })
     }
 
-    fn manual_problem(&self, snapshot: &Snapshot, config: &Config, params: &Params) -> Result<Problem, NotApplicable> {
+    fn manual_problem(
+        &self,
+        snapshot: &Snapshot,
+        config: &Config,
+        params: &Params,
+    ) -> Result<Problem, NotApplicable> {
         let fits = |method: Method| move |index: &Index| index.valid && index.method == method;
-        let mut found = manual_targets(snapshot, config, params, true, fits(Method::Ivfflat)).unwrap_or_default();
+        let mut found =
+            manual_targets(snapshot, config, params, true, fits(Method::Ivfflat)).unwrap_or_default();
         found.extend(manual_targets(snapshot, config, params, false, fits(Method::Hnsw)).unwrap_or_default());
         found.sort_by(|a, b| a.1.lambda.total_cmp(&b.1.lambda).then_with(|| a.0.name.cmp(&b.0.name)));
         let Some((index, component)) = found.into_iter().next() else {
@@ -120,12 +134,16 @@ impl Remedy for TuneSearchEffort {
     fn achieved(&self, outcome: &Outcome<'_>) -> Result<(), String> {
         for step in &outcome.plan.steps {
             let Step::TuneSearchEffort { of, objective } = step else { continue };
-            let index = same_index(outcome.after, of).ok_or_else(|| format!("{} is not there any more", of.name))?;
+            let index =
+                same_index(outcome.after, of).ok_or_else(|| format!("{} is not there any more", of.name))?;
             let Reading::Known(point) = &index.recall else {
                 return Err(format!("recall of {} was not measured again", of.name));
             };
             if point.recall + point.recall_ci < *objective {
-                return Err(format!("recall of {} is {:.3}, {objective:.3} is the objective", of.name, point.recall));
+                return Err(format!(
+                    "recall of {} is {:.3}, {objective:.3} is the objective",
+                    of.name, point.recall
+                ));
             }
         }
         Ok(())
