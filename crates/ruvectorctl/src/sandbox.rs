@@ -1,0 +1,30 @@
+//! A lasting server to play with.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use cluster::{Cluster, Version};
+
+/// Makes it, with the extension preloaded and created in the database `postgres`. Prints the URI as the last line.
+pub(crate) fn up(version: Version, directory: &Path) -> Result<()> {
+    eprintln!("making a server in {}", directory.display());
+    let cluster = Cluster::builder(version).preload(true).create_at(directory)?;
+    let ready = cluster
+        .connect("postgres")
+        .map_err(anyhow::Error::from)
+        .and_then(|mut client| Ok(client.batch_execute("CREATE EXTENSION ruvector CASCADE")?));
+    if let Err(error) = ready {
+        let log = cluster.log();
+        cluster.destroy().context("the half-made server could not be removed")?;
+        return Err(error.context(format!("the extension could not be created; the server's log:\n{log}")));
+    }
+    println!("{}", cluster.uri("postgres"));
+    Ok(())
+}
+
+/// Stops it and removes its directory.
+pub(crate) fn down(directory: &Path) -> Result<()> {
+    Cluster::open_at(directory)?.destroy()?;
+    eprintln!("stopped and removed {}", directory.display());
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! From one snapshot to the stored row: the core judges, this asks it and writes down what it says.
+
+use healing::classify::diagnose;
+use healing::config::Config;
+use healing::engine::{self, Decision, DecisionInput, InFlight, Request};
+use healing::explain;
+use healing::integrity::{StateRecord, WitnessEdge, assess};
+use healing::snapshot::Snapshot;
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use serde_json::{Value, json};
+
+use crate::error::Error;
+
+/// Assesses `snapshot`, advances the state machine and stores both, with an event when the state changed.
+pub(super) fn store(snapshot: &Snapshot, config: &Config) -> Result<(), Error> {
+    let assessment = assess(snapshot, config).map_err(|error| Error::refused(error.to_string()))?;
+    let id = snapshot.collection_id;
+    let now = snapshot.taken_at;
+    let record = Spi::get_one_with_args::<JsonB>(
+        "SELECT record FROM ruvector.integrity WHERE collection_id = $1 FOR UPDATE",
+        &[id.into()],
+    )?;
+    let record = match record {
+        Some(JsonB(record)) => serde_json::from_value(record)?,
+        None => StateRecord::new(now),
+    };
+    let (record, transition) = record.advance(assessment.lambda, now, config);
+    let explanation = explain::assessment(&assessment);
+    let problems: Vec<Value> = diagnose(&assessment, snapshot, config)
+        .iter()
+        .map(|problem| {
+            json!({
+                "class": problem.class.as_str(),
+                "lambda": problem.component.lambda,
+                "details": problem.details(),
+                "explanation": explain::problem(problem),
+            })
+        })
+        .collect();
+    let witness: Vec<Value> = assessment.witness.iter().map(edge).collect();
+    Spi::run_with_args(
+        "UPDATE ruvector.integrity
+            SET samples = samples + 1, sampled_at = clock_timestamp(), snapshot = $2, record = $3, state = $4,
+                lambda_cut = $5, lambda_low = $6, lambda_high = $7, witness = $8, problems = $9, explanation = $10,
+                remedy = $11, note = NULL
+          WHERE collection_id = $1",
+        &[
+            id.into(),
+            JsonB(serde_json::to_value(snapshot)?).into(),
+            JsonB(serde_json::to_value(record)?).into(),
+            // Until λ was known once there is no state to speak of.
+            if record.lambda.is_some() { record.state.as_str() } else { "unknown" }.into(),
+            assessment.lambda.into(),
+            assessment.lambda_low.into(),
+            assessment.lambda_high.into(),
+            JsonB(witness.into()).into(),
+            JsonB(problems.into()).into(),
+            explanation.as_str().into(),
+            remedy(snapshot, config, &record, &assessment).map(JsonB).into(),
+        ],
+    )?;
+    if let Some(change) = transition {
+        Spi::run_with_args(
+            "INSERT INTO ruvector.integrity_events (collection_id, from_state, to_state, lambda_cut, explanation)
+             VALUES ($1, $2, $3, $4, $5)",
+            &[id.into(), change.from.as_str().into(), change.to.as_str().into(), change.lambda.into(), explanation.into()],
+        )?;
+    }
+    Ok(())
+}
+
+/// What the engine would do if asked now: the plan in words and as data, or why there is none.
+fn remedy(
+    snapshot: &Snapshot,
+    config: &Config,
+    record: &StateRecord,
+    assessment: &healing::integrity::Assessment,
+) -> Option<Value> {
+    if assessment.components.is_empty() {
+        return None;
+    }
+    let decision = engine::decide(&DecisionInput {
+        config,
+        state: record,
+        assessment,
+        snapshot,
+        history: &[],
+        arms: &[],
+        in_flight: InFlight { this_table: 0, server: 0 },
+        now: snapshot.taken_at,
+        request: &Request::Trigger,
+    });
+    Some(match decision {
+        Decision::Act { planned, .. } => json!({
+            "strategy": planned.plan.strategy,
+            "explanation": explain::plan(&planned.plan),
+            "plan": planned.plan,
+        }),
+        Decision::Refuse { reason, detail, .. } => json!({ "reason": reason.as_str(), "detail": detail }),
+    })
+}
+
+fn edge(edge: &WitnessEdge) -> Value {
+    json!({
+        "edge_type": edge.kind.as_str(),
+        "from": edge.from_name,
+        "to": edge.to_name,
+        "capacity": edge.capacity,
+        "weight": edge.weight,
+        "health": edge.condition.health,
+        "cause": edge.condition.cause.map(|cause| cause.as_str()),
+        "metric": edge.condition.metric,
+        "value": edge.condition.value,
+    })
+}

@@ -1,0 +1,136 @@
+//! The launcher: keeps one healer running in every database that wants one.
+//!
+//! It cannot see which databases have the extension, so it tries each database once (after its own start, and when
+//! a new one appears); a healer that finds no extension ends and takes its wish back. `CREATE EXTENSION` and every
+//! other call that matters wish again.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pgrx::prelude::*;
+
+use super::process::{self, Child, ChildState};
+use crate::shared;
+
+/// How often new databases are looked for, seconds.
+const SCAN_INTERVAL_S: u64 = 60;
+/// Pause before a healer that ended is started again, microseconds: a crash loop must not eat a core.
+const RESTART_PAUSE_US: i64 = 3_000_000;
+
+pub(super) fn run() {
+    process::start(None, c"ruvector launcher");
+    // SAFETY: own process id, own exit callback.
+    unsafe {
+        shared::LAUNCHER_PID.get().store(pg_sys::MyProcPid, Ordering::Relaxed);
+        pg_sys::before_shmem_exit(Some(forget_launcher), pg_sys::Datum::null());
+    }
+    let mut seen = Vec::new();
+    let mut scanned_at = 0;
+    let mut children: HashMap<u32, (Child, i64)> = HashMap::new();
+    loop {
+        let now = now_us();
+        if now - scanned_at >= SCAN_INTERVAL_S as i64 * 1_000_000 {
+            for database in databases() {
+                if !seen.contains(&database) {
+                    seen.push(database);
+                    wish(database);
+                }
+            }
+            scanned_at = now;
+        }
+        let mut next = Duration::from_secs(SCAN_INTERVAL_S);
+        for database in wished(now) {
+            if let Some((child, started_at)) = children.get(&database) {
+                if child.state() != ChildState::Ended {
+                    continue;
+                }
+                let wait = started_at + RESTART_PAUSE_US - now;
+                if wait > 0 {
+                    next = next.min(Duration::from_micros(wait as u64));
+                    continue;
+                }
+            }
+            match Child::start(&format!("ruvector healer {database}"), "ruvector_healer_main", database.into(), "") {
+                Some(child) => {
+                    children.insert(database, (child, now));
+                    // Its end wakes us through the notification signal; look again soon in case it never starts.
+                    next = next.min(Duration::from_secs(5));
+                }
+                None => {
+                    pgrx::warning!("ruvector: no free background worker for database {database}, trying again; raise max_worker_processes");
+                    next = next.min(Duration::from_secs(10));
+                }
+            }
+        }
+        children.retain(|_, (child, started_at)| child.state() != ChildState::Ended || now - *started_at < RESTART_PAUSE_US);
+        if has_aside(now) {
+            next = next.min(Duration::from_secs(1));
+        }
+        process::sleep(next);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn forget_launcher(_code: i32, _argument: pg_sys::Datum) {
+    shared::LAUNCHER_PID.get().store(0, Ordering::Relaxed);
+}
+
+fn now_us() -> i64 {
+    // SAFETY: no preconditions.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+fn wish(database: u32) {
+    let full = match shared::HEALERS.exclusive().slot(database) {
+        Some(slot) => {
+            slot.wanted = true;
+            false
+        }
+        None => true,
+    };
+    if full {
+        pgrx::warning!("ruvector: more than {} databases, none is left to watch database {database}", shared::HEALERS_MAX);
+    }
+}
+
+fn wished(now: i64) -> Vec<u32> {
+    let healers = shared::HEALERS.share();
+    healers
+        .slots
+        .iter()
+        .filter(|slot| slot.database != 0 && slot.wanted && slot.pid == 0 && slot.aside_until <= now)
+        .map(|slot| slot.database)
+        .collect()
+}
+
+fn has_aside(now: i64) -> bool {
+    shared::HEALERS.share().slots.iter().any(|slot| slot.wanted && slot.aside_until > now)
+}
+
+/// OIDs of the databases that accept connections (the scan of autovacuum's launcher, `get_database_list`).
+fn databases() -> Vec<u32> {
+    let mut found = Vec::new();
+    // SAFETY: a catalog scan in a transaction of its own; the shared catalogs are all this process can see.
+    unsafe {
+        pg_sys::StartTransactionCommand();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let catalog = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
+        let scan = pg_sys::table_beginscan_catalog(catalog, 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            if tuple.is_null() {
+                break;
+            }
+            let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
+            if (*row).datallowconn {
+                found.push((*row).oid.to_u32());
+            }
+        }
+        ((*(*scan).rs_rd).rd_tableam.as_ref()).and_then(|am| am.scan_end).into_iter().for_each(|end| end(scan));
+        pg_sys::table_close(catalog, pg_sys::AccessShareLock as i32);
+        pg_sys::PopActiveSnapshot();
+        pg_sys::CommitTransactionCommand();
+    }
+    found
+}

@@ -1,0 +1,200 @@
+//! What our background workers share: start, signals, sleep, starting and stopping one another.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use pgrx::prelude::*;
+
+use crate::shared;
+
+/// Connects this worker to a database and installs the signal handlers of an ordinary backend: SIGTERM ends it at
+/// the next interrupt check, SIGHUP reloads settings.
+pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
+    // SAFETY: the first thing a worker does, as PostgreSQL's own workers do (worker_spi.c).
+    unsafe {
+        handle_signals();
+        pg_sys::BackgroundWorkerUnblockSignals();
+        match database {
+            Some(database) => pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0),
+            None => pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0),
+        }
+        let set = |name: &std::ffi::CStr, value: &std::ffi::CStr| {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+            );
+        };
+        set(c"application_name", name);
+        pg_sys::pgstat_report_appname(name.as_ptr());
+        set(c"search_path", c"pg_catalog, pg_temp");
+        // A user's settings for the database must not end our work half-way.
+        set(c"statement_timeout", c"0");
+        set(c"idle_in_transaction_session_timeout", c"0");
+        set(c"default_transaction_read_only", c"off");
+        set(c"default_transaction_isolation", c"read committed");
+        #[cfg(feature = "pg18")]
+        set(c"transaction_timeout", c"0");
+    }
+}
+
+unsafe fn handle_signals() {
+    #[cfg(feature = "pg18")]
+    let install = pg_sys::pqsignal_be;
+    #[cfg(not(feature = "pg18"))]
+    let install = pg_sys::pqsignal;
+    install(15, Some(handlers::die));
+    install(1, Some(handlers::SignalHandlerForConfigReload));
+}
+
+/// PostgreSQL's own handlers as C addresses: pgrx wraps both in Rust functions, which a signal cannot call.
+mod handlers {
+    unsafe extern "C-unwind" {
+        pub(super) fn die(signal: std::ffi::c_int);
+        #[allow(non_snake_case)] // PostgreSQL's name
+        pub(super) fn SignalHandlerForConfigReload(signal: std::ffi::c_int);
+    }
+}
+
+/// Sleeps until the latch is set or the time is over. Ends the process if it was told to end.
+pub(crate) fn sleep(timeout: Duration) {
+    // SAFETY: plain calls of a worker on its own latch.
+    unsafe {
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        let timeout_ms = timeout.as_millis().clamp(1, 3_600_000) as i64;
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, timeout_ms, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    pgrx::check_for_interrupts!();
+    reload_settings_if_asked();
+}
+
+fn reload_settings_if_asked() {
+    // SAFETY: as every main loop of PostgreSQL does after a SIGHUP.
+    unsafe {
+        if pg_sys::ConfigReloadPending != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+    }
+}
+
+/// A dynamic worker started by this process.
+pub(crate) struct Child(*mut pg_sys::BackgroundWorkerHandle);
+
+/// What became of a child.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChildState {
+    NotYetStarted,
+    Running,
+    Ended,
+}
+
+impl Child {
+    /// Asks the postmaster for a worker. None when no slot is free (`max_worker_processes`).
+    pub(crate) fn start(name: &str, function: &str, argument: pg_sys::Oid, extra: &str) -> Option<Child> {
+        fn put(text: &str, field: &mut [std::ffi::c_char]) {
+            // The last byte stays 0; longer texts are cut.
+            let room = field.len() - 1;
+            for (to, from) in field.iter_mut().zip(text.bytes().take(room)) {
+                *to = from as std::ffi::c_char;
+            }
+        }
+        // SAFETY: all zero is a valid worker description; the handle is made in a context that outlives it.
+        unsafe {
+            let mut worker: pg_sys::BackgroundWorker = std::mem::zeroed();
+            put(name, &mut worker.bgw_name);
+            put("ruvector", &mut worker.bgw_library_name);
+            put(function, &mut worker.bgw_function_name);
+            put(name.split_whitespace().take(2).collect::<Vec<_>>().join(" ").as_str(), &mut worker.bgw_type);
+            put(extra, &mut worker.bgw_extra);
+            worker.bgw_flags =
+                (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
+            worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
+            worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
+            worker.bgw_main_arg = pg_sys::Datum::from(argument.to_u32() as usize);
+            worker.bgw_notify_pid = pg_sys::MyProcPid;
+            let mut handle = std::ptr::null_mut();
+            let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+            let registered = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
+            pg_sys::MemoryContextSwitchTo(before);
+            registered.then_some(Child(handle))
+        }
+    }
+
+    pub(crate) fn state(&self) -> ChildState {
+        let mut pid = 0;
+        // SAFETY: the handle lives as long as this process.
+        match unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &mut pid) } {
+            pg_sys::BgwHandleStatus::BGWH_STARTED => ChildState::Running,
+            pg_sys::BgwHandleStatus::BGWH_NOT_YET_STARTED => ChildState::NotYetStarted,
+            _ => ChildState::Ended,
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // SAFETY: allocated by RegisterDynamicBackgroundWorker in TopMemoryContext.
+        unsafe { pg_sys::pfree(self.0.cast()) }
+    }
+}
+
+/// Sets the latch of another process of ours.
+pub(crate) fn wake(pid: i32) {
+    if pid == 0 {
+        return;
+    }
+    // SAFETY: as PostgreSQL does for its own workers; a process that is gone yields NULL, a reused slot a harmless
+    // extra wake-up.
+    unsafe {
+        let process = pg_sys::BackendPidGetProc(pid);
+        if !process.is_null() {
+            pg_sys::SetLatch(&mut (*process).procLatch);
+        }
+    }
+}
+
+thread_local! {
+    static WAKE_WANTED: Cell<bool> = const { Cell::new(false) };
+    static CALLBACK_SET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Wakes (or starts) the healer of this database when the present transaction commits. A caller that rolls back has
+/// woken nobody.
+pub(crate) fn wake_healer_at_commit() {
+    if !shared::preloaded() {
+        return;
+    }
+    WAKE_WANTED.set(true);
+    if !CALLBACK_SET.replace(true) {
+        // SAFETY: registered once a process, the function lives as long as the library.
+        unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut()) }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
+            if WAKE_WANTED.replace(false) {
+                let database = pg_sys::MyDatabaseId.to_u32();
+                let pid = {
+                    let mut healers = shared::HEALERS.exclusive();
+                    match healers.slot(database) {
+                        Some(slot) => {
+                            slot.wanted = true;
+                            slot.pid
+                        }
+                        None => 0,
+                    }
+                };
+                let launcher = shared::LAUNCHER_PID.get().load(std::sync::atomic::Ordering::Relaxed);
+                wake(if pid != 0 { pid } else { launcher });
+            }
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => WAKE_WANTED.set(false),
+        _ => {}
+    }
+}

@@ -1,0 +1,230 @@
+//! What the catalogs and statistics views say: cheap enough for every sample.
+
+use healing::snapshot::{Index, Method, Oid, Partition, Reading, Replacement, Snapshot};
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::hooks::TRIAL_PREFIX;
+use crate::shared;
+
+/// A registered collection whose table still exists.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Collection {
+    pub(crate) id: i32,
+    pub(crate) name: String,
+    /// OID of the table, a root when it is partitioned.
+    pub(crate) relation: u32,
+    pub(crate) column_number: i16,
+    pub(crate) settings: serde_json::Value,
+    pub(crate) server_settings: serde_json::Value,
+    /// Whether the table is still there.
+    pub(crate) exists: bool,
+}
+
+/// One vector index as the catalogs describe it.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct IndexRow {
+    pub(crate) oid: Oid,
+    pub(crate) relfilenode: Oid,
+    pub(crate) name: String,
+    pub(crate) relation_name: String,
+    pub(crate) table: Oid,
+    pub(crate) table_name: String,
+    /// Inserted + updated + deleted rows of the table since its statistics began.
+    pub(crate) changes: i64,
+    pub(crate) method: Method,
+    pub(crate) valid: bool,
+    pub(crate) building: bool,
+    pub(crate) attached: bool,
+    pub(crate) equal_valid: Option<Oid>,
+    pub(crate) bytes: u64,
+    /// −1 when neither statistics nor ANALYZE know.
+    pub(crate) rows: f64,
+    pub(crate) lists: Option<u32>,
+    /// Expression of the index's key, as SQL on the table.
+    pub(crate) key: String,
+    pub(crate) key_type: String,
+    /// The predicate of a partial index, as SQL.
+    pub(crate) predicate: Option<String>,
+    /// Schema-qualified distance operator, as `OPERATOR(schema.name)`.
+    pub(crate) operator: String,
+    /// The recall panel's last reading, if it was made on this very file.
+    pub(crate) panel: Option<Reading<healing::snapshot::RecallPoint>>,
+    pub(crate) panel_age_s: Option<f64>,
+    pub(crate) panel_changes: Option<i64>,
+}
+
+/// The registered collections of this database.
+pub(crate) fn collections() -> Result<Vec<Collection>, Error> {
+    documents(
+        "SELECT jsonb_build_object('id', c.id, 'name', c.name, 'relation', c.relation::oid::bigint,
+                'column_number', c.column_number, 'settings', c.settings, 'server_settings', s.settings,
+                'exists', EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation))
+           FROM ruvector.collections c CROSS JOIN ruvector.settings s ORDER BY c.id",
+        &[],
+    )
+}
+
+/// The vector indexes on the collection's column, trial indexes left out.
+pub(crate) fn indexes(collection: &Collection) -> Result<Vec<IndexRow>, Error> {
+    documents(
+        INDEXES,
+        &[
+            pg_sys::Oid::from(collection.relation).into(),
+            collection.column_number.into(),
+            format!("{}%", TRIAL_PREFIX.replace('_', "\\_")).into(),
+        ],
+    )
+}
+
+/// What the catalogs say of the collection now, with the slow readings as they were last measured.
+pub(crate) fn snapshot(collection: &Collection, rows: &[IndexRow], now: i64) -> Result<Snapshot, Error> {
+    let partitions = documents::<Partition>(
+        "SELECT jsonb_build_object('oid', t.oid::bigint, 'name', format('%I.%I', n.nspname, t.relname),
+                'live_rows', CASE WHEN pg_stat_get_live_tuples(t.oid) > 0
+                                  THEN jsonb_build_object('known', pg_stat_get_live_tuples(t.oid))
+                                  WHEN t.reltuples >= 0 THEN jsonb_build_object('known', t.reltuples)
+                                  ELSE jsonb_build_object('unknown', 'no statistics yet: never analyzed') END,
+                'bytes', jsonb_build_object('known', pg_relation_size(t.oid)))
+           FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
+          WHERE t.relkind = 'r'
+            AND (t.oid = $1 OR t.oid IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))
+          ORDER BY t.oid",
+        &[pg_sys::Oid::from(collection.relation).into()],
+    )?;
+    Ok(Snapshot {
+        collection_id: collection.id,
+        collection: collection.name.clone(),
+        taken_at: now,
+        // SAFETY: no preconditions.
+        in_recovery: unsafe { pg_sys::RecoveryInProgress() },
+        partitions,
+        indexes: rows.iter().map(index).collect(),
+        disk_free_bytes: disk_free(),
+    })
+}
+
+/// Why a field is empty that no collector of this version reads.
+const UNMEASURED: &str = "this version does not measure it";
+
+fn index(row: &IndexRow) -> Index {
+    Index {
+        oid: row.oid,
+        relfilenode: row.relfilenode,
+        name: row.name.clone(),
+        partition: row.table,
+        method: row.method,
+        valid: row.valid,
+        building: row.building,
+        equal_valid: row.equal_valid,
+        reindex_leftover: is_reindex_leftover(&row.relation_name),
+        replacement: match row.attached {
+            true => Replacement::ReindexOnly("it is attached to a partitioned index".into()),
+            false => Replacement::BlueGreen,
+        },
+        bytes: Reading::Known(row.bytes),
+        clean_bytes: Reading::unknown(UNMEASURED),
+        dead_share: Reading::unknown(UNMEASURED),
+        rows: match row.rows {
+            rows if rows < 0.0 => Reading::unknown("no statistics yet: never analyzed"),
+            rows => Reading::Known(rows),
+        },
+        ivf: Reading::unknown(UNMEASURED),
+        recall: row.panel.clone().unwrap_or_else(|| Reading::unknown("not measured yet")),
+        effort: effort(row) as u32,
+        lists: row.lists,
+        tuple_bytes: Reading::unknown(UNMEASURED),
+    }
+}
+
+/// `…_ccnew` and `…_ccold`, with the number that `ChooseRelationName` may append.
+fn is_reindex_leftover(name: &str) -> bool {
+    let name = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    name.ends_with("_ccnew") || name.ends_with("_ccold")
+}
+
+/// The search effort that sessions get for an index: managed, or the server's setting, or pgvector's default.
+pub(crate) fn effort(row: &IndexRow) -> i32 {
+    // SAFETY: no preconditions.
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    shared::effort_of(database, row.oid)
+        .or_else(|| {
+            let query = "SELECT current_setting($1, true)::integer";
+            Spi::get_one_with_args(query, &[row.method.effort_setting().into()]).ok().flatten()
+        })
+        .unwrap_or(row.method.default_effort() as i32)
+}
+
+fn disk_free() -> Reading<u64> {
+    match rustix::fs::statvfs(".") {
+        // A server process works in its data directory.
+        Ok(disk) => Reading::Known(disk.f_bavail.saturating_mul(disk.f_frsize)),
+        Err(error) => Reading::unknown(format!("statvfs: {error}")),
+    }
+}
+
+/// Runs a query of one jsonb column and reads each row as a `T`.
+pub(crate) fn documents<T: for<'de> Deserialize<'de>>(
+    query: &str,
+    arguments: &[pgrx::datum::DatumWithOid<'_>],
+) -> Result<Vec<T>, Error> {
+    Spi::connect(|client| {
+        let mut found = Vec::new();
+        for row in client.select(query, None, arguments)? {
+            if let Some(JsonB(document)) = row.get::<JsonB>(1)? {
+                found.push(serde_json::from_value(document)?);
+            }
+        }
+        Ok(found)
+    })
+}
+
+/// One jsonb document an index. `$1` table, `$2` column number, `$3` LIKE pattern of trial names.
+const INDEXES: &str = r"
+SELECT jsonb_build_object(
+    'oid', i.oid::bigint, 'relfilenode', i.relfilenode::bigint,
+    'name', format('%I.%I', s.nspname, i.relname), 'relation_name', i.relname,
+    'table', t.oid::bigint, 'table_name', format('%I.%I', n.nspname, t.relname),
+    'changes', pg_stat_get_tuples_inserted(t.oid) + pg_stat_get_tuples_updated(t.oid) + pg_stat_get_tuples_deleted(t.oid),
+    'method', am.amname, 'valid', x.indisvalid AND x.indisready,
+    'building', EXISTS (SELECT FROM pg_stat_progress_create_index b WHERE b.index_relid = i.oid),
+    'attached', EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.oid),
+    'equal_valid', (SELECT min(o.indexrelid::bigint) FROM pg_index o JOIN pg_class oc ON oc.oid = o.indexrelid
+                     WHERE o.indrelid = x.indrelid AND o.indexrelid <> x.indexrelid AND o.indisvalid
+                       AND oc.relam = i.relam AND o.indkey = x.indkey AND o.indclass = x.indclass
+                       AND o.indexprs::text IS NOT DISTINCT FROM x.indexprs::text
+                       AND o.indpred::text IS NOT DISTINCT FROM x.indpred::text
+                       AND oc.relname NOT LIKE $3),
+    'bytes', pg_relation_size(i.oid),
+    'rows', CASE WHEN x.indpred IS NOT NULL THEN i.reltuples
+                 WHEN pg_stat_get_live_tuples(t.oid) > 0 THEN pg_stat_get_live_tuples(t.oid)
+                 ELSE t.reltuples END,
+    'lists', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'lists=%'),
+    'key', pg_get_indexdef(i.oid, 1, false),
+    'key_type', format_type(k.atttypid, k.atttypmod),
+    'predicate', pg_get_expr(x.indpred, x.indrelid),
+    'operator', (SELECT format('OPERATOR(%I.%s)', pn.nspname, op.oprname)
+                   FROM pg_opclass oc JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = oc.opcintype
+                   JOIN pg_operator op ON op.oid = ao.amopopr JOIN pg_namespace pn ON pn.oid = op.oprnamespace
+                  WHERE oc.oid = x.indclass[0] AND ao.amoppurpose = 'o' AND ao.amopstrategy = 1),
+    'panel', p.reading, 'panel_age_s', extract(epoch FROM clock_timestamp() - p.measured_at), 'panel_changes', p.changes)
+  FROM pg_index x
+  JOIN pg_class i ON i.oid = x.indexrelid
+  JOIN pg_namespace s ON s.oid = i.relnamespace
+  JOIN pg_am am ON am.oid = i.relam AND am.amname IN ('ivfflat', 'hnsw')
+  JOIN pg_class t ON t.oid = x.indrelid AND t.relkind = 'r'
+  JOIN pg_namespace n ON n.oid = t.relnamespace
+  JOIN pg_attribute k ON k.attrelid = i.oid AND k.attnum = 1
+  LEFT JOIN ruvector.readings p ON p.index_id = i.oid AND p.kind = 'panel' AND p.relfilenode = i.relfilenode
+ WHERE (t.oid = $1 OR t.oid IN (SELECT l.relid FROM pg_partition_tree($1) l WHERE l.isleaf))
+   AND i.relname NOT LIKE $3
+   -- The column itself, or an expression over it. A partition may number its columns otherwise than its root.
+   AND EXISTS (SELECT FROM pg_attribute c JOIN pg_attribute r ON r.attrelid = $1 AND r.attnum = $2 AND r.attname = c.attname
+                WHERE c.attrelid = t.oid
+                  AND (c.attnum = x.indkey[0]
+                       OR x.indkey[0] = 0 AND EXISTS (SELECT FROM pg_depend d
+                               WHERE d.classid = 'pg_class'::regclass AND d.objid = i.oid
+                                 AND d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.refobjsubid = c.attnum)))
+ ORDER BY i.oid";

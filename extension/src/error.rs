@@ -1,0 +1,70 @@
+//! Errors of this crate and their SQLSTATEs, in one place.
+
+use pgrx::pg_sys::panic::CaughtError;
+
+/// What can go wrong while collecting or executing.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// PostgreSQL raised an ERROR, caught at the border; the transaction must be aborted.
+    Raised { sqlstate: String, message: String, detail: Option<String> },
+    /// Our own SPI call failed without an ERROR.
+    Spi(pgrx::spi::Error),
+    /// A stored document is not what this version expects.
+    Stored(serde_json::Error),
+    /// Something of the world is not as a step needs it; the text is for a human.
+    Refused(String),
+}
+
+impl Error {
+    pub(crate) fn refused(reason: impl Into<String>) -> Self {
+        Error::Refused(reason.into())
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::Raised { sqlstate, message, detail } => {
+                write!(f, "{message} (SQLSTATE {sqlstate})")?;
+                detail.iter().try_for_each(|detail| write!(f, ": {detail}"))
+            }
+            Error::Spi(error) => write!(f, "{error}"),
+            Error::Stored(error) => write!(f, "stored document cannot be read: {error}"),
+            Error::Refused(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl From<pgrx::spi::Error> for Error {
+    fn from(error: pgrx::spi::Error) -> Self {
+        Error::Spi(error)
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Error::Stored(error)
+    }
+}
+
+impl From<CaughtError> for Error {
+    fn from(caught: CaughtError) -> Self {
+        match caught {
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => Error::Raised {
+                sqlstate: sqlstate_text(report.sql_error_code() as i32),
+                message: report.message().to_string(),
+                detail: report.detail().map(str::to_string),
+            },
+            CaughtError::RustPanic { ereport, .. } => Error::Raised {
+                sqlstate: "XX000".into(),
+                message: format!("panic: {}", ereport.message()),
+                detail: ereport.detail().map(str::to_string),
+            },
+        }
+    }
+}
+
+/// The five characters of a packed SQLSTATE (`MAKE_SQLSTATE` in `utils/elog.h`).
+fn sqlstate_text(packed: i32) -> String {
+    (0..5).map(|i| char::from(((packed >> (6 * i)) & 0x3F) as u8 + b'0')).collect()
+}

@@ -1,0 +1,153 @@
+//! A healer is a session, and some commands need a database to have none: DROP DATABASE, CREATE DATABASE … TEMPLATE,
+//! ALTER DATABASE … SET TABLESPACE and RENAME. Before one of them the healer of that database is asked to end, and
+//! the launcher starts none until some seconds later.
+
+use std::ffi::{CStr, c_char};
+
+use pgrx::prelude::*;
+
+use crate::background;
+use crate::shared;
+
+/// How long the launcher keeps away, microseconds: PostgreSQL itself waits 5 s for other sessions to go
+/// (`CountOtherDBBackends`).
+const ASIDE_US: i64 = 15_000_000;
+/// How long the command waits for the healer to be gone, in steps of 10 ms.
+const WAIT_STEPS: u32 = 300;
+
+static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
+
+pub(super) fn init() {
+    // SAFETY: in the postmaster, before any session exists.
+    unsafe {
+        PREVIOUS = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(on_utility);
+    }
+}
+
+/// Without pgrx's guard: an ERROR of the command passes the hook as it is.
+mod raw {
+    use pgrx::pg_sys::*;
+
+    unsafe extern "C-unwind" {
+        pub(super) fn standard_ProcessUtility(
+            statement: *mut PlannedStmt,
+            query: *const std::ffi::c_char,
+            read_only_tree: bool,
+            context: ProcessUtilityContext::Type,
+            params: ParamListInfo,
+            environment: *mut QueryEnvironment,
+            destination: *mut DestReceiver,
+            completion: *mut QueryCompletion,
+        );
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // the signature is PostgreSQL's
+unsafe extern "C-unwind" fn on_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    query: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    before((*statement).utilityStmt);
+    match PREVIOUS {
+        Some(previous) => {
+            previous(statement, query, read_only_tree, context, params, environment, destination, completion);
+        }
+        None => raw::standard_ProcessUtility(
+            statement,
+            query,
+            read_only_tree,
+            context,
+            params,
+            environment,
+            destination,
+            completion,
+        ),
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn before(statement: *mut pg_sys::Node) {
+    if let Some(name) = database_to_leave(statement) {
+        step_aside(name);
+    }
+}
+
+/// The database that must have no sessions while `statement` runs.
+unsafe fn database_to_leave(statement: *mut pg_sys::Node) -> Option<*const c_char> {
+    if statement.is_null() {
+        return None;
+    }
+    match (*statement).type_ {
+        pg_sys::NodeTag::T_DropdbStmt => Some((*statement.cast::<pg_sys::DropdbStmt>()).dbname as *const c_char),
+        pg_sys::NodeTag::T_RenameStmt => {
+            let rename = statement.cast::<pg_sys::RenameStmt>();
+            ((*rename).renameType == pg_sys::ObjectType::OBJECT_DATABASE).then_some((*rename).subname as *const c_char)
+        }
+        pg_sys::NodeTag::T_AlterDatabaseStmt => {
+            let alter = statement.cast::<pg_sys::AlterDatabaseStmt>();
+            option(&raw const *(*alter).options, c"tablespace").map(|_| (*alter).dbname as *const c_char)
+        }
+        pg_sys::NodeTag::T_CreatedbStmt => {
+            let create = statement.cast::<pg_sys::CreatedbStmt>();
+            let template = option((*create).options, c"template")?;
+            (!(*template).arg.is_null()).then(|| pg_sys::defGetString(template) as *const c_char)
+        }
+        _ => None,
+    }
+    .filter(|name| !name.is_null())
+}
+
+unsafe fn option(options: *const pg_sys::List, name: &CStr) -> Option<*mut pg_sys::DefElem> {
+    if options.is_null() {
+        return None;
+    }
+    (0..(*options).length)
+        .map(|at| (*(*options).elements.add(at as usize)).ptr_value.cast::<pg_sys::DefElem>())
+        .find(|element| CStr::from_ptr((**element).defname) == name)
+}
+
+unsafe fn step_aside(name: *const c_char) {
+    let database = pg_sys::get_database_oid(name, true).to_u32();
+    if database == 0 || database == pg_sys::MyDatabaseId.to_u32() {
+        return;
+    }
+    // Only those who may run the command at all may send the healer away.
+    let owner = pg_sys::GetUserId();
+    if !pg_sys::superuser() && !owns_database(database.into(), owner) {
+        return;
+    }
+    let pid = {
+        let mut healers = shared::HEALERS.exclusive();
+        let Some(at) = healers.slots.iter().position(|slot| slot.database == database) else { return };
+        let slot = &mut healers.slots[at];
+        // A database that is only copied or moved gets its healer back; one that was dropped is tried once in vain.
+        slot.aside_until = pg_sys::GetCurrentTimestamp() + ASIDE_US;
+        slot.pid
+    };
+    background::wake(pid);
+    for _ in 0..WAIT_STEPS {
+        let gone = shared::HEALERS.share().slots.iter().all(|slot| slot.database != database || slot.pid == 0);
+        if gone {
+            return;
+        }
+        pgrx::check_for_interrupts!();
+        pg_sys::pg_usleep(10_000);
+    }
+}
+
+#[cfg(feature = "pg18")]
+unsafe fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role)
+}
+
+#[cfg(not(feature = "pg18"))]
+unsafe fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    pg_sys::pg_database_ownercheck(database, role)
+}

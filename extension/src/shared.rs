@@ -1,0 +1,131 @@
+//! Shared memory: which database has a healer, and the search effort of each managed index.
+//!
+//! A cache only: what must survive lives in tables, and the healer fills this again after every start. No lock guard
+//! is held across a call that can raise.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+
+use pgrx::prelude::*;
+use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
+
+/// Databases with a healer at the same time; more are refused with a log line. 64 × 32 bytes.
+pub(crate) const HEALERS_MAX: usize = 64;
+/// Indexes with a managed search effort on the whole server; 16 KiB.
+const EFFORTS_MAX: usize = 1024;
+
+#[derive(Clone, Copy, Default)]
+pub(crate) struct HealerSlot {
+    /// OID of the database, 0 for a free slot.
+    pub(crate) database: u32,
+    /// Process id while a healer runs, else 0.
+    pub(crate) pid: i32,
+    /// A start is wanted.
+    pub(crate) wanted: bool,
+    /// No start before this, in PostgreSQL microseconds: somebody needs the database to have no sessions.
+    pub(crate) aside_until: i64,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Healers {
+    pub(crate) slots: [HealerSlot; HEALERS_MAX],
+}
+
+impl Default for Healers {
+    fn default() -> Self {
+        Healers { slots: [HealerSlot::default(); HEALERS_MAX] }
+    }
+}
+
+// SAFETY: plain old data without pointers, copied as a whole.
+unsafe impl PGRXSharedMemory for Healers {}
+
+impl Healers {
+    /// The slot of a database, taking a free one if it has none.
+    pub(crate) fn slot(&mut self, database: u32) -> Option<&mut HealerSlot> {
+        let at = (self.slots.iter().position(|s| s.database == database))
+            .or_else(|| self.slots.iter().position(|s| s.database == 0))?;
+        let slot = &mut self.slots[at];
+        if slot.database != database {
+            *slot = HealerSlot { database, ..HealerSlot::default() };
+        }
+        Some(slot)
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Effort {
+    database: u32,
+    index: u32,
+    effort: i32,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Efforts {
+    entries: [Effort; EFFORTS_MAX],
+    used: usize,
+}
+
+impl Default for Efforts {
+    fn default() -> Self {
+        Efforts { entries: [Effort::default(); EFFORTS_MAX], used: 0 }
+    }
+}
+
+// SAFETY: plain old data without pointers, copied as a whole.
+unsafe impl PGRXSharedMemory for Efforts {}
+
+pub(crate) static HEALERS: PgLwLock<Healers> = unsafe { PgLwLock::new(c"ruvector_healers") };
+static EFFORTS: PgLwLock<Efforts> = unsafe { PgLwLock::new(c"ruvector_efforts") };
+/// Entries in `EFFORTS`; 0 lets the executor hook return after one relaxed load.
+static EFFORT_COUNT: PgAtomic<AtomicU32> = unsafe { PgAtomic::new(c"ruvector_effort_count") };
+/// Process id of the launcher, 0 when it does not run.
+pub(crate) static LAUNCHER_PID: PgAtomic<AtomicI32> = unsafe { PgAtomic::new(c"ruvector_launcher_pid") };
+
+/// In each process: the postmaster had this library preloaded, so the statics above are usable.
+static PRELOADED: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn preloaded() -> bool {
+    PRELOADED.load(Ordering::Relaxed)
+}
+
+pub(crate) fn init() {
+    pg_shmem_init!(HEALERS);
+    pg_shmem_init!(EFFORTS);
+    pg_shmem_init!(EFFORT_COUNT);
+    pg_shmem_init!(LAUNCHER_PID);
+    PRELOADED.store(true, Ordering::Relaxed);
+}
+
+/// Whether any index of the server has a managed effort.
+pub(crate) fn any_effort() -> bool {
+    EFFORT_COUNT.get().load(Ordering::Relaxed) > 0
+}
+
+/// The managed effort of an index of a database.
+pub(crate) fn effort_of(database: u32, index: u32) -> Option<i32> {
+    if !any_effort() {
+        return None;
+    }
+    let table = EFFORTS.share();
+    table.entries[..table.used].iter().find(|e| e.database == database && e.index == index).map(|e| e.effort)
+}
+
+/// Replaces all efforts of a database. Returns how many did not fit.
+pub(crate) fn set_efforts(database: u32, wanted: &[(u32, i32)]) -> usize {
+    let mut table = EFFORTS.exclusive();
+    let mut kept = 0;
+    for at in 0..table.used {
+        if table.entries[at].database != database {
+            table.entries[kept] = table.entries[at];
+            kept += 1;
+        }
+    }
+    let room = EFFORTS_MAX - kept;
+    for &(index, effort) in wanted.iter().take(room) {
+        table.entries[kept] = Effort { database, index, effort };
+        kept += 1;
+    }
+    table.used = kept;
+    EFFORT_COUNT.get().store(kept as u32, Ordering::Relaxed);
+    wanted.len().saturating_sub(room)
+}

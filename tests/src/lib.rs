@@ -1,0 +1,55 @@
+//! What the tests on real clusters share.
+//!
+//! `RUVECTOR_TEST_PG` chooses the PostgreSQL (18 or 15; 18 when unset).
+
+use std::time::Duration;
+
+use cluster::dataset::{Column, Embeddings};
+use cluster::{Cluster, Version};
+use postgres::Client;
+
+/// How long a test waits for something that the healer does at its next sample or two.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The PostgreSQL under test.
+///
+/// # Panics
+/// When `RUVECTOR_TEST_PG` names no supported version.
+pub fn version() -> Version {
+    let major = std::env::var("RUVECTOR_TEST_PG").unwrap_or_else(|_| "18".into());
+    major.parse().ok().and_then(Version::from_major).expect("RUVECTOR_TEST_PG must be 18 or 15")
+}
+
+/// A cluster with the extension preloaded and created in the database `app`, sampling every second.
+///
+/// # Panics
+/// When it does not start.
+pub fn start() -> (Cluster, Client) {
+    let cluster = Cluster::builder(version()).preload(true).database("app").start().expect("a cluster");
+    let mut client = cluster.connect("app").expect("a connection");
+    client.batch_execute("CREATE EXTENSION ruvector CASCADE").expect("the extension");
+    let every_second = r#"SELECT ruvector_healing_configure('{"sample_interval_seconds": 1}')"#;
+    client.query_one(every_second, &[]).expect("a setting");
+    (cluster, client)
+}
+
+/// A table `docs (id, embedding)` with the first `rows` rows of the data set.
+///
+/// # Panics
+/// When it cannot be filled.
+pub fn load_docs(client: &mut Client, rows: usize) -> Embeddings {
+    let data = Embeddings::load().expect("the data set");
+    client.batch_execute("CREATE TABLE docs (id int PRIMARY KEY, embedding vector(384))").expect("a table");
+    data.load_into(client, "docs", &Column::ID_AND_EMBEDDING, 0..rows).expect("rows");
+    data
+}
+
+/// The SQLSTATE and hint of a statement that must fail.
+///
+/// # Panics
+/// When it does not fail, or not with an ERROR of the server.
+pub fn refused(client: &mut Client, statement: &str) -> (String, String) {
+    let error = client.batch_execute(statement).expect_err(statement);
+    let report = error.as_db_error().expect("an ERROR of the server");
+    (report.code().code().to_owned(), report.hint().unwrap_or_default().to_owned())
+}
