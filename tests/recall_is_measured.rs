@@ -78,7 +78,10 @@ fn expression_partial_and_hnsw_indexes_are_measured_too() {
     let rows = wait_for("three readings", PATIENCE, || {
         let query = "SELECT index_name, recall, missing FROM ruvector_index_health('docs') ORDER BY 1";
         let rows = client.query(query, &[]).unwrap();
-        rows.iter().all(|row| row.get::<_, Option<f64>>(1).is_some()).then_some(rows).filter(|rows| rows.len() == 3)
+        rows.iter()
+            .all(|row| row.get::<_, Option<f64>>(1).is_some())
+            .then_some(rows)
+            .filter(|rows| rows.len() == 3)
     })
     .unwrap();
     let recall = |at: usize| rows[at].get::<_, f64>(1);

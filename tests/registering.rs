@@ -20,7 +20,8 @@ fn tables_are_registered_and_forgotten() {
              SELECT ruvector_collection_register('two', 'two', \"column\" => 'b')",
         )
         .unwrap();
-    let columns = client.query("SELECT name, column_name FROM ruvector.collections ORDER BY name", &[]).unwrap();
+    let columns =
+        client.query("SELECT name, column_name FROM ruvector.collections ORDER BY name", &[]).unwrap();
     let columns: Vec<(&str, &str)> = columns.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!(columns, [("parted", "e"), ("plain", "e"), ("two", "b")]);
 

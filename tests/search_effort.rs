@@ -6,7 +6,8 @@ use tests::{PATIENCE, load_docs, refused, start};
 
 /// Rows that a search through the index returns; a list of ten rows cannot fill a limit of 200.
 fn found(client: &mut Client) -> usize {
-    let query = "SELECT id FROM docs ORDER BY embedding <=> (SELECT embedding FROM docs WHERE id = 1) LIMIT 200";
+    let query =
+        "SELECT id FROM docs ORDER BY embedding <=> (SELECT embedding FROM docs WHERE id = 1) LIMIT 200";
     client.query(query, &[]).unwrap().len()
 }
 
@@ -32,7 +33,8 @@ fn sessions_get_the_effort_of_the_index_unless_they_set_their_own() {
     assert!(plain < 100, "{plain} rows at one probe");
     let prepared_plain = prepared(&mut session);
 
-    let former: Option<i32> = client.query_one("SELECT ruvector_search_effort_set('docs_i', 100)", &[]).unwrap().get(0);
+    let former: Option<i32> =
+        client.query_one("SELECT ruvector_search_effort_set('docs_i', 100)", &[]).unwrap().get(0);
     assert_eq!(former, None);
     wait_for("the effort", PATIENCE, || (found(&mut session) == 200).then_some(())).unwrap();
     assert!(prepared(&mut session) > prepared_plain + 50, "a cached generic plan must get it, too");
@@ -53,7 +55,8 @@ fn sessions_get_the_effort_of_the_index_unless_they_set_their_own() {
     let shown: String = session.query_one("SHOW ivfflat.probes", &[]).unwrap().get(0);
     assert_eq!(shown, "1");
 
-    let former: Option<i32> = client.query_one("SELECT ruvector_search_effort_set('docs_i', NULL)", &[]).unwrap().get(0);
+    let former: Option<i32> =
+        client.query_one("SELECT ruvector_search_effort_set('docs_i', NULL)", &[]).unwrap().get(0);
     assert_eq!(former, Some(100));
     wait_for("the server's own effort", PATIENCE, || (found(&mut session) == plain).then_some(())).unwrap();
 }

@@ -31,7 +31,8 @@ fn a_killed_healer_restarts_the_server_and_is_back() {
     cluster.kill(pid, Signal::KILL).unwrap();
     // Connections fail while the server restarts; the new healer is the sign that it has.
     wait_for("another healer", PATIENCE, || {
-        let query = "SELECT pid FROM pg_stat_activity WHERE datname = 'app' AND backend_type = 'ruvector healer'";
+        let query =
+            "SELECT pid FROM pg_stat_activity WHERE datname = 'app' AND backend_type = 'ruvector healer'";
         let row = cluster.connect("app").ok()?.query_opt(query, &[]).ok()??;
         Some(row.get::<_, i32>(0)).filter(|new| *new != pid)
     })

@@ -12,7 +12,8 @@ pub(crate) fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     // SAFETY: the pair is restored below; `AbortTransaction` restores it when `work` does not return.
     let nest = unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        let restricted = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
+        let restricted =
+            (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
         pg_sys::SetUserIdAndSecContext(role, context | restricted);
         pg_sys::NewGUCNestLevel()
     };

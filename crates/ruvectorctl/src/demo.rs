@@ -41,11 +41,15 @@ pub(crate) fn run(version: Version) -> Result<()> {
     let data = Embeddings::load()?;
     let cluster = Cluster::builder(version).preload(true).database("app").start()?;
     let mut app = cluster.connect("app")?;
-    app.batch_execute("CREATE EXTENSION ruvector CASCADE; CREATE TABLE docs (id int PRIMARY KEY, embedding vector(384))")?;
+    app.batch_execute(
+        "CREATE EXTENSION ruvector CASCADE; CREATE TABLE docs (id int PRIMARY KEY, embedding vector(384))",
+    )?;
 
     say("building an index on 200 rows, then loading 11,700 more");
     data.load_into(&mut app, "docs", &Column::ID_AND_EMBEDDING, 0..ROWS_AT_BUILD)?;
-    app.batch_execute("CREATE INDEX docs_embedding ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 100)")?;
+    app.batch_execute(
+        "CREATE INDEX docs_embedding ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 100)",
+    )?;
     data.load_into(&mut app, "docs", &Column::ID_AND_EMBEDDING, ROWS_AT_BUILD..ROWS)?;
     app.batch_execute("ANALYZE docs")?;
 
@@ -61,13 +65,20 @@ pub(crate) fn run(version: Version) -> Result<()> {
     let after_users = recall_of_sessions(&mut app, &data)?;
     progress.finish_and_clear();
 
-    println!("PostgreSQL {version:?}: ivfflat index built on {ROWS_AT_BUILD} of {ROWS} rows, cosine, 384 dimensions\n");
+    println!(
+        "PostgreSQL {version:?}: ivfflat index built on {ROWS_AT_BUILD} of {ROWS} rows, cosine, 384 dimensions\n"
+    );
     println!("{:<34}{:>10}{:>14}", "", "as found", format!("probes = {EFFORT}"));
     println!("{:<34}{:>10.3}{:>14.3}", "recall@10, healer's panel", before.recall, after.recall);
     println!("{:<34}{:>10.3}{:>14.3}", "  95 % interval, ±", before.recall_ci, after.recall_ci);
     println!("{:<34}{:>10.3}{:>14.3}", "recall@10, 100 unseen queries", before_users, after_users);
     println!("{:<34}{:>10.0}{:>14.0}", "blocks per query", before.blocks, after.blocks);
-    println!("{:<34}{:>10.1}{:>14.1}", "seconds until measured", before.after.as_secs_f64(), after.after.as_secs_f64());
+    println!(
+        "{:<34}{:>10.1}{:>14.1}",
+        "seconds until measured",
+        before.after.as_secs_f64(),
+        after.after.as_secs_f64()
+    );
 
     for (panel, users) in [(&before, before_users), (&after, after_users)] {
         // Two samples of about 100 queries each: twice the panel's interval covers the noise of both.

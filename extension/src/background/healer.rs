@@ -136,7 +136,9 @@ fn load_efforts() -> Result<(), Error> {
 /// One sample of one collection: a due recall panel first (at most one, they take their turns), then the catalogs.
 fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
     if !collection.exists {
-        return Err(Error::refused("the table was dropped; SELECT ruvector_collection_unregister to forget it"));
+        return Err(Error::refused(
+            "the table was dropped; SELECT ruvector_collection_unregister to forget it",
+        ));
     }
     let rows = transaction(|| collect::indexes(collection))?;
     let due = rows.iter().filter(|row| row.valid && is_due(row, config)).max_by(|a, b| {
@@ -148,7 +150,8 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
     }
     transaction(|| {
         let rows = collect::indexes(collection)?;
-        let now: f64 = Spi::get_one("SELECT extract(epoch FROM clock_timestamp())::float8 * 1000")?.unwrap_or(f64::NAN);
+        let now: f64 =
+            Spi::get_one("SELECT extract(epoch FROM clock_timestamp())::float8 * 1000")?.unwrap_or(f64::NAN);
         let snapshot = collect::snapshot(collection, &rows, now as i64)?;
         super::judge::store(&snapshot, config)
     })
@@ -165,7 +168,8 @@ fn measure(collection: &Collection, row: &collect::IndexRow, config: &Config) ->
     // Another draw each time: the panel must not fit an index to one set of queries.
     let seed: i64 = Spi::get_one("SELECT extract(epoch FROM clock_timestamp())::bigint")?.unwrap_or(0);
     let effort = collect::effort(row);
-    let reading = collect::measure_recall(row, effort, config.panel_queries as u32, config.recall_k as u32, seed)?;
+    let reading =
+        collect::measure_recall(row, effort, config.panel_queries as u32, config.recall_k as u32, seed)?;
     if let Reading::Unknown(reason) = &reading {
         pgrx::debug1!("ruvector: recall of {} not measured: {reason}", row.name);
     }

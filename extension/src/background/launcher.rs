@@ -51,19 +51,28 @@ pub(super) fn run() {
                     continue;
                 }
             }
-            match Child::start(&format!("ruvector healer {database}"), "ruvector_healer_main", database.into(), "") {
+            match Child::start(
+                &format!("ruvector healer {database}"),
+                "ruvector_healer_main",
+                database.into(),
+                "",
+            ) {
                 Some(child) => {
                     children.insert(database, (child, now));
                     // Its end wakes us through the notification signal; look again soon in case it never starts.
                     next = next.min(Duration::from_secs(5));
                 }
                 None => {
-                    pgrx::warning!("ruvector: no free background worker for database {database}, trying again; raise max_worker_processes");
+                    pgrx::warning!(
+                        "ruvector: no free background worker for database {database}, trying again; raise max_worker_processes"
+                    );
                     next = next.min(Duration::from_secs(10));
                 }
             }
         }
-        children.retain(|_, (child, started_at)| child.state() != ChildState::Ended || now - *started_at < RESTART_PAUSE_US);
+        children.retain(|_, (child, started_at)| {
+            child.state() != ChildState::Ended || now - *started_at < RESTART_PAUSE_US
+        });
         if has_aside(now) {
             next = next.min(Duration::from_secs(1));
         }
@@ -90,7 +99,10 @@ fn wish(database: u32) {
         None => true,
     };
     if full {
-        pgrx::warning!("ruvector: more than {} databases, none is left to watch database {database}", shared::HEALERS_MAX);
+        pgrx::warning!(
+            "ruvector: more than {} databases, none is left to watch database {database}",
+            shared::HEALERS_MAX
+        );
     }
 }
 
@@ -127,7 +139,10 @@ fn databases() -> Vec<u32> {
                 found.push((*row).oid.to_u32());
             }
         }
-        ((*(*scan).rs_rd).rd_tableam.as_ref()).and_then(|am| am.scan_end).into_iter().for_each(|end| end(scan));
+        ((*(*scan).rs_rd).rd_tableam.as_ref())
+            .and_then(|am| am.scan_end)
+            .into_iter()
+            .for_each(|end| end(scan));
         pg_sys::table_close(catalog, pg_sys::AccessShareLock as i32);
         pg_sys::PopActiveSnapshot();
         pg_sys::CommitTransactionCommand();

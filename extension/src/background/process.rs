@@ -15,7 +15,9 @@ pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
         handle_signals();
         pg_sys::BackgroundWorkerUnblockSignals();
         match database {
-            Some(database) => pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0),
+            Some(database) => {
+                pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0)
+            }
             None => pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0),
         }
         let set = |name: &std::ffi::CStr, value: &std::ffi::CStr| {
@@ -175,7 +177,10 @@ pub(crate) fn wake_healer_at_commit() {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
+unsafe extern "C-unwind" fn at_transaction_end(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
     match event {
         pg_sys::XactEvent::XACT_EVENT_COMMIT => {
             if WAKE_WANTED.replace(false) {

@@ -70,8 +70,13 @@ fn panel(
         return Ok(Reading::unknown(format!("too few rows for recall@{k}: {} queries drawn", probes.len())));
     }
     let distance = format!("({key}) {operator} $1::{key_type}");
-    let truth = format!("SELECT ({distance})::float8 FROM ONLY {table} WHERE {condition} AND ctid <> $2::tid ORDER BY 1 LIMIT {k}");
-    let search = format!("SELECT ctid <> $2::tid, ({distance})::float8 FROM ONLY {table} WHERE {condition} ORDER BY {distance} LIMIT {}", k + 1);
+    let truth = format!(
+        "SELECT ({distance})::float8 FROM ONLY {table} WHERE {condition} AND ctid <> $2::tid ORDER BY 1 LIMIT {k}"
+    );
+    let search = format!(
+        "SELECT ctid <> $2::tid, ({distance})::float8 FROM ONLY {table} WHERE {condition} ORDER BY {distance} LIMIT {}",
+        k + 1
+    );
 
     let mut recalls = Vec::with_capacity(probes.len());
     let mut costs = Vec::with_capacity(probes.len());
@@ -125,7 +130,14 @@ fn panel(
 }
 
 /// Row identities and vectors (as text) of the queries.
-fn draw(table: &str, key: &str, condition: &str, queries: u32, seed: i64, blocks: i64) -> Result<Vec<(String, String)>, Error> {
+fn draw(
+    table: &str,
+    key: &str,
+    condition: &str,
+    queries: u32,
+    seed: i64,
+    blocks: i64,
+) -> Result<Vec<(String, String)>, Error> {
     // About 40 blocks a query are enough to draw from; of a small table, all.
     let percent = (100.0 * f64::from(queries) * 40.0 / blocks.max(1) as f64).min(100.0);
     let query = format!(

@@ -85,10 +85,13 @@ unsafe fn database_to_leave(statement: *mut pg_sys::Node) -> Option<*const c_cha
         return None;
     }
     match (*statement).type_ {
-        pg_sys::NodeTag::T_DropdbStmt => Some((*statement.cast::<pg_sys::DropdbStmt>()).dbname as *const c_char),
+        pg_sys::NodeTag::T_DropdbStmt => {
+            Some((*statement.cast::<pg_sys::DropdbStmt>()).dbname as *const c_char)
+        }
         pg_sys::NodeTag::T_RenameStmt => {
             let rename = statement.cast::<pg_sys::RenameStmt>();
-            ((*rename).renameType == pg_sys::ObjectType::OBJECT_DATABASE).then_some((*rename).subname as *const c_char)
+            ((*rename).renameType == pg_sys::ObjectType::OBJECT_DATABASE)
+                .then_some((*rename).subname as *const c_char)
         }
         pg_sys::NodeTag::T_AlterDatabaseStmt => {
             let alter = statement.cast::<pg_sys::AlterDatabaseStmt>();
@@ -133,7 +136,8 @@ unsafe fn step_aside(name: *const c_char) {
     };
     background::wake(pid);
     for _ in 0..WAIT_STEPS {
-        let gone = shared::HEALERS.share().slots.iter().all(|slot| slot.database != database || slot.pid == 0);
+        let gone =
+            shared::HEALERS.share().slots.iter().all(|slot| slot.database != database || slot.pid == 0);
         if gone {
             return;
         }

@@ -1,0 +1,41 @@
+# Everything installs what it needs below build/ and target/, says what it does, and is quick when repeated.
+# PG chooses the PostgreSQL: 18 (default) or 15.
+PG ?= 18
+export RUST_BACKTRACE ?= 0
+
+.PHONY: demo test lint sandbox sandbox-down clean
+
+# Sets everything up and shows on real embeddings what the healer sees of an index that was built too early.
+demo:
+	toolchain/extension $(PG) >/dev/null
+	cargo run --quiet -p ruvectorctl -- demo --pg $(PG)
+
+# The core, every behaviour on a real PostgreSQL 18, and a few on PostgreSQL 15.
+test:
+	toolchain/extension 18 >/dev/null
+	cargo test
+	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast
+	toolchain/extension 15 >/dev/null
+	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast --test registering --test search_effort --test recall_is_measured
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy -p tests --all-targets -- -D warnings
+	exports=$$(toolchain/environment $(PG)) && eval "$$exports" && \
+	  cargo clippy -p ruvector --no-default-features --features pg$(PG) -- -D warnings
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check
+
+# A lasting server with the extension preloaded and created: make sandbox DIR=/tmp/somewhere
+sandbox:
+	@test -n "$(DIR)" || { echo 'which directory? make sandbox DIR=/path' >&2; exit 2; }
+	@toolchain/extension $(PG) >/dev/null
+	@cargo run --quiet -p ruvectorctl -- sandbox --pg $(PG) "$(DIR)"
+
+sandbox-down:
+	@test -n "$(DIR)" || { echo 'which directory? make sandbox-down DIR=/path' >&2; exit 2; }
+	@cargo run --quiet -p ruvectorctl -- sandbox-down "$(DIR)"
+
+clean:
+	rm -rf build target
