@@ -206,7 +206,10 @@ fn drift(
     // One pass is the seeding.
     let iterations = affordable.saturating_sub(1).min(ITERATIONS.1);
     if iterations < ITERATIONS.0 {
-        return Err(format!("training {lists} lists of {} dimensions afresh would cost too much", centres.dims));
+        return Err(format!(
+            "training {lists} lists of {} dimensions afresh would cost too much",
+            centres.dims
+        ));
     }
     let spherical = metric != Metric::L2;
     let training: Vec<usize> = (0..half).collect();
@@ -334,7 +337,8 @@ pub struct ListsModel {
 }
 
 /// Fitted to the data set (12,000 × 384, cosine): 0.42 of the rows at 12 lists, 0.23 at 100.
-pub const LISTS_MODEL: ListsModel = ListsModel { share: 0.9, power: 0.3, rows_per_list_max: 1000.0, root_max: 4.0 };
+pub const LISTS_MODEL: ListsModel =
+    ListsModel { share: 0.9, power: 0.3, rows_per_list_max: 1000.0, root_max: 4.0 };
 
 /// pgvector's greatest `lists`.
 const LISTS_MAX: f64 = 32_768.0;
@@ -512,7 +516,10 @@ mod tests {
         let data = clumps(5, 800, 4, 1.0, 1);
         let health = analyse(&data, 4, &data, Metric::L2, 1).unwrap();
         assert_eq!(health.lists, 800);
-        assert!(matches!(&health.work_ratio, Reading::Unknown(why) if why.contains("too many")), "{health:?}");
+        assert!(
+            matches!(&health.work_ratio, Reading::Unknown(why) if why.contains("too many")),
+            "{health:?}"
+        );
     }
 
     #[test]
