@@ -262,24 +262,13 @@ impl<N: Number> Matrix<N> {
 
     /// Writes the classes as intervals of an order.
     fn give(&self, rows: usize, order: &mut Order) {
-        let nodes = self.row_of.len();
-        order.reset(nodes);
-        order.starts.resize(rows + 1, 0);
-        for &row in &self.row_of {
-            order.starts[row as usize + 1] += 1;
+        order.reset(self.row_of.len());
+        order.starts.resize(rows, 0);
+        for (class, &row) in order.class.iter_mut().zip(&self.row_of) {
+            *class = VISITED | row;
+            order.starts[row as usize] += 1;
         }
-        for row in 0..rows {
-            order.starts[row + 1] += order.starts[row];
-        }
-        // The starts serve as write positions, advance by one class each, and are shifted back.
-        for (node, &row) in self.row_of.iter().enumerate() {
-            order.class[node] = VISITED | row;
-            let at = &mut order.starts[row as usize];
-            order.nodes[*at as usize] = node as u32;
-            *at += 1;
-        }
-        order.starts.copy_within(0..rows, 1);
-        order.starts[0] = 0;
+        order.sort();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The compressed graph and its fixed-point capacities.
 
 use crate::csr::Csr;
+use crate::local::root;
 use std::fmt;
 
 /// The sum of all capacities, in units, stays below `2^TOTAL_BITS_MAX` (before rounding each edge to a unit), so no
@@ -247,16 +248,6 @@ fn bottleneck_cut(nodes: usize, edges: &[(u32, u32, f64)]) -> f64 {
         .filter(|&&(u, v, _)| (root(&mut parent, u) == side) != (root(&mut parent, v) == side))
         .map(|edge| edge.2)
         .sum()
-}
-
-/// The representative of a set, halving the path to it.
-fn root(parent: &mut [u32], mut node: u32) -> u32 {
-    while parent[node as usize] != node {
-        let above = parent[parent[node as usize] as usize];
-        parent[node as usize] = above;
-        node = above;
-    }
-    node
 }
 
 /// The least `e` with `x < 2^e`, for a positive normal `x`; for a subnormal one an `e` that is not too small.

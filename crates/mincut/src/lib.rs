@@ -20,6 +20,7 @@ mod cut;
 mod dense;
 mod exact;
 mod graph;
+mod local;
 mod queue;
 mod scan;
 mod solve;

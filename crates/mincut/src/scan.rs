@@ -46,6 +46,24 @@ impl Order {
         &self.nodes[self.starts[class] as usize..self.starts[class + 1] as usize]
     }
 
+    /// Given the class of every node, and in `starts` the number of members of every class, fills in the rest.
+    pub(crate) fn sort(&mut self) {
+        let mut sum = 0;
+        for start in &mut self.starts {
+            (sum, *start) = (sum + *start, sum);
+        }
+        let classes = self.starts.len();
+        self.starts.push(sum);
+        // The starts serve as places to write to, so each advances to the next; the shift takes that back.
+        for (node, class) in self.class.iter().enumerate() {
+            let at = &mut self.starts[(class & !VISITED) as usize];
+            self.nodes[*at as usize] = node as u32;
+            *at += 1;
+        }
+        self.starts.copy_within(0..classes, 1);
+        self.starts[0] = 0;
+    }
+
     pub(crate) fn reset(&mut self, nodes: usize) {
         self.class.clear();
         self.class.resize(nodes, 0);

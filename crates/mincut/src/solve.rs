@@ -4,6 +4,7 @@ use crate::contract::contract;
 use crate::csr::Csr;
 use crate::dense::Matrix;
 use crate::exact::Heap;
+use crate::local::Local;
 use crate::queue::Buckets;
 use crate::scan::{Order, VISITED, scan};
 use crate::trail::Trail;
@@ -31,6 +32,7 @@ pub struct Scratch {
     order: Order,
     buckets: Buckets,
     exact: Heap,
+    local: Local,
     single: Matrix<f32>,
     wide: Matrix<i64>,
     placed: Vec<u32>,
@@ -56,10 +58,13 @@ pub(crate) struct Tuning {
     pub(crate) cells_per_arc: usize,
     /// Bytes of a matrix an edge of the caller's graph, so that memory stays proportional to the input.
     pub(crate) matrix_bytes_per_edge: usize,
+    /// Nodes on which the local tests are tried before they are run on all.
+    pub(crate) samples: usize,
 }
 
 impl Tuning {
-    pub(crate) const DEFAULT: Self = Self { key_bits: 12, cells_per_arc: 20, matrix_bytes_per_edge: 40 };
+    pub(crate) const DEFAULT: Self =
+        Self { key_bits: 12, cells_per_arc: 20, matrix_bytes_per_edge: 40, samples: 16 };
 }
 
 impl Graph {
@@ -94,13 +99,12 @@ pub(crate) fn solve(
     scratch: &mut Scratch,
     interrupt: &mut dyn FnMut() -> bool,
 ) -> Result<(), Interrupted> {
-    let Scratch { order, buckets, exact, single, wide, placed, front, back, trail } = scratch;
+    let Scratch { order, buckets, exact, local, single, wide, placed, front, back, trail } = scratch;
     let matrix_bytes_max = MATRIX_BYTES_MIN + graph.arcs() / 2 * tuning.matrix_bytes_per_edge;
     trail.reset(graph.nodes());
     // The caller's graph first, then what it was contracted to.
     let mut current = graph;
-    // The last scan with rounded keys found nothing: the next one is exact.
-    let mut stalled = false;
+    let mut next = Next::Any;
     loop {
         let nodes = current.nodes();
         if nodes > 1
@@ -113,16 +117,24 @@ pub(crate) fn solve(
         }
         let cells = nodes.saturating_mul(nodes);
         let dense = cells <= tuning.cells_per_arc * current.arcs();
-        if stalled {
-            if dense && cells.saturating_mul(8) <= matrix_bytes_max {
+        let room = |bytes: usize| dense && cells.saturating_mul(bytes) <= matrix_bytes_max;
+        let mut after = Next::Any;
+        if next == Next::Exact {
+            if room(size_of::<i64>()) {
                 wide.run(current, trail, order, interrupt)?;
             } else {
                 exact.scan(current, trail.value(), order, interrupt)?;
             }
-        } else if dense && cells.saturating_mul(4) <= matrix_bytes_max {
+        } else if room(size_of::<f32>()) {
             single.run(current, trail, order, interrupt)?;
+        } else if next == Next::Any && local.promises(current, trail.value(), tuning.samples) {
+            local.run(current, trail.value(), order);
+            after = Next::Scan;
         } else {
             scan(current, trail.value(), tuning.key_bits, 0, order, buckets, interrupt)?;
+        }
+        if interrupt() {
+            return Err(Interrupted);
         }
         if order.reached < nodes {
             // Nothing of what was left was attached to what was reached (or so little that it was rounded away).
@@ -132,14 +144,27 @@ pub(crate) fn solve(
         if trail.value() == 0 {
             return Ok(());
         }
-        stalled = order.classes() == nodes;
-        if !stalled {
-            contract(current, order, placed, back);
-            trail.contracted(&order.class, order.classes());
-            std::mem::swap(front, back);
-            current = front;
+        if order.classes() == nodes {
+            // Rounded keys certified nothing; the exact scan does. Local tests that failed are followed by a scan.
+            next = if after == Next::Any { Next::Exact } else { after };
+            continue;
         }
+        next = after;
+        contract(current, order, placed, back);
+        trail.contracted(&order.class, order.classes());
+        std::mem::swap(front, back);
+        current = front;
     }
+}
+
+/// What the next round may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Any,
+    /// No local tests: they have just been made.
+    Scan,
+    /// Full keys: rounded ones have just failed.
+    Exact,
 }
 
 /// Value of the cut around the nodes that the scan reached before it had to start anew.
