@@ -221,6 +221,8 @@ def sweep(arguments):
         # Temporary tables use local buffers, counted like shared ones; the setting keeps them out of the file system.
         for setting in (f"temp_buffers = '{arguments.memory}'", f"maintenance_work_mem = '{arguments.memory}'"):
             connection.execute("SET " + setting)
+        # Whatever the database or the role sets as default, the expert's scan ends after its probes.
+        connection.execute("SET ivfflat.iterative_scan = off")
         connection.execute("SET jit = off")
         copy = sql.Identifier("pg_temp", COPY)
         connection.execute(
