@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::graph::{Cause, EdgeKind, NodeKey, fragmentation_pct, skew_excess};
-use crate::health::{DEAD, FRAGMENTATION, SKEW_EXCESS, WORK_RATIO};
+use crate::health::{DEAD, FRAGMENTATION, GOOD_SKEW_EXCESS_MAX, GOOD_WORK_RATIO_MAX};
 use crate::integrity::{Assessment, Component, WitnessEdge};
-use crate::snapshot::{Index, Method, Oid, Reading, Snapshot};
+use crate::snapshot::{Index, Method, Oid, Snapshot};
 
 /// The spec's class names, in the order of its enum.
 pub const CLASS_NAMES: &[&str] = &[
@@ -347,24 +347,30 @@ pub fn structure(index: &Index, config: &Config) -> Structure {
     if !index.valid {
         return Structure::Bad;
     }
-    let mut healths: Vec<Option<f64>> = vec![fragmentation_pct(index).ok().map(|pct| FRAGMENTATION.at(pct))];
-    if let Reading::Known(share) = index.dead_share {
-        healths.push(Some(DEAD.at(100.0 * share)));
-    }
-    if index.method == Method::Ivfflat {
+    // Each metric: whether it is good, None where it was not read.
+    let metrics: Vec<Option<bool>> = match index.method {
         // Of an ivfflat index only the lists decide how much a search finds.
-        let ivf = index.ivf.known();
-        healths = vec![
-            ivf.map(|ivf| SKEW_EXCESS.at(skew_excess(ivf.skew_factor, ivf))),
-            ivf.and_then(|ivf| ivf.work_ratio.known()).map(|ratio| WORK_RATIO.at(*ratio)),
-        ];
-    }
-    if healths.iter().flatten().any(|health| *health < config.stress_lambda) {
+        Method::Ivfflat => {
+            let ivf = index.ivf.known();
+            let excess = ivf.and_then(|ivf| skew_excess(ivf.skew_factor, ivf).ok());
+            let ratio = ivf.and_then(|ivf| ivf.work_ratio.known());
+            vec![excess.map(|x| x <= GOOD_SKEW_EXCESS_MAX), ratio.map(|x| *x <= GOOD_WORK_RATIO_MAX)]
+        }
+        Method::Hnsw => {
+            let pct = fragmentation_pct(index).ok();
+            let dead = index.dead_share.known();
+            let mut metrics = vec![pct.map(|pct| FRAGMENTATION.at(pct) >= config.stress_lambda)];
+            // Dead entries that were not counted are in the bytes.
+            metrics.extend(dead.map(|share| Some(DEAD.at(100.0 * share) >= config.stress_lambda)));
+            metrics
+        }
+    };
+    if metrics.contains(&Some(false)) {
         Structure::Bad
-    } else if healths.iter().all(Option::is_some) {
-        Structure::Good
-    } else {
+    } else if metrics.contains(&None) {
         Structure::Unknown
+    } else {
+        Structure::Good
     }
 }
 

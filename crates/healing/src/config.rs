@@ -162,7 +162,7 @@ settings! {
     /// Queries in the recall panel.
     panel_queries: i64 = 64, int(8, 10_000), "queries", Collection;
     /// Rows of the sample on which an ivfflat index's lists are judged.
-    sample_rows: i64 = 4000, int(200, 100_000), "rows", Collection;
+    sample_rows: i64 = 8000, int(200, 100_000), "rows", Collection;
     /// Time over which an index remedy's effect is measured before it counts.
     verify_window_seconds: i64 = 30, int(1, 86_400), "s", Collection;
     /// Recall@k that searches should reach.

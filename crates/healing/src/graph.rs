@@ -439,9 +439,15 @@ fn recall_condition(index: &Index, config: &Config) -> Condition {
 }
 
 /// A list's length against what sampling noise and a fresh k-means would show.
-pub fn skew_excess(skew_factor: f64, ivf: &IvfHealth) -> f64 {
-    let fresh = ivf.skew_fresh.known().copied().unwrap_or(1.0);
-    skew_factor / ivf.skew_noise.max(fresh).max(1.0)
+///
+/// # Errors
+/// The reason, when no fresh k-means was made: real rows lie in clumps, so that the best of lists are uneven, and
+/// sampling noise alone is no yardstick (measured: 400 lists as good as new read 1.9 times the noise bound).
+pub fn skew_excess(skew_factor: f64, ivf: &IvfHealth) -> Result<f64, String> {
+    match &ivf.skew_fresh {
+        Reading::Known(fresh) => Ok(skew_factor / ivf.skew_noise.max(*fresh).max(1.0)),
+        Reading::Unknown(reason) => Err(reason.clone()),
+    }
 }
 
 /// What weakens each centroid group: the worst of the index's recall and drift, and the group's own skew, in the
@@ -461,8 +467,10 @@ fn centroid_conditions(index: &Index, config: &Config) -> Vec<(u32, Condition)> 
     chain(ivf)
         .into_iter()
         .map(|group| {
-            let excess = skew_excess(ivf.groups[group as usize].skew_factor, ivf);
-            let skew = Condition::of(&health::SKEW_EXCESS, Cause::Skew, excess, excess, excess);
+            let skew = match skew_excess(ivf.groups[group as usize].skew_factor, ivf) {
+                Ok(excess) => Condition::of(&health::SKEW_EXCESS, Cause::Skew, excess, excess, excess),
+                Err(reason) => Condition::unread(health::SKEW_EXCESS.metric, &reason),
+            };
             (group, whole.clone().worse(skew))
         })
         .collect()

@@ -57,6 +57,14 @@ pub const WORK_RATIO: Curve = Curve {
     threshold: 1.5,
 };
 
+/// Work ratio above which the lists themselves are held at fault for a low recall, rather than the search effort.
+/// Below the threshold of the curve: the recall is known to be low, it is only asked why. Lists that are as good as new
+/// read at most 0.96, badly trained ones at least 1.15 (measured, see [`crate::ivf`]).
+pub const GOOD_WORK_RATIO_MAX: f64 = 1.1;
+
+/// The same for the skew excess: as good as new at most 1.0, badly trained at least 1.5.
+pub const GOOD_SKEW_EXCESS_MAX: f64 = 1.3;
+
 /// Health of an index that is not valid: searches cannot use it at all.
 pub const INVALID: f64 = 0.0;
 
