@@ -135,10 +135,11 @@ fn better(comparison: &Comparison<'_>, old: &Curve, new: &Curve, verdict: &Verdi
             ));
         }
         // An effort means something else when the number of lists has changed: compare at the present *work* too.
-        if let Some(same_work) = new.at_blocks(before.blocks + before.blocks_ci)
+        // Even if the true figures lie at the wrong ends of both intervals, the new index must not have read more.
+        if let Some(same_work) = new.at_blocks(before.blocks - 2.0 * before.blocks_ci)
             && comparison.effort_managed
             && clearly_more(same_work, before)
-            && same_work.blocks - same_work.blocks_ci <= before.blocks
+            && same_work.blocks + same_work.blocks_ci <= before.blocks - before.blocks_ci
         {
             return Ok(format!(
                 "for the {:.0} blocks that a query reads now it finds {:.3} instead of {:.3}",
