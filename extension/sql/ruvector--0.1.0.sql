@@ -91,10 +91,10 @@ CREATE TABLE ruvector.integrity_events (
 );
 CREATE INDEX ON ruvector.integrity_events (collection_id, happened_at);
 
--- Slow measurements (recall panel) kept between samples and over restarts.
+-- Slow measurements (structure, recall panel) kept between samples and over restarts.
 CREATE TABLE ruvector.readings (
     index_id      oid NOT NULL,
-    kind          text NOT NULL CHECK (kind = 'panel'),
+    kind          text NOT NULL CHECK (kind IN ('panel', 'structure')),
     collection_id integer NOT NULL REFERENCES ruvector.collections ON DELETE CASCADE,
     relfilenode   oid NOT NULL,
     measured_at   timestamptz NOT NULL,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use healing::config::Config;
-use healing::snapshot::Reading;
+use healing::snapshot::{Method, Reading};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 
@@ -133,7 +133,8 @@ fn load_efforts() -> Result<(), Error> {
     Ok(())
 }
 
-/// One sample of one collection: a due recall panel first (at most one, they take their turns), then the catalogs.
+/// One sample of one collection: a due inspection and a due recall panel first (at most one each, the indexes take
+/// turns), then the catalogs.
 fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
     if !collection.exists {
         return Err(Error::refused(
@@ -141,11 +142,14 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
         ));
     }
     let rows = transaction(|| collect::indexes(collection))?;
-    let due = rows.iter().filter(|row| row.valid && is_due(row, config)).max_by(|a, b| {
-        let age = |row: &collect::IndexRow| row.panel_age_s.unwrap_or(f64::INFINITY);
-        age(a).total_cmp(&age(b))
-    });
-    if let Some(row) = due {
+    let due = |kind: Kind| {
+        let due = rows.iter().filter(|row| row.valid && kind.is_due(row, config));
+        due.max_by(|a, b| kind.age_s(a).total_cmp(&kind.age_s(b)))
+    };
+    if let Some(row) = due(Kind::Structure) {
+        inspect(collection, row)?;
+    }
+    if let Some(row) = due(Kind::Panel) {
         transaction(|| measure(collection, row, config))?;
     }
     transaction(|| {
@@ -157,36 +161,98 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
     })
 }
 
-fn is_due(row: &collect::IndexRow, config: &Config) -> bool {
-    let (Some(age_s), Some(changes)) = (row.panel_age_s, row.panel_changes) else { return true };
-    // A statistics reset makes the difference negative: then the time alone decides.
-    let changed = (row.changes - changes) as f64;
-    age_s >= config.panel_interval_seconds as f64 || changed > row.rows.max(1.0) * CHANGED_SHARE
+/// The slow measurements.
+#[derive(Clone, Copy)]
+enum Kind {
+    Panel,
+    Structure,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Panel => "panel",
+            Kind::Structure => "structure",
+        }
+    }
+
+    fn last(self, row: &collect::IndexRow) -> Option<(f64, i64)> {
+        match self {
+            Kind::Panel => row.panel_age_s.zip(row.panel_changes),
+            Kind::Structure => row.structure_age_s.zip(row.structure_changes),
+        }
+    }
+
+    fn age_s(self, row: &collect::IndexRow) -> f64 {
+        self.last(row).map_or(f64::INFINITY, |(age_s, _)| age_s)
+    }
+
+    fn is_due(self, row: &collect::IndexRow, config: &Config) -> bool {
+        let interval_s = match self {
+            Kind::Panel => config.panel_interval_seconds,
+            Kind::Structure if row.method == Method::Ivfflat => config.structure_interval_seconds,
+            Kind::Structure => return false,
+        } as f64;
+        let Some((age_s, changes)) = self.last(row) else { return true };
+        // A statistics reset makes the difference negative: then the time alone decides.
+        let changed = (row.changes - changes) as f64 > row.rows.max(1.0) * CHANGED_SHARE;
+        match self {
+            Kind::Panel => age_s >= interval_s || changed,
+            // The lists do not move while the rows stay: look again only for changes.
+            Kind::Structure => age_s >= interval_s && changed,
+        }
+    }
+}
+
+/// Another draw each time: a measurement must not fit an index to one set of rows.
+fn seed() -> Result<i64, Error> {
+    Ok(Spi::get_one("SELECT extract(epoch FROM clock_timestamp())::bigint")?.unwrap_or(0))
+}
+
+fn inspect(collection: &Collection, row: &collect::IndexRow) -> Result<(), Error> {
+    let (read, seed) = transaction(|| {
+        let seed = seed()?;
+        Ok((collect::read_structure(row, seed)?, seed))
+    })?;
+    // Outside any transaction: it takes a while, and a snapshot would hold back vacuum and concurrent builds.
+    let structure = match read {
+        Ok(raw) => collect::judge_structure(&raw, seed),
+        Err(reason) => Reading::Unknown(reason),
+    };
+    transaction(|| keep(collection, row, Kind::Structure, seed, serde_json::to_value(&structure)?))
 }
 
 fn measure(collection: &Collection, row: &collect::IndexRow, config: &Config) -> Result<(), Error> {
-    // Another draw each time: the panel must not fit an index to one set of queries.
-    let seed: i64 = Spi::get_one("SELECT extract(epoch FROM clock_timestamp())::bigint")?.unwrap_or(0);
+    let seed = seed()?;
     let effort = collect::effort(row);
     let reading =
         collect::measure_recall(row, effort, config.panel_queries as u32, config.recall_k as u32, seed)?;
-    if let Reading::Unknown(reason) = &reading {
-        pgrx::debug1!("ruvector: recall of {} not measured: {reason}", row.name);
-    }
+    keep(collection, row, Kind::Panel, seed, serde_json::to_value(&reading)?)
+}
+
+/// Stores a measurement until the next of its kind.
+fn keep(
+    collection: &Collection,
+    row: &collect::IndexRow,
+    kind: Kind,
+    seed: i64,
+    reading: serde_json::Value,
+) -> Result<(), Error> {
     Ok(Spi::run_with_args(
         "INSERT INTO ruvector.readings AS r (index_id, kind, collection_id, relfilenode, measured_at, changes, seed, reading)
-         VALUES ($1, 'panel', $2, $3, clock_timestamp(), $4, $5, $6)
+         VALUES ($1, $2, $3, $4, clock_timestamp(), $5, $6, $7)
          ON CONFLICT (index_id, kind) DO UPDATE
             SET (collection_id, relfilenode, measured_at, changes, seed, reading)
               = (EXCLUDED.collection_id, EXCLUDED.relfilenode, EXCLUDED.measured_at, EXCLUDED.changes, EXCLUDED.seed,
                  EXCLUDED.reading)",
         &[
             pg_sys::Oid::from(row.oid).into(),
+            kind.name().into(),
             collection.id.into(),
             pg_sys::Oid::from(row.relfilenode).into(),
             row.changes.into(),
             seed.into(),
-            JsonB(serde_json::to_value(&reading)?).into(),
+            JsonB(reading).into(),
         ],
     )?)
 }

@@ -1,5 +1,6 @@
 //! What the catalogs and statistics views say: cheap enough for every sample.
 
+use healing::clean_size;
 use healing::snapshot::{Index, Method, Oid, Partition, Reading, Replacement, Snapshot};
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -43,6 +44,7 @@ pub(crate) struct IndexRow {
     /// −1 when neither statistics nor ANALYZE know.
     pub(crate) rows: f64,
     pub(crate) lists: Option<u32>,
+    pub(crate) m: Option<u32>,
     /// Expression of the index's key, as SQL on the table.
     pub(crate) key: String,
     pub(crate) key_type: String,
@@ -54,6 +56,10 @@ pub(crate) struct IndexRow {
     pub(crate) panel: Option<Reading<healing::snapshot::RecallPoint>>,
     pub(crate) panel_age_s: Option<f64>,
     pub(crate) panel_changes: Option<i64>,
+    /// The last inspection of its structure, if it was made on this very file.
+    pub(crate) structure: Option<Reading<healing::snapshot::IvfHealth>>,
+    pub(crate) structure_age_s: Option<f64>,
+    pub(crate) structure_changes: Option<i64>,
 }
 
 /// The registered collections of this database.
@@ -106,6 +112,46 @@ pub(crate) fn snapshot(collection: &Collection, rows: &[IndexRow], now: i64) -> 
     })
 }
 
+/// Header of an index tuple (`IndexTupleData`).
+const TUPLE_HEADER: f64 = 8.0;
+/// pgvector's defaults where the index names no option (`ivfflat.h`, `hnsw.h`).
+const LISTS_DEFAULT: u32 = 100;
+const M_DEFAULT: u32 = 16;
+
+fn maxalign(bytes: u64) -> f64 {
+    bytes.next_multiple_of(8) as f64
+}
+
+/// Bytes of one value of the index's key, from its type: `vector(384)` is 8 + 4 × 384.
+fn value_bytes(key_type: &str) -> Result<u64, String> {
+    let (name, dims) = key_type.split_once('(').unwrap_or((key_type, ""));
+    let dims: u64 =
+        dims.trim_end_matches(')').parse().map_err(|_| format!("{key_type} names no dimensions"))?;
+    match name.rsplit('.').next().unwrap_or_default() {
+        "vector" => Ok(8 + 4 * dims),
+        "halfvec" => Ok(8 + 2 * dims),
+        "bit" => Ok(8 + dims.div_ceil(8)),
+        _ => Err(format!("values of {key_type} have no fixed size")),
+    }
+}
+
+/// What a clean build of the rows would need, by the page layout of pgvector.
+fn clean_bytes(row: &IndexRow) -> Reading<u64> {
+    if row.rows < 0.0 {
+        return Reading::unknown("no statistics yet: never analyzed");
+    }
+    match value_bytes(&row.key_type) {
+        Err(reason) => Reading::Unknown(reason),
+        Ok(value) => Reading::Known(match row.method {
+            Method::Ivfflat => {
+                let lists = row.lists.unwrap_or(LISTS_DEFAULT);
+                clean_size::ivfflat_bytes(row.rows, TUPLE_HEADER + maxalign(value), lists, value)
+            }
+            Method::Hnsw => clean_size::hnsw_bytes(row.rows, value, row.m.unwrap_or(M_DEFAULT)),
+        }),
+    }
+}
+
 /// Why a field is empty that no collector of this version reads.
 const UNMEASURED: &str = "this version does not measure it";
 
@@ -125,17 +171,22 @@ fn index(row: &IndexRow) -> Index {
             false => Replacement::BlueGreen,
         },
         bytes: Reading::Known(row.bytes),
-        clean_bytes: Reading::unknown(UNMEASURED),
+        clean_bytes: clean_bytes(row),
         dead_share: Reading::unknown(UNMEASURED),
         rows: match row.rows {
             rows if rows < 0.0 => Reading::unknown("no statistics yet: never analyzed"),
             rows => Reading::Known(rows),
         },
-        ivf: Reading::unknown(UNMEASURED),
+        ivf: match (&row.structure, row.method) {
+            (Some(ivf), _) => ivf.clone(),
+            (None, Method::Ivfflat) => Reading::unknown("not inspected yet"),
+            (None, Method::Hnsw) => Reading::unknown("hnsw has no lists"),
+        },
         recall: row.panel.clone().unwrap_or_else(|| Reading::unknown("not measured yet")),
         effort: effort(row) as u32,
         lists: row.lists,
-        tuple_bytes: Reading::unknown(UNMEASURED),
+        tuple_bytes: value_bytes(&row.key_type)
+            .map_or_else(Reading::Unknown, |bytes| Reading::Known(TUPLE_HEADER + maxalign(bytes))),
     }
 }
 
@@ -202,6 +253,7 @@ SELECT jsonb_build_object(
                  WHEN pg_stat_get_live_tuples(t.oid) > 0 THEN pg_stat_get_live_tuples(t.oid)
                  ELSE t.reltuples END,
     'lists', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'lists=%'),
+    'm', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'm=%'),
     'key', pg_get_indexdef(i.oid, 1, false),
     'key_type', format_type(k.atttypid, k.atttypmod),
     'predicate', pg_get_expr(x.indpred, x.indrelid),
@@ -209,7 +261,9 @@ SELECT jsonb_build_object(
                    FROM pg_opclass oc JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = oc.opcintype
                    JOIN pg_operator op ON op.oid = ao.amopopr JOIN pg_namespace pn ON pn.oid = op.oprnamespace
                   WHERE oc.oid = x.indclass[0] AND ao.amoppurpose = 'o' AND ao.amopstrategy = 1),
-    'panel', p.reading, 'panel_age_s', extract(epoch FROM clock_timestamp() - p.measured_at), 'panel_changes', p.changes)
+    'panel', p.reading, 'panel_age_s', extract(epoch FROM clock_timestamp() - p.measured_at), 'panel_changes', p.changes,
+    'structure', q.reading, 'structure_age_s', extract(epoch FROM clock_timestamp() - q.measured_at),
+    'structure_changes', q.changes)
   FROM pg_index x
   JOIN pg_class i ON i.oid = x.indexrelid
   JOIN pg_namespace s ON s.oid = i.relnamespace
@@ -218,6 +272,7 @@ SELECT jsonb_build_object(
   JOIN pg_namespace n ON n.oid = t.relnamespace
   JOIN pg_attribute k ON k.attrelid = i.oid AND k.attnum = 1
   LEFT JOIN ruvector.readings p ON p.index_id = i.oid AND p.kind = 'panel' AND p.relfilenode = i.relfilenode
+  LEFT JOIN ruvector.readings q ON q.index_id = i.oid AND q.kind = 'structure' AND q.relfilenode = i.relfilenode
  WHERE (t.oid = $1 OR t.oid IN (SELECT l.relid FROM pg_partition_tree($1) l WHERE l.isleaf))
    AND i.relname NOT LIKE $3
    -- The column itself, or an expression over it. A partition may number its columns otherwise than its root.
