@@ -496,3 +496,168 @@ fn chain(ivf: &IvfHealth) -> Vec<u32> {
     }
     order
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{fragment, ivf, recall, snapshot};
+
+    fn lambda(graph: &ContractedGraph) -> f64 {
+        let edges = graph.capacities(|c| c.health);
+        lambda_cut::Graph::from_edges(graph.nodes.len(), &edges).unwrap().minimum_cut().unwrap().value
+    }
+
+    fn build(snapshot: &Snapshot) -> ContractedGraph {
+        ContractedGraph::build(snapshot, &Config::default(), Held::Nothing)
+    }
+
+    fn node<'a>(graph: &'a ContractedGraph, key: &NodeKey) -> &'a Node {
+        graph.nodes.iter().find(|node| node.key == *key).unwrap()
+    }
+
+    #[test]
+    fn healthy_is_one_in_every_topology() {
+        for partitions in 1..=64 {
+            for hnsw in 0..=2 {
+                // Every number of groups with few partitions, a selection with many (the cost grows with both).
+                let groups: Vec<u32> =
+                    if partitions <= 4 { (0..=16).collect() } else { vec![0, partitions % 16 + 1] };
+                for groups in groups {
+                    let graph = build(&snapshot(partitions, groups, hnsw));
+                    let value = lambda(&graph);
+                    assert!((value - 1.0).abs() < 1e-9, "{partitions} {groups} {hnsw}: {value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn above_the_node_cap_healthy_parts_are_folded_and_sick_ones_stay() {
+        let mut sick = snapshot(100, 16, 1);
+        let graph = build(&sick);
+        assert_eq!(graph.nodes.len(), 101);
+        assert!((lambda(&graph) - 1.0).abs() < 1e-9);
+        fragment(&mut sick.indexes[7], 45.0);
+        let graph = build(&sick);
+        assert_eq!(graph.nodes.len(), 102);
+        assert!((lambda(&graph) - 0.55).abs() < 1e-6);
+    }
+
+    #[test]
+    fn weights_by_hand() {
+        // Four partitions: 1/4 to the core; complete graph, three siblings, (1 − 1/4) / 3 each. Eight groups: 1/8 to
+        // the partition, six siblings, (1 − 1/8) / 6 each.
+        let graph = build(&snapshot(4, 8, 1));
+        let of = |kind| graph.edges.iter().filter(move |edge| edge.kind == kind);
+        assert_eq!(of(EdgeKind::PartitionLink).count(), 6);
+        assert!(of(EdgeKind::PartitionLink).all(|edge| (edge.weight - 0.25).abs() < 1e-12));
+        assert_eq!(of(EdgeKind::CentroidLink).count(), 4 * 8 * 6 / 2);
+        assert!(of(EdgeKind::CentroidLink).all(|edge| (edge.weight - 0.875 / 6.0).abs() < 1e-12));
+        assert_eq!(of(EdgeKind::RoutingLink).count(), 4 + 4 * 8);
+        assert_eq!(of(EdgeKind::IndexLink).count(), 4 * 2);
+    }
+
+    #[test]
+    fn each_metric_weakens_its_own_node() {
+        let key = NodeKey::Index { partition: 1000, index: "public.docs_1000_hnsw_0".to_owned() };
+        let check = |change: &dyn Fn(&mut Index), health: f64, cause: Cause| {
+            let mut sick = snapshot(1, 0, 1);
+            change(&mut sick.indexes[0]);
+            let graph = build(&sick);
+            let condition = &node(&graph, &key).condition;
+            assert!((condition.health - health).abs() < 1e-6, "{condition:?}");
+            assert_eq!(condition.cause, Some(cause));
+        };
+        check(&|i| fragment(i, 60.0), 0.4, Cause::Bloat);
+        check(&|i| i.dead_share = Reading::Known(0.45), 0.55, Cause::Dead);
+        check(&|i| i.valid = false, 0.0, Cause::Invalid);
+        check(&|i| (i.valid, i.equal_valid) = (false, Some(1)), 0.5, Cause::Invalid);
+        // 0.75 + 0.01 is 0.8 of 0.95: shortfall 0.2, a third of the way from 0.7 to 0.4.
+        check(&|i| i.recall = Reading::Known(recall(40, 0.75)), 0.6, Cause::Recall);
+    }
+
+    #[test]
+    fn a_build_under_way_is_healthy() {
+        let mut building = snapshot(1, 8, 0);
+        building.indexes[0].valid = false;
+        building.indexes[0].building = true;
+        let graph = build(&building);
+        assert_eq!(graph.nodes.len(), 3, "core, partition, index");
+        assert!((lambda(&graph) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_invalid_ivfflat_index_has_no_centroids() {
+        let mut invalid = snapshot(1, 8, 0);
+        invalid.indexes[0].valid = false;
+        assert_eq!(build(&invalid).nodes.len(), 3);
+    }
+
+    #[test]
+    fn recall_drift_and_skew_of_ivfflat_are_on_its_centroids() {
+        let centroid =
+            |group| NodeKey::Centroid { partition: 1000, index: "public.docs_1000_ivf".to_owned(), group };
+        let mut sick = snapshot(1, 16, 0);
+        ivf(&mut sick.indexes[0]).work_ratio = Reading::Known(1.5);
+        ivf(&mut sick.indexes[0]).groups[3].skew_factor = 8.0;
+        let graph = build(&sick);
+        let drifted = &node(&graph, &centroid(0)).condition;
+        assert_eq!((drifted.health, drifted.cause), (0.7, Some(Cause::Drift)));
+        // 8 against the fresh 2: excess 4.
+        let skewed = &node(&graph, &centroid(3)).condition;
+        assert_eq!((skewed.health, skewed.cause, skewed.value), (0.4, Some(Cause::Skew), Some(4.0)));
+        let index = NodeKey::Index { partition: 1000, index: "public.docs_1000_ivf".to_owned() };
+        assert_eq!(node(&graph, &index).condition.health, 1.0);
+        assert!((lambda(&graph) - 0.4).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_was_not_read_is_neither_healthy_nor_zero() {
+        let mut blind = snapshot(1, 0, 1);
+        blind.indexes[0].bytes = Reading::unknown("no privilege");
+        blind.indexes[0].recall = Reading::Known(recall(40, 0.75));
+        let graph = build(&blind);
+        let condition = &graph.nodes[2].condition;
+        assert!((condition.health - 0.6).abs() < 1e-6, "the recall that was read counts");
+        assert_eq!(condition.low, 0.0);
+        assert!((condition.high - 0.6).abs() < 1e-6);
+        assert_eq!(condition.unread, ["fragmentation_pct: no privilege"]);
+    }
+
+    #[test]
+    fn uneven_lists_without_a_yardstick_are_unread() {
+        let mut blind = snapshot(1, 16, 0);
+        let structure = ivf(&mut blind.indexes[0]);
+        structure.skew_fresh = Reading::unknown("too many lists");
+        structure.groups[0].skew_factor = 100.0;
+        let graph = build(&blind);
+        assert!((lambda(&graph) - 1.0).abs() < 1e-9);
+        assert!(graph.nodes.iter().any(|node| node.condition.unread == ["skew_excess: too many lists"]));
+    }
+
+    #[test]
+    fn the_chain_visits_every_group_once_by_nearness() {
+        let mut sick = snapshot(1, 5, 0);
+        let structure = ivf(&mut sick.indexes[0]);
+        for (group, nearest) in [vec![3, 1], vec![0, 2], vec![1], vec![0, 4], vec![3]].into_iter().enumerate()
+        {
+            structure.groups[group].nearest = nearest;
+        }
+        assert_eq!(chain(structure), [0, 3, 4, 1, 2]);
+        // A number that no group has does no harm.
+        structure.groups[0].nearest = vec![99];
+        assert_eq!(chain(structure).len(), 5);
+    }
+
+    #[test]
+    fn an_empty_snapshot_is_the_core_alone() {
+        assert_eq!(build(&snapshot(0, 0, 0)).nodes.len(), 1);
+    }
+
+    #[test]
+    fn indexes_of_foreign_tables_are_left_out() {
+        let mut foreign = snapshot(1, 0, 1);
+        foreign.indexes[0].partition = 4711;
+        assert_eq!(build(&foreign).nodes.len(), 2);
+    }
+}

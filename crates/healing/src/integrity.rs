@@ -363,3 +363,227 @@ impl StateRecord {
         (next, Some(transition))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{NOW, fragment, ivf, recall, snapshot};
+    use crate::snapshot::Reading;
+    use proptest::prelude::*;
+
+    fn config() -> Config {
+        Config::default()
+    }
+
+    fn index_key(partition: u32, name: &str) -> NodeKey {
+        NodeKey::Index { partition, index: name.to_owned() }
+    }
+
+    #[test]
+    fn a_healthy_collection_has_no_weak_component() {
+        let assessment = assess(&snapshot(4, 8, 1), &config()).unwrap();
+        assert!((assessment.lambda.unwrap() - 1.0).abs() < 1e-9);
+        assert!(assessment.components.is_empty() && assessment.unread.is_empty());
+    }
+
+    #[test]
+    fn lambda_is_unknown_where_there_is_nothing_to_go_by() {
+        let none = assess(&snapshot(0, 0, 0), &config()).unwrap();
+        assert_eq!(
+            (none.lambda, none.lambda_unknown.as_deref()),
+            (None, Some("the collection has no partitions"))
+        );
+        let bare = assess(&snapshot(3, 0, 0), &config()).unwrap();
+        assert_eq!(bare.lambda, None);
+        let mut blind = snapshot(1, 0, 1);
+        blind.indexes[0].bytes = Reading::unknown("x");
+        blind.indexes[0].dead_share = Reading::unknown("x");
+        blind.indexes[0].recall = Reading::unknown("x");
+        let blind = assess(&blind, &config()).unwrap();
+        assert_eq!(blind.lambda_unknown.as_deref(), Some("no metric could be read"));
+    }
+
+    #[test]
+    fn one_skewed_group_is_cut_by_seven_nodes() {
+        let mut sick = snapshot(1, 16, 0);
+        ivf(&mut sick.indexes[0]).groups[5].skew_factor = 8.0;
+        let assessment = assess(&sick, &config()).unwrap();
+        assert!((assessment.lambda.unwrap() - 0.4).abs() < 1e-9);
+        let kinds: Vec<EdgeKind> = assessment.witness.iter().map(|edge| edge.kind).collect();
+        assert_eq!(kinds.iter().filter(|kind| **kind == EdgeKind::CentroidLink).count(), 6);
+        assert_eq!(kinds.iter().filter(|kind| **kind == EdgeKind::RoutingLink).count(), 1);
+        assert_eq!(assessment.components.len(), 1);
+        assert_eq!(assessment.components[0].causes(), [Cause::Skew]);
+    }
+
+    #[test]
+    fn one_fault_of_a_whole_index_is_one_component() {
+        let mut sick = snapshot(2, 16, 1);
+        sick.indexes[0].recall = Reading::Known(recall(1, 0.38));
+        let assessment = assess(&sick, &config()).unwrap();
+        // 0.39 / 0.95: shortfall 0.5895, between 0.4 (0.4) and 1 (0).
+        let expected = 0.4 * (1.0 - (1.0 - 0.39 / 0.95 - 0.4) / 0.6);
+        assert!((assessment.lambda.unwrap() - expected).abs() < 1e-9);
+        assert_eq!(assessment.components.len(), 1, "{:?}", assessment.components);
+        assert_eq!(assessment.components[0].causes(), [Cause::Recall]);
+    }
+
+    #[test]
+    fn components_are_ranked_and_each_has_its_own_lambda() {
+        let mut sick = snapshot(3, 8, 1);
+        fragment(&mut sick.indexes[1], 75.0);
+        sick.indexes[2].valid = false;
+        ivf(&mut sick.indexes[4]).groups[0].skew_factor = 4.0;
+        let assessment = assess(&sick, &config()).unwrap();
+        let lambdas: Vec<f64> =
+            assessment.components.iter().map(|c| (c.lambda * 1000.0).round() / 1000.0).collect();
+        // Invalid 0; 75 %: half way from 0.4 to 0; excess 2: 0.7.
+        assert_eq!(lambdas, [0.0, 0.25, 0.7]);
+        assert_eq!(assessment.components[0].nodes, [index_key(1001, "public.docs_1001_ivf")]);
+        for component in &assessment.components {
+            let own = component_lambda(&sick, &component.nodes, &config()).unwrap().unwrap();
+            assert!((own - component.lambda).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn two_parts_that_are_cut_off_are_two_components() {
+        let mut sick = snapshot(2, 0, 1);
+        sick.indexes[0].valid = false;
+        sick.indexes[1].valid = false;
+        let assessment = assess(&sick, &config()).unwrap();
+        assert_eq!(assessment.components.len(), 2);
+        assert!(assessment.components.iter().all(|c| c.lambda == 0.0 && c.nodes.len() == 1));
+    }
+
+    #[test]
+    fn at_most_eight_components_are_named() {
+        let mut sick = snapshot(12, 0, 1);
+        for index in &mut sick.indexes {
+            fragment(index, 60.0);
+        }
+        assert_eq!(assess(&sick, &config()).unwrap().components.len(), COMPONENTS_MAX);
+    }
+
+    #[test]
+    fn curing_one_of_two_faults_shows_in_its_own_component() {
+        let mut sick = snapshot(2, 0, 1);
+        fragment(&mut sick.indexes[0], 70.0);
+        fragment(&mut sick.indexes[1], 68.0);
+        let before = assess(&sick, &config()).unwrap();
+        let nodes = before.components[0].nodes.clone();
+        let mut cured = sick.clone();
+        fragment(&mut cured.indexes[0], 0.0);
+        // A swap: another OID under the same name.
+        cured.indexes[0].oid += 1;
+        let after = assess(&cured, &config()).unwrap();
+        assert!(after.lambda.unwrap() / before.lambda.unwrap() < 1.1, "the global minimum hardly moves");
+        let own = component_lambda(&cured, &nodes, &config()).unwrap().unwrap();
+        assert!((own - 1.0).abs() < 1e-6, "{own}");
+        assert_eq!(component_lambda(&cured, &[index_key(1, "gone")], &config()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_rebuild_with_other_groups_is_still_the_same_component() {
+        let mut sick = snapshot(1, 16, 0);
+        ivf(&mut sick.indexes[0]).groups[15].skew_factor = 20.0;
+        let nodes = assess(&sick, &config()).unwrap().components[0].nodes.clone();
+        let rebuilt = snapshot(1, 3, 0);
+        let own = component_lambda(&rebuilt, &nodes, &config()).unwrap().unwrap();
+        assert!((own - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_interval_holds_what_is_not_known() {
+        let mut blind = snapshot(1, 0, 2);
+        blind.indexes[0].recall = Reading::unknown("panel not yet run");
+        let assessment = assess(&blind, &config()).unwrap();
+        assert_eq!(assessment.lambda, Some(1.0));
+        assert_eq!((assessment.lambda_low, assessment.lambda_high), (Some(0.0), Some(1.0)));
+        assert_eq!(assessment.unread.len(), 1);
+    }
+
+    /// The states after each λ, with its transitions counted.
+    fn run(lambdas: &[Option<f64>]) -> (Vec<IntegrityState>, usize) {
+        let mut record = StateRecord::new(NOW);
+        let mut transitions = 0;
+        let states = (1i64..)
+            .zip(lambdas)
+            .map(|(i, lambda)| {
+                let (next, transition) = record.advance(*lambda, NOW + i * 10_000, &config());
+                transitions += usize::from(transition.is_some());
+                assert_eq!(transition.is_some(), next.state != record.state);
+                record = next;
+                record.state
+            })
+            .collect();
+        (states, transitions)
+    }
+
+    #[test]
+    fn states_change_after_three_samples_and_return_above_the_hysteresis() {
+        use IntegrityState::{Critical, Normal, Stress};
+        let some = |values: &[f64]| -> Vec<Option<f64>> { values.iter().copied().map(Some).collect() };
+        // A dip of two samples is none.
+        assert_eq!(run(&some(&[0.6, 0.6, 0.9, 0.6, 0.6])), (vec![Normal; 5], 0));
+        assert_eq!(run(&some(&[0.69; 3])).0, [Normal, Normal, Stress]);
+        assert_eq!(run(&some(&[0.7; 9])).1, 0, "the boundary itself is normal");
+        assert_eq!(run(&some(&[0.1; 3])).0, [Normal, Normal, Critical]);
+        // Stress stays below 0.8, critical below 0.5.
+        assert_eq!(run(&some(&[0.6, 0.6, 0.6, 0.79, 0.79, 0.79])).0[5], Stress);
+        assert_eq!(run(&some(&[0.6, 0.6, 0.6, 0.8, 0.8, 0.8])).0[5], Normal);
+        assert_eq!(run(&some(&[0.1, 0.1, 0.1, 0.49, 0.49, 0.49])).0[5], Critical);
+        assert_eq!(run(&some(&[0.1, 0.1, 0.1, 0.5, 0.5, 0.5])).0[5], Stress);
+        // To and fro between stress and critical is stress at least.
+        assert_eq!(run(&some(&[0.6, 0.3, 0.6])).0[2], Stress);
+    }
+
+    #[test]
+    fn a_sample_without_lambda_counts_for_nothing() {
+        let (states, _) = run(&[Some(0.6), None, Some(0.6), None, Some(f64::NAN), Some(0.6)]);
+        assert_eq!(states[4], IntegrityState::Normal);
+        assert_eq!(states[5], IntegrityState::Stress);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// λ is the sum of the witness, lies in its interval, never exceeds 1, and does not depend on the run.
+        #[test]
+        fn lambda_is_the_sum_of_its_witness(
+            partitions in 1u32..6,
+            groups in 0u32..10,
+            hnsw in 0u32..3,
+            faults in proptest::collection::vec((0usize..20, 0u8..7, 0.0f64..1.0), 0..8),
+        ) {
+            let mut sick = snapshot(partitions, groups, hnsw);
+            let count = sick.indexes.len();
+            for (at, kind, severity) in faults {
+                if count == 0 { break; }
+                let index = &mut sick.indexes[at % count];
+                match kind {
+                    0 => index.valid = false,
+                    1 => fragment(index, 99.0 * severity),
+                    2 => index.dead_share = Reading::Known(severity),
+                    3 => index.recall = Reading::Known(recall(1, severity)),
+                    4 => index.recall = Reading::unknown("x"),
+                    5 => index.bytes = Reading::unknown("x"),
+                    _ => if let Reading::Known(ivf) = &mut index.ivf {
+                        ivf.groups[0].skew_factor = 2.0 + 40.0 * severity;
+                    },
+                }
+            }
+            let first = assess(&sick, &config()).unwrap();
+            prop_assert_eq!(&first, &assess(&sick, &config()).unwrap());
+            if let Some(lambda) = first.lambda {
+                let sum: f64 = first.witness.iter().map(|edge| edge.capacity).sum();
+                prop_assert!((sum - lambda).abs() < 1e-9);
+                prop_assert!((0.0..=1.0 + 1e-9).contains(&lambda));
+                prop_assert!(first.lambda_low.unwrap() <= lambda + 1e-9);
+                prop_assert!(lambda <= first.lambda_high.unwrap() + 1e-9);
+                for pair in first.components.windows(2) {
+                    prop_assert!(pair[0].lambda <= pair[1].lambda + 1e-9);
+                }
+            }
+        }
+    }
+}

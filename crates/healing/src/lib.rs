@@ -17,6 +17,8 @@ pub mod clean_size;
 pub mod config;
 pub mod engine;
 pub mod explain;
+#[cfg(test)]
+mod fixtures;
 pub mod graph;
 pub mod health;
 pub mod integrity;

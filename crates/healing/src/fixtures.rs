@@ -1,0 +1,107 @@
+//! Snapshots for tests: healthy ones, and ways to make them sick.
+
+use crate::snapshot::{
+    CentroidGroup, Index, IvfHealth, Method, Partition, Reading, RecallPoint, Replacement, Snapshot,
+};
+
+/// The time at which every fixture is observed.
+pub(crate) const NOW: i64 = 1_700_000_000_000;
+
+/// A healthy collection: each partition with an ivfflat index of so many centroid groups (0: none) and so many hnsw
+/// indexes.
+pub(crate) fn snapshot(partitions: u32, groups: u32, hnsw: u32) -> Snapshot {
+    let mut indexes = Vec::new();
+    for p in 0..partitions {
+        if groups > 0 {
+            indexes.push(ivfflat(1000 + p, groups, 10_000 + p));
+        }
+        for i in 0..hnsw {
+            indexes.push(hnsw_index(1000 + p, 20_000 + p * 10 + i));
+        }
+    }
+    Snapshot {
+        collection_id: 1,
+        collection: "docs".to_owned(),
+        taken_at: NOW,
+        in_recovery: false,
+        partitions: (0..partitions)
+            .map(|p| Partition {
+                oid: 1000 + p,
+                name: format!("public.docs_{p}"),
+                live_rows: Reading::Known(12_000.0),
+                bytes: Reading::Known(24_000_000),
+            })
+            .collect(),
+        indexes,
+        disk_free_bytes: Reading::Known(100 << 30),
+    }
+}
+
+pub(crate) fn recall(effort: u32, recall: f64) -> RecallPoint {
+    RecallPoint { effort, recall, recall_ci: 0.01, blocks: 100.0, blocks_ci: 2.0, queries: 64 }
+}
+
+pub(crate) fn ivfflat(partition: u32, groups: u32, oid: u32) -> Index {
+    Index {
+        oid,
+        relfilenode: oid,
+        name: format!("public.docs_{partition}_ivf"),
+        partition,
+        method: Method::Ivfflat,
+        valid: true,
+        building: false,
+        equal_valid: None,
+        reindex_leftover: false,
+        replacement: Replacement::BlueGreen,
+        bytes: Reading::Known(20_000_000),
+        clean_bytes: Reading::Known(20_000_000),
+        dead_share: Reading::Known(0.0),
+        rows: Reading::Known(12_000.0),
+        ivf: Reading::Known(IvfHealth {
+            lists: groups * 10,
+            sampled_rows: 8000,
+            skew_factor: 2.0,
+            skew_noise: 1.5,
+            skew_fresh: Reading::Known(2.0),
+            work_ratio: Reading::Known(1.0),
+            groups: (0..groups)
+                .map(|g| CentroidGroup {
+                    lists: (g * 10..g * 10 + 10).collect(),
+                    skew_factor: 2.0,
+                    // All look at the same few: the worst case for a graph of nearest neighbours.
+                    nearest: (0..groups).filter(|other| *other != g).take(6).collect(),
+                })
+                .collect(),
+        }),
+        recall: Reading::Known(recall(10, 0.96)),
+        effort: 10,
+        lists: Some(groups * 10),
+        tuple_bytes: Reading::Known(1552.0),
+    }
+}
+
+pub(crate) fn hnsw_index(partition: u32, oid: u32) -> Index {
+    Index {
+        name: format!("public.docs_{partition}_hnsw_{}", oid % 10),
+        method: Method::Hnsw,
+        ivf: Reading::unknown("not an ivfflat index"),
+        recall: Reading::Known(recall(40, 0.97)),
+        effort: 40,
+        lists: None,
+        ..ivfflat(partition, 1, oid)
+    }
+}
+
+/// Makes the index as large as this many percent more than its clean size need.
+pub(crate) fn fragment(index: &mut Index, pct: f64) {
+    let clean = index.clean_bytes.known().copied().unwrap_or(1) as f64;
+    index.bytes = Reading::Known((clean / (1.0 - pct / 100.0)).round() as u64);
+}
+
+/// The structure of an ivfflat index.
+pub(crate) fn ivf(index: &mut Index) -> &mut IvfHealth {
+    match &mut index.ivf {
+        Reading::Known(ivf) => ivf,
+        Reading::Unknown(reason) => panic!("{reason}"),
+    }
+}
