@@ -11,9 +11,14 @@ const ARCS_OF_LARGE_CLASS: usize = 1 << 14;
 /// Writes to `out` the graph whose nodes are the classes of `order`; weights between two classes are summed.
 ///
 /// The members of a class lie together in the order, so one pass over their arcs with an array of "where did I put
-/// this neighbour" suffices.
-pub(crate) fn contract(graph: &Csr, order: &Order, placed: &mut Vec<u32>, out: &mut Csr) {
+/// this neighbour" suffices; a graph of at least `stream_arcs` arcs that shrinks much is read in its own order instead.
+pub(crate) fn contract(graph: &Csr, order: &Order, stream_arcs: usize, placed: &mut Vec<u32>, out: &mut Csr) {
     let classes = order.classes();
+    if graph.arcs() >= stream_arcs && classes < graph.nodes() / 4 {
+        stream(graph, order, out);
+        out.merge_parallel(placed);
+        return;
+    }
     out.clear();
     placed.clear();
     placed.resize(classes, u32::MAX);
@@ -50,6 +55,48 @@ pub(crate) fn contract(graph: &Csr, order: &Order, placed: &mut Vec<u32>, out: &
         out.weights.truncate(end);
         out.offsets.push(end as u32);
     }
+}
+
+/// Like [`contract`] with parallel arcs unmerged, for a graph too large for the caches that shrinks much: the members of
+/// a class lie scattered, so the arcs are read as they lie in memory, twice, and only the few that leave a class are
+/// moved.
+fn stream(graph: &Csr, order: &Order, out: &mut Csr) {
+    let classes = order.classes();
+    out.clear();
+    out.offsets.resize(classes + 1, 0);
+    out.degrees.resize(classes, 0);
+    for node in 0..graph.nodes() {
+        let class = order.class[node];
+        let targets = &graph.targets[graph.range(node)];
+        let leaving = targets.iter().filter(|&&target| order.class[target as usize] != class).count();
+        out.offsets[(class & !VISITED) as usize] += leaving as u32;
+    }
+    let mut sum = 0;
+    for offset in &mut out.offsets {
+        (sum, *offset) = (sum + *offset, sum);
+    }
+    out.targets.reserve_exact(sum as usize);
+    out.targets.resize(sum as usize, 0);
+    out.weights.reserve_exact(sum as usize);
+    out.weights.resize(sum as usize, 0);
+    for node in 0..graph.nodes() {
+        let class = order.class[node];
+        let range = graph.range(node);
+        let weights = &graph.weights[range.clone()];
+        for (nth, &target) in graph.targets[range].iter().enumerate() {
+            let other = order.class[target as usize];
+            if other != class {
+                let class = (class & !VISITED) as usize;
+                let at = out.offsets[class] as usize;
+                out.targets[at] = other & !VISITED;
+                out.weights[at] = weights[nth];
+                out.degrees[class] += weights[nth];
+                out.offsets[class] += 1;
+            }
+        }
+    }
+    out.offsets.copy_within(0..classes, 1);
+    out.offsets[0] = 0;
 }
 
 /// A row of the new graph while it is made.

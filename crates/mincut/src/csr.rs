@@ -43,10 +43,11 @@ impl Csr {
         self.degrees.clear();
     }
 
-    /// Sums parallel arcs in place, keeping the order of first appearance, and gives back what is no longer used.
-    pub(crate) fn merge_parallel(&mut self) {
+    /// Sums parallel arcs in place, keeping the order of first appearance. `written` is working memory.
+    pub(crate) fn merge_parallel(&mut self, written: &mut Vec<u32>) {
         // Where node `t` was last written; a position before the current node's start means "not yet here".
-        let mut written = vec![u32::MAX; self.nodes()];
+        written.clear();
+        written.resize(self.nodes(), u32::MAX);
         let mut out = 0u32;
         let mut begin = 0u32;
         for node in 0..self.nodes() {
@@ -70,8 +71,6 @@ impl Csr {
         }
         self.targets.truncate(out as usize);
         self.weights.truncate(out as usize);
-        self.targets.shrink_to_fit();
-        self.weights.shrink_to_fit();
     }
 
     /// Divides all weights by their greatest common divisor and returns it. Graphs whose capacities are multiples of

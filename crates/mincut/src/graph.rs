@@ -129,7 +129,9 @@ impl Graph {
         offsets.copy_within(0..nodes, 1);
         offsets[0] = 0;
         let mut csr = Csr { offsets, targets, weights, degrees: vec![0; nodes] };
-        csr.merge_parallel();
+        csr.merge_parallel(&mut Vec::new());
+        csr.targets.shrink_to_fit();
+        csr.weights.shrink_to_fit();
         let divisor = csr.divide_by_common_divisor();
         csr.sum_degrees();
         // Exact: a whole number below 2^60 that divides 53-bit numbers often has few bits itself; where it has more,

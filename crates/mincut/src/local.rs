@@ -15,7 +15,7 @@ const ARCS_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Local {
     parent: Vec<u32>,
-    /// Capacity from the node under test to each of its neighbours; 0 elsewhere.
+    /// The neighbours of the node under test and the capacity to each, by the low bits of their number.
     near: Vec<u64>,
 }
 
@@ -91,9 +91,8 @@ impl Local {
         if graph.range(node).len() > ARCS_MAX {
             return false;
         }
-        let around: u64 =
-            graph.row(node).map(|(target, weight)| weight.min(self.near[target as usize])).sum();
-        around + weight >= bound
+        let around = |(target, weight): (u32, u64)| weight.min(self.near[target as usize]);
+        weight + graph.row(node).map(around).sum::<u64>() >= bound
     }
 
     /// Writes the sets as intervals of an order.

@@ -60,11 +60,18 @@ pub(crate) struct Tuning {
     pub(crate) matrix_bytes_per_edge: usize,
     /// Nodes on which the local tests are tried before they are run on all.
     pub(crate) samples: usize,
+    /// Arcs from which on a graph is too large for a core's own caches, so that reading it in order pays.
+    pub(crate) stream_arcs: usize,
 }
 
 impl Tuning {
-    pub(crate) const DEFAULT: Self =
-        Self { key_bits: 12, cells_per_arc: 20, matrix_bytes_per_edge: 40, samples: 16 };
+    pub(crate) const DEFAULT: Self = Self {
+        key_bits: 12,
+        cells_per_arc: 20,
+        matrix_bytes_per_edge: 40,
+        samples: 16,
+        stream_arcs: 1 << 19,
+    };
 }
 
 impl Graph {
@@ -150,7 +157,7 @@ pub(crate) fn solve(
             continue;
         }
         next = after;
-        contract(current, order, placed, back);
+        contract(current, order, tuning.stream_arcs, placed, back);
         trail.contracted(&order.class, order.classes());
         std::mem::swap(front, back);
         current = front;
