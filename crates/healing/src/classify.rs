@@ -410,3 +410,157 @@ fn summary(witness: &[WitnessEdge]) -> String {
     }
     if parts.is_empty() { "no edge".to_owned() } else { parts.join(", ") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{fragment, ivf, recall, snapshot};
+    use crate::graph::Condition;
+    use crate::integrity::assess;
+    use crate::snapshot::Reading;
+
+    fn problems(snapshot: &Snapshot) -> Vec<Problem> {
+        let config = Config::default();
+        diagnose(&assess(snapshot, &config).unwrap(), snapshot, &config)
+    }
+
+    fn only(snapshot: &Snapshot) -> Problem {
+        let mut problems = problems(snapshot);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems.remove(0)
+    }
+
+    #[test]
+    fn the_names_are_those_of_the_spec() {
+        let classes = [
+            ProblemClass::HotspotCongestion { partition_ids: vec![], partitions: vec![], load_ratio: 0.0 },
+            centroid_skew_of(&crate::fixtures::ivfflat(1, 1, 1), Cause::Skew, &[], &Config::default()),
+            ProblemClass::ReplicationLag { replica_ids: vec![], replicas: vec![], lag_seconds: 0.0 },
+            ProblemClass::MaintenanceContention { job_types: vec![], queue_depth: 0 },
+            index_fragmentation_of(&[], Cause::Bloat, &Config::default()),
+            ProblemClass::MemoryPressure { current_usage_pct: 0.0, largest_consumers: vec![] },
+            ProblemClass::Unknown { witness_summary: String::new() },
+        ];
+        assert_eq!(classes.iter().map(ProblemClass::as_str).collect::<Vec<_>>(), CLASS_NAMES);
+    }
+
+    #[test]
+    fn a_skewed_list_is_centroid_skew_for_every_number_of_groups() {
+        for groups in 1..=16 {
+            let mut sick = snapshot(2, groups, 1);
+            ivf(&mut sick.indexes[0]).groups[0].skew_factor = 8.0;
+            ivf(&mut sick.indexes[0]).skew_factor = 8.0;
+            let problem = only(&sick);
+            let ProblemClass::CentroidSkew { index_id, skew_factor, cause, structure, centroid_ids, .. } =
+                &problem.class
+            else {
+                panic!("{groups} groups: {:?}", problem.class);
+            };
+            assert_eq!((*index_id, *skew_factor), (10_000, Some(8.0)));
+            assert_eq!((*cause, *structure), (Cause::Skew, Structure::Bad));
+            if groups > 2 {
+                assert_eq!(*centroid_ids, (0..10).collect::<Vec<_>>(), "{groups} groups");
+            }
+        }
+    }
+
+    #[test]
+    fn low_recall_of_ivfflat_says_whether_the_lists_are_at_fault() {
+        let mut sick = snapshot(1, 16, 0);
+        sick.indexes[0].recall = Reading::Known(recall(1, 0.5));
+        let structure_of = |snapshot: &Snapshot| match only(snapshot).class {
+            ProblemClass::CentroidSkew { structure, cause: Cause::Recall, .. } => structure,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(structure_of(&sick), Structure::Good);
+        let mut drifted = sick.clone();
+        ivf(&mut drifted.indexes[0]).work_ratio = Reading::Known(1.2);
+        assert_eq!(structure_of(&drifted), Structure::Bad);
+        let mut skewed = sick.clone();
+        ivf(&mut skewed.indexes[0]).skew_factor = 3.0;
+        assert_eq!(structure_of(&skewed), Structure::Bad, "excess 1.5");
+        let mut blind = sick.clone();
+        ivf(&mut blind.indexes[0]).work_ratio = Reading::unknown("too many lists");
+        assert_eq!(structure_of(&blind), Structure::Unknown);
+        assert_eq!(only(&sick).details()["structure_good"], true);
+        assert_eq!(only(&drifted).details()["structure_good"], false);
+    }
+
+    #[test]
+    fn an_index_link_is_classed_by_its_cause() {
+        let check = |change: &dyn Fn(&mut Index), cause: Cause, pct: f64| {
+            let mut sick = snapshot(3, 0, 1);
+            change(&mut sick.indexes[1]);
+            let problem = only(&sick);
+            let ProblemClass::IndexFragmentation { index_ids, cause: found, fragmentation_pct, .. } =
+                &problem.class
+            else {
+                panic!("{:?}", problem.class);
+            };
+            assert_eq!((index_ids.as_slice(), *found), (&[20_010][..], cause));
+            assert!((fragmentation_pct - pct).abs() < 1e-4, "{fragmentation_pct}");
+        };
+        check(&|i| fragment(i, 40.0), Cause::Bloat, 40.0);
+        check(&|i| i.dead_share = Reading::Known(0.5), Cause::Dead, 0.0);
+        check(&|i| i.valid = false, Cause::Invalid, 100.0);
+        check(&|i| i.recall = Reading::Known(recall(40, 0.5)), Cause::Recall, 0.0);
+    }
+
+    #[test]
+    fn bloated_indexes_are_one_problem_and_an_invalid_one_is_another() {
+        let mut sick = snapshot(3, 0, 1);
+        fragment(&mut sick.indexes[0], 50.0);
+        fragment(&mut sick.indexes[1], 80.0);
+        sick.indexes[2].valid = false;
+        let problems = problems(&sick);
+        assert_eq!(problems.len(), 2);
+        assert!(matches!(problems[0].class, ProblemClass::IndexFragmentation { cause: Cause::Invalid, .. }));
+        let ProblemClass::IndexFragmentation { index_ids, fragmentation_pct, .. } = &problems[1].class else {
+            panic!("{:?}", problems[1].class);
+        };
+        assert_eq!(*index_ids, [20_010, 20_000], "most fragmented first");
+        assert!((fragmentation_pct - 80.0).abs() < 1e-4);
+        assert_eq!(problems[1].component.nodes.len(), 2);
+        // 80 %: a third of the way from 0.4 at 60 % is 0.2.
+        assert!((problems[1].component.lambda - 0.2).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_pattern_that_the_readings_do_not_bear_out_is_unknown_with_both() {
+        // Partition links are weak, but no load was read that would say why.
+        let mut sick = snapshot(8, 0, 1);
+        fragment(&mut sick.indexes[0], 80.0);
+        let config = Config::default();
+        let mut component = assess(&sick, &config).unwrap().components.remove(0);
+        let template = component.witness[0].clone();
+        for _ in 0..4 {
+            component.witness.push(WitnessEdge {
+                kind: EdgeKind::PartitionLink,
+                condition: Condition::healthy(),
+                ..template.clone()
+            });
+        }
+        let problem = classify(&component, &sick, &config);
+        let ProblemClass::Unknown { witness_summary } = &problem.class else { panic!("{:?}", problem.class) };
+        assert!(witness_summary.contains("HotspotCongestion") && witness_summary.contains("\"bloat\""));
+    }
+
+    #[test]
+    fn nothing_in_the_witness_is_unknown() {
+        let component = Component { lambda: 0.1, nodes: vec![], witness: vec![] };
+        let problem = classify(&component, &snapshot(1, 0, 0), &Config::default());
+        assert_eq!(problem.class.as_str(), "Unknown");
+    }
+
+    #[test]
+    fn details_have_the_specs_fields_beside_the_readable_ones() {
+        let mut sick = snapshot(1, 0, 1);
+        fragment(&mut sick.indexes[0], 50.0);
+        let details = only(&sick).details();
+        assert_eq!(details["index_ids"], json!([20_000]));
+        assert_eq!(details["indexes"], json!(["public.docs_1000_hnsw_0"]));
+        assert_eq!(details["cause"], "bloat");
+        assert!((details["fragmentation_pct"].as_f64().unwrap() - 50.0).abs() < 1e-4);
+        assert!(details["evidence"][0].as_str().unwrap().contains("fragmentation_pct = 50.000 (bloat)"));
+    }
+}

@@ -498,3 +498,147 @@ fn edit_distance(a: &str, b: &str) -> usize {
     }
     row[b.len()]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_of_the_table_and_valid() {
+        let effective = Config::default().effective();
+        for key in KEYS {
+            let value = &effective[key.name];
+            assert_eq!(*value, (key.default)(), "{}", key.name);
+            key.check(value).unwrap();
+            assert!(!key.doc.trim().is_empty() && key.doc.trim().ends_with('.'), "{}", key.name);
+        }
+        // The alias is the one key more.
+        assert_eq!(effective.as_object().unwrap().len(), KEYS.len() + 1);
+        Config::default().check_together().unwrap();
+        // What the spec and the issue say.
+        assert_eq!(effective["min_healing_interval_seconds"], 300);
+        assert_eq!(effective["max_attempts_per_hour"], 3);
+        assert_eq!(effective["max_auto_heal_impact"], 0.5);
+        assert_eq!(effective["require_approval_strategies"], json!(["scale_replicas"]));
+        assert_eq!(effective["max_replicas"], Value::Null);
+        assert_eq!(Config::default().apply(&json!({})).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_effective_configuration_can_be_applied_again() {
+        let config = Config::default().apply(&json!({"mode": "observe", "max_replicas": 3})).unwrap();
+        assert_eq!(Config::default().apply(&config.effective()).unwrap(), config);
+    }
+
+    #[test]
+    fn the_specs_example_is_taken() {
+        let config = Config::default()
+            .apply(&json!({
+                "enabled": true,
+                "min_healing_interval_seconds": 300,
+                "max_attempts_per_hour": 5,
+                "max_auto_heal_impact": 0.4,
+                "require_approval_strategies": ["scale_replicas"],
+                "learning_enabled": true
+            }))
+            .unwrap();
+        assert_eq!((config.max_attempts_per_window, config.attempt_window_seconds), (5, 3600));
+        let day = config.apply(&json!({"attempt_window_seconds": 86400})).unwrap();
+        assert_eq!(day.effective().get("max_attempts_per_hour"), None, "not per hour any more");
+    }
+
+    #[test]
+    fn errors_name_the_key_the_value_and_what_is_valid() {
+        let check = |patch: Value, message: &str, hint: &str| {
+            let error = Config::default().apply(&patch).unwrap_err();
+            assert_eq!(error.to_string(), message);
+            assert!(error.hint().contains(hint), "{}", error.hint());
+        };
+        check(
+            json!({"enabeld": false}),
+            "unknown configuration key \"enabeld\"",
+            "Did you mean \"enabled\"? Valid keys: enabled, mode, ",
+        );
+        check(
+            json!({"enabled": 1}),
+            "configuration key \"enabled\" takes true or false, not 1",
+            "true or false",
+        );
+        check(
+            json!({"dwell_samples": 0}),
+            "0 is not valid for configuration key \"dwell_samples\"",
+            "a whole number from 1 to 100 samples",
+        );
+        check(
+            json!({"dwell_samples": 2.5}),
+            "configuration key \"dwell_samples\" takes a whole number from 1 to 100 samples, not 2.5",
+            "whole number",
+        );
+        check(
+            json!({"max_attempts_per_hour": 18446744073709551615u64}),
+            "18446744073709551615 is not valid for configuration key \"max_attempts_per_window\"",
+            "1 to 1000",
+        );
+        check(json!({"mode": "yolo"}), "\"yolo\" is not valid for configuration key \"mode\"", "\"observe\"");
+        check(
+            json!({"require_approval": ["CentroidSkew", "Boredom"]}),
+            "\"Boredom\" is not valid for configuration key \"require_approval\"",
+            "HotspotCongestion",
+        );
+        check(
+            json!({"require_approval": ["CentroidSkew", "CentroidSkew"]}),
+            "\"CentroidSkew\" is not valid for configuration key \"require_approval\"",
+            "list",
+        );
+        check(
+            json!({"max_disk_share": null}),
+            "configuration key \"max_disk_share\" takes a number from 0.01 to 0.9, not null",
+            "number",
+        );
+        check(json!([]), "a configuration is a JSON object, not a list", "object");
+        check(
+            json!({"critical_lambda": 0.65}),
+            "configuration keys \"critical_lambda\" and \"stress_lambda\" contradict each other: critical_lambda + hysteresis must not exceed stress_lambda",
+            "one call",
+        );
+        check(
+            json!({"max_attempts_per_hour": 3, "attempt_window_seconds": 60}),
+            "configuration keys \"max_attempts_per_hour\" and \"attempt_window_seconds\" contradict each other: the first stands for max_attempts_per_window with a window of 3600 s",
+            "one call",
+        );
+    }
+
+    #[test]
+    fn a_patch_is_applied_whole_or_not_at_all() {
+        let config = Config::default();
+        assert!(config.apply(&json!({"enabled": false, "dwell_samples": -1})).is_err());
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn a_collection_overrides_the_server_but_not_what_is_the_servers() {
+        let config = Config::layered(
+            &json!({"recall_objective": 0.9, "max_concurrent_actions": 2}),
+            &json!({"recall_objective": 0.8}),
+        )
+        .unwrap();
+        assert_eq!((config.recall_objective, config.max_concurrent_actions), (0.8, 2));
+        let error = Config::layered(&json!({}), &json!({"max_concurrent_actions": 2})).unwrap_err();
+        assert_eq!(error, ConfigError::ServerOnly { key: "max_concurrent_actions".to_owned() });
+    }
+
+    #[test]
+    fn nullable_keys_take_null() {
+        let config = Config::default().apply(&json!({"max_replicas": 5, "target_lambda": 0.9})).unwrap();
+        assert_eq!((config.max_replicas, config.target_lambda()), (Some(5), 0.9));
+        let config = config.apply(&json!({"max_replicas": null, "target_lambda": null})).unwrap();
+        assert_eq!((config.max_replicas, config.target_lambda()), (None, config.normal_lambda()));
+    }
+
+    #[test]
+    fn distances_by_hand() {
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+        assert_eq!(nearest_key("max_attempts_per_hours"), "max_attempts_per_hour");
+    }
+}
