@@ -16,6 +16,9 @@ mod rebuild_centroids;
 mod repair_invalid_index;
 mod tune_search_effort;
 
+#[cfg(test)]
+mod tests;
+
 /// Every remedy, sorted by name.
 pub const ALL: &[&dyn Remedy] = &[
     &compact_indexes::CompactIndexes,

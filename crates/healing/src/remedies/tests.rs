@@ -1,0 +1,475 @@
+//! The contract that every remedy keeps, over the whole list; and verification.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::classify::diagnose;
+use crate::config::STRATEGY_NAMES;
+use crate::fixtures::{fragment, ivf, recall, snapshot};
+use crate::integrity::assess;
+use crate::plan::Criterion;
+use crate::snapshot::Replacement;
+use crate::verdict::Sizes;
+
+fn config() -> Config {
+    Config::default()
+}
+
+fn limits(snapshot: &Snapshot) -> Limits {
+    Limits::new(&config(), snapshot, Params::default())
+}
+
+fn first_problem(snapshot: &Snapshot) -> Problem {
+    diagnose(&assess(snapshot, &config()).unwrap(), snapshot, &config()).remove(0)
+}
+
+fn remedy(name: &str) -> &'static dyn Remedy {
+    find(name).unwrap()
+}
+
+/// A snapshot with one fault, and the remedies that treat it, by name.
+fn cases() -> Vec<(Snapshot, Vec<&'static str>)> {
+    let with = |groups: u32, hnsw: u32, change: &dyn Fn(&mut Index)| {
+        let mut sick = snapshot(2, groups, hnsw);
+        change(&mut sick.indexes[0]);
+        sick
+    };
+    vec![
+        (with(0, 1, &|i| fragment(i, 50.0)), vec!["compact_indexes"]),
+        (with(0, 1, &|i| i.dead_share = Reading::Known(0.6)), vec!["compact_indexes"]),
+        (with(8, 0, &|i| i.valid = false), vec!["repair_invalid_index"]),
+        (with(8, 0, &|i| (i.valid, i.equal_valid) = (false, Some(7))), vec!["repair_invalid_index"]),
+        (with(8, 0, &|i| i.recall = Reading::Known(recall(1, 0.4))), vec!["tune_search_effort"]),
+        (with(0, 1, &|i| i.recall = Reading::Known(recall(40, 0.4))), vec!["tune_search_effort"]),
+        (
+            with(8, 0, &|i| {
+                i.recall = Reading::Known(recall(1, 0.4));
+                ivf(i).work_ratio = Reading::Known(1.3);
+            }),
+            vec!["rebuild_centroids"],
+        ),
+        (
+            with(8, 0, &|i| {
+                i.recall = Reading::Known(recall(1, 0.4));
+                ivf(i).work_ratio = Reading::unknown("too many lists");
+            }),
+            vec!["rebuild_centroids", "tune_search_effort"],
+        ),
+        (with(8, 0, &|i| ivf(i).work_ratio = Reading::Known(3.0)), vec!["rebuild_centroids"]),
+        (with(8, 0, &|i| ivf(i).groups[2].skew_factor = 9.0), vec!["rebuild_centroids"]),
+    ]
+}
+
+#[test]
+fn the_list_is_sorted_and_is_what_lies_in_the_directory() {
+    let names: Vec<&str> = ALL.iter().map(|remedy| remedy.name()).collect();
+    assert!(names.is_sorted());
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/remedies");
+    let mut files: Vec<String> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter_map(|file| file.strip_suffix(".rs").map(str::to_owned))
+        .filter(|file| file != "mod" && file != "tests")
+        .collect();
+    files.sort();
+    assert_eq!(files, names);
+    assert!(names.iter().all(|name| STRATEGY_NAMES.contains(name)));
+}
+
+#[test]
+fn each_fault_has_its_remedies() {
+    for (sick, expected) in cases() {
+        let problem = first_problem(&sick);
+        let treating: Vec<&str> =
+            ALL.iter().filter(|remedy| remedy.treats(&problem)).map(|remedy| remedy.name()).collect();
+        assert_eq!(treating, expected, "{:?}", problem.class);
+    }
+}
+
+#[test]
+fn plans_are_pure_and_within_what_the_remedy_promises() {
+    for (sick, _) in cases() {
+        let problem = first_problem(&sick);
+        for remedy in ALL.iter().filter(|remedy| remedy.treats(&problem)) {
+            let plan = remedy.plan(&problem, &sick, &limits(&sick)).unwrap();
+            assert_eq!(plan, remedy.plan(&problem, &sick, &limits(&sick)).unwrap(), "pure");
+            assert_eq!(plan.strategy, remedy.name());
+            assert!(plan.impact <= remedy.impact() && plan.impact > 0.0);
+            assert!(!plan.steps.is_empty());
+            assert!(plan.estimated_s > 0.0 && plan.timeout_s <= 2.0 * plan.estimated_s);
+            assert!(plan.reason.ends_with('.'));
+            assert!(plan.reversible, "a stand-alone index can always be brought back");
+        }
+    }
+}
+
+/// Whether the executor can undo the step before the verdict.
+fn has_inverse(step: &Step) -> bool {
+    match step {
+        Step::BuildIndex { .. }
+        | Step::SwapIndex { .. }
+        | Step::DropInvalid { .. }
+        | Step::TuneSearchEffort { .. }
+        | Step::CompareIndexes { .. } => true,
+        // After verification only, where nothing is undone any more.
+        Step::DropLoser { .. } => true,
+        Step::ReindexConcurrently { .. } => false,
+    }
+}
+
+#[test]
+fn a_step_without_inverse_makes_the_plan_irreversible_and_drops_come_last() {
+    for (mut sick, _) in cases() {
+        for attached in [false, true] {
+            if attached {
+                sick.indexes[0].replacement = Replacement::ReindexOnly("it is attached".to_owned());
+            }
+            let problem = first_problem(&sick);
+            for remedy in ALL.iter().filter(|remedy| remedy.treats(&problem)) {
+                let plan = remedy.plan(&problem, &sick, &limits(&sick)).unwrap();
+                assert_eq!(plan.reversible, plan.steps.iter().all(has_inverse), "{plan:?}");
+                let first_drop = plan.steps.iter().position(|step| matches!(step, Step::DropLoser { .. }));
+                if let Some(first) = first_drop {
+                    assert!(plan.steps[first..].iter().all(|step| matches!(step, Step::DropLoser { .. })));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_snapshot_is_never_a_reason_to_act() {
+    let empty = snapshot(0, 0, 0);
+    let mut no_partitions = snapshot(2, 8, 1);
+    no_partitions.partitions.clear();
+    for (sick, _) in cases() {
+        let problem = first_problem(&sick);
+        for remedy in ALL {
+            for nothing in [&empty, &no_partitions] {
+                assert!(remedy.plan(&problem, nothing, &limits(nothing)).is_err(), "{}", remedy.name());
+            }
+            assert!(remedy.manual_problem(&empty, &config(), &Params::default()).is_err());
+        }
+    }
+}
+
+#[test]
+fn an_index_that_is_being_built_is_left_alone() {
+    for (mut sick, _) in cases() {
+        let problem = first_problem(&sick);
+        sick.indexes[0].building = true;
+        for remedy in ALL.iter().filter(|remedy| remedy.treats(&problem)) {
+            assert!(remedy.plan(&problem, &sick, &limits(&sick)).is_err(), "{}", remedy.name());
+        }
+    }
+}
+
+#[test]
+fn a_build_without_disk_or_without_knowing_the_disk_is_refused() {
+    let (sick, _) = cases().remove(0);
+    let problem = first_problem(&sick);
+    let mut tight = limits(&sick);
+    // The clean index takes 20 MB; half of 30 MB is too little.
+    tight.disk_free_bytes = Some(30_000_000);
+    let refused = remedy("compact_indexes").plan(&problem, &sick, &tight).unwrap_err();
+    assert_eq!(
+        refused,
+        NotApplicable::DiskHeadroom {
+            needed_bytes: 20_000_000,
+            allowed_bytes: 15_000_000,
+            free_bytes: 30_000_000
+        }
+    );
+    tight.disk_free_bytes = None;
+    let refused = remedy("compact_indexes").plan(&problem, &sick, &tight).unwrap_err();
+    assert!(matches!(refused, NotApplicable::MeasurementMissing { .. }), "{refused}");
+}
+
+#[test]
+fn the_limits_of_time_are_kept() {
+    let (sick, _) = cases().remove(0);
+    let problem = first_problem(&sick);
+    let plan = |max_build_s, max_duration_s| {
+        let mut limits = limits(&sick);
+        limits.max_build_s = max_build_s;
+        limits.params.max_duration_s = max_duration_s;
+        remedy("compact_indexes").plan(&problem, &sick, &limits)
+    };
+    // 12,000 rows at 250 a second are 48 s: the floor of 60 s counts.
+    assert_eq!(plan(None, None).unwrap().timeout_s, 120.0);
+    assert_eq!(plan(Some(70.0), None).unwrap().timeout_s, 70.0);
+    assert_eq!(plan(None, Some(90.0)).unwrap().timeout_s, 90.0);
+    assert_eq!(plan(None, Some(30.0)), Err(NotApplicable::TooLong { estimated_s: 60.0, allowed_s: 30.0 }));
+}
+
+#[test]
+fn parameters_are_checked_by_strategy() {
+    let params = Params::parse(
+        "compact_indexes",
+        &json!({"dry_run": true, "max_duration_seconds": 60, "indexes": ["a"]}),
+    )
+    .unwrap();
+    assert_eq!(
+        params,
+        Params { dry_run: true, max_duration_s: Some(60.0), indexes: Some(vec!["a".to_owned()]) }
+    );
+    assert_eq!(Params::parse("compact_indexes", &Value::Null).unwrap(), Params::default());
+    let refused = |value: Value| Params::parse("compact_indexes", &value).unwrap_err();
+    let batch = refused(json!({"batch_size": 10}));
+    assert!(batch.hint().contains("builds an index in one go"), "{}", batch.hint());
+    assert!(refused(json!({"max_moves": 10})).hint().contains("dry_run, max_duration_seconds, indexes"));
+    assert_eq!(refused(json!([])), ParamError::NotAnObject);
+    for bad in [
+        json!({"dry_run": 1}),
+        json!({"max_duration_seconds": 0}),
+        json!({"indexes": []}),
+        json!({"indexes": [1]}),
+    ] {
+        assert!(matches!(refused(bad), ParamError::Invalid { .. }));
+    }
+}
+
+#[test]
+fn indexes_can_be_named_with_or_without_schema() {
+    let named = |name: &str| Params { indexes: Some(vec![name.to_owned()]), ..Params::default() };
+    let index = &snapshot(1, 8, 0).indexes[0];
+    assert!(named("public.docs_1000_ivf").names(index) && named("docs_1000_ivf").names(index));
+    assert!(!named("docs").names(index));
+    assert!(Params::default().names(index));
+}
+
+#[test]
+fn by_hand_the_weakest_index_is_meant_or_the_one_named() {
+    let mut sick = snapshot(2, 0, 1);
+    fragment(&mut sick.indexes[1], 25.0);
+    let compact = remedy("compact_indexes");
+    let meant = |params: &Params| match compact.manual_problem(&sick, &config(), params).unwrap().class {
+        ProblemClass::IndexFragmentation { index_ids, .. } => index_ids,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(meant(&Params::default()), [20_010]);
+    let named = Params { indexes: Some(vec!["docs_1000_hnsw_0".to_owned()]), ..Params::default() };
+    assert_eq!(meant(&named), [20_000]);
+    let nobody = Params { indexes: Some(vec!["nobody".to_owned()]), ..Params::default() };
+    assert!(matches!(compact.manual_problem(&sick, &config(), &nobody), Err(NotApplicable::NoTarget { .. })));
+}
+
+/// A repaired snapshot: the sick index replaced by one under the same name.
+fn repaired(sick: &Snapshot, healthy: &Snapshot) -> Snapshot {
+    let mut after = sick.clone();
+    after.indexes[0] = healthy.indexes[0].clone();
+    after.indexes[0].oid += 77;
+    after.indexes[0].relfilenode += 77;
+    after
+}
+
+fn won(keep: bool) -> Verdict {
+    Verdict {
+        keep,
+        reason: "because".to_owned(),
+        effort: None,
+        compared_recall: None,
+        old_at_objective: None,
+        new_at_objective: None,
+        old_at_present: None,
+        new_at_present: None,
+        sizes: Sizes { old_bytes: 2, new_bytes: 1 },
+    }
+}
+
+fn check(before: &Snapshot, after: &Snapshot, name: &str, verdicts: &[Verdict]) -> Verification {
+    let problem = first_problem(before);
+    let plan = remedy(name).plan(&problem, before, &limits(before)).unwrap();
+    let config = config();
+    let outcome = Outcome { problem: &problem, plan: &plan, before, after, verdicts, config: &config };
+    verify(remedy(name), &outcome).unwrap()
+}
+
+#[test]
+fn a_repair_that_helped_is_verified_and_one_that_did_nothing_never_is() {
+    for (sick, remedies) in cases() {
+        let healthy = snapshot(2, u32::from(sick.indexes[0].method == Method::Ivfflat) * 8, 1);
+        for name in remedies {
+            let dropped = sick.indexes[0].equal_valid.is_some();
+            let after = if dropped {
+                let mut after = sick.clone();
+                after.indexes.remove(0);
+                after
+            } else {
+                repaired(&sick, &healthy)
+            };
+            let done = check(&sick, &after, name, &[won(true)]);
+            assert!(done.verified && done.complete, "{name}: {}", done.reason);
+            assert!((done.lambda_after.unwrap() - 1.0).abs() < 1e-6);
+            let nothing = check(&sick, &sick, name, &[won(true)]);
+            assert!(!nothing.verified, "{name}: {}", nothing.reason);
+            if name != "tune_search_effort" && !dropped {
+                assert!(!check(&sick, &after, name, &[won(false)]).verified, "lost the comparison");
+                assert!(!check(&sick, &after, name, &[]).verified, "not compared");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_new_index_that_is_no_better_is_not_verified() {
+    let (sick, _) = cases().remove(0);
+    let mut after = sick.clone();
+    after.indexes[0].oid += 1;
+    after.indexes[0].relfilenode += 1;
+    let verification = check(&sick, &after, "compact_indexes", &[won(true)]);
+    assert!(
+        !verification.verified && verification.reason.contains("not 10 % better"),
+        "{}",
+        verification.reason
+    );
+    assert!(verification.improvement_pct.unwrap().abs() < 1e-6);
+    // 50 % is 0.5; 45 % is 0.55: just 10 % better.
+    fragment(&mut after.indexes[0], 44.9);
+    assert!(check(&sick, &after, "compact_indexes", &[won(true)]).verified);
+}
+
+#[test]
+fn what_is_not_measured_again_is_not_taken_for_healthy() {
+    let sick = cases().remove(6).0;
+    let healthy = snapshot(2, 8, 0);
+    let mut after = repaired(&sick, &healthy);
+    after.indexes[0].recall = Reading::unknown("the panel has not run");
+    let verification = check(&sick, &after, "rebuild_centroids", &[won(true)]);
+    assert!(!verification.verified && !verification.complete, "{}", verification.reason);
+    assert!(verification.reason.contains("recall_shortfall"), "{}", verification.reason);
+}
+
+#[test]
+fn from_lambda_zero_the_improvement_is_finite() {
+    let sick = cases().remove(2).0;
+    let after = repaired(&sick, &snapshot(2, 8, 0));
+    let verification = check(&sick, &after, "repair_invalid_index", &[won(true)]);
+    // 1 against 0.01.
+    assert!((verification.improvement_pct.unwrap() - 9900.0).abs() < 1e-6);
+}
+
+#[test]
+fn the_surplus_index_is_dropped_and_the_only_one_is_built_again() {
+    let steps = |sick: &Snapshot| {
+        let plan = remedy("repair_invalid_index").plan(&first_problem(sick), sick, &limits(sick)).unwrap();
+        (plan.steps, plan.impact, plan.disk_bytes)
+    };
+    let mut sick = snapshot(1, 8, 0);
+    sick.indexes[0].valid = false;
+    let of = index_ref(&sick.indexes[0]);
+    let (build, impact, disk) = steps(&sick);
+    assert_eq!(
+        build,
+        [
+            Step::BuildIndex { of: of.clone(), lists: None },
+            Step::CompareIndexes { of: of.clone(), criterion: Criterion::Valid },
+            Step::SwapIndex { of: of.clone() },
+            Step::DropLoser { of: of.clone() },
+        ]
+    );
+    assert_eq!((impact, disk), (0.5, 20_000_000));
+    sick.indexes[0].reindex_leftover = true;
+    assert_eq!(steps(&sick), (vec![Step::DropInvalid { of }], 0.2, 0));
+}
+
+#[test]
+fn most_fragmented_first_and_what_does_not_fit_is_left_with_its_reason() {
+    let mut sick = snapshot(3, 0, 1);
+    fragment(&mut sick.indexes[0], 40.0);
+    fragment(&mut sick.indexes[1], 70.0);
+    fragment(&mut sick.indexes[2], 50.0);
+    let problem = first_problem(&sick);
+    let built = |limits: &Limits| {
+        let plan = remedy("compact_indexes").plan(&problem, &sick, limits).unwrap();
+        let names: Vec<u32> = plan
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::BuildIndex { of, .. } => Some(of.oid),
+                _ => None,
+            })
+            .collect();
+        (names, plan.skipped.len())
+    };
+    assert_eq!(built(&limits(&sick)), (vec![20_010, 20_020, 20_000], 0));
+    // Room for two clean indexes of 20 MB.
+    let mut tight = limits(&sick);
+    tight.disk_free_bytes = Some(100_000_000);
+    assert_eq!(built(&tight), (vec![20_010, 20_020], 1));
+    // Time for one build of 60 s.
+    let mut short = limits(&sick);
+    short.params.max_duration_s = Some(100.0);
+    assert_eq!(built(&short), (vec![20_010], 2));
+}
+
+#[test]
+fn effort_is_raised_only_where_that_can_help() {
+    let tune = remedy("tune_search_effort");
+    let mut sick = snapshot(1, 8, 0);
+    sick.indexes[0].recall = Reading::Known(recall(1, 0.4));
+    let problem = first_problem(&sick);
+    let mut unmanaged = limits(&sick);
+    unmanaged.manage_search_effort = false;
+    assert_eq!(tune.plan(&problem, &sick, &unmanaged), Err(NotApplicable::EffortNotManaged));
+    sick.indexes[0].effort = 80;
+    let all = tune.plan(&problem, &sick, &limits(&sick)).unwrap_err();
+    assert!(matches!(all, NotApplicable::NothingToDo { .. }), "all 80 lists are searched: {all}");
+}
+
+#[test]
+fn a_rebuild_chooses_the_number_of_lists_or_keeps_it() {
+    let rebuild = remedy("rebuild_centroids");
+    let lists =
+        |sick: &Snapshot| match &rebuild.plan(&first_problem(sick), sick, &limits(sick)).unwrap().steps[0] {
+            Step::BuildIndex { lists, .. } => *lists,
+            other => panic!("{other:?}"),
+        };
+    let mut sick = snapshot(1, 8, 0);
+    ivf(&mut sick.indexes[0]).work_ratio = Reading::Known(3.0);
+    assert_eq!(lists(&sick), Some(crate::ivf::choose_lists(12_000.0, 1552.0, 1552.0)));
+    sick.indexes[0].tuple_bytes = Reading::unknown("x");
+    assert_eq!(lists(&sick), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    /// Whatever the readings are, planning neither panics nor gives a plan that breaks its own limits.
+    #[test]
+    fn plans_keep_to_the_limits(
+        bytes in proptest::option::of(0u64..1 << 40),
+        clean in proptest::option::of(0u64..1 << 40),
+        rows in proptest::option::of(0.0f64..1e10),
+        free in proptest::option::of(0u64..1 << 42),
+        valid: bool, surplus: bool, attached: bool, hnsw: bool,
+        found in 0.0f64..1.0,
+        max_duration in proptest::option::of(1.0f64..1e5),
+    ) {
+        let mut sick = snapshot(1, u32::from(!hnsw) * 8, u32::from(hnsw));
+        let index = &mut sick.indexes[0];
+        let reading = |value: Option<u64>| value.map_or_else(|| Reading::unknown("x"), Reading::Known);
+        index.bytes = reading(bytes);
+        index.clean_bytes = reading(clean);
+        index.rows = rows.map_or_else(|| Reading::unknown("x"), Reading::Known);
+        index.valid = valid;
+        index.equal_valid = surplus.then_some(9);
+        index.recall = Reading::Known(recall(1, found));
+        if attached {
+            index.replacement = Replacement::ReindexOnly("it is attached".to_owned());
+        }
+        sick.disk_free_bytes = reading(free);
+        let mut limits = limits(&sick);
+        limits.params.max_duration_s = max_duration;
+        for problem in diagnose(&assess(&sick, &config()).unwrap(), &sick, &config()) {
+            for remedy in ALL {
+                if let Ok(plan) = remedy.plan(&problem, &sick, &limits) {
+                    prop_assert!(plan.disk_bytes == 0 || plan.disk_bytes as f64 <= 0.5 * free.unwrap_or(0) as f64);
+                    prop_assert!(plan.timeout_s.is_finite() && plan.timeout_s >= plan.estimated_s.min(plan.timeout_s));
+                    prop_assert!(max_duration.is_none_or(|max| plan.timeout_s <= max));
+                    prop_assert!(!plan.steps.is_empty());
+                }
+            }
+        }
+    }
+}
