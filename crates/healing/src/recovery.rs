@@ -1,7 +1,14 @@
-//! After a crash: what is left to do for an action whose worker is gone.
+//! After a crash, or when an action is given up: what is left to do, as data.
 //!
-//! Before the verdict is recorded everything done or intended is undone, last first; after it everything that is
-//! left is finished.
+//! Before the verdict to keep is recorded everything done or intended is undone, last first; after it everything
+//! that is left is finished. What the executor must keep to, since only it sees the catalog:
+//!
+//! - A command does what the catalog says is still needed, and nothing when it is done already.
+//! - After each command it journals `Undone` or `Done` for the step. It stops at the first command that fails, and
+//!   resolves again later: while a swap is not undone, the *old* index bears the trial's name.
+//! - `DropTrial` never drops the index whose OID is `of.oid`, `DropLoser` never another, and only while a valid index
+//!   bears `of.name`.
+//! - An intent's details hold what its inverse needs (former effort, definition, OID and LSN at that moment).
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -91,30 +98,91 @@ pub enum RecoveryCommand {
     },
 }
 
-/// What is left to do, in order. Executing a part of it, journaling `Undone` or `Done`, and resolving again gives
-/// the rest.
-pub fn resolve(plan: &Plan, entries: &[JournalEntry], verdict_recorded: bool) -> Vec<RecoveryCommand> {
-    if verdict_recorded { finish(plan, entries) } else { undo(entries) }
+/// Why an action cannot be undone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CannotUndo {
+    /// The index it replaced is dropped.
+    #[error("the former {index} is dropped: there is nothing to go back to")]
+    LoserDropped {
+        /// Name of the index.
+        index: String,
+    },
+    /// An index was rebuilt in place.
+    #[error("{index} was rebuilt in place, which has no inverse")]
+    RebuiltInPlace {
+        /// Name of the index.
+        index: String,
+    },
 }
 
+/// What is left to do after a crash, in order. `keep_recorded`: the verdict to keep the result is committed. Executing
+/// a part of it, journaling that, and resolving again gives the rest.
+///
+/// A surplus invalid index that was being dropped is left as it is found: gone is what was wanted, and one that is
+/// still there is as invalid as before. (Its definition is for [`undo`].)
+pub fn resolve(plan: &Plan, entries: &[JournalEntry], keep_recorded: bool) -> Vec<RecoveryCommand> {
+    if keep_recorded {
+        return finish(plan, entries);
+    }
+    let mut commands = inverses(entries);
+    commands.retain(|command| !matches!(command, RecoveryCommand::RebuildDropped { .. }));
+    commands
+}
+
+/// The inverse of a whole action that no crash interrupted: because it was not verified, or a human wants it undone.
+///
+/// # Errors
+/// [`CannotUndo`] when one of its steps has no inverse any more; then nothing of it is to be undone.
+pub fn undo(entries: &[JournalEntry]) -> Result<Vec<RecoveryCommand>, CannotUndo> {
+    for entry in step_numbers(entries).into_iter().filter_map(|step_no| latest(entries, step_no)) {
+        match (&entry.step, entry.state) {
+            // An intended drop may have happened.
+            (Step::DropLoser { of }, StepState::Done | StepState::Intent) => {
+                return Err(CannotUndo::LoserDropped { index: of.name.clone() });
+            }
+            (Step::ReindexConcurrently { of, .. }, StepState::Done) => {
+                return Err(CannotUndo::RebuiltInPlace { index: of.name.clone() });
+            }
+            _ => {}
+        }
+    }
+    Ok(inverses(entries))
+}
+
+fn step_numbers(entries: &[JournalEntry]) -> Vec<u32> {
+    let mut numbers: Vec<u32> = entries.iter().map(|entry| entry.step_no).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
+/// The latest entry of a step: the last one given.
 fn latest(entries: &[JournalEntry], step_no: u32) -> Option<&JournalEntry> {
     entries.iter().rev().find(|entry| entry.step_no == step_no)
 }
 
-fn undo(entries: &[JournalEntry]) -> Vec<RecoveryCommand> {
-    let mut numbers: Vec<u32> = entries.iter().map(|entry| entry.step_no).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    numbers.into_iter().rev().filter_map(|step_no| undo_step(latest(entries, step_no)?)).collect()
+/// All that was noted of a step: a later note of the same name replaces the earlier one, other notes stay.
+fn notes(entries: &[JournalEntry], step_no: u32) -> Value {
+    let mut all = serde_json::Map::new();
+    for entry in entries.iter().filter(|entry| entry.step_no == step_no) {
+        if let Value::Object(details) = &entry.details {
+            all.extend(details.clone());
+        }
+    }
+    Value::Object(all)
 }
 
-/// The inverse of a step that was done or intended.
-fn undo_step(entry: &JournalEntry) -> Option<RecoveryCommand> {
+/// The inverses of all steps that were done or intended, last first.
+fn inverses(entries: &[JournalEntry]) -> Vec<RecoveryCommand> {
+    let numbers = step_numbers(entries);
+    numbers.into_iter().rev().filter_map(|n| inverse(latest(entries, n)?, notes(entries, n))).collect()
+}
+
+fn inverse(entry: &JournalEntry, details: Value) -> Option<RecoveryCommand> {
     if !matches!(entry.state, StepState::Intent | StepState::Done) {
         return None;
     }
     let step_no = entry.step_no;
-    let details = entry.details.clone();
     match &entry.step {
         Step::BuildIndex { of, .. } => Some(RecoveryCommand::DropTrial { step_no, of: of.clone() }),
         Step::SwapIndex { of } => Some(RecoveryCommand::SwapBack { step_no, of: of.clone(), details }),
@@ -127,20 +195,46 @@ fn undo_step(entry: &JournalEntry) -> Option<RecoveryCommand> {
         Step::ReindexConcurrently { of, .. } if entry.state == StepState::Intent => {
             Some(RecoveryCommand::DropReindexLeftover { step_no, of: of.clone(), details })
         }
-        // A finished reindex has no inverse, a comparison no effect, and a dropped loser comes after the verdict.
+        // A finished reindex has no inverse, a comparison no effect, and a loser is dropped after the verdict.
         Step::ReindexConcurrently { .. } | Step::CompareIndexes { .. } | Step::DropLoser { .. } => None,
     }
 }
 
 /// The steps after the verdict that are not done.
 fn finish(plan: &Plan, entries: &[JournalEntry]) -> Vec<RecoveryCommand> {
+    let done = |step_no| latest(entries, step_no).is_some_and(|entry| entry.state == StepState::Done);
     (0u32..)
         .zip(&plan.steps)
         .filter_map(|(step_no, step)| match step {
-            Step::DropLoser { of } if !matches!(latest(entries, step_no), Some(entry) if entry.state == StepState::Done) => {
+            Step::DropLoser { of } if !done(step_no) => {
                 Some(RecoveryCommand::DropLoser { step_no, of: of.clone() })
             }
             _ => None,
         })
         .collect()
 }
+
+impl RecoveryCommand {
+    /// The step that it undoes or finishes.
+    pub fn step_no(&self) -> u32 {
+        match self {
+            RecoveryCommand::DropTrial { step_no, .. }
+            | RecoveryCommand::SwapBack { step_no, .. }
+            | RecoveryCommand::RestoreEffort { step_no, .. }
+            | RecoveryCommand::RebuildDropped { step_no, .. }
+            | RecoveryCommand::DropReindexLeftover { step_no, .. }
+            | RecoveryCommand::DropLoser { step_no, .. } => *step_no,
+        }
+    }
+
+    /// The state of the step to be journaled once the command is done.
+    pub fn leaves(&self) -> StepState {
+        match self {
+            RecoveryCommand::DropLoser { .. } => StepState::Done,
+            _ => StepState::Undone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
