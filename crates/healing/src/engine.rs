@@ -3,174 +3,23 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use pacing::{Arm, Attempt, cooldown_until};
+pub use reason::Reason;
+
+use pacing::{attempts_exhausted_until, ineffective, on_component};
+
 use crate::classify::{Problem, ProblemClass, diagnose};
 use crate::config::{Config, Mode};
-use crate::graph::NodeKey;
 use crate::integrity::{Assessment, IntegrityState, StateRecord};
 use crate::lifecycle::Status;
 use crate::plan::Plan;
 use crate::remedies::{self, Limits, NotApplicable, Params, Remedy};
 use crate::snapshot::{Snapshot, UnixMs};
 
-/// Actions further back than this say nothing about whether healing works now, milliseconds.
-const INEFFECTIVE_WINDOW_MS: i64 = 24 * 3_600_000;
-
-/// Why nothing is done: the closed list that SQL, metrics and documents share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// Healing is switched off.
-    Disabled,
-    /// The mode is observe: planned only.
-    ObserveMode,
-    /// The server is a standby or in recovery.
-    InRecovery,
-    /// λ is normal.
-    StateNormal,
-    /// λ is low, not yet for long enough.
-    Dwelling,
-    /// Too soon after the last attempt.
-    Cooldown,
-    /// As many attempts as the window allows were made.
-    AttemptsExhausted,
-    /// An action on this table is in flight.
-    ActionInFlight,
-    /// The server has as many actions in flight as are allowed.
-    ServerBusy,
-    /// The cause is unknown: a human must look.
-    UnknownProblem,
-    /// No remedy treats this problem.
-    NoStrategy,
-    /// Remedies treat it, none can be applied here.
-    NotApplicable,
-    /// The plan's impact is above `max_auto_heal_impact`.
-    OverImpactLimit,
-    /// The plan's impact is above `max_stress_impact` and the state is not critical.
-    OverStressImpact,
-    /// Too little free disk.
-    DiskHeadroom,
-    /// The last two actions left the component weaker than it was.
-    HealingIneffective,
-    /// The remedy failed lately and waits.
-    ArmBackoff,
-    /// The remedy failed several times in a row; a human closes its breaker.
-    BreakerOpen,
-    /// The observation is too old to act on.
-    StaleSnapshot,
-    /// There is nothing to do.
-    NothingToDo,
-    /// λ is not known.
-    LambdaUnknown,
-    /// A manual request names no remedy, or parameters that it does not take.
-    InvalidRequest,
-}
-
-impl Reason {
-    /// Every reason, in the order in which they are looked at.
-    pub const ALL: [Reason; 22] = [
-        Reason::InvalidRequest,
-        Reason::Disabled,
-        Reason::InRecovery,
-        Reason::StaleSnapshot,
-        Reason::ActionInFlight,
-        Reason::ServerBusy,
-        Reason::LambdaUnknown,
-        Reason::StateNormal,
-        Reason::Dwelling,
-        Reason::Cooldown,
-        Reason::AttemptsExhausted,
-        Reason::NothingToDo,
-        Reason::UnknownProblem,
-        Reason::NoStrategy,
-        Reason::HealingIneffective,
-        Reason::BreakerOpen,
-        Reason::ArmBackoff,
-        Reason::NotApplicable,
-        Reason::DiskHeadroom,
-        Reason::OverImpactLimit,
-        Reason::OverStressImpact,
-        Reason::ObserveMode,
-    ];
-
-    /// The name in SQL, metrics and documents.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::Disabled => "disabled",
-            Reason::ObserveMode => "observe_mode",
-            Reason::InRecovery => "in_recovery",
-            Reason::StateNormal => "state_normal",
-            Reason::Dwelling => "dwelling",
-            Reason::Cooldown => "cooldown",
-            Reason::AttemptsExhausted => "attempts_exhausted",
-            Reason::ActionInFlight => "action_in_flight",
-            Reason::ServerBusy => "server_busy",
-            Reason::UnknownProblem => "unknown_problem",
-            Reason::NoStrategy => "no_strategy",
-            Reason::NotApplicable => "not_applicable",
-            Reason::OverImpactLimit => "over_impact_limit",
-            Reason::OverStressImpact => "over_stress_impact",
-            Reason::DiskHeadroom => "disk_headroom",
-            Reason::HealingIneffective => "healing_ineffective",
-            Reason::ArmBackoff => "arm_backoff",
-            Reason::BreakerOpen => "breaker_open",
-            Reason::StaleSnapshot => "stale_snapshot",
-            Reason::NothingToDo => "nothing_to_do",
-            Reason::LambdaUnknown => "lambda_unknown",
-            Reason::InvalidRequest => "invalid_request",
-        }
-    }
-
-    /// What it means and what a human can do, in one sentence.
-    pub fn explain(self) -> &'static str {
-        match self {
-            Reason::Disabled => "Healing is switched off; set enabled to true.",
-            Reason::ObserveMode => {
-                "The mode is observe: problems are planned for, not repaired; set mode to auto or approve."
-            }
-            Reason::InRecovery => "The server is a standby or in recovery; only a primary is healed.",
-            Reason::StateNormal => "The collection is healthy enough; nothing needs repair.",
-            Reason::Dwelling => {
-                "λ is low, but for fewer samples than dwell_samples; a short dip is not acted upon."
-            }
-            Reason::Cooldown => "The last attempt ended less than min_healing_interval_seconds ago.",
-            Reason::AttemptsExhausted => {
-                "max_attempts_per_window attempts were made within attempt_window_seconds."
-            }
-            Reason::ActionInFlight => "An action on this table is under way; one at a time.",
-            Reason::ServerBusy => "max_concurrent_actions actions are under way on this server.",
-            Reason::UnknownProblem => "The witness fits no known cause; a human must look at it.",
-            Reason::NoStrategy => "No remedy treats this class of problem.",
-            Reason::NotApplicable => {
-                "Remedies treat this problem, but none can be applied here; the detail says why."
-            }
-            Reason::OverImpactLimit => {
-                "The plan's impact is above max_auto_heal_impact; run it by hand or raise the limit."
-            }
-            Reason::OverStressImpact => {
-                "The plan's impact is above max_stress_impact and the state is not critical."
-            }
-            Reason::DiskHeadroom => "The plan needs more than max_disk_share of the free disk.",
-            Reason::HealingIneffective => {
-                "The last two actions left this part weaker than before; a human must look."
-            }
-            Reason::ArmBackoff => "The remedy failed lately and waits before it is tried again.",
-            Reason::BreakerOpen => {
-                "The remedy failed several times in a row; look into it and close its breaker."
-            }
-            Reason::StaleSnapshot => {
-                "The observation is older than max_snapshot_age_seconds; a new one is awaited."
-            }
-            Reason::NothingToDo => "There is nothing to repair.",
-            Reason::LambdaUnknown => "λ could not be computed; the detail says which reading is missing.",
-            Reason::InvalidRequest => "The request names a strategy or parameter that does not exist.",
-        }
-    }
-
-    /// The reason of that name.
-    pub fn parse(name: &str) -> Option<Reason> {
-        Reason::ALL.into_iter().find(|reason| reason.as_str() == name)
-    }
-}
+mod pacing;
+mod reason;
+#[cfg(test)]
+mod tests;
 
 /// Who asks for a decision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -188,42 +37,6 @@ pub enum Request {
         /// Its parameters (an object, or null for none).
         params: Value,
     },
-}
-
-/// One earlier action on this collection.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Attempt {
-    /// When it began.
-    pub started_at: UnixMs,
-    /// When it ended; None while it runs.
-    pub ended_at: Option<UnixMs>,
-    /// How it stands or ended.
-    pub status: Status,
-    /// Its strategy.
-    pub strategy: String,
-    /// Class name of its problem.
-    pub problem_class: String,
-    /// λ of its component before.
-    pub lambda_before: Option<f64>,
-    /// λ of its component after.
-    pub lambda_after: Option<f64>,
-    /// Nodes of its component.
-    pub nodes: Vec<NodeKey>,
-}
-
-/// What is known of one remedy on one collection.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Arm {
-    /// The remedy's name.
-    pub strategy: String,
-    /// Failures in a row.
-    pub failures: u32,
-    /// Not before.
-    pub backoff_until: Option<UnixMs>,
-    /// Closed by a human only.
-    pub breaker_open: bool,
-    /// Learned weight, 1 when nothing was learned; breaks ties between remedies of equal impact.
-    pub weight: f64,
 }
 
 /// Actions that are approved, executing or verifying now.
@@ -379,22 +192,25 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
     }
     let mut rejected = Vec::new();
     for candidate in candidates(input, &params) {
-        match candidate
-            .and_then(|c| c.check(input, params.dry_run).map_or(Ok(c.clone()), |r| Err(c.rejected(r))))
-        {
-            Ok(candidate) => {
-                let planned = Box::new(candidate.planned);
-                let observing =
-                    input.config.mode == Mode::Observe && !matches!(input.request, Request::Execute { .. });
-                if observing && !params.dry_run {
-                    let refusal = Refusal::new(Reason::ObserveMode, Reason::ObserveMode.explain());
-                    return refuse(refusal, Some(planned), rejected);
-                }
-                let approval = approval(input, &planned);
-                return Decision::Act { planned, approval, dry_run: params.dry_run, rejected };
+        let candidate = match candidate {
+            Ok(candidate) => candidate,
+            Err(reject) => {
+                rejected.push(reject);
+                continue;
             }
-            Err(reject) => rejected.push(reject),
+        };
+        if let Some(refusal) = candidate.check(input, params.dry_run) {
+            rejected.push(candidate.rejected(refusal));
+            continue;
         }
+        let planned = Box::new(candidate.0);
+        let by_hand = matches!(input.request, Request::Execute { .. });
+        if input.config.mode == Mode::Observe && !by_hand && !params.dry_run {
+            let refusal = Refusal::new(Reason::ObserveMode, Reason::ObserveMode.explain());
+            return refuse(refusal, Some(planned), rejected);
+        }
+        let approval = approval(input, &planned);
+        return Decision::Act { planned, approval, dry_run: params.dry_run, rejected };
     }
     // The first alternative looked at is the best one: its reason is what stands in the way.
     let refusal = match rejected.first() {
@@ -493,41 +309,14 @@ fn gate_time(input: &DecisionInput<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// When the cooldown after the last attempt ends; None when there was none. It may lie in the past.
-pub fn cooldown_until(history: &[Attempt], config: &Config) -> Option<UnixMs> {
-    history
-        .iter()
-        .filter(|attempt| attempt.status.counts_as_attempt())
-        .map(|attempt| attempt.ended_at.unwrap_or(attempt.started_at))
-        .max()
-        .map(|end| end.saturating_add(config.min_healing_interval_seconds.saturating_mul(1000)))
-}
-
-/// When the window has room again, if it is full now (refused at `>=`).
-fn attempts_exhausted_until(history: &[Attempt], config: &Config, now: UnixMs) -> Option<UnixMs> {
-    let window_ms = config.attempt_window_seconds.saturating_mul(1000);
-    let mut starts: Vec<UnixMs> = history
-        .iter()
-        .filter(|attempt| attempt.status.counts_as_attempt() && attempt.started_at > now - window_ms)
-        .map(|attempt| attempt.started_at)
-        .collect();
-    starts.sort_unstable();
-    let max = usize::try_from(config.max_attempts_per_window).unwrap_or(usize::MAX);
-    // Room comes when the attempt that is `max` from the end leaves the window.
-    starts.len().checked_sub(max).and_then(|at| starts.get(at)).map(|start| start + window_ms)
-}
-
-#[derive(Clone)]
-struct Candidate {
-    planned: Planned,
-    reversible: bool,
-}
+/// A plan that could be carried out, before the gates of single plans.
+struct Candidate(Planned);
 
 impl Candidate {
     fn rejected(&self, refusal: Refusal) -> Rejected {
         Rejected {
-            problem_class: self.planned.problem.class.as_str().to_owned(),
-            strategy: Some(self.planned.plan.strategy.clone()),
+            problem_class: self.0.problem.class.as_str().to_owned(),
+            strategy: Some(self.0.plan.strategy.clone()),
             reason: refusal.reason,
             detail: refusal.detail,
             until: refusal.until,
@@ -536,8 +325,7 @@ impl Candidate {
 
     /// The gates of one plan.
     fn check(&self, input: &DecisionInput<'_>, dry_run: bool) -> Option<Refusal> {
-        let _ = self.reversible;
-        let plan = &self.planned.plan;
+        let plan = &self.0.plan;
         if dry_run {
             return None;
         }
@@ -634,7 +422,7 @@ fn of_problem(
     };
     found.sort_by(|a, b| match (a, b) {
         (Ok(a), Ok(b)) => {
-            let (a, b) = (&a.planned.plan, &b.planned.plan);
+            let (a, b) = (&a.0.plan, &b.0.plan);
             // What was tried last and left the problem standing comes after the next step of the ladder.
             (tried(a, problem, input).cmp(&tried(b, problem, input)))
                 .then(a.impact.total_cmp(&b.impact))
@@ -655,10 +443,7 @@ fn candidate(
     limits: &Limits,
 ) -> Result<Candidate, Rejected> {
     match remedy.plan(problem, input.snapshot, limits) {
-        Ok(plan) => {
-            let reversible = plan.reversible;
-            Ok(Candidate { planned: Planned { problem: problem.clone(), plan }, reversible })
-        }
+        Ok(plan) => Ok(Candidate(Planned { problem: problem.clone(), plan })),
         Err(why) => Err(reject(Some(problem), remedy, &why)),
     }
 }
@@ -677,40 +462,11 @@ fn reject(problem: Option<&Problem>, remedy: &dyn Remedy, why: &NotApplicable) -
     }
 }
 
-fn same_component(nodes: &[NodeKey], others: &[NodeKey]) -> bool {
-    nodes.iter().any(|node| others.iter().any(|other| node.same_unit(other)))
-}
-
-/// Earlier actions on the problem's component, oldest first.
-fn on_component<'a>(problem: &Problem, history: &'a [Attempt]) -> Vec<&'a Attempt> {
-    let mut attempts: Vec<&Attempt> =
-        history.iter().filter(|attempt| same_component(&attempt.nodes, &problem.component.nodes)).collect();
-    attempts.sort_by_key(|attempt| (attempt.ended_at.unwrap_or(attempt.started_at), attempt.started_at));
-    attempts
-}
-
 /// Whether this strategy succeeded on the component within the attempt window and the problem is still there.
 fn tried(plan: &Plan, problem: &Problem, input: &DecisionInput<'_>) -> bool {
     let since = input.now - input.config.attempt_window_seconds.saturating_mul(1000);
     on_component(problem, input.history).iter().any(|attempt| {
         attempt.strategy == plan.strategy && attempt.status == Status::Succeeded && attempt.started_at > since
-    })
-}
-
-/// Whether the last two finished actions on the component left it weaker than it was before the first of them.
-fn ineffective(problem: &Problem, history: &[Attempt], now: UnixMs) -> Option<(String, UnixMs)> {
-    let finished: Vec<(&Attempt, f64, f64)> = on_component(problem, history)
-        .into_iter()
-        .filter(|attempt| attempt.status.counts_as_attempt() && attempt.status.is_terminal())
-        .filter(|attempt| attempt.started_at > now - INEFFECTIVE_WINDOW_MS)
-        .filter_map(|attempt| Some((attempt, attempt.lambda_before?, attempt.lambda_after?)))
-        .collect();
-    let [.., (first, before, _), (_, _, after)] = finished.as_slice() else { return None };
-    (after < before).then(|| {
-        (
-            format!("λ of this part was {before:.3} before the last two actions and {after:.3} after them"),
-            first.started_at + INEFFECTIVE_WINDOW_MS,
-        )
     })
 }
 
@@ -731,40 +487,4 @@ fn approval(input: &DecisionInput<'_>, planned: &Planned) -> Option<ApprovalReas
     } else {
         None
     }
-}
-
-impl Arm {
-    /// A remedy of which nothing is known yet.
-    pub fn new(strategy: impl Into<String>) -> Self {
-        Self { strategy: strategy.into(), failures: 0, backoff_until: None, breaker_open: false, weight: 1.0 }
-    }
-
-    /// The arm after an action of the remedy ended at `now` with `status`: a success clears it, a failure doubles
-    /// the wait (with up to a tenth of jitter taken from `seed`) and after `breaker_failures` in a row opens the
-    /// breaker; a failed rollback opens it at once. Anything else leaves it.
-    #[must_use]
-    pub fn after(&self, status: Status, now: UnixMs, config: &Config, seed: u64) -> Arm {
-        let mut arm = self.clone();
-        if status == Status::Succeeded {
-            arm.failures = 0;
-            arm.backoff_until = None;
-        } else if status.counts_as_failure() {
-            arm.failures = arm.failures.saturating_add(1);
-            arm.backoff_until = Some(now.saturating_add(backoff_ms(arm.failures, config, seed)));
-            if i64::from(arm.failures) >= config.breaker_failures || status == Status::RollbackFailed {
-                arm.breaker_open = true;
-            }
-        }
-        arm
-    }
-}
-
-/// base × 2^(failures − 1), at most the cap, and up to a tenth more so that several do not come back at once.
-fn backoff_ms(failures: u32, config: &Config, seed: u64) -> i64 {
-    let base = config.backoff_base_seconds as f64;
-    let doubled = base * 2f64.powi(failures.saturating_sub(1).min(62) as i32);
-    let wait_s = doubled.min(config.backoff_cap_seconds as f64);
-    let jitter = (crate::kmeans::mix(seed ^ u64::from(failures)) >> 11) as f64 / (1u64 << 53) as f64;
-    // At most 1.1 x 30 days: far below what an i64 of milliseconds holds.
-    (wait_s * 1000.0 * (1.0 + 0.1 * jitter)) as i64
 }

@@ -1,0 +1,405 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::classify::Structure;
+use crate::fixtures::{NOW, fragment, ivf, recall, snapshot};
+use crate::graph::NodeKey;
+use crate::integrity::{StateRecord, assess};
+use crate::plan::Step;
+use crate::snapshot::{Reading, Replacement};
+
+/// A decision's circumstances; by default a bloated hnsw index in critical state and nothing in the way.
+#[derive(Clone)]
+struct Case {
+    config: Config,
+    state: StateRecord,
+    snapshot: Snapshot,
+    history: Vec<Attempt>,
+    arms: Vec<Arm>,
+    in_flight: InFlight,
+    now: UnixMs,
+    request: Request,
+}
+
+impl Case {
+    fn new() -> Self {
+        let mut sick = snapshot(1, 0, 1);
+        fragment(&mut sick.indexes[0], 70.0);
+        Self {
+            config: Config::default(),
+            state: StateRecord { state: IntegrityState::Critical, ..StateRecord::new(NOW - 60_000) },
+            snapshot: sick,
+            history: vec![],
+            arms: vec![],
+            in_flight: InFlight::default(),
+            now: NOW + 1000,
+            request: Request::Automatic,
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Case)) -> Self {
+        let mut case = Self::new();
+        change(&mut case);
+        case
+    }
+
+    fn decide(&self) -> Decision {
+        let assessment = assess(&self.snapshot, &self.config).unwrap();
+        decide(&DecisionInput {
+            config: &self.config,
+            state: &self.state,
+            assessment: &assessment,
+            snapshot: &self.snapshot,
+            history: &self.history,
+            arms: &self.arms,
+            in_flight: self.in_flight,
+            now: self.now,
+            request: &self.request,
+        })
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match self.decide() {
+            Decision::Refuse { reason, .. } => Some(reason),
+            Decision::Act { .. } => None,
+        }
+    }
+
+    fn strategy(&self) -> String {
+        match self.decide() {
+            Decision::Act { planned, .. } => planned.plan.strategy,
+            Decision::Refuse { detail, .. } => panic!("{detail}"),
+        }
+    }
+
+    fn by_hand(mut self, strategy: &str, params: Value) -> Self {
+        self.request = Request::Execute { strategy: strategy.to_owned(), params };
+        self
+    }
+
+    fn triggered(mut self) -> Self {
+        self.request = Request::Trigger;
+        self
+    }
+}
+
+/// An attempt that ended so many seconds ago.
+fn attempt(ago_s: i64, status: Status) -> Attempt {
+    Attempt {
+        started_at: NOW + 1000 - ago_s * 1000 - 10_000,
+        ended_at: Some(NOW + 1000 - ago_s * 1000),
+        status,
+        strategy: "compact_indexes".to_owned(),
+        problem_class: "IndexFragmentation".to_owned(),
+        lambda_before: Some(0.3),
+        lambda_after: Some(0.4),
+        nodes: vec![NodeKey::Index { partition: 1000, index: "public.docs_1000_hnsw_0".to_owned() }],
+    }
+}
+
+#[test]
+fn with_nothing_in_the_way_the_healer_acts() {
+    let Decision::Act { planned, approval, dry_run, rejected } = Case::new().decide() else { panic!() };
+    assert_eq!(planned.plan.strategy, "compact_indexes");
+    assert_eq!((approval, dry_run, rejected.len()), (None, false, 0));
+    assert!(matches!(planned.plan.steps[0], Step::BuildIndex { .. }));
+}
+
+#[test]
+fn each_gate_has_its_reason() {
+    let check = |reason: Reason, change: fn(&mut Case)| assert_eq!(Case::with(change).reason(), Some(reason));
+    check(Reason::Disabled, |c| c.config.enabled = false);
+    check(Reason::InRecovery, |c| c.snapshot.in_recovery = true);
+    check(Reason::StaleSnapshot, |c| c.now = NOW + 120_001);
+    check(Reason::ActionInFlight, |c| c.in_flight = InFlight { this_table: 1, server: 1 });
+    check(Reason::ServerBusy, |c| c.in_flight = InFlight { this_table: 0, server: 1 });
+    check(Reason::LambdaUnknown, |c| c.snapshot.indexes.clear());
+    check(Reason::LambdaUnknown, |c| c.snapshot.partitions.clear());
+    check(Reason::StateNormal, |c| c.state.state = IntegrityState::Normal);
+    check(Reason::Dwelling, |c| {
+        c.state = StateRecord { candidate: Some(IntegrityState::Stress), streak: 1, ..StateRecord::new(NOW) };
+    });
+    check(Reason::Cooldown, |c| c.history = vec![attempt(299, Status::Succeeded)]);
+    check(Reason::AttemptsExhausted, |c| {
+        c.history = [400, 900, 1800].map(|ago| attempt(ago, Status::Failed)).to_vec();
+    });
+    check(Reason::HealingIneffective, |c| {
+        c.history = vec![attempt(900, Status::Failed), attempt(400, Status::RolledBack)];
+        c.history[1].lambda_after = Some(0.29);
+    });
+    check(Reason::BreakerOpen, |c| c.arms = vec![Arm { breaker_open: true, ..Arm::new("compact_indexes") }]);
+    check(Reason::ArmBackoff, |c| {
+        c.arms = vec![Arm { backoff_until: Some(NOW + 2000), ..Arm::new("compact_indexes") }];
+    });
+    check(Reason::OverImpactLimit, |c| c.config.max_auto_heal_impact = 0.4);
+    check(Reason::OverStressImpact, |c| {
+        c.config.max_stress_impact = 0.4;
+        c.state.state = IntegrityState::Stress;
+    });
+    check(Reason::DiskHeadroom, |c| c.snapshot.disk_free_bytes = Reading::Known(1000));
+    check(Reason::NotApplicable, |c| c.snapshot.disk_free_bytes = Reading::unknown("x"));
+    check(Reason::ObserveMode, |c| c.config.mode = Mode::Observe);
+    check(Reason::NothingToDo, |c| fragment(&mut c.snapshot.indexes[0], 0.0));
+}
+
+#[test]
+fn just_inside_the_limits_the_healer_acts() {
+    let check = |change: fn(&mut Case)| assert_eq!(Case::with(change).reason(), None);
+    check(|c| c.now = NOW + 120_000);
+    check(|c| c.history = vec![attempt(300, Status::Succeeded)]);
+    check(|c| c.history = [400, 900].map(|ago| attempt(ago, Status::Failed)).to_vec());
+    // The third is older than an hour.
+    check(|c| c.history = [400, 900, 3600].map(|ago| attempt(ago, Status::Failed)).to_vec());
+    check(|c| c.history = vec![attempt(1, Status::Noop), attempt(1, Status::Expired)]);
+    check(|c| c.arms = vec![Arm { backoff_until: Some(NOW + 1000), ..Arm::new("compact_indexes") }]);
+    check(|c| c.config.max_stress_impact = 0.4);
+    check(|c| c.history = vec![attempt(900, Status::Failed), attempt(400, Status::RolledBack)]);
+    check(|c| {
+        c.config.max_concurrent_actions = 2;
+        c.in_flight.server = 1;
+    });
+}
+
+#[test]
+fn a_refusal_says_until_when() {
+    let until = |case: Case| match case.decide() {
+        Decision::Refuse { until, .. } => until,
+        Decision::Act { .. } => panic!(),
+    };
+    let cooling = Case::with(|c| c.history = vec![attempt(100, Status::Succeeded)]);
+    assert_eq!(until(cooling.clone()), Some(NOW + 1000 + 200_000));
+    assert_eq!(cooldown_until(&cooling.history, &cooling.config), Some(NOW + 1000 + 200_000));
+    assert_eq!(cooldown_until(&[], &cooling.config), None);
+    let full =
+        Case::with(|c| c.history = [400, 900, 1800, 2000].map(|ago| attempt(ago, Status::Failed)).to_vec());
+    // Four attempts, three allowed: room comes when the third last, begun 1810 s ago, leaves the window.
+    assert_eq!(until(full), Some(NOW + 1000 - 1_810_000 + 3_600_000));
+}
+
+#[test]
+fn observing_shows_what_would_be_done() {
+    let Decision::Refuse { planned: Some(planned), .. } =
+        Case::with(|c| c.config.mode = Mode::Observe).decide()
+    else {
+        panic!()
+    };
+    assert_eq!(planned.plan.strategy, "compact_indexes");
+}
+
+#[test]
+fn a_human_is_asked_where_the_settings_say_so() {
+    let approval = |case: Case| match case.decide() {
+        Decision::Act { approval, .. } => approval,
+        Decision::Refuse { detail, .. } => panic!("{detail}"),
+    };
+    let attached =
+        |c: &mut Case| c.snapshot.indexes[0].replacement = Replacement::ReindexOnly("attached".to_owned());
+    assert_eq!(approval(Case::with(|c| c.config.mode = Mode::Approve)), Some(ApprovalReason::Mode));
+    assert_eq!(
+        approval(Case::with(|c| c.config.require_approval = vec!["IndexFragmentation".to_owned()])),
+        Some(ApprovalReason::ProblemClass)
+    );
+    assert_eq!(
+        approval(Case::with(|c| c.config.require_approval_strategies = vec!["compact_indexes".to_owned()])),
+        Some(ApprovalReason::Strategy)
+    );
+    assert_eq!(approval(Case::with(attached)), Some(ApprovalReason::Irreversible));
+    let consented = Case::with(|c| {
+        attached(c);
+        c.config.require_approval_irreversible = false;
+    });
+    assert_eq!(approval(consented), None);
+    let heavy = Case::with(|c| c.config.max_auto_heal_impact = 0.4).by_hand("compact_indexes", Value::Null);
+    assert_eq!(approval(heavy), Some(ApprovalReason::Impact));
+    let by_hand = Case::with(|c| c.config.mode = Mode::Approve).by_hand("compact_indexes", Value::Null);
+    assert_eq!(approval(by_hand), None, "who asks by hand has consented to this strategy");
+}
+
+#[test]
+fn a_trigger_waits_for_nothing_but_keeps_the_limits() {
+    let ready = |change: fn(&mut Case)| Case::with(change).triggered().reason();
+    assert_eq!(ready(|c| c.state.state = IntegrityState::Normal), None);
+    assert_eq!(ready(|c| c.history = vec![attempt(1, Status::Succeeded)]), None);
+    assert_eq!(ready(|c| c.config.enabled = false), Some(Reason::Disabled));
+    assert_eq!(ready(|c| c.config.mode = Mode::Observe), Some(Reason::ObserveMode));
+    assert_eq!(
+        ready(|c| c.history = [1, 2, 3].map(|ago| attempt(ago, Status::Failed)).to_vec()),
+        Some(Reason::AttemptsExhausted)
+    );
+    assert_eq!(ready(|c| c.in_flight.this_table = 1), Some(Reason::ActionInFlight));
+    assert_eq!(ready(|c| fragment(&mut c.snapshot.indexes[0], 0.0)), Some(Reason::NothingToDo));
+}
+
+#[test]
+fn by_hand_time_does_not_matter_but_safety_does() {
+    let ready = |change: fn(&mut Case)| Case::with(change).by_hand("compact_indexes", json!({})).reason();
+    assert_eq!(
+        ready(|c| {
+            c.state.state = IntegrityState::Normal;
+            c.history = [1, 2, 3, 4].map(|ago| attempt(ago, Status::Failed)).to_vec();
+            c.arms = vec![Arm { backoff_until: Some(NOW + 99_000), ..Arm::new("compact_indexes") }];
+            c.config.mode = Mode::Observe;
+        }),
+        None
+    );
+    assert_eq!(ready(|c| c.config.enabled = false), Some(Reason::Disabled));
+    assert_eq!(ready(|c| c.snapshot.in_recovery = true), Some(Reason::InRecovery));
+    assert_eq!(ready(|c| c.in_flight.server = 1), Some(Reason::ServerBusy));
+    assert_eq!(ready(|c| c.snapshot.disk_free_bytes = Reading::Known(1)), Some(Reason::DiskHeadroom));
+    assert_eq!(
+        ready(|c| c.arms = vec![Arm { breaker_open: true, ..Arm::new("compact_indexes") }]),
+        Some(Reason::BreakerOpen)
+    );
+    // A healthy index may be rebuilt by hand.
+    assert_eq!(ready(|c| fragment(&mut c.snapshot.indexes[0], 0.0)), None);
+    assert_eq!(ready(|c| c.snapshot.indexes.clear()), Some(Reason::NotApplicable));
+}
+
+#[test]
+fn a_dry_run_is_never_in_the_way_of_anything() {
+    let case = Case::with(|c| {
+        c.config.enabled = false;
+        c.in_flight = InFlight { this_table: 1, server: 1 };
+        c.arms = vec![Arm { breaker_open: true, ..Arm::new("compact_indexes") }];
+    });
+    let Decision::Act { dry_run, .. } = case.by_hand("compact_indexes", json!({"dry_run": true})).decide()
+    else {
+        panic!()
+    };
+    assert!(dry_run);
+}
+
+#[test]
+fn a_request_for_what_does_not_exist_says_what_does() {
+    let detail = |strategy: &str, params: Value| match Case::new().by_hand(strategy, params).decide() {
+        Decision::Refuse { reason: Reason::InvalidRequest, detail, .. } => detail,
+        other => panic!("{other:?}"),
+    };
+    assert!(detail("reboot", Value::Null).contains("compact_indexes, rebuild_centroids"));
+    assert!(detail("compact_indexes", json!({"batch_size": 1})).contains("in one go"));
+}
+
+/// Low recall of an ivfflat index of whose lists nothing is known: effort first, a rebuild after it.
+fn ladder() -> Case {
+    Case::with(|c| {
+        c.snapshot = snapshot(1, 16, 0);
+        c.snapshot.indexes[0].recall = Reading::Known(recall(1, 0.4));
+        ivf(&mut c.snapshot.indexes[0]).work_ratio = Reading::unknown("too many lists");
+    })
+}
+
+#[test]
+fn the_least_impact_comes_first_and_the_next_step_only_after_it_was_not_enough() {
+    let mut case = ladder();
+    assert_eq!(case.strategy(), "tune_search_effort");
+    // It failed: it backs off, and the stronger one is next.
+    case.arms = vec![Arm { backoff_until: Some(NOW + 9000), ..Arm::new("tune_search_effort") }];
+    assert_eq!(case.strategy(), "rebuild_centroids");
+    // It succeeded and the problem is still there.
+    let mut case = ladder();
+    case.history = vec![Attempt {
+        strategy: "tune_search_effort".to_owned(),
+        nodes: vec![NodeKey::Centroid {
+            partition: 1000,
+            index: "public.docs_1000_ivf".to_owned(),
+            group: 9,
+        }],
+        ..attempt(400, Status::Succeeded)
+    }];
+    assert_eq!(case.strategy(), "rebuild_centroids");
+    // On another index that says nothing.
+    case.history[0].nodes = vec![NodeKey::Index { partition: 9, index: "x".to_owned() }];
+    assert_eq!(case.strategy(), "tune_search_effort");
+    // Not applicable.
+    let mut case = ladder();
+    case.config.manage_search_effort = false;
+    let Decision::Act { planned, rejected, .. } = case.decide() else { panic!() };
+    assert_eq!(planned.plan.strategy, "rebuild_centroids");
+    assert_eq!(rejected.len(), 0, "what cannot be applied comes after what can");
+}
+
+#[test]
+fn bad_lists_are_rebuilt_and_good_ones_searched_more() {
+    let mut case = ladder();
+    ivf(&mut case.snapshot.indexes[0]).work_ratio = Reading::Known(1.3);
+    assert_eq!(case.strategy(), "rebuild_centroids");
+    ivf(&mut case.snapshot.indexes[0]).work_ratio = Reading::Known(1.0);
+    assert_eq!(case.strategy(), "tune_search_effort");
+    let Decision::Act { planned, .. } = case.decide() else { panic!() };
+    assert!(matches!(planned.problem.class, ProblemClass::CentroidSkew { structure: Structure::Good, .. }));
+}
+
+#[test]
+fn what_stands_in_the_way_of_the_weakest_part_does_not_stop_the_next() {
+    let case = Case::with(|c| {
+        c.snapshot.indexes.push(crate::fixtures::ivfflat(1000, 8, 77));
+        c.snapshot.indexes[1].valid = false;
+        c.arms = vec![Arm { breaker_open: true, ..Arm::new("repair_invalid_index") }];
+    });
+    let Decision::Act { planned, rejected, .. } = case.decide() else { panic!() };
+    assert_eq!(planned.plan.strategy, "compact_indexes");
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(
+        (rejected[0].reason, rejected[0].strategy.as_deref()),
+        (Reason::BreakerOpen, Some("repair_invalid_index"))
+    );
+}
+
+#[test]
+fn failures_back_off_twice_as_long_each_and_the_third_opens_the_breaker() {
+    let config = Config::default();
+    let mut arm = Arm::new("x");
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        arm = arm.after(Status::RolledBack, NOW, &config, 42);
+        waits.push((arm.backoff_until.unwrap() - NOW) as f64 / 1000.0);
+    }
+    for (wait, base) in waits.iter().zip([600.0, 1200.0, 2400.0]) {
+        assert!((base..=1.1 * base).contains(wait), "{waits:?}");
+    }
+    assert!(arm.breaker_open);
+    assert_eq!(arm, arm.after(Status::Noop, NOW, &config, 1));
+    assert_eq!(arm, arm.after(Status::Aborted, NOW, &config, 1));
+    let better = arm.after(Status::Succeeded, NOW, &config, 1);
+    assert_eq!((better.failures, better.backoff_until), (0, None));
+    assert!(better.breaker_open, "a human closes it");
+    assert!(Arm::new("x").after(Status::RollbackFailed, NOW, &config, 1).breaker_open);
+    let mut tired = Arm { failures: 200, ..Arm::new("x") };
+    tired = tired.after(Status::Failed, NOW, &config, 7);
+    assert!(tired.backoff_until.unwrap() - NOW <= 86_400_000 * 11 / 10, "capped");
+}
+
+proptest! {
+    /// Invariant 5: whatever the circumstances, an automatic action keeps every limit.
+    #[test]
+    fn an_automatic_action_keeps_every_limit(
+        enabled: bool, in_recovery: bool, this_table in 0u32..2, server in 0u32..3, age_s in 0i64..300,
+        state in 0usize..3, ago in proptest::collection::vec((0i64..5000, 0usize..12), 0..6),
+        breaker: bool, pct in 0.0f64..95.0, max_impact in 0.0f64..1.0, partitions in 0u32..3,
+    ) {
+        let mut case = Case::new();
+        case.snapshot = snapshot(partitions, 0, 1);
+        if let Some(index) = case.snapshot.indexes.first_mut() {
+            fragment(index, pct);
+        }
+        case.config.enabled = enabled;
+        case.config.max_auto_heal_impact = max_impact;
+        case.snapshot.in_recovery = in_recovery;
+        case.in_flight = InFlight { this_table, server: server.max(this_table) };
+        case.now = NOW + age_s * 1000;
+        case.state.state = [IntegrityState::Normal, IntegrityState::Stress, IntegrityState::Critical][state];
+        case.history = ago.iter().map(|(ago, status)| attempt(*ago, Status::ALL[*status])).collect();
+        case.arms = vec![Arm { breaker_open: breaker, ..Arm::new("compact_indexes") }];
+        prop_assert_eq!(case.decide(), case.decide());
+        if let Decision::Act { planned, .. } = case.decide() {
+            let counted: Vec<&Attempt> = case.history.iter().filter(|a| a.status.counts_as_attempt()).collect();
+            prop_assert!(enabled && !in_recovery && this_table == 0 && server == 0 && !breaker && partitions > 0);
+            prop_assert!(age_s <= 120 && state > 0);
+            prop_assert!(planned.plan.impact <= max_impact);
+            prop_assert!(counted.iter().all(|a| case.now - a.ended_at.unwrap() >= 300_000));
+            prop_assert!(counted.iter().filter(|a| case.now - a.started_at < 3_600_000).count() < 3);
+            prop_assert!(planned.problem.component.lambda < 0.8);
+        }
+    }
+}
