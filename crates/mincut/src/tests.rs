@@ -21,6 +21,7 @@ pub(crate) const TUNINGS: [Tuning; 6] = [
         cells_per_arc: usize::MAX >> 32,
         matrix_bytes_per_edge: usize::MAX >> 32,
         samples: 0,
+        stream_arcs: 0,
     },
 ];
 
