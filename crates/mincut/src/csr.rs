@@ -36,6 +36,81 @@ impl Csr {
         self.degrees.iter().copied().enumerate().min_by_key(|&(_, degree)| degree)
     }
 
+    /// Makes the graph of an edge list: loops dropped, parallel edges summed, and edges for which `units` is `None`
+    /// left out.
+    pub(crate) fn from_edges(
+        nodes: usize,
+        edges: &[(u32, u32, f64)],
+        units: impl Fn(f64) -> Option<u64>,
+    ) -> Self {
+        let mut offsets = vec![0u32; nodes + 1];
+        for &(u, v, capacity) in edges {
+            if u != v && units(capacity).is_some() {
+                offsets[u as usize] += 1;
+                offsets[v as usize] += 1;
+            }
+        }
+        // The fill below advances each start to its end, and the shift takes that back.
+        let mut sum = 0u32;
+        for offset in &mut offsets {
+            (sum, *offset) = (sum + *offset, sum);
+        }
+        let mut targets = vec![0u32; sum as usize];
+        let mut weights = vec![0u64; sum as usize];
+        for &(u, v, capacity) in edges {
+            if u == v {
+                continue;
+            }
+            if let Some(units) = units(capacity) {
+                for (from, to) in [(u, v), (v, u)] {
+                    let at = &mut offsets[from as usize];
+                    targets[*at as usize] = to;
+                    weights[*at as usize] = units;
+                    *at += 1;
+                }
+            }
+        }
+        offsets.copy_within(0..nodes, 1);
+        offsets[0] = 0;
+        let mut graph = Self { offsets, targets, weights, degrees: vec![0; nodes] };
+        graph.merge_parallel(&mut Vec::new());
+        graph.targets.shrink_to_fit();
+        graph.weights.shrink_to_fit();
+        graph.sum_degrees();
+        graph
+    }
+
+    /// Sorts each row by neighbour, as [`Csr::change`] needs it.
+    pub(crate) fn sort_rows(&mut self) {
+        let mut row: Vec<(u32, u64)> = Vec::new();
+        for node in 0..self.nodes() {
+            row.clear();
+            row.extend(self.row(node));
+            row.sort_unstable();
+            let start = self.offsets[node] as usize;
+            for (at, &(target, weight)) in row.iter().enumerate() {
+                self.targets[start + at] = target;
+                self.weights[start + at] = weight;
+            }
+        }
+    }
+
+    /// Changes the weight of an edge of a graph with sorted rows, and the degrees of its ends.
+    pub(crate) fn change(&mut self, u: u32, v: u32, weight: impl Fn(u64) -> u64) {
+        for (from, to) in [(u, v), (v, u)] {
+            let range = self.range(from as usize);
+            let Ok(at) = self.targets[range.clone()].binary_search(&to) else {
+                debug_assert!(false, "no edge between {u} and {v}");
+                return;
+            };
+            let slot = &mut self.weights[range.start + at];
+            let (old, new) = (*slot, weight(*slot));
+            *slot = new;
+            let degree = &mut self.degrees[from as usize];
+            *degree = *degree - old + new;
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.offsets.clear();
         self.targets.clear();

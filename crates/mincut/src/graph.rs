@@ -62,6 +62,13 @@ pub enum GraphError {
         /// Number of nodes of the graph.
         nodes: usize,
     },
+    /// A change names an edge that the graph does not have.
+    EdgeOutOfRange {
+        /// The edge named.
+        edge: usize,
+        /// Number of edges of the graph.
+        edges: usize,
+    },
     /// The capacities' sum is beyond the range of the numbers they are kept in.
     CapacityOverflow,
     /// More than 2³⁰ nodes or 2³⁰ edges.
@@ -77,6 +84,9 @@ impl fmt::Display for GraphError {
             }
             Self::NodeOutOfRange { edge, node, nodes } => {
                 write!(f, "edge {edge}: node {node} does not exist in a graph of {nodes} nodes")
+            }
+            Self::EdgeOutOfRange { edge, edges } => {
+                write!(f, "edge {edge} does not exist in a graph of {edges} edges")
             }
             Self::CapacityOverflow => write!(f, "the sum of the capacities is out of range"),
             Self::TooLarge => write!(f, "more than 2^30 nodes or 2^30 edges"),
@@ -94,48 +104,12 @@ impl Graph {
     /// # Errors
     /// [`GraphError`] names the first edge that is refused.
     pub fn from_edges(nodes: usize, edges: &[(u32, u32, f64)]) -> Result<Self, GraphError> {
-        let scale = scale_for(nodes, edges)?;
-        Self::with_scale(nodes, edges, scale)
-    }
-
-    fn with_scale(nodes: usize, edges: &[(u32, u32, f64)], scale: Scale) -> Result<Self, GraphError> {
-        let mut offsets = vec![0u32; nodes + 1];
-        for &(u, v, capacity) in edges {
-            if u != v && capacity > 0.0 {
-                offsets[u as usize] += 1;
-                offsets[v as usize] += 1;
-            }
-        }
-        // Exclusive prefix sums; the fill below advances each start to its end, and the shift back restores it.
-        let mut sum = 0u32;
-        for slot in &mut offsets {
-            let count = *slot;
-            *slot = sum;
-            sum += count;
-        }
-        let mut targets = vec![0u32; sum as usize];
-        let mut weights = vec![0u64; sum as usize];
-        for &(u, v, capacity) in edges {
-            if u != v && capacity > 0.0 {
-                let units = scale.units(capacity);
-                for (from, to) in [(u, v), (v, u)] {
-                    let slot = &mut offsets[from as usize];
-                    targets[*slot as usize] = to;
-                    weights[*slot as usize] = units;
-                    *slot += 1;
-                }
-            }
-        }
-        offsets.copy_within(0..nodes, 1);
-        offsets[0] = 0;
-        let mut csr = Csr { offsets, targets, weights, degrees: vec![0; nodes] };
-        csr.merge_parallel(&mut Vec::new());
-        csr.targets.shrink_to_fit();
-        csr.weights.shrink_to_fit();
+        let scale = scale_for(nodes, edges, TOTAL_BITS_MAX)?;
+        let units = |capacity: f64| if capacity > 0.0 { Some(scale.units(capacity)) } else { None };
+        let mut csr = Csr::from_edges(nodes, edges, units);
         let divisor = csr.divide_by_common_divisor();
         csr.sum_degrees();
-        // Exact: a whole number below 2^60 that divides 53-bit numbers often has few bits itself; where it has more,
-        // the product is the nearest double.
+        // Nearest double: the divisor may have more than 53 bits.
         Ok(Self { csr, resolution: divisor as f64 * power_of_two(-scale.exponent) })
     }
 
@@ -161,22 +135,40 @@ impl Graph {
 }
 
 /// How capacities become units.
-#[derive(Debug, Clone, Copy)]
-struct Scale {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Scale {
     exponent: i32,
     /// Capacities above this are clamped to it.
     clamp: f64,
 }
 
 impl Scale {
-    fn units(self, capacity: f64) -> u64 {
-        // Below 2^60 and not negative: the cast loses only the fraction that `round` has removed.
-        ((capacity.min(self.clamp) * power_of_two(self.exponent)).round() as u64).max(1)
+    /// Whole units of a capacity; none of a positive capacity would be lost to rounding.
+    pub(crate) fn units(self, capacity: f64) -> u64 {
+        if capacity > 0.0 { self.scaled(capacity.min(self.clamp)).max(1) } else { 0 }
+    }
+
+    /// Capacities from this on may have been clamped.
+    pub(crate) fn clamped_units(self) -> u64 {
+        self.scaled(self.clamp)
+    }
+
+    pub(crate) fn capacity(self, units: u64) -> f64 {
+        units as f64 * power_of_two(-self.exponent)
+    }
+
+    fn scaled(self, capacity: f64) -> u64 {
+        // Without a fraction after `round`, and not negative; what is beyond a `u64` becomes its maximum.
+        (capacity * power_of_two(self.exponent)).round() as u64
     }
 }
 
-/// Checks every edge and chooses the resolution.
-fn scale_for(nodes: usize, edges: &[(u32, u32, f64)]) -> Result<Scale, GraphError> {
+/// Checks every edge and chooses the resolution: the capacities sum to less than `2^total_bits` units.
+pub(crate) fn scale_for(
+    nodes: usize,
+    edges: &[(u32, u32, f64)],
+    total_bits: i32,
+) -> Result<Scale, GraphError> {
     if nodes > NODES_MAX || edges.len() > EDGES_MAX {
         return Err(GraphError::TooLarge);
     }
@@ -214,7 +206,7 @@ fn scale_for(nodes: usize, edges: &[(u32, u32, f64)]) -> Result<Scale, GraphErro
     if !total.is_finite() {
         return Err(GraphError::CapacityOverflow);
     }
-    let exponent = if total > 0.0 { TOTAL_BITS_MAX - exponent_above(total) } else { 0 };
+    let exponent = if total > 0.0 { total_bits - exponent_above(total) } else { 0 };
     // Beyond these a power of two is no normal number; capacities so small are rounded to the unit 2^-1000.
     Ok(Scale { exponent: exponent.clamp(-1000, 1000), clamp })
 }

@@ -18,10 +18,12 @@ mod contract;
 mod csr;
 mod cut;
 mod dense;
+mod dynamic;
 mod exact;
 mod graph;
 mod local;
 mod queue;
+mod rank;
 mod scan;
 mod solve;
 #[cfg(test)]
@@ -29,5 +31,6 @@ mod tests;
 mod trail;
 
 pub use cut::Cut;
+pub use dynamic::DynamicCut;
 pub use graph::{Graph, GraphError};
 pub use solve::{Interrupted, Scratch};

@@ -42,6 +42,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// An array for counting that is free between solves.
+    pub(crate) fn counts(&mut self) -> &mut Vec<u32> {
+        &mut self.placed
+    }
+
     /// Empty working memory; it grows on first use.
     pub fn new() -> Self {
         Self::default()
@@ -162,6 +167,54 @@ pub(crate) fn solve(
         std::mem::swap(front, back);
         current = front;
     }
+}
+
+/// Leaves in `class` a partition of the nodes such that no cut below `bound` (above 0) separates two of one class, and
+/// in `quotient` the graph of the classes. Stops when a round certifies little.
+pub(crate) fn certify(
+    graph: &Csr,
+    bound: u64,
+    rounds_max: usize,
+    scratch: &mut Scratch,
+    class: &mut Vec<u32>,
+    mut quotient: Option<&mut Csr>,
+    interrupt: &mut dyn FnMut() -> bool,
+) -> Result<(), Interrupted> {
+    let Scratch { order, buckets, local, placed, front, back, .. } = scratch;
+    let tuning = Tuning::DEFAULT;
+    class.clear();
+    class.extend(0..graph.nodes() as u32);
+    let mut current = graph;
+    for round in 0..rounds_max {
+        let nodes = current.nodes();
+        let tested = round % 2 == 0 && local.promises(current, bound, tuning.samples);
+        if tested {
+            local.run(current, bound, order);
+            if interrupt() {
+                return Err(Interrupted);
+            }
+        } else {
+            scan(current, bound, tuning.key_bits, 0, order, buckets, interrupt)?;
+        }
+        for class in class.iter_mut() {
+            *class = order.class[*class as usize] & !VISITED;
+        }
+        let progress = order.classes() < nodes - nodes / 10;
+        if quotient.is_some() {
+            contract(current, order, tuning.stream_arcs, placed, back);
+            std::mem::swap(front, back);
+            current = front;
+        } else if round + 1 < rounds_max {
+            debug_assert!(false, "without a quotient there is one round");
+        }
+        if !progress && !tested {
+            break;
+        }
+    }
+    if let Some(quotient) = &mut quotient {
+        std::mem::swap(*quotient, front);
+    }
+    Ok(())
 }
 
 /// What the next round may do.

@@ -1,5 +1,6 @@
 //! The solver against a solver that is too simple to be wrong, on every path through it.
 
+mod dynamic;
 mod families;
 mod reference;
 mod solver;
