@@ -14,6 +14,7 @@
 
 pub mod classify;
 pub mod clean_size;
+pub mod condition;
 pub mod config;
 pub mod engine;
 pub mod explain;
@@ -25,8 +26,10 @@ pub mod integrity;
 pub mod ivf;
 pub mod kmeans;
 pub mod lifecycle;
+pub mod limits;
 pub mod plan;
 pub mod recovery;
 pub mod remedies;
 pub mod snapshot;
 pub mod verdict;
+pub mod verification;

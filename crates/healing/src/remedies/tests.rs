@@ -1,16 +1,16 @@
 //! The contract that every remedy keeps, over the whole list; and verification.
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::classify::diagnose;
 use crate::config::STRATEGY_NAMES;
 use crate::fixtures::{fragment, ivf, recall, snapshot};
 use crate::integrity::assess;
-use crate::plan::Criterion;
+use crate::plan::{Criterion, Step};
 use crate::snapshot::Replacement;
-use crate::verdict::Sizes;
+use crate::verdict::{Sizes, Verdict};
 
 fn config() -> Config {
     Config::default()
