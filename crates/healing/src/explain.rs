@@ -161,3 +161,69 @@ pub fn verdict(verdict: &Verdict) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classify::diagnose;
+    use crate::config::Config;
+    use crate::fixtures::{fragment, recall, snapshot};
+    use crate::integrity::assess;
+    use crate::remedies::{Limits, Params, find};
+    use crate::snapshot::Reading;
+
+    #[test]
+    fn a_story_in_plain_words() {
+        let config = Config::default();
+        let mut sick = snapshot(1, 0, 1);
+        fragment(&mut sick.indexes[0], 60.0);
+        let found = assess(&sick, &config).unwrap();
+        assert_eq!(
+            assessment(&found),
+            "λ = 0.40 (1 is healthy, 0 cut off); one part is weak: index public.docs_1000_hnsw_0."
+        );
+        let diagnosed = diagnose(&found, &sick, &config).remove(0);
+        assert_eq!(
+            problem(&diagnosed),
+            "IndexFragmentation: 60 % of the bytes of public.docs_1000_hnsw_0 are more than a clean build needs. This \
+             part hangs on by λ = 0.40. Evidence: public.docs_1000_hnsw_0: fragmentation_pct = 60.000 (bloat), health 0.40."
+        );
+        let limits = Limits::new(&config, &sick, Params::default());
+        let planned = find("compact_indexes").unwrap().plan(&diagnosed, &sick, &limits).unwrap();
+        assert_eq!(
+            plan(&planned),
+            "compact_indexes: public.docs_1000_hnsw_0 would be much smaller when built anew from the live rows. Steps: \
+             build a new index beside public.docs_1000_hnsw_0; then compare it with public.docs_1000_hnsw_0; then \
+             exchange the names of public.docs_1000_hnsw_0 and the new index; then drop the former \
+             public.docs_1000_hnsw_0. Estimated 60 s (at most 120 s), 20 MiB of disk, impact 0.5, can be undone."
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_said() {
+        let config = Config::default();
+        assert_eq!(
+            assessment(&assess(&snapshot(0, 0, 0), &config).unwrap()),
+            "The integrity of the collection is not known: the collection has no partitions."
+        );
+        let mut blind = snapshot(1, 0, 1);
+        blind.indexes[0].recall = Reading::unknown("the panel has not run");
+        assert_eq!(
+            assessment(&assess(&blind, &config).unwrap()),
+            "λ = 1.00 (1 is healthy, 0 cut off), between 0.00 and 1.00 with what is not known; no part is weak. Not \
+             read: public.docs_1000_hnsw_0: recall_shortfall: the panel has not run."
+        );
+    }
+
+    #[test]
+    fn several_parts_are_named_with_their_lambda() {
+        let mut sick = snapshot(2, 8, 1);
+        sick.indexes[0].recall = Reading::Known(recall(1, 0.4));
+        sick.indexes[1].valid = false;
+        let text = assessment(&assess(&sick, &Config::default()).unwrap());
+        assert!(
+            text.contains("2 parts are weak: index public.docs_1000_hnsw_0 (0.00); centroid group"),
+            "{text}"
+        );
+    }
+}
