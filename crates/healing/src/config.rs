@@ -532,7 +532,7 @@ mod tests {
 
     #[test]
     fn the_specs_example_is_taken() {
-        let config = Config::default()
+        let config = Config { attempt_window_seconds: 60, ..Config::default() }
             .apply(&json!({
                 "enabled": true,
                 "min_healing_interval_seconds": 300,

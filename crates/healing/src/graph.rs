@@ -245,7 +245,7 @@ impl Builder<'_> {
         for i in 0..n {
             for j in i + 1..n {
                 let apart = (j - i).min(n - (j - i));
-                if n <= SIBLINGS_MAX + 1 || apart <= SIBLINGS_MAX / 2 {
+                if apart <= SIBLINGS_MAX / 2 {
                     self.edge(kind, nodes[i], nodes[j], weight);
                 }
             }
