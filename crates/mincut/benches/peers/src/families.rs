@@ -154,7 +154,8 @@ pub fn monitor(nodes: usize, seed: u64) -> Instance {
     let partitions = ((nodes.saturating_sub(8)) * 4 / (4 * (groups + 2) + 1)).max(2);
     let (core, slots, memory) = (0, 1, 2);
     let mut next = 3;
-    let mut health = |sick: f64| if random.unit() < sick { 0.3 * random.unit() } else { 1.0 - 0.3 * random.unit() };
+    let mut health =
+        |sick: f64| if random.unit() < sick { 0.3 * random.unit() } else { 1.0 - 0.3 * random.unit() };
     builder.add(core, slots, health(0.0));
     builder.add(core, memory, health(0.0));
     for _ in 0..4 {

@@ -1,15 +1,183 @@
+//! From the workspace's root:
+//! `cargo run --release --target-dir target --manifest-path crates/mincut/benches/peers/Cargo.toml -- [--quick] [--seconds N]`
+//!
+//! `--quick` leaves the large graphs out and draws nothing; a solver is stopped after twice `--seconds` on a graph.
+//!
+//! Makes the graphs, runs every solver on each in a process of its own and under a time limit, checks that all find
+//! the same value, prints tables and draws a picture of scaling.
+
 mod families;
+mod meter;
+mod peers;
+mod plot;
+mod stream;
+
+use families::Instance;
+use peers::{Answer, Bench, Outcome, PEERS};
 use std::io::Write;
-fn main() {
-    let dir = std::env::args().nth(1).unwrap();
-    let all = vec![
-        families::communities(1000, 1), families::communities(10_000, 2), families::communities(100_000, 3), families::communities(1_000_000, 4),
-        families::gnm(10_000, 80_000, 5), families::gnm(100_000, 800_000, 6), families::power_law(100_000, 7), families::clique(1000, 8),
-        families::gnm(3000, 1_000_000, 9), families::monitor(100, 10), families::monitor(300, 11), families::monitor(1000, 12), families::monitor(3000, 13), families::monitor(5000, 14),
-    ];
-    for i in all {
-        let mut f = std::io::BufWriter::new(std::fs::File::create(format!("{dir}/{}.txt", i.name.replace(' ', "_"))).unwrap());
-        writeln!(f, "{} {}", i.nodes, i.edges.len()).unwrap();
-        for (u, v, w) in i.edges { writeln!(f, "{u} {v} {w}").unwrap(); }
+use std::path::Path;
+use std::process::ExitCode;
+
+#[global_allocator]
+static METER: meter::Meter = meter::Meter;
+
+/// A peer is stopped after this, per graph, unless the command line says otherwise.
+const SECONDS_DEFAULT: f64 = 30.0;
+/// Runs of a solver on a graph; the median counts. Slow ones stop at the time limit.
+const RUNS: usize = 15;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["peer", name, file, runs, seconds] => peers::run_here(name, Path::new(file), runs, seconds),
+        ["stream"] => {
+            stream::run();
+            Ok(())
+        }
+        _ => compare(&words),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn instances(quick: bool) -> Vec<fn() -> Instance> {
+    let mut all: Vec<fn() -> Instance> = vec![
+        || families::monitor(100, 10),
+        || families::monitor(300, 11),
+        || families::monitor(1000, 12),
+        || families::monitor(3000, 13),
+        || families::monitor(5000, 14),
+        || families::communities(1000, 1),
+        || families::communities(10_000, 2),
+        || families::gnm(10_000, 80_000, 5),
+        || families::clique(1000, 8),
+    ];
+    if !quick {
+        let large: [fn() -> Instance; 5] = [
+            || families::gnm(3000, 1_000_000, 9),
+            || families::communities(100_000, 3),
+            || families::gnm(100_000, 800_000, 6),
+            || families::power_law(100_000, 7),
+            || families::communities(1_000_000, 4),
+        ];
+        all.extend(large);
+    }
+    all
+}
+
+fn compare(words: &[&str]) -> Result<(), String> {
+    let quick = words.contains(&"--quick");
+    let seconds = match words.iter().position(|&word| word == "--seconds") {
+        Some(at) => words.get(at + 1).and_then(|text| text.parse().ok()).ok_or("--seconds needs a number")?,
+        None => SECONDS_DEFAULT,
+    };
+    let bench = Bench::prepare(seconds)?;
+    let mut rows = Vec::new();
+    let mut wrong = 0;
+    for make in instances(quick) {
+        let instance = make();
+        let file = bench.directory.join(format!("{}.txt", instance.name.replace(' ', "_")));
+        write(&instance, &file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let mut row = Row { name: instance.name.clone(), edges: instance.edges.len(), answers: Vec::new() };
+        let work = instance.nodes as f64 * instance.edges.len() as f64;
+        drop(instance);
+        for peer in 0..PEERS.len() {
+            let outcome = bench.run(peer, &file, work, RUNS);
+            eprintln!("{:24} {:20} {outcome}", row.name, PEERS[peer].name);
+            row.answers.push(outcome);
+        }
+        wrong += row.disagreements();
+        let _ = std::fs::remove_file(&file);
+        rows.push(row);
+    }
+    table(&rows);
+    println!();
+    stream::run();
+    let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scaling.svg");
+    if !quick {
+        plot::draw(&rows, &picture).map_err(|error| format!("{}: {error}", picture.display()))?;
+    }
+    if wrong > 0 { Err(format!("{wrong} answers differ from ours")) } else { Ok(()) }
+}
+
+/// One graph and what every solver made of it.
+pub struct Row {
+    pub name: String,
+    pub edges: usize,
+    pub answers: Vec<Outcome>,
+}
+
+impl Row {
+    pub fn answer(&self, peer: usize) -> Option<&Answer> {
+        match &self.answers[peer] {
+            Outcome::Answer(answer) => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// Peers whose value is another than ours. Fixed-point rounding differs by far less than this.
+    fn disagreements(&self) -> usize {
+        let Some(ours) = self.answer(0).map(|answer| answer.value) else {
+            return 1;
+        };
+        let mut wrong = 0;
+        for (peer, outcome) in self.answers.iter().enumerate() {
+            if let Outcome::Answer(answer) = outcome
+                && (answer.value - ours).abs() > 1e-7 * ours.max(answer.value)
+            {
+                println!("{}: {} says {} and we say {ours}", self.name, PEERS[peer].name, answer.value);
+                wrong += usize::from(!PEERS[peer].may_be_wrong);
+            }
+        }
+        wrong
+    }
+}
+
+fn table(rows: &[Row]) {
+    print!("| graph | m | arc pass ms | lambda_cut ms | × pass | bytes an edge ");
+    for peer in &PEERS[1..] {
+        print!("| {} ", peer.name);
+    }
+    println!("| ours ÷ LEMON |");
+    println!("|{}", "---|".repeat(6 + PEERS.len()));
+    for row in rows {
+        let Some(ours) = row.answer(0) else {
+            println!("| {} | {} | failed |", row.name, row.edges);
+            continue;
+        };
+        let pass = ours.extra.first().copied().unwrap_or(f64::NAN);
+        print!(
+            "| {} | {} | {pass:.3} | {:.3} | {:.1} ",
+            row.name,
+            row.edges,
+            ours.milliseconds,
+            ours.milliseconds / pass
+        );
+        print!("| {:.0} ", ours.extra.get(1).copied().unwrap_or(f64::NAN));
+        for peer in 1..PEERS.len() {
+            match &row.answers[peer] {
+                Outcome::Answer(answer) => print!("| {:.3} ", answer.milliseconds),
+                other => print!("| {other} "),
+            }
+        }
+        match row.answer(1) {
+            Some(lemon) => println!("| {:.4} |", ours.milliseconds / lemon.milliseconds),
+            None => println!("| – |"),
+        }
+    }
+}
+
+fn write(instance: &Instance, path: &Path) -> std::io::Result<()> {
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    writeln!(file, "{} {}", instance.nodes, instance.edges.len())?;
+    for (u, v, weight) in &instance.edges {
+        writeln!(file, "{u} {v} {weight}")?;
+    }
+    file.flush()
 }
