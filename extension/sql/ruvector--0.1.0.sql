@@ -76,7 +76,8 @@ CREATE TABLE ruvector.integrity (
     witness       jsonb,            -- edges of the minimum cut
     problems      jsonb,            -- weak components classified, weakest first
     explanation   text,
-    remedy        jsonb,            -- the plan that fits; this version only shows it
+    remedy        jsonb,            -- the plan that fits, or why there is none
+    decision      jsonb,            -- what the engine last decided: reason, detail, until, strategy
     note          text              -- why the last sample failed, NULL when it did not
 );
 
@@ -114,6 +115,113 @@ CREATE TABLE ruvector.search_effort (
     set_at        timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- What was asked for or decided, and how it went: queue and record in one. Statuses and the moves between them:
+-- healing::lifecycle. The healer decides, one worker an action carries it out.
+CREATE TABLE ruvector.actions (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    collection_id   integer NOT NULL,   -- stays when the collection is unregistered
+    collection_name text NOT NULL,
+    relation        oid NOT NULL,
+    status          text NOT NULL DEFAULT 'proposed' CHECK (status IN ('proposed', 'awaiting_approval', 'approved',
+                        'executing', 'verifying', 'succeeded', 'rolled_back', 'rollback_failed', 'failed', 'aborted',
+                        'expired', 'noop', 'refused')),
+    request         jsonb NOT NULL,     -- {"kind": "automatic" | "trigger" | "execute", "strategy", "params"}
+    requested_by    text NOT NULL DEFAULT session_user,
+    requested_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    decided_at      timestamptz,
+    reason          text,               -- of healing::engine::Reason, when it was refused
+    detail          text,               -- the same with figures, or what stands in the way
+    approval        text,               -- why a human must approve first, NULL when none must
+    approved_by     text,
+    strategy        text,
+    problem_class   text,
+    problem         jsonb,
+    plan            jsonb,
+    rejected        jsonb,              -- alternatives not taken, each with its reason
+    before          jsonb,              -- the snapshot that the plan was made from
+    initial_lambda  double precision,
+    started_at      timestamptz,
+    deadline        timestamptz,        -- the healer stops the worker then
+    progress        text,
+    verification    jsonb,
+    keep            boolean NOT NULL DEFAULT false,  -- the verdict to keep: before it recovery undoes, after it it finishes
+    stop_reason     text CHECK (stop_reason IN ('abort', 'timeout')),
+    stop_asked_by   text,
+    stop_asked_at   timestamptz,
+    ended_at        timestamptz,
+    error           text
+);
+CREATE INDEX ON ruvector.actions (collection_id, requested_at);
+-- Single flight: one action at a time changes a collection.
+CREATE UNIQUE INDEX actions_in_flight ON ruvector.actions (collection_id)
+    WHERE status IN ('approved', 'executing', 'verifying');
+
+-- The journal: a step's intent is committed before its effect. The last row of a step says how far it came.
+CREATE TABLE ruvector.action_steps (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    action_id   bigint NOT NULL REFERENCES ruvector.actions ON DELETE CASCADE,
+    step_no     integer NOT NULL,
+    step        jsonb NOT NULL,
+    state       text NOT NULL CHECK (state IN ('intent', 'done', 'undone', 'failed')),
+    details     jsonb NOT NULL DEFAULT '{}',
+    noted_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX ON ruvector.action_steps (action_id, id);
+
+-- One row at the end of each action that ran; what could not be measured is NULL. improvement_pct is in percent.
+CREATE TABLE ruvector.healing_outcomes (
+    id              bigserial PRIMARY KEY,
+    collection_id   integer NOT NULL,
+    tenant_id       text,
+    problem_class   text NOT NULL,
+    problem_details jsonb NOT NULL,
+    strategy_name   text NOT NULL,
+    strategy_params jsonb,
+    started_at      timestamptz NOT NULL,
+    completed_at    timestamptz,
+    duration_ms     integer,
+    success         boolean NOT NULL,
+    verified        boolean,
+    actions_taken   integer,
+    improvement_pct real,
+    error_message   text,
+    initial_lambda  real NOT NULL,
+    final_lambda    real,
+    witness_edges   jsonb,
+    system_metrics  jsonb,
+    feedback_score  real,
+    created_at      timestamptz DEFAULT now(),
+    action_id       bigint NOT NULL UNIQUE REFERENCES ruvector.actions,
+    status          text NOT NULL,
+    story           text NOT NULL
+);
+CREATE INDEX idx_healing_outcomes_class ON ruvector.healing_outcomes (problem_class);
+CREATE INDEX idx_healing_outcomes_strategy ON ruvector.healing_outcomes (strategy_name);
+CREATE INDEX idx_healing_outcomes_success ON ruvector.healing_outcomes (success, verified);
+
+-- Why the healer acts or does not: one row whenever that changes for a collection.
+CREATE TABLE ruvector.healing_decisions (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    collection_id integer NOT NULL REFERENCES ruvector.collections ON DELETE CASCADE,
+    decided_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    reason        text,               -- NULL: it acts
+    detail        text,
+    until         timestamptz,        -- when the reason ends by itself
+    strategy      text,
+    rejected      jsonb
+);
+CREATE INDEX ON ruvector.healing_decisions (collection_id, id);
+
+-- What is known of each remedy on each collection: failures in a row, and how long it waits after them.
+CREATE TABLE ruvector.healing_arms (
+    collection_id integer NOT NULL REFERENCES ruvector.collections ON DELETE CASCADE,
+    strategy      text NOT NULL,
+    failures      integer NOT NULL,
+    backoff_until timestamptz,
+    breaker_open  boolean NOT NULL,   -- closed by a human only
+    PRIMARY KEY (collection_id, strategy)
+);
+
 GRANT SELECT ON ALL TABLES IN SCHEMA ruvector TO ruvector_monitor;
 
 -- What pg_dump keeps: policy, not runtime state.
@@ -129,6 +237,10 @@ REVOKE ALL ON FUNCTION ruvector._wake() FROM PUBLIC;
 -- NULL when the library is preloaded and of this version, else what is missing.
 CREATE FUNCTION ruvector._not_ready() RETURNS text
     LANGUAGE c AS 'MODULE_PATHNAME', 'not_ready_wrapper';
+
+-- The server variable ruvector.enabled: the switch that needs no SQL to be reached.
+CREATE FUNCTION ruvector._enabled() RETURNS boolean
+    LANGUAGE c AS 'MODULE_PATHNAME', 'enabled_wrapper';
 
 CREATE FUNCTION ruvector._effective_settings(server jsonb, collection jsonb) RETURNS jsonb
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'effective_settings_wrapper';
@@ -246,17 +358,35 @@ BEGIN
 END
 $$;
 
+-- An ERROR unless the caller is the owner of the collection's table, or a member of that role.
+CREATE FUNCTION ruvector._check_owner(entry ruvector.collections) RETURNS void
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = entry.relation AND NOT pg_has_role(session_user, c.relowner, 'USAGE')) THEN
+        RAISE EXCEPTION 'permission denied: % does not belong to %', entry.relation, session_user
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may do this.';
+    END IF;
+END
+$$;
+
 -- Forgets a collection; the table and its indexes stay as they are. Returns whether there was one.
 CREATE FUNCTION ruvector_collection_unregister(name text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     entry ruvector.collections := ruvector._collection(name);
+    running bigint;
 BEGIN
-    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = entry.relation AND NOT pg_has_role(session_user, c.relowner, 'USAGE')) THEN
-        RAISE EXCEPTION 'permission denied: % does not belong to %', entry.relation, session_user
-            USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may unregister it.';
+    PERFORM ruvector._check_owner(entry);
+    SELECT a.id INTO running FROM ruvector.actions a
+     WHERE a.collection_id = entry.id AND a.status IN ('approved', 'executing', 'verifying');
+    IF running IS NOT NULL THEN
+        RAISE EXCEPTION 'action % on collection "%" is under way', running, name USING ERRCODE = 'object_in_use',
+            HINT = format('SELECT ruvector_healing_abort(%s); CALL ruvector_healing_wait(%s); then try again.', running, running);
     END IF;
+    UPDATE ruvector.actions a SET status = 'aborted', ended_at = clock_timestamp(), detail = 'the collection was unregistered'
+     WHERE a.collection_id = entry.id AND a.status IN ('proposed', 'awaiting_approval');
     DELETE FROM ruvector.collections c WHERE c.id = entry.id;
     PERFORM ruvector._wake();
     RETURN true;
@@ -398,12 +528,239 @@ BEGIN ATOMIC
      CROSS JOIN jsonb_array_elements(i.witness) e;
 END;
 
+-- Asking for actions ------------------------------------------------------------------------------------------------
+
+-- The strategies that this version has.
+CREATE FUNCTION ruvector._strategies() RETURNS text[]
+    LANGUAGE c IMMUTABLE AS 'MODULE_PATHNAME', 'strategies_wrapper';
+
+-- An ERROR with a hint when the strategy does not take these parameters.
+CREATE FUNCTION ruvector._check_params(strategy text, params jsonb) RETURNS void
+    LANGUAGE c STRICT IMMUTABLE AS 'MODULE_PATHNAME', 'check_params_wrapper';
+
+-- The plan that a strategy would make from the healer's last observation; an ERROR when there is none.
+CREATE FUNCTION ruvector._plan(server jsonb, collection jsonb, snapshot jsonb, strategy text, params jsonb) RETURNS jsonb
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'plan_wrapper';
+
+CREATE FUNCTION ruvector._propose(entry ruvector.collections, request jsonb) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    missing text := ruvector._not_ready();
+    new_id  bigint;
+BEGIN
+    IF missing IS NOT NULL THEN
+        RAISE EXCEPTION 'nothing can be healed: %', missing
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Add ruvector to shared_preload_libraries and restart the server.';
+    END IF;
+    PERFORM ruvector._check_owner(entry);
+    INSERT INTO ruvector.actions (collection_id, collection_name, relation, request)
+    VALUES (entry.id, entry.name, entry.relation, request) RETURNING id INTO new_id;
+    PERFORM ruvector._wake();
+    RETURN new_id;
+END
+$$;
+
+-- Asks the healer to heal a collection now, without waiting for state, dwell and cooldown. Returns the action's number.
+CREATE FUNCTION ruvector_healing_trigger(collection text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN ruvector._propose(ruvector._collection(collection), '{"kind": "trigger"}');
+END
+$$;
+
+-- Runs one strategy on a collection. Returns the action's number; with {"dry_run": true} only the plan.
+CREATE FUNCTION ruvector_healing_execute(
+    collection text, strategy text, params jsonb DEFAULT '{}', OUT action_id bigint, OUT plan jsonb
+)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    entry    ruvector.collections := ruvector._collection(collection);
+    server   jsonb;
+    observed jsonb;
+BEGIN
+    IF strategy IS NULL OR NOT strategy = ANY (ruvector._strategies()) THEN
+        RAISE EXCEPTION 'there is no strategy "%"', strategy
+            USING ERRCODE = 'undefined_object',
+                  HINT = format('There are: %s.', array_to_string(ruvector._strategies(), ', '));
+    END IF;
+    params := coalesce(params, '{}');
+    PERFORM ruvector._check_params(strategy, params);
+    IF (params ->> 'dry_run')::boolean THEN
+        SELECT s.settings INTO server FROM ruvector.settings s;
+        SELECT i.snapshot INTO observed FROM ruvector.integrity i WHERE i.collection_id = entry.id;
+        IF observed IS NULL THEN
+            RAISE EXCEPTION 'collection "%" was not observed yet', collection
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                      HINT = coalesce(ruvector._not_ready(), 'Try again after the next sample.');
+        END IF;
+        plan := ruvector._plan(server, entry.settings, observed, strategy, params);
+        RETURN;
+    END IF;
+    action_id := ruvector._propose(entry, jsonb_build_object('kind', 'execute', 'strategy', strategy, 'params', params));
+END
+$$;
+
+CREATE FUNCTION ruvector._action(action_id bigint) RETURNS ruvector.actions
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    entry ruvector.actions;
+BEGIN
+    SELECT * INTO entry FROM ruvector.actions a WHERE a.id = action_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no action %', action_id
+            USING ERRCODE = 'undefined_object', HINT = 'SELECT id, status FROM ruvector.actions lists them.';
+    END IF;
+    RETURN entry;
+END
+$$;
+
+-- Lets a plan that waits for a human run. Returns whether it was waiting.
+CREATE FUNCTION ruvector_healing_approve(action_id bigint) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    entry ruvector.actions := ruvector._action(action_id);
+BEGIN
+    PERFORM ruvector._check_owner(c) FROM ruvector.collections c WHERE c.id = entry.collection_id;
+    UPDATE ruvector.actions a SET status = 'approved', approved_by = session_user
+     WHERE a.id = action_id AND a.status = 'awaiting_approval';
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM ruvector._wake();
+    RETURN true;
+EXCEPTION WHEN unique_violation THEN
+    RAISE EXCEPTION 'another action on collection "%" is under way', entry.collection_name
+        USING ERRCODE = 'object_in_use', HINT = 'Approve again once it has ended.';
+END
+$$;
+
+-- Stops an action: one that has not begun ends at once, a running one is stopped and undone. Returns whether there was
+-- anything to stop; wait for the end with CALL ruvector_healing_wait().
+CREATE FUNCTION ruvector_healing_abort(action_id bigint) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    entry ruvector.actions := ruvector._action(action_id);
+BEGIN
+    PERFORM ruvector._check_owner(c) FROM ruvector.collections c WHERE c.id = entry.collection_id;
+    UPDATE ruvector.actions a
+       SET status = 'aborted', ended_at = clock_timestamp(), stop_reason = 'abort', stop_asked_by = session_user,
+           stop_asked_at = clock_timestamp(), detail = 'aborted before it began'
+     WHERE a.id = action_id AND a.status IN ('proposed', 'awaiting_approval');
+    IF FOUND THEN
+        RETURN true;
+    END IF;
+    -- Once the verdict to keep is recorded there is nothing to stop: what is left is tidying up.
+    UPDATE ruvector.actions a
+       SET stop_reason = 'abort', stop_asked_by = session_user, stop_asked_at = clock_timestamp()
+     WHERE a.id = action_id AND a.status IN ('approved', 'executing', 'verifying') AND NOT a.keep AND a.stop_reason IS NULL;
+    IF FOUND THEN
+        PERFORM ruvector._wake();
+        RETURN true;
+    END IF;
+    RETURN false;
+END
+$$;
+
+CREATE FUNCTION ruvector._action_status(action_id bigint) RETURNS text
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$ SELECT (ruvector._action(action_id)).status $$;
+
+-- Waits until an action has ended, at most "timeout"; "status" is how it ended or stands. Each look is a transaction of
+-- its own, so that waiting holds nothing back: CALL it outside a transaction.
+CREATE PROCEDURE ruvector_healing_wait(action_id bigint, timeout interval DEFAULT '1 hour', INOUT status text DEFAULT NULL)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    until constant timestamptz := clock_timestamp() + timeout;
+BEGIN
+    LOOP
+        status := ruvector._action_status(action_id);
+        EXIT WHEN status NOT IN ('proposed', 'awaiting_approval', 'approved', 'executing', 'verifying')
+               OR clock_timestamp() >= until;
+        COMMIT;
+        PERFORM pg_catalog.pg_sleep(0.1);
+    END LOOP;
+END
+$$;
+
+-- How healing stands: first the server as a whole (no collection), then each collection.
+CREATE FUNCTION ruvector_healing_status()
+RETURNS TABLE (enabled boolean, last_healing timestamptz, total_healings_24h bigint, success_rate double precision,
+               active_remediations bigint, cooldown_until timestamptz,
+               collection text, mode text, state text, lambda_cut double precision, pending_approvals bigint, why_not text)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH per_collection AS (
+        SELECT c.id, c.name, ruvector._effective_settings(s.settings, c.settings) AS config, i.state, i.lambda_cut,
+               i.decision, i.note
+          FROM ruvector.collections c
+         CROSS JOIN ruvector.settings s
+          JOIN ruvector.integrity i ON i.collection_id = c.id
+    ), counted AS (
+        SELECT o.collection_id, max(o.completed_at) AS last_healing,
+               count(*) FILTER (WHERE o.completed_at > now() - interval '24 hours') AS healings_24h,
+               count(*) FILTER (WHERE o.success AND o.verified)::double precision AS verified, count(*) AS all_outcomes
+          FROM ruvector.healing_outcomes o GROUP BY o.collection_id
+    ), moving AS (
+        SELECT a.collection_id,
+               count(*) FILTER (WHERE a.status IN ('approved', 'executing', 'verifying')) AS active,
+               count(*) FILTER (WHERE a.status = 'awaiting_approval') AS pending,
+               max(coalesce(a.ended_at, a.started_at)) FILTER (WHERE a.started_at IS NOT NULL) AS last_end
+          FROM ruvector.actions a GROUP BY a.collection_id
+    )
+    SELECT (ruvector._effective_settings(s.settings, '{}') ->> 'enabled')::boolean AND ruvector._enabled()
+               AND ruvector._not_ready() IS NULL,
+           (SELECT max(last_healing) FROM counted), (SELECT coalesce(sum(healings_24h), 0)::bigint FROM counted),
+           (SELECT sum(verified) / nullif(sum(all_outcomes), 0)::double precision FROM counted),
+           (SELECT coalesce(sum(active), 0)::bigint FROM moving), NULL::timestamptz,
+           NULL::text, ruvector._effective_settings(s.settings, '{}') ->> 'mode', NULL::text,
+           (SELECT min(p.lambda_cut) FROM per_collection p), (SELECT coalesce(sum(pending), 0)::bigint FROM moving),
+           CASE WHEN ruvector._not_ready() IS NOT NULL THEN ruvector._not_ready()
+                WHEN NOT ruvector._enabled() THEN 'ruvector.enabled is off' END
+      FROM ruvector.settings s
+    UNION ALL
+    (SELECT (p.config ->> 'enabled')::boolean AND ruvector._enabled() AND ruvector._not_ready() IS NULL,
+           c.last_healing, coalesce(c.healings_24h, 0), c.verified / nullif(c.all_outcomes, 0),
+           coalesce(m.active, 0),
+           CASE WHEN m.last_end + make_interval(secs => (p.config ->> 'min_healing_interval_seconds')::double precision) > now()
+                THEN m.last_end + make_interval(secs => (p.config ->> 'min_healing_interval_seconds')::double precision) END,
+           p.name, p.config ->> 'mode', p.state, p.lambda_cut, coalesce(m.pending, 0),
+           coalesce(ruvector._not_ready(), p.note, p.decision ->> 'detail')
+      FROM per_collection p
+      LEFT JOIN counted c ON c.collection_id = p.id
+      LEFT JOIN moving m ON m.collection_id = p.id
+     ORDER BY p.name);
+END;
+
+-- What was healed, the latest first, each with its whole story in words.
+CREATE FUNCTION ruvector_healing_history(since timestamptz DEFAULT now() - interval '24 hours', limit_ integer DEFAULT 20)
+RETURNS TABLE (id bigint, action_id bigint, collection text, problem_class text, strategy text, status text,
+               started_at timestamptz, completed_at timestamptz, duration interval, success boolean, verified boolean,
+               improvement_pct real, initial_lambda real, final_lambda real, error_message text, story text)
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT o.id, o.action_id, a.collection_name, o.problem_class, o.strategy_name, o.status, o.started_at, o.completed_at,
+           make_interval(secs => o.duration_ms / 1000.0), o.success, o.verified, o.improvement_pct, o.initial_lambda,
+           o.final_lambda, o.error_message, o.story
+      FROM ruvector.healing_outcomes o JOIN ruvector.actions a ON a.id = o.action_id
+     WHERE o.completed_at >= since
+     ORDER BY o.completed_at DESC, o.id DESC LIMIT limit_;
+END;
+
 -- PUBLIC gets nothing that acts and nothing that shows.
 DO $$
 DECLARE
     f record;
     acting constant text[] := ARRAY['ruvector_collection_register', 'ruvector_collection_unregister',
-        'ruvector_healing_configure', 'ruvector_search_effort_set'];
+        'ruvector_healing_configure', 'ruvector_search_effort_set', 'ruvector_healing_trigger', 'ruvector_healing_execute',
+        'ruvector_healing_approve', 'ruvector_healing_abort'];
 BEGIN
     FOR f IN SELECT p.oid::regprocedure AS signature, p.proname, p.prokind
                FROM pg_catalog.pg_proc p
@@ -415,7 +772,7 @@ BEGIN
         EXECUTE pg_catalog.format('GRANT EXECUTE ON %s %s TO %I',
             CASE f.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, f.signature,
             CASE WHEN f.proname = ANY (acting) THEN 'ruvector_operator'
-                 WHEN f.proname = '_wake' THEN current_user
+                 WHEN f.proname IN ('_wake', '_propose') THEN current_user
                  ELSE 'ruvector_monitor' END);
     END LOOP;
 END

@@ -16,6 +16,11 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// Whether a lock was not to be had in time (`lock_not_available`).
+    pub(crate) fn is_lock_timeout(&self) -> bool {
+        matches!(self, Error::Raised { sqlstate, .. } if sqlstate == "55P03")
+    }
+
     pub(crate) fn refused(reason: impl Into<String>) -> Self {
         Error::Refused(reason.into())
     }

@@ -1,11 +1,15 @@
 //! The C functions behind the install script: what SQL cannot do by itself.
 
 use healing::config::{Config, ConfigError};
+use healing::engine::{self, Decision, DecisionInput, InFlight, Request};
+use healing::integrity::{StateRecord, assess};
+use healing::remedies::{self, Params};
+use healing::snapshot::Snapshot;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::{background, shared};
+use crate::{background, collect, settings, shared};
 
 #[pg_extern(sql = false)]
 fn wake() {
@@ -40,13 +44,72 @@ fn patched_settings(layer: JsonB, patch: JsonB) -> JsonB {
     JsonB(merged)
 }
 
+#[pg_extern(sql = false)]
+fn enabled() -> bool {
+    settings::enabled()
+}
+
+#[pg_extern(sql = false)]
+fn strategies() -> Vec<&'static str> {
+    remedies::ALL.iter().map(|remedy| remedy.name()).collect()
+}
+
+#[pg_extern(sql = false)]
+fn check_params(strategy: &str, params: JsonB) {
+    if let Err(error) = Params::parse(strategy, &params.0) {
+        invalid(error.to_string(), error.hint());
+    }
+}
+
+/// What `strategy` would do, judged by the healer's last observation.
+#[pg_extern(sql = false)]
+fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, params: JsonB) -> JsonB {
+    let config = Config::layered(&server.0, &collection.0).unwrap_or_else(|error| raise(&error));
+    let snapshot: Snapshot = serde_json::from_value(snapshot.0)
+        .unwrap_or_else(|error| invalid(error.to_string(), "Wait for the next sample.".into()));
+    let assessment = assess(&snapshot, &config)
+        .unwrap_or_else(|error| invalid(error.to_string(), "Wait for the next sample.".into()));
+    let decision = engine::decide(&DecisionInput {
+        config: &config,
+        state: &StateRecord::new(snapshot.taken_at),
+        assessment: &assessment,
+        snapshot: &snapshot,
+        history: &[],
+        arms: &[],
+        in_flight: InFlight::default(),
+        now: collect::now_ms(),
+        request: &Request::Execute { strategy: strategy.to_owned(), params: params.0 },
+    });
+    match decision {
+        Decision::Act { planned, .. } => JsonB(serde_json::json!({
+            "explanation": healing::explain::plan(&planned.plan),
+            "problem": planned.problem.class.as_str(),
+            "plan": planned.plan,
+        })),
+        Decision::Refuse { reason, detail, .. } => {
+            ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("{strategy} would do nothing: {detail}"),
+                pgrx::function_name!(),
+            )
+            .set_hint(reason.explain())
+            .report(PgLogLevel::ERROR);
+            unreachable!("an ERROR does not return")
+        }
+    }
+}
+
 fn raise(error: &ConfigError) -> ! {
+    invalid(error.to_string(), error.hint())
+}
+
+fn invalid(message: String, hint: String) -> ! {
     ErrorReport::new(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-        error.to_string(),
+        message,
         pgrx::function_name!(),
     )
-    .set_hint(error.hint())
+    .set_hint(hint)
     .report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
 }

@@ -6,10 +6,14 @@ use pgrx::prelude::*;
 
 mod background;
 mod collect;
+mod efforts;
 mod error;
+mod execute;
 mod functions;
 mod hooks;
+mod journal;
 mod owner;
+mod settings;
 mod shared;
 mod transaction;
 
@@ -21,6 +25,7 @@ pgrx::pg_module_magic!(name, version);
 pub extern "C-unwind" fn _PG_init() {
     // SAFETY: a plain C global, read in the process that loads us.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        settings::init();
         shared::init();
         background::init();
         hooks::init();

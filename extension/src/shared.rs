@@ -21,6 +21,8 @@ pub(crate) struct HealerSlot {
     pub(crate) pid: i32,
     /// A start is wanted.
     pub(crate) wanted: bool,
+    /// Actions of this database that are approved, executing or verifying.
+    pub(crate) actions: u32,
     /// No start before this, in PostgreSQL microseconds: somebody needs the database to have no sessions.
     pub(crate) aside_until: i64,
 }
@@ -73,6 +75,25 @@ impl Default for Efforts {
 
 // SAFETY: plain old data without pointers, copied as a whole.
 unsafe impl PGRXSharedMemory for Efforts {}
+
+/// Actions in flight on the whole server.
+pub(crate) fn actions_in_flight() -> u32 {
+    HEALERS.share().slots.iter().map(|slot| slot.actions).sum()
+}
+
+/// Sets the actions in flight of a database to what its tables say.
+pub(crate) fn set_actions_in_flight(database: u32, actions: u32) {
+    if let Some(slot) = HEALERS.exclusive().slot(database) {
+        slot.actions = actions;
+    }
+}
+
+/// Counts one more action of a database.
+pub(crate) fn action_begins(database: u32) {
+    if let Some(slot) = HEALERS.exclusive().slot(database) {
+        slot.actions += 1;
+    }
+}
 
 pub(crate) static HEALERS: PgLwLock<Healers> = unsafe { PgLwLock::new(c"ruvector_healers") };
 static EFFORTS: PgLwLock<Efforts> = unsafe { PgLwLock::new(c"ruvector_efforts") };

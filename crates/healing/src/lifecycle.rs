@@ -30,16 +30,18 @@ pub enum Status {
     Expired,
     /// There was nothing to do.
     Noop,
+    /// A human asked for it and the engine said no; the reason is kept with it.
+    Refused,
 }
 
 use Status::{
-    Aborted, Approved, AwaitingApproval, Executing, Expired, Failed, Noop, Proposed, RollbackFailed,
+    Aborted, Approved, AwaitingApproval, Executing, Expired, Failed, Noop, Proposed, Refused, RollbackFailed,
     RolledBack, Succeeded, Verifying,
 };
 
 /// The moves: every status with those that may follow it.
 const NEXT: &[(Status, &[Status])] = &[
-    (Proposed, &[AwaitingApproval, Approved, Expired, Aborted, Noop]),
+    (Proposed, &[AwaitingApproval, Approved, Expired, Aborted, Noop, Refused]),
     (AwaitingApproval, &[Approved, Expired, Aborted]),
     (Approved, &[Executing, Expired, Aborted, Failed]),
     (Executing, &[Verifying, RolledBack, RollbackFailed, Failed, Aborted, Noop]),
@@ -52,6 +54,7 @@ const NEXT: &[(Status, &[Status])] = &[
     (Aborted, &[]),
     (Expired, &[]),
     (Noop, &[]),
+    (Refused, &[]),
 ];
 
 /// A move that the table does not have.
@@ -66,7 +69,7 @@ pub struct IllegalMove {
 
 impl Status {
     /// Every status, in the order of an action's life.
-    pub const ALL: [Status; 12] = [
+    pub const ALL: [Status; 13] = [
         Proposed,
         AwaitingApproval,
         Approved,
@@ -79,6 +82,7 @@ impl Status {
         Aborted,
         Expired,
         Noop,
+        Refused,
     ];
 
     /// The name stored in tables and shown to users.
@@ -96,6 +100,7 @@ impl Status {
             Aborted => "aborted",
             Expired => "expired",
             Noop => "noop",
+            Refused => "refused",
         }
     }
 
@@ -177,7 +182,7 @@ mod tests {
 
     #[test]
     fn noops_and_expiries_are_no_attempts() {
-        for status in [Proposed, AwaitingApproval, Approved, Expired, Noop] {
+        for status in [Proposed, AwaitingApproval, Approved, Expired, Noop, Refused] {
             assert!(!status.counts_as_attempt(), "{status:?}");
         }
         for status in [Succeeded, RolledBack, RollbackFailed, Failed, Aborted] {

@@ -105,6 +105,21 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// The index that the step concerns.
+    pub fn target(&self) -> &IndexRef {
+        match self {
+            Step::BuildIndex { of, .. }
+            | Step::CompareIndexes { of, .. }
+            | Step::SwapIndex { of }
+            | Step::DropLoser { of }
+            | Step::DropInvalid { of }
+            | Step::ReindexConcurrently { of, .. }
+            | Step::TuneSearchEffort { of, .. } => of,
+        }
+    }
+}
+
 /// What a comparison of an old and a new index must show for the new one to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! postmaster ── launcher (static, one a server; knows databases, decides nothing)
-//!                 └─ healer (one a database with the extension; samples every collection)
+//!                 └─ healer (one a database with the extension; samples every collection, decides)
+//!                      └─ action (one an action; carries out its plan, verifies, keeps or undoes)
 //! ```
 //!
 //! SIGKILL of any of them restarts the server (PostgreSQL cannot know what the dead process did to shared memory);
-//! the launcher and the healers then start again.
+//! the launcher and the healers then start again, and a worker for every action that was under way.
 //!
 //! None of them starts on a standby: [`BgWorkerStartTime::RecoveryFinished`].
 
@@ -15,12 +16,16 @@ use std::time::Duration;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
 
+mod action;
+mod arms;
+mod decide;
 mod healer;
 mod judge;
 mod launcher;
 mod process;
+mod supervise;
 
-pub(crate) use process::{wake, wake_healer_at_commit};
+pub(crate) use process::{sleep, wake, wake_healer_at_commit};
 
 /// Seconds until the postmaster starts a dead launcher again.
 const LAUNCHER_RESTART_S: u64 = 5;
@@ -48,4 +53,15 @@ pub extern "C-unwind" fn ruvector_launcher_main(_argument: pg_sys::Datum) {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn ruvector_healer_main(argument: pg_sys::Datum) {
     healer::run(pg_sys::Oid::from(argument.value() as u32));
+}
+
+/// Entry of the worker of one action: the argument is the OID of its database, the extra text the action's number.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn ruvector_action_main(argument: pg_sys::Datum) {
+    // SAFETY: set by the postmaster in every background worker; the extra text ends with a zero byte.
+    let extra = unsafe { std::ffi::CStr::from_ptr((*pg_sys::MyBgworkerEntry).bgw_extra.as_ptr()) };
+    if let Some(id) = extra.to_str().ok().and_then(|text| text.parse().ok()) {
+        action::run(pg_sys::Oid::from(argument.value() as u32), id);
+    }
 }

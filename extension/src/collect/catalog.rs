@@ -1,6 +1,7 @@
 //! What the catalogs and statistics views say: cheap enough for every sample.
 
 use healing::clean_size;
+use healing::config::Config;
 use healing::snapshot::{Index, Method, Oid, Partition, Reading, Replacement, Snapshot};
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -8,7 +9,7 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
-use crate::shared;
+use crate::{settings, shared};
 
 /// A registered collection whose table still exists.
 #[derive(Debug, Clone, Deserialize)]
@@ -62,15 +63,39 @@ pub(crate) struct IndexRow {
     pub(crate) structure_changes: Option<i64>,
 }
 
+/// One jsonb document a registered collection. `$1` its number, or NULL for all.
+const COLLECTIONS: &str = "
+SELECT jsonb_build_object('id', c.id, 'name', c.name, 'relation', c.relation::oid::bigint,
+       'column_number', c.column_number, 'settings', c.settings, 'server_settings', s.settings,
+       'exists', EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation))
+  FROM ruvector.collections c CROSS JOIN ruvector.settings s
+ WHERE $1 IS NULL OR c.id = $1 ORDER BY c.id";
+
 /// The registered collections of this database.
 pub(crate) fn collections() -> Result<Vec<Collection>, Error> {
-    documents(
-        "SELECT jsonb_build_object('id', c.id, 'name', c.name, 'relation', c.relation::oid::bigint,
-                'column_number', c.column_number, 'settings', c.settings, 'server_settings', s.settings,
-                'exists', EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation))
-           FROM ruvector.collections c CROSS JOIN ruvector.settings s ORDER BY c.id",
-        &[],
-    )
+    documents(COLLECTIONS, &[None::<i32>.into()])
+}
+
+/// The collection of this number, if it is still registered.
+pub(crate) fn collection(id: i32) -> Result<Option<Collection>, Error> {
+    Ok(documents(COLLECTIONS, &[id.into()])?.pop())
+}
+
+impl Collection {
+    /// The settings in force.
+    pub(crate) fn config(&self) -> Result<Config, Error> {
+        Config::layered(&self.server_settings, &self.settings)
+            .map(|config| Config { enabled: config.enabled && settings::enabled(), ..config })
+            .map_err(|error| Error::refused(error.to_string()))
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> i64 {
+    // SAFETY: no preconditions.
+    let since_2000_us = unsafe { pg_sys::GetCurrentTimestamp() };
+    // PostgreSQL counts from 2000-01-01.
+    since_2000_us / 1000 + 946_684_800_000
 }
 
 /// The vector indexes on the collection's column, trial indexes left out.
@@ -115,7 +140,7 @@ pub(crate) fn snapshot(collection: &Collection, rows: &[IndexRow], now: i64) -> 
 /// Header of an index tuple (`IndexTupleData`).
 const TUPLE_HEADER: f64 = 8.0;
 /// pgvector's defaults where the index names no option (`ivfflat.h`, `hnsw.h`).
-const LISTS_DEFAULT: u32 = 100;
+pub(crate) const LISTS_DEFAULT: u32 = 100;
 const M_DEFAULT: u32 = 16;
 
 fn maxalign(bytes: u64) -> f64 {
@@ -206,6 +231,11 @@ pub(crate) fn effort(row: &IndexRow) -> i32 {
             Spi::get_one_with_args(query, &[row.method.effort_setting().into()]).ok().flatten()
         })
         .unwrap_or(row.method.default_effort() as i32)
+}
+
+/// Bytes of one tuple of the index, when its values have a fixed size.
+pub(crate) fn tuple_bytes(row: &IndexRow) -> Option<f64> {
+    value_bytes(&row.key_type).ok().map(|bytes| TUPLE_HEADER + maxalign(bytes))
 }
 
 fn disk_free() -> Reading<u64> {

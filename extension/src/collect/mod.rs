@@ -3,7 +3,11 @@
 mod catalog;
 mod ivfflat;
 mod panel;
+mod readings;
 
-pub(crate) use catalog::{Collection, IndexRow, collections, documents, effort, indexes, snapshot};
-pub(crate) use ivfflat::{judge as judge_structure, read as read_structure};
-pub(crate) use panel::measure as measure_recall;
+pub(crate) use catalog::{
+    Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes, now_ms, snapshot,
+    tuple_bytes,
+};
+pub(crate) use panel::{Panel, draw as draw_panel, search as search_panel};
+pub(crate) use readings::{Kind, seed, take};

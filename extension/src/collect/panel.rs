@@ -12,94 +12,112 @@ use crate::error::Error;
 use crate::hooks::with_only_index;
 use crate::owner::{as_role, owner_of, set_local};
 
-/// Distance computations of one measurement, rows × queries: a few seconds at 1000 dimensions.
+/// Distance computations of one draw, rows × queries: a few seconds at 1000 dimensions. Of large tables fewer queries
+/// are drawn, and the interval is as wide as that makes it.
 const DISTANCES_MAX: f64 = 2e7;
+/// Fewest queries that say something.
+const QUERIES_MIN: u32 = 8;
 /// Rows below which nearest neighbours say nothing about an index, as a multiple of k.
 const ROWS_MIN_PER_K: f64 = 10.0;
 /// Normal quantile of a 95 % interval.
 const Z_95: f64 = 1.96;
 
-/// Measures recall@k and buffers per query through `index` at search effort `effort`.
+/// Queries with their true neighbours.
+pub(crate) struct Panel {
+    k: u32,
+    queries: Vec<Query>,
+}
+
+struct Query {
+    /// Identity of the row it is, which its own result leaves out.
+    row: String,
+    vector: String,
+    /// True neighbours: k, or fewer where there are not as many rows.
+    neighbours: usize,
+    /// Distance of the farthest of them, with room for rounding that differs between two plans.
+    farthest: f64,
+}
+
+impl Panel {
+    /// Adds the queries of another draw.
+    pub(crate) fn join(&mut self, other: Panel) {
+        self.queries.extend(other.queries);
+    }
+}
+
+/// Draws queries from the rows that `index` covers and finds their true neighbours by an exact scan.
 ///
 /// Must run in a transaction. The same seed on the same table draws the same queries.
-pub(crate) fn measure(
-    index: &IndexRow,
-    effort: i32,
-    queries: u32,
-    k: u32,
-    seed: i64,
-) -> Result<Reading<RecallPoint>, Error> {
-    let blocks: i64 = Spi::get_one_with_args(
-        "SELECT pg_relation_size($1) / current_setting('block_size')::bigint",
-        &[pg_sys::Oid::from(index.table).into()],
-    )?
-    .unwrap_or(0);
-    if index.rows * f64::from(queries) > DISTANCES_MAX {
+pub(crate) fn draw(index: &IndexRow, queries: u32, k: u32, seed: i64) -> Result<Reading<Panel>, Error> {
+    let affordable = (DISTANCES_MAX / index.rows.max(1.0)) as u32;
+    if affordable < QUERIES_MIN {
         return Ok(Reading::unknown(format!(
-            "{:.0} rows × {queries} queries are more than the {DISTANCES_MAX:.0} distances of one measurement",
+            "{:.0} rows × {QUERIES_MIN} queries are more than the {DISTANCES_MAX:.0} distances of one measurement",
             index.rows
         )));
     }
-    let Some(owner) = owner_of(index.table.into()) else {
-        return Err(Error::refused("the table is gone"));
-    };
-    let setting = std::ffi::CString::new(index.method.effort_setting()).unwrap_or_default();
-    let value = std::ffi::CString::new(effort.to_string()).unwrap_or_default();
-    as_role(owner, || {
-        set_local(&setting, &value);
-        set_local(c"max_parallel_workers_per_gather", c"0");
-        with_only_index(index.oid.into(), || panel(index, effort, queries, k, seed, blocks))
+    let queries = queries.min(affordable);
+    as_owner(index, || {
+        set_local(c"enable_indexscan", c"off");
+        let condition = condition(index);
+        let probes = probes(index, &condition, queries, seed)?;
+        if probes.len() < queries.min(QUERIES_MIN) as usize || index.rows < f64::from(k) * ROWS_MIN_PER_K {
+            return Ok(Reading::unknown(format!(
+                "too few rows for recall@{k}: {} queries drawn",
+                probes.len()
+            )));
+        }
+        let IndexRow { table_name: table, .. } = index;
+        let distance = distance(index);
+        let truth = format!(
+            "SELECT ({distance})::float8 FROM ONLY {table} WHERE {condition} AND ctid <> $2::tid ORDER BY 1 LIMIT {k}"
+        );
+        let mut panel = Panel { k, queries: Vec::with_capacity(probes.len()) };
+        for (row, vector) in probes {
+            pgrx::check_for_interrupts!();
+            let exact = Spi::connect(|client| -> Result<Vec<f64>, Error> {
+                let mut found = Vec::new();
+                for row in client.select(truth.as_str(), None, &[vector.as_str().into(), row.as_str().into()])? {
+                    found.extend(row.get::<f64>(1)?);
+                }
+                Ok(found)
+            })?;
+            if let Some(farthest) = exact.last() {
+                // Rounding may differ between the two plans by some units in the last place.
+                let farthest = farthest + farthest.abs() * 1e-6 + 1e-9;
+                panel.queries.push(Query { row, vector, neighbours: exact.len(), farthest });
+            }
+        }
+        Ok(Reading::Known(panel))
     })
 }
 
-fn panel(
-    index: &IndexRow,
-    effort: i32,
-    queries: u32,
-    k: u32,
-    seed: i64,
-    blocks: i64,
-) -> Result<Reading<RecallPoint>, Error> {
-    let IndexRow { table_name: table, key, key_type, operator, .. } = index;
-    let condition = match &index.predicate {
-        Some(predicate) => format!("({predicate}) AND ({key}) IS NOT NULL"),
-        None => format!("({key}) IS NOT NULL"),
-    };
-    let probes = draw(table, key, &condition, queries, seed, blocks)?;
-    if probes.len() < queries.min(8) as usize || index.rows < f64::from(k) * ROWS_MIN_PER_K {
-        return Ok(Reading::unknown(format!("too few rows for recall@{k}: {} queries drawn", probes.len())));
-    }
-    let distance = format!("({key}) {operator} $1::{key_type}");
-    let truth = format!(
-        "SELECT ({distance})::float8 FROM ONLY {table} WHERE {condition} AND ctid <> $2::tid ORDER BY 1 LIMIT {k}"
-    );
-    let search = format!(
-        "SELECT ctid <> $2::tid, ({distance})::float8 FROM ONLY {table} WHERE {condition} ORDER BY {distance} LIMIT {}",
-        k + 1
-    );
-
-    let mut recalls = Vec::with_capacity(probes.len());
-    let mut costs = Vec::with_capacity(probes.len());
-    for (number, (row, vector)) in probes.iter().enumerate() {
-        pgrx::check_for_interrupts!();
-        let arguments = [vector.as_str().into(), row.as_str().into()];
-        set_local(c"enable_indexscan", c"off");
-        set_local(c"enable_seqscan", c"on");
-        set_local(c"enable_sort", c"on");
-        let exact = Spi::connect(|client| -> Result<Vec<f64>, Error> {
-            let mut found = Vec::new();
-            for row in client.select(truth.as_str(), None, &arguments)? {
-                found.extend(row.get::<f64>(1)?);
-            }
-            Ok(found)
-        })?;
-        let Some(farthest) = exact.last() else { continue };
-        // Rounding may differ between the two plans by some units in the last place.
-        let limit = farthest + farthest.abs() * 1e-6 + 1e-9;
-
-        set_local(c"enable_indexscan", c"on");
+/// Recall@k and buffers per query of the panel through `index` at this search effort.
+///
+/// Must run in a transaction.
+pub(crate) fn search(panel: &Panel, index: &IndexRow, effort: i32) -> Result<Reading<RecallPoint>, Error> {
+    let setting = std::ffi::CString::new(index.method.effort_setting()).unwrap_or_default();
+    let value = std::ffi::CString::new(effort.to_string()).unwrap_or_default();
+    as_owner(index, || {
+        set_local(&setting, &value);
         set_local(c"enable_seqscan", c"off");
         set_local(c"enable_sort", c"off");
+        with_only_index(index.oid.into(), || searched(panel, index, effort))
+    })
+}
+
+fn searched(panel: &Panel, index: &IndexRow, effort: i32) -> Result<Reading<RecallPoint>, Error> {
+    let IndexRow { table_name: table, .. } = index;
+    let (distance, condition) = (distance(index), condition(index));
+    let search = format!(
+        "SELECT ctid <> $2::tid, ({distance})::float8 FROM ONLY {table} WHERE {condition} ORDER BY {distance} LIMIT {}",
+        panel.k + 1
+    );
+    let mut recalls = Vec::with_capacity(panel.queries.len());
+    let mut costs = Vec::with_capacity(panel.queries.len());
+    for (number, query) in panel.queries.iter().enumerate() {
+        pgrx::check_for_interrupts!();
+        let arguments = [query.vector.as_str().into(), query.row.as_str().into()];
         if number == 0 && !plan_uses(&search, &arguments, &index.relation_name)? {
             return Ok(Reading::unknown("the planner cannot use this index for ORDER BY distance"));
         }
@@ -114,8 +132,8 @@ fn panel(
             Ok(found)
         })?;
         costs.push((buffers() - before) as f64);
-        let hits = found.iter().take(k as usize).filter(|&&distance| distance <= limit).count();
-        recalls.push(hits as f64 / exact.len() as f64);
+        let hits = found.iter().take(panel.k as usize).filter(|&&distance| distance <= query.farthest).count();
+        recalls.push(hits as f64 / query.neighbours as f64);
     }
     let (recall, recall_ci) = mean_and_half_width(&recalls);
     let (blocks, blocks_ci) = mean_and_half_width(&costs);
@@ -129,15 +147,42 @@ fn panel(
     }))
 }
 
+fn as_owner<T>(index: &IndexRow, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let Some(owner) = owner_of(index.table.into()) else {
+        return Err(Error::refused("the table is gone"));
+    };
+    as_role(owner, || {
+        set_local(c"max_parallel_workers_per_gather", c"0");
+        work()
+    })
+}
+
+fn condition(index: &IndexRow) -> String {
+    let key = &index.key;
+    match &index.predicate {
+        Some(predicate) => format!("({predicate}) AND ({key}) IS NOT NULL"),
+        None => format!("({key}) IS NOT NULL"),
+    }
+}
+
+fn distance(index: &IndexRow) -> String {
+    let IndexRow { key, key_type, operator, .. } = index;
+    format!("({key}) {operator} $1::{key_type}")
+}
+
 /// Row identities and vectors (as text) of the queries.
-fn draw(
-    table: &str,
-    key: &str,
+fn probes(
+    index: &IndexRow,
     condition: &str,
     queries: u32,
     seed: i64,
-    blocks: i64,
 ) -> Result<Vec<(String, String)>, Error> {
+    let blocks: i64 = Spi::get_one_with_args(
+        "SELECT pg_relation_size($1) / current_setting('block_size')::bigint",
+        &[pg_sys::Oid::from(index.table).into()],
+    )?
+    .unwrap_or(0);
+    let IndexRow { table_name: table, key, .. } = index;
     // About 40 blocks a query are enough to draw from; of a small table, all.
     let percent = (100.0 * f64::from(queries) * 40.0 / blocks.max(1) as f64).min(100.0);
     let query = format!(

@@ -1,0 +1,358 @@
+//! The worker of one action: carries out its plan, verifies, keeps or undoes, and writes the outcome.
+//!
+//! ```text
+//! approved ─ steps ─ verify over the window ─ keep recorded ─ drop the losers ─ succeeded
+//!              │              │
+//!              └── undo ──────┴─ rolled_back | failed | aborted | rollback_failed
+//! ```
+//!
+//! A session-level advisory lock on the action's number says that its worker lives. When a worker dies, by whatever
+//! means, the healer starts another, which finds the action executing or verifying and recovers it.
+
+use std::time::Duration;
+
+use healing::explain;
+use healing::lifecycle::Status;
+use healing::plan::Step;
+use healing::recovery::{self, RecoveryCommand, StepState};
+use healing::remedies;
+use healing::snapshot::{Snapshot, UnixMs};
+use healing::verification::{Outcome, Verification, verify};
+use pgrx::prelude::*;
+
+use super::{arms, process};
+use crate::collect::{self, Kind};
+use crate::error::Error;
+use crate::execute::{self, Context, Went};
+use crate::journal::{self, Action, Ending, StopReason};
+use crate::transaction::transaction;
+
+/// First key of the advisory locks that living workers hold; the second is the action's number. A number of our own,
+/// so that an application's locks do not meet it by chance.
+pub(super) const LOCK_CLASS: i32 = 0x7275_7665;
+/// Times that an undo is tried before a human must look, with a growing pause between.
+const UNDO_TRIES: u32 = 6;
+/// The window is extended this often while a measurement is missing.
+const WINDOWS_MAX: u32 = 3;
+
+pub(super) fn run(database: pg_sys::Oid, id: i64) {
+    process::start(Some(database), c"ruvector action");
+    match transaction(|| lock(id)) {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(error) => {
+            pgrx::warning!("ruvector: action {id}: {error}");
+            return;
+        }
+    }
+    if let Err(error) = work(id) {
+        // The action stays as it is; the healer starts another worker for it.
+        pgrx::warning!("ruvector: action {id}: {error}");
+        process::sleep(Duration::from_secs(1));
+    }
+}
+
+fn lock(id: i64) -> Result<bool, Error> {
+    let query = "SELECT pg_try_advisory_lock($1, $2)";
+    Ok(Spi::get_one_with_args::<bool>(query, &[LOCK_CLASS.into(), (id as i32).into()])?.unwrap_or(false))
+}
+
+/// How the work on an action came out.
+struct CameOut {
+    status: Status,
+    verification: Option<Verification>,
+    error: Option<String>,
+}
+
+fn work(id: i64) -> Result<(), Error> {
+    let Some(mut action) = transaction(|| journal::load(id))? else { return Ok(()) };
+    let Some(collection) = transaction(|| collect::collection(action.collection_id))? else {
+        return Err(Error::refused("its collection is not registered any more"));
+    };
+    let config = collection.config()?;
+    let context = Context { action_id: id, collection: &collection, config: &config };
+    let came_out = match action.status {
+        Status::Approved => {
+            transaction(|| {
+                journal::advance(id, Status::Approved, Status::Executing)?;
+                journal::set_deadline(id, action.plan.timeout_s)
+            })?;
+            action.status = Status::Executing;
+            carry_out(&context, &mut action)
+        }
+        Status::Executing | Status::Verifying => recover(&context, &mut action),
+        _ => return Ok(()),
+    };
+    finish(&context, &action, &came_out)
+}
+
+/// The straight way.
+fn carry_out(context: &Context<'_>, action: &mut Action) -> CameOut {
+    match steps_and_verification(context, action) {
+        Ok(verification) if verification.verified => {
+            action.keep = true;
+            action.verification = Some(verification);
+            tidy_up(context, action)
+        }
+        Ok(verification) => {
+            let error = format!("not verified: {}", verification.reason);
+            undo(context, action, Some(verification), error)
+        }
+        Err(Stopped::Lost(reason)) => undo(context, action, None, format!("the comparison was lost: {reason}")),
+        Err(Stopped::Failed(error)) => undo(context, action, None, error.to_string()),
+    }
+}
+
+enum Stopped {
+    /// The new index is not better.
+    Lost(String),
+    Failed(Error),
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Stopped::Failed(error)
+    }
+}
+
+fn is_after_verification(step: &Step) -> bool {
+    matches!(step, Step::DropLoser { .. })
+}
+
+fn numbered(action: &Action) -> impl Iterator<Item = (u32, &Step)> {
+    (0u32..).zip(&action.plan.steps)
+}
+
+fn steps_and_verification(context: &Context<'_>, action: &mut Action) -> Result<Verification, Stopped> {
+    for (step_no, step) in numbered(action).filter(|(_, step)| !is_after_verification(step)) {
+        if let Went::Lost(reason) = execute::perform(context, step_no, step)? {
+            return Err(Stopped::Lost(reason));
+        }
+    }
+    let window_s = context.config.verify_window_seconds as f64;
+    transaction(|| {
+        journal::advance(action.id, Status::Executing, Status::Verifying)?;
+        journal::progress(action.id, "measure whether it helped")?;
+        // Measuring itself takes time too.
+        journal::set_deadline(action.id, f64::from(WINDOWS_MAX) * window_s + action.plan.timeout_s)
+    })?;
+    action.status = Status::Verifying;
+    let mut windows = 0;
+    loop {
+        wait(window_s);
+        windows += 1;
+        let verification = measure(context, action)?;
+        if verification.complete || windows == WINDOWS_MAX {
+            if verification.verified {
+                transaction(|| journal::keep(action.id, &verification))?;
+            }
+            return Ok(verification);
+        }
+    }
+}
+
+fn wait(seconds: f64) {
+    let end = collect::now_ms() as f64 + seconds * 1000.0;
+    loop {
+        let left_ms = end - collect::now_ms() as f64;
+        if left_ms <= 0.0 {
+            return;
+        }
+        process::sleep(Duration::from_secs_f64(left_ms / 1000.0));
+    }
+}
+
+/// Measures the action's indexes anew and asks the core whether it helped.
+fn measure(context: &Context<'_>, action: &Action) -> Result<Verification, Error> {
+    let after = observe(context, action)?;
+    let verdicts = transaction(|| Ok(journal::verdicts(&journal::entries(action.id)?)))?;
+    let remedy = remedies::find(&action.plan.strategy)
+        .ok_or_else(|| Error::refused(format!("there is no strategy {}", action.plan.strategy)))?;
+    verify(
+        remedy,
+        &Outcome {
+            problem: &action.problem,
+            plan: &action.plan,
+            before: &action.before,
+            after: &after,
+            verdicts: &verdicts,
+            config: context.config,
+        },
+    )
+    .map_err(|error| Error::refused(error.to_string()))
+}
+
+/// A snapshot with fresh readings of the indexes that the plan names.
+fn observe(context: &Context<'_>, action: &Action) -> Result<Snapshot, Error> {
+    let Context { collection, config, .. } = *context;
+    let names: Vec<&str> = action.plan.steps.iter().map(|step| step.target().name.as_str()).collect();
+    for row in transaction(|| collect::indexes(collection))? {
+        if row.valid && names.contains(&row.name.as_str()) {
+            collect::take(Kind::Panel, collection, &row, config)?;
+            if Kind::Structure.is_due(&row, config) {
+                collect::take(Kind::Structure, collection, &row, config)?;
+            }
+        }
+    }
+    transaction(|| collect::snapshot(collection, &collect::indexes(collection)?, collect::now_ms()))
+}
+
+/// The losers are dropped; what fails there does not take the success back.
+fn tidy_up(context: &Context<'_>, action: &Action) -> CameOut {
+    let mut error = None;
+    for (step_no, step) in numbered(action).filter(|(_, step)| is_after_verification(step)) {
+        if let Err(failed) = execute::perform(context, step_no, step) {
+            error = Some(failed.to_string());
+            break;
+        }
+    }
+    if error.is_some() {
+        error = commands(context, action, |action, entries| {
+            Ok(recovery::resolve(&action.plan, entries, true))
+        })
+        .err()
+        .map(|error| format!("it helped, but the former index could not be dropped: {error}"));
+    }
+    CameOut { status: Status::Succeeded, verification: action.verification.clone(), error }
+}
+
+/// Takes back whatever was done or begun.
+fn undo(
+    context: &Context<'_>,
+    action: &Action,
+    verification: Option<Verification>,
+    error: String,
+) -> CameOut {
+    let took_effect = transaction(|| took_effect(action.id)).unwrap_or(true);
+    let undone = commands(context, action, |_, entries| {
+        recovery::undo(entries).map_err(|error| Error::refused(error.to_string()))
+    });
+    match undone {
+        Ok(()) => {
+            let status = if took_effect { Status::RolledBack } else { Status::Failed };
+            CameOut { status, verification, error: Some(error) }
+        }
+        Err(failed) => CameOut {
+            status: Status::RollbackFailed,
+            verification,
+            error: Some(format!("{error}; undoing it failed: {failed}")),
+        },
+    }
+}
+
+/// Whether anything that users could notice, or a comparison, came about: then undoing it is a rollback.
+fn took_effect(id: i64) -> Result<bool, Error> {
+    Ok(journal::entries(id)?.iter().any(|entry| {
+        entry.state == StepState::Done && !matches!(entry.step, Step::BuildIndex { .. })
+    }))
+}
+
+/// Runs what `resolve` says is left, until nothing is.
+fn commands(
+    context: &Context<'_>,
+    action: &Action,
+    resolve: impl Fn(&Action, &[recovery::JournalEntry]) -> Result<Vec<RecoveryCommand>, Error>,
+) -> Result<(), Error> {
+    let mut tries = 0;
+    loop {
+        let entries = transaction(|| journal::entries(action.id))?;
+        let left = resolve(action, &entries)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        transaction(|| journal::progress(action.id, "undo or finish what is left"))?;
+        let result = left.iter().try_for_each(|command| execute::recover(context, &action.plan.steps, command));
+        if let Err(error) = result {
+            tries += 1;
+            if tries == UNDO_TRIES {
+                return Err(error);
+            }
+            pgrx::log!("ruvector: action {}: {error}; trying again", action.id);
+            process::sleep(Duration::from_secs(1 << tries));
+        }
+    }
+}
+
+/// The worker before this one died: finish what was verified, undo what was not.
+fn recover(context: &Context<'_>, action: &mut Action) -> CameOut {
+    if action.keep {
+        let error = commands(context, action, |action, entries| {
+            Ok(recovery::resolve(&action.plan, entries, true))
+        })
+        .err()
+        .map(|error| format!("it helped, but the former index could not be dropped: {error}"));
+        return CameOut { status: Status::Succeeded, verification: action.verification.clone(), error };
+    }
+    let (status, why) = match action.stop_reason {
+        Some(StopReason::Abort) => (Status::Aborted, "stopped by a human".to_owned()),
+        Some(StopReason::Timeout) => {
+            (Status::Failed, format!("stopped after its time limit of {:.0} s", action.plan.timeout_s))
+        }
+        None => (Status::Aborted, "its worker died".to_owned()),
+    };
+    let undone =
+        commands(context, action, |action, entries| Ok(recovery::resolve(&action.plan, entries, false)));
+    match undone {
+        Ok(()) => CameOut { status, verification: None, error: Some(why) },
+        Err(failed) => CameOut {
+            status: Status::RollbackFailed,
+            verification: None,
+            error: Some(format!("{why}; undoing it failed: {failed}")),
+        },
+    }
+}
+
+/// Writes the outcome, in one transaction with the status.
+fn finish(context: &Context<'_>, action: &Action, came_out: &CameOut) -> Result<(), Error> {
+    let Context { collection, config, .. } = *context;
+    // The table may be gone: then there is nothing to measure, and the outcome says so by NULL.
+    let after = transaction(|| {
+        let rows = collect::indexes(collection)?;
+        collect::snapshot(collection, &rows, collect::now_ms())
+    })
+    .ok();
+    let final_lambda = after
+        .as_ref()
+        .and_then(|after| healing::integrity::assess(after, config).ok())
+        .and_then(|assessment| assessment.lambda);
+    let now: UnixMs = collect::now_ms();
+    transaction(|| {
+        let story = story(action, came_out)?;
+        journal::end(
+            action,
+            &Ending {
+                status: came_out.status,
+                verification: came_out.verification.as_ref(),
+                error: came_out.error.as_deref(),
+                final_lambda,
+                story: &story,
+                system_metrics: journal::system_metrics(&action.before, after.as_ref()),
+            },
+        )?;
+        arms::record(action.collection_id, &action.plan.strategy, came_out.status, now, config)
+    })?;
+    super::wake_healer_at_commit();
+    transaction(|| Ok(()))
+}
+
+/// The whole story in words: found, planned, done, compared, verified, ended.
+fn story(action: &Action, came_out: &CameOut) -> Result<String, Error> {
+    let entries = journal::entries(action.id)?;
+    let mut lines = vec![
+        format!("Found: {}", explain::problem(&action.problem)),
+        format!("Planned: {}", explain::plan(&action.plan)),
+    ];
+    let steps = journal::steps_in_words(action.id)?;
+    if !steps.is_empty() {
+        lines.push(format!("Did: {}.", steps.join("; ")));
+    }
+    lines.extend(journal::verdicts(&entries).iter().map(|v| format!("Compared: {}", explain::verdict(v))));
+    if let Some(verification) = &came_out.verification {
+        let word = if verification.verified { "Verified" } else { "Not verified" };
+        lines.push(format!("{word}: {}.", verification.reason));
+    }
+    let why = came_out.error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+    lines.push(format!("Ended: {}{why}.", came_out.status.as_str()));
+    Ok(lines.join("\n"))
+}
+

@@ -1,0 +1,47 @@
+//! What is known of each remedy on each collection: read for a decision, written at the end of an action.
+
+use healing::config::Config;
+use healing::engine::Arm;
+use healing::lifecycle::Status;
+use healing::snapshot::UnixMs;
+use pgrx::prelude::*;
+
+use crate::collect;
+use crate::error::Error;
+
+/// The arms of a collection.
+pub(super) fn of(collection: i32) -> Result<Vec<Arm>, Error> {
+    // 1 is the weight of a remedy of which nothing was learned.
+    collect::documents(
+        "SELECT jsonb_build_object('strategy', a.strategy, 'failures', a.failures, 'breaker_open', a.breaker_open,
+                'backoff_until', (extract(epoch FROM a.backoff_until) * 1000)::bigint, 'weight', 1)
+           FROM ruvector.healing_arms a WHERE a.collection_id = $1",
+        &[collection.into()],
+    )
+}
+
+/// Writes what the end of an action says of its remedy.
+pub(super) fn record(
+    collection: i32,
+    strategy: &str,
+    status: Status,
+    now: UnixMs,
+    config: &Config,
+) -> Result<(), Error> {
+    let arms = of(collection)?;
+    let arm = arms.into_iter().find(|arm| arm.strategy == strategy).unwrap_or_else(|| Arm::new(strategy));
+    let arm = arm.after(status, now, config, now as u64);
+    Ok(Spi::run_with_args(
+        "INSERT INTO ruvector.healing_arms (collection_id, strategy, failures, backoff_until, breaker_open)
+         VALUES ($1, $2, $3, to_timestamp($4::float8 / 1000), $5)
+         ON CONFLICT (collection_id, strategy) DO UPDATE
+            SET (failures, backoff_until, breaker_open) = (EXCLUDED.failures, EXCLUDED.backoff_until, EXCLUDED.breaker_open)",
+        &[
+            collection.into(),
+            strategy.into(),
+            (arm.failures as i32).into(),
+            arm.backoff_until.map(|until| until as f64).into(),
+            arm.breaker_open.into(),
+        ],
+    )?)
+}

@@ -1,0 +1,207 @@
+//! From an observation to an action, or to a reason why there is none. The core decides; this asks it and writes down
+//! what it says.
+
+use healing::config::Config;
+use healing::engine::{self, Attempt, Decision, DecisionInput, InFlight, Reason, Request};
+use healing::integrity::{StateRecord, assess};
+use healing::lifecycle::Status;
+use healing::snapshot::Snapshot;
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::arms;
+use crate::collect::{self, Collection};
+use crate::error::Error;
+use crate::shared;
+
+/// Earlier actions that a decision looks at.
+const HISTORY: &str = "
+SELECT jsonb_build_object('started_at', (extract(epoch FROM coalesce(a.started_at, a.decided_at)) * 1000)::bigint,
+       'ended_at', (extract(epoch FROM a.ended_at) * 1000)::bigint, 'status', a.status, 'strategy', a.strategy,
+       'problem_class', a.problem_class, 'lambda_before', a.verification -> 'lambda_before',
+       'lambda_after', a.verification -> 'lambda_after', 'nodes', a.problem -> 'component' -> 'nodes')
+  FROM ruvector.actions a
+ WHERE a.collection_id = $1 AND a.plan IS NOT NULL AND coalesce(a.started_at, a.decided_at) > now() - interval '30 days'";
+
+/// What stands open for a collection.
+#[derive(Deserialize)]
+struct Open {
+    id: i64,
+    status: Status,
+    request: Request,
+}
+
+#[derive(Deserialize)]
+struct Observed {
+    snapshot: Snapshot,
+    record: StateRecord,
+}
+
+/// Decides about everything that is asked for on a collection, and then by itself. Must run in a transaction.
+pub(super) fn decide(collection: &Collection, config: &Config) -> Result<(), Error> {
+    let observed: Option<Observed> = collect::documents(
+        "SELECT jsonb_build_object('snapshot', i.snapshot, 'record', i.record) FROM ruvector.integrity i
+          WHERE i.collection_id = $1 AND i.snapshot IS NOT NULL AND i.record IS NOT NULL",
+        &[collection.id.into()],
+    )?
+    .pop();
+    let Some(observed) = observed else { return Ok(()) };
+    let open: Vec<Open> = collect::documents(
+        "SELECT jsonb_build_object('id', a.id, 'status', a.status, 'request', a.request) FROM ruvector.actions a
+          WHERE a.collection_id = $1
+            AND a.status IN ('proposed', 'awaiting_approval', 'approved', 'executing', 'verifying') ORDER BY a.id",
+        &[collection.id.into()],
+    )?;
+    for asked in open.iter().filter(|action| action.status == Status::Proposed) {
+        answer(collection, config, &observed, asked)?;
+    }
+    let automatic = ask(collection, config, &observed, &Request::Automatic)?;
+    // A plan that waits for a human says all there is to say.
+    let waits = open.iter().any(|action| action.status == Status::AwaitingApproval);
+    if let (Decision::Act { .. }, false) = (&automatic, waits) {
+        let id = Spi::get_one_with_args::<i64>(
+            "INSERT INTO ruvector.actions (collection_id, collection_name, relation, request, requested_by)
+             VALUES ($1, $2, $3, $4, 'ruvector') RETURNING id",
+            &[
+                collection.id.into(),
+                collection.name.as_str().into(),
+                pg_sys::Oid::from(collection.relation).into(),
+                JsonB(serde_json::to_value(Request::Automatic)?).into(),
+            ],
+        )?
+        .ok_or_else(|| Error::refused("the action was not stored"))?;
+        accept(id, collection, &observed, &automatic)?;
+    }
+    remember(collection.id, &automatic, waits)
+}
+
+fn ask(
+    collection: &Collection,
+    config: &Config,
+    observed: &Observed,
+    request: &Request,
+) -> Result<Decision, Error> {
+    let assessment =
+        assess(&observed.snapshot, config).map_err(|error| Error::refused(error.to_string()))?;
+    let history: Vec<Attempt> = collect::documents(HISTORY, &[collection.id.into()])?;
+    let arms = arms::of(collection.id)?;
+    let this_table = history.iter().filter(|attempt| attempt.status.is_in_flight()).count() as u32;
+    Ok(engine::decide(&DecisionInput {
+        config,
+        state: &observed.record,
+        assessment: &assessment,
+        snapshot: &observed.snapshot,
+        history: &history,
+        arms: &arms,
+        in_flight: InFlight { this_table, server: shared::actions_in_flight().max(this_table) },
+        now: collect::now_ms(),
+        request,
+    }))
+}
+
+/// Answers a request of a human.
+fn answer(
+    collection: &Collection,
+    config: &Config,
+    observed: &Observed,
+    asked: &Open,
+) -> Result<(), Error> {
+    let decision = ask(collection, config, observed, &asked.request)?;
+    match &decision {
+        Decision::Act { .. } => accept(asked.id, collection, observed, &decision),
+        Decision::Refuse { reason, detail, rejected, .. } => {
+            let nothing = matches!(reason, Reason::NothingToDo | Reason::StateNormal);
+            let status = if nothing { Status::Noop } else { Status::Refused };
+            Ok(Spi::run_with_args(
+                "UPDATE ruvector.actions SET status = $2, decided_at = clock_timestamp(), ended_at = clock_timestamp(),
+                        reason = $3, detail = $4, rejected = $5 WHERE id = $1",
+                &[
+                    asked.id.into(),
+                    status.as_str().into(),
+                    reason.as_str().into(),
+                    detail.as_str().into(),
+                    JsonB(serde_json::to_value(rejected)?).into(),
+                ],
+            )?)
+        }
+    }
+}
+
+/// Writes the plan to the action, which may run now or once a human has approved.
+fn accept(
+    id: i64,
+    collection: &Collection,
+    observed: &Observed,
+    decision: &Decision,
+) -> Result<(), Error> {
+    let Decision::Act { planned, approval, rejected, .. } = decision else { return Ok(()) };
+    let status = if approval.is_some() { Status::AwaitingApproval } else { Status::Approved };
+    let lambda = observed.record.lambda;
+    Spi::run_with_args(
+        "UPDATE ruvector.actions SET status = $2, decided_at = clock_timestamp(), approval = $3, strategy = $4,
+                problem_class = $5, problem = $6, plan = $7, rejected = $8, before = $9, initial_lambda = $10
+          WHERE id = $1",
+        &[
+            id.into(),
+            status.as_str().into(),
+            approval.map(|reason| reason.as_str()).into(),
+            planned.plan.strategy.as_str().into(),
+            planned.problem.class.as_str().into(),
+            JsonB(serde_json::to_value(&planned.problem)?).into(),
+            JsonB(serde_json::to_value(&planned.plan)?).into(),
+            JsonB(serde_json::to_value(rejected)?).into(),
+            JsonB(serde_json::to_value(&observed.snapshot)?).into(),
+            lambda.into(),
+        ],
+    )?;
+    if status == Status::Approved {
+        shared::action_begins(unsafe { pg_sys::MyDatabaseId }.to_u32());
+    }
+    pgrx::log!(
+        "ruvector: collection {}: action {id} {}: {}",
+        collection.name,
+        status.as_str(),
+        planned.plan.reason
+    );
+    Ok(())
+}
+
+/// Keeps the present decision, and a row of history when it is another than before.
+fn remember(collection: i32, decision: &Decision, waits: bool) -> Result<(), Error> {
+    let now = match decision {
+        Decision::Act { planned, .. } if waits => json!({
+            "reason": "awaiting_approval",
+            "detail": format!("a plan of {} waits for approval", planned.plan.strategy),
+            "strategy": planned.plan.strategy,
+        }),
+        Decision::Act { planned, rejected, .. } => {
+            json!({ "strategy": planned.plan.strategy, "rejected": rejected })
+        }
+        Decision::Refuse { reason, detail, until, planned, rejected } => json!({
+            "reason": reason.as_str(),
+            "detail": detail,
+            "until": until,
+            "strategy": planned.as_ref().map(|planned| &planned.plan.strategy),
+            "rejected": rejected,
+        }),
+    };
+    let before = Spi::get_one_with_args::<JsonB>(
+        "SELECT decision FROM ruvector.integrity WHERE collection_id = $1",
+        &[collection.into()],
+    )?;
+    let key = |document: &Value| (document.get("reason").cloned(), document.get("strategy").cloned());
+    if before.as_ref().map(|JsonB(before)| key(before)) != Some(key(&now)) {
+        Spi::run_with_args(
+            "INSERT INTO ruvector.healing_decisions (collection_id, reason, detail, until, strategy, rejected)
+             VALUES ($1, $2 ->> 'reason', $2 ->> 'detail', to_timestamp(($2 ->> 'until')::float8 / 1000), $2 ->> 'strategy',
+                     $2 -> 'rejected')",
+            &[collection.into(), JsonB(now.clone()).into()],
+        )?;
+    }
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.integrity SET decision = $2 WHERE collection_id = $1",
+        &[collection.into(), JsonB(now).into()],
+    )?)
+}

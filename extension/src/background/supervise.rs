@@ -1,0 +1,124 @@
+//! The healer's care for the workers of its database: starts one for each action that has none, stops those whose
+//! time is over or whom a human wants stopped, and lets plans expire that nobody approved.
+
+use std::collections::HashMap;
+
+use healing::lifecycle::Status;
+use pgrx::prelude::*;
+use serde::Deserialize;
+
+use super::action::LOCK_CLASS;
+use super::process::{Child, ChildState};
+use crate::collect;
+use crate::error::Error;
+use crate::shared;
+use crate::transaction::transaction;
+
+/// The workers that this healer started.
+#[derive(Default)]
+pub(super) struct Workers(HashMap<i64, Child>);
+
+#[derive(Deserialize)]
+struct InFlight {
+    id: i64,
+    status: Status,
+    /// Process that holds the action's lock.
+    pid: Option<i32>,
+    overdue: bool,
+    /// A human wants it stopped and its worker was not told yet.
+    stop_wanted: bool,
+    /// It was asked to stop before.
+    stopping: bool,
+    keep: bool,
+}
+
+impl Workers {
+    /// Looks after all actions of this database.
+    pub(super) fn supervise(&mut self) -> Result<(), Error> {
+        let in_flight: Vec<InFlight> = transaction(|| {
+            expire()?;
+            collect::documents(
+                "SELECT jsonb_build_object('id', a.id, 'status', a.status, 'pid', l.pid, 'keep', a.keep,
+                        'overdue', coalesce(clock_timestamp() > a.deadline, false),
+                        'stopping', a.stop_reason IS NOT NULL,
+                        'stop_wanted', a.stop_reason IS NOT NULL AND l.pid IS NOT NULL
+                                       AND EXISTS (SELECT FROM pg_stat_activity s
+                                                    WHERE s.pid = l.pid AND s.backend_start < a.stop_asked_at))
+                   FROM ruvector.actions a
+                   LEFT JOIN pg_locks l ON l.locktype = 'advisory' AND l.granted AND l.classid = $1 AND l.objid::bigint = a.id
+                        AND l.objsubid = 2 AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                  WHERE a.status IN ('approved', 'executing', 'verifying') ORDER BY a.id",
+                &[pg_sys::Oid::from(LOCK_CLASS as u32).into()],
+            )
+        })?;
+        self.0.retain(|id, child| {
+            child.state() != ChildState::Ended && in_flight.iter().any(|action| action.id == *id)
+        });
+        // SAFETY: no preconditions.
+        shared::set_actions_in_flight(unsafe { pg_sys::MyDatabaseId }.to_u32(), in_flight.len() as u32);
+        for action in &in_flight {
+            self.look_after(action)?;
+        }
+        Ok(())
+    }
+
+    fn look_after(&mut self, action: &InFlight) -> Result<(), Error> {
+        let id = action.id;
+        if let Some(pid) = action.pid {
+            if action.overdue && !action.stopping && !action.keep {
+                transaction(|| {
+                    Ok(Spi::run_with_args(
+                        "UPDATE ruvector.actions SET stop_reason = 'timeout', stop_asked_at = clock_timestamp() WHERE id = $1 AND NOT keep",
+                        &[id.into()],
+                    )?)
+                })?;
+                return terminate(pid);
+            }
+            if action.stop_wanted && !action.keep {
+                return terminate(pid);
+            }
+            return Ok(());
+        }
+        if self.0.contains_key(&id) {
+            // Started, and its lock not yet taken.
+            return Ok(());
+        }
+        if action.status == Status::Approved && action.stopping {
+            return transaction(|| {
+                Ok(Spi::run_with_args(
+                    "UPDATE ruvector.actions SET status = 'aborted', ended_at = clock_timestamp(),
+                            detail = 'aborted before it began' WHERE id = $1 AND status = 'approved'",
+                    &[id.into()],
+                )?)
+            });
+        }
+        // SAFETY: no preconditions.
+        let database = unsafe { pg_sys::MyDatabaseId };
+        match Child::start("ruvector action", "ruvector_action_main", database, &id.to_string()) {
+            Some(child) => {
+                self.0.insert(id, child);
+            }
+            None => pgrx::warning!(
+                "ruvector: no free background worker for action {id}, trying again; raise max_worker_processes"
+            ),
+        }
+        Ok(())
+    }
+}
+
+/// Ends plans that nobody approved in time.
+fn expire() -> Result<(), Error> {
+    Ok(Spi::run(
+        "UPDATE ruvector.actions a
+            SET status = 'expired', ended_at = clock_timestamp(), detail = 'nobody approved it in time'
+           FROM ruvector.settings s, ruvector.collections c
+          WHERE a.status = 'awaiting_approval' AND c.id = a.collection_id
+            AND a.decided_at + make_interval(secs =>
+                    (ruvector._effective_settings(s.settings, c.settings) ->> 'approval_timeout_seconds')::float8)
+                < clock_timestamp()",
+    )?)
+}
+
+fn terminate(pid: i32) -> Result<(), Error> {
+    transaction(|| Ok(Spi::run_with_args("SELECT pg_terminate_backend($1)", &[pid.into()])?))
+}

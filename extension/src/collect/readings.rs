@@ -1,0 +1,124 @@
+//! The slow measurements (recall panel, structure of the lists): when each is due, and where it is kept between
+//! samples and over restarts.
+
+use healing::config::Config;
+use healing::snapshot::{Method, Reading};
+use pgrx::JsonB;
+use pgrx::prelude::*;
+
+use super::{Collection, IndexRow, effort, ivfflat, panel};
+use crate::error::Error;
+use crate::transaction::transaction;
+
+/// Share of a table's rows that must have changed for the panel to be measured again before its time.
+const CHANGED_SHARE: f64 = 0.1;
+
+/// The slow measurements.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Panel,
+    Structure,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Panel => "panel",
+            Kind::Structure => "structure",
+        }
+    }
+
+    fn last(self, row: &IndexRow) -> Option<(f64, i64)> {
+        match self {
+            Kind::Panel => row.panel_age_s.zip(row.panel_changes),
+            Kind::Structure => row.structure_age_s.zip(row.structure_changes),
+        }
+    }
+
+    pub(crate) fn age_s(self, row: &IndexRow) -> f64 {
+        self.last(row).map_or(f64::INFINITY, |(age_s, _)| age_s)
+    }
+
+    pub(crate) fn is_due(self, row: &IndexRow, config: &Config) -> bool {
+        let interval_s = match self {
+            Kind::Panel => config.panel_interval_seconds,
+            Kind::Structure if row.method == Method::Ivfflat => config.structure_interval_seconds,
+            Kind::Structure => return false,
+        } as f64;
+        let Some((age_s, changes)) = self.last(row) else { return true };
+        // A statistics reset makes the difference negative: then the time alone decides.
+        let changed = (row.changes - changes) as f64 > row.rows.max(1.0) * CHANGED_SHARE;
+        match self {
+            Kind::Panel => age_s >= interval_s || changed,
+            // The lists do not move while the rows stay: look again only for changes.
+            Kind::Structure => age_s >= interval_s && changed,
+        }
+    }
+}
+
+/// Another draw each time: a measurement must not fit an index to one set of rows.
+pub(crate) fn seed() -> Result<i64, Error> {
+    Ok(Spi::get_one("SELECT extract(epoch FROM clock_timestamp())::bigint")?.unwrap_or(0))
+}
+
+/// Takes a measurement of an index and keeps it. Must run outside any transaction: it opens its own, short ones.
+pub(crate) fn take(
+    kind: Kind,
+    collection: &Collection,
+    row: &IndexRow,
+    config: &Config,
+) -> Result<(), Error> {
+    match kind {
+        Kind::Structure => inspect(collection, row),
+        Kind::Panel => transaction(|| measure(collection, row, config)),
+    }
+}
+
+fn inspect(collection: &Collection, row: &IndexRow) -> Result<(), Error> {
+    let (read, seed) = transaction(|| {
+        let seed = seed()?;
+        Ok((ivfflat::read(row, seed)?, seed))
+    })?;
+    // Outside any transaction: it takes a while, and a snapshot would hold back vacuum and concurrent builds.
+    let structure = match read {
+        Ok(raw) => ivfflat::judge(&raw, seed),
+        Err(reason) => Reading::Unknown(reason),
+    };
+    transaction(|| keep(collection, row, Kind::Structure, seed, serde_json::to_value(&structure)?))
+}
+
+fn measure(collection: &Collection, row: &IndexRow, config: &Config) -> Result<(), Error> {
+    let seed = seed()?;
+    let reading = match panel::draw(row, config.panel_queries as u32, config.recall_k as u32, seed)? {
+        Reading::Known(panel) => panel::search(&panel, row, effort(row))?,
+        Reading::Unknown(reason) => Reading::Unknown(reason),
+    };
+    keep(collection, row, Kind::Panel, seed, serde_json::to_value(&reading)?)
+}
+
+/// Stores a measurement until the next of its kind.
+fn keep(
+    collection: &Collection,
+    row: &IndexRow,
+    kind: Kind,
+    seed: i64,
+    reading: serde_json::Value,
+) -> Result<(), Error> {
+    Ok(Spi::run_with_args(
+        "INSERT INTO ruvector.readings AS r (index_id, kind, collection_id, relfilenode, measured_at, changes, seed, reading)
+         VALUES ($1, $2, $3, $4, clock_timestamp(), $5, $6, $7)
+         ON CONFLICT (index_id, kind) DO UPDATE
+            SET (collection_id, relfilenode, measured_at, changes, seed, reading)
+              = (EXCLUDED.collection_id, EXCLUDED.relfilenode, EXCLUDED.measured_at, EXCLUDED.changes, EXCLUDED.seed,
+                 EXCLUDED.reading)",
+        &[
+            pg_sys::Oid::from(row.oid).into(),
+            kind.name().into(),
+            collection.id.into(),
+            pg_sys::Oid::from(row.relfilenode).into(),
+            row.changes.into(),
+            seed.into(),
+            JsonB(reading).into(),
+        ],
+    )?)
+}

@@ -1,0 +1,47 @@
+//! The managed search efforts: rows of `ruvector.search_effort`, copied into shared memory for the executor hook.
+
+use pgrx::prelude::*;
+
+use crate::error::Error;
+use crate::{collect, shared};
+
+/// Copies the efforts of this database into shared memory.
+pub(crate) fn load() -> Result<(), Error> {
+    #[derive(serde::Deserialize)]
+    struct Row {
+        index: u32,
+        effort: i32,
+    }
+    let rows: Vec<Row> = collect::documents(
+        "SELECT jsonb_build_object('index', e.index_id::bigint, 'effort', e.effort)
+           FROM ruvector.search_effort e JOIN pg_class i ON i.oid = e.index_id",
+        &[],
+    )?;
+    let efforts: Vec<(u32, i32)> = rows.iter().map(|row| (row.index, row.effort)).collect();
+    // SAFETY: no preconditions.
+    let left_out = shared::set_efforts(unsafe { pg_sys::MyDatabaseId }.to_u32(), &efforts);
+    if left_out > 0 {
+        pgrx::warning!("ruvector: {left_out} managed search efforts do not fit into shared memory");
+    }
+    Ok(())
+}
+
+/// The managed effort of an index as stored.
+pub(crate) fn stored(index: u32) -> Result<Option<i32>, Error> {
+    let query = "SELECT (SELECT e.effort FROM ruvector.search_effort e WHERE e.index_id = $1)";
+    Ok(Spi::get_one_with_args(query, &[pg_sys::Oid::from(index).into()])?)
+}
+
+/// Stores the effort of an index, or forgets it. Takes effect with the next [`load`] after the commit.
+pub(crate) fn store(collection: i32, index: u32, setting: &str, effort: Option<i32>) -> Result<(), Error> {
+    let index = pg_sys::Oid::from(index);
+    Spi::run_with_args("DELETE FROM ruvector.search_effort WHERE index_id = $1", &[index.into()])?;
+    if let Some(effort) = effort {
+        Spi::run_with_args(
+            "INSERT INTO ruvector.search_effort (index_id, collection_id, setting, effort, set_by)
+             VALUES ($1, $2, $3, $4, 'ruvector')",
+            &[index.into(), collection.into(), setting.into(), effort.into()],
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! Measuring indexes over a range of search effort, on the same queries.
+
+use healing::config::Config;
+use healing::plan::{Criterion, IndexRef};
+use healing::snapshot::{Reading, RecallPoint};
+use healing::verdict::{self, Comparison, Sizes, Verdict, effort_schedule, next_effort};
+
+use super::lookup::{self, Found};
+use crate::collect::{self, Collection, IndexRow, Panel};
+use crate::error::Error;
+use crate::transaction::transaction;
+
+/// Draws of the panel for a comparison: it must tell apart what routine measuring need not.
+const DRAWS: i64 = 4;
+/// Indexes are tried at no more efforts than this: the schedule doubles and then halves the gap.
+const EFFORTS_MAX: usize = 40;
+
+/// Old against trial index. Opens its own, short transactions: a build elsewhere waits for none of them long.
+pub(super) fn old_and_trial(
+    collection: &Collection,
+    config: &Config,
+    of: &IndexRef,
+    criterion: Criterion,
+) -> Result<Verdict, Error> {
+    let (old, trial_found) = transaction(|| {
+        let row = row(collection, of)?;
+        let trial = lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
+        Ok((row, trial))
+    })?;
+    if !trial_found.valid {
+        return Err(Error::refused("the new index is not valid"));
+    }
+    let trial = transaction(|| as_trial(&old, &trial_found))?;
+    let sizes = Sizes { old_bytes: old.bytes, new_bytes: trial_found.bytes };
+    let panel = match panel(&trial, config)? {
+        Reading::Known(panel) => panel,
+        Reading::Unknown(reason) if criterion == Criterion::Valid => {
+            return Ok(unmeasured(true, format!("it is valid; its recall was not measured: {reason}"), sizes));
+        }
+        Reading::Unknown(reason) => {
+            return Ok(unmeasured(false, format!("the two could not be compared: {reason}"), sizes));
+        }
+    };
+    let present = transaction(|| Ok(collect::effort(&old)))?.max(1) as u32;
+    let old_points = if old.valid { curve(&panel, &old, config.recall_objective, &[present])? } else { vec![] };
+    let new_points = curve(&panel, &trial, config.recall_objective, &[present])?;
+    Ok(verdict::compare(&Comparison {
+        old: old.valid.then_some(old_points.as_slice()),
+        new: &new_points,
+        present_effort: present,
+        effort_managed: config.manage_search_effort,
+        objective: config.recall_objective,
+        criterion,
+        sizes,
+    }))
+}
+
+/// The least effort at which an index meets the objective, with what was measured there.
+pub(super) fn least_effort(
+    collection: &Collection,
+    config: &Config,
+    of: &IndexRef,
+    objective: f64,
+) -> Result<RecallPoint, Error> {
+    let index = transaction(|| row(collection, of))?;
+    let panel = match panel(&index, config)? {
+        Reading::Known(panel) => panel,
+        Reading::Unknown(reason) => return Err(Error::refused(reason)),
+    };
+    let points = curve(&panel, &index, objective, &[])?;
+    let meets = points.iter().filter(|point| point.recall >= objective).min_by_key(|point| point.effort);
+    meets.copied().ok_or_else(|| {
+        let best = points.iter().map(|point| point.recall).fold(0.0, f64::max);
+        Error::refused(format!("no {} finds {objective:.3}; the best finds {best:.3}", of.method.effort_setting()))
+    })
+}
+
+fn row(collection: &Collection, of: &IndexRef) -> Result<IndexRow, Error> {
+    collect::indexes(collection)?
+        .into_iter()
+        .find(|row| row.oid == of.oid)
+        .ok_or_else(|| Error::refused(format!("{} is not there any more", of.name)))
+}
+
+/// The trial index is defined like the old one, but for its options.
+fn as_trial(old: &IndexRow, trial: &Found) -> Result<IndexRow, Error> {
+    let options: Vec<Option<u32>> = collect::documents(
+        "SELECT coalesce(to_jsonb((SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'lists=%')),
+                'null') FROM pg_class i WHERE i.oid = $1",
+        &[pgrx::pg_sys::Oid::from(trial.oid).into()],
+    )?;
+    Ok(IndexRow {
+        oid: trial.oid,
+        relfilenode: trial.relfilenode,
+        relation_name: trial.relation_name.clone(),
+        name: trial.name.clone(),
+        bytes: trial.bytes,
+        lists: options.into_iter().next().flatten(),
+        valid: true,
+        ..old.clone()
+    })
+}
+
+fn panel(index: &IndexRow, config: &Config) -> Result<Reading<Panel>, Error> {
+    let mut joined: Option<Panel> = None;
+    let seed = transaction(collect::seed)?;
+    for draw in 0..DRAWS {
+        let drawn = transaction(|| {
+            collect::draw_panel(index, config.panel_queries as u32, config.recall_k as u32, seed + draw)
+        })?;
+        match drawn {
+            Reading::Unknown(reason) => return Ok(Reading::Unknown(reason)),
+            Reading::Known(panel) => match &mut joined {
+                Some(all) => all.join(panel),
+                None => joined = Some(panel),
+            },
+        }
+    }
+    Ok(joined.map_or_else(|| Reading::unknown("no queries were drawn"), Reading::Known))
+}
+
+/// Recall against work: efforts of the schedule up to the first that meets the objective, then between the last two.
+fn curve(
+    panel: &Panel,
+    index: &IndexRow,
+    objective: f64,
+    also: &[u32],
+) -> Result<Vec<RecallPoint>, Error> {
+    let mut points: Vec<RecallPoint> = Vec::new();
+    let lists = index.lists.or(Some(collect::LISTS_DEFAULT)).filter(|_| index.method == healing::snapshot::Method::Ivfflat);
+    let measure = |effort: u32, points: &mut Vec<RecallPoint>| -> Result<(), Error> {
+        if points.iter().any(|point| point.effort == effort) {
+            return Ok(());
+        }
+        match transaction(|| collect::search_panel(panel, index, effort as i32))? {
+            Reading::Known(point) => points.push(point),
+            Reading::Unknown(reason) => return Err(Error::refused(format!("{}: {reason}", index.name))),
+        }
+        Ok(())
+    };
+    for &effort in also {
+        measure(effort, &mut points)?;
+    }
+    for effort in effort_schedule(index.method, lists) {
+        measure(effort, &mut points)?;
+        if points.iter().any(|point| point.recall >= objective) {
+            break;
+        }
+    }
+    while points.len() < EFFORTS_MAX
+        && let Some(effort) = next_effort(&points, objective)
+    {
+        measure(effort, &mut points)?;
+    }
+    Ok(points)
+}
+
+fn unmeasured(keep: bool, reason: String, sizes: Sizes) -> Verdict {
+    Verdict {
+        keep,
+        reason,
+        effort: None,
+        compared_recall: None,
+        old_at_objective: None,
+        new_at_objective: None,
+        old_at_present: None,
+        new_at_present: None,
+        sizes,
+    }
+}

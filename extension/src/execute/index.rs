@@ -1,0 +1,171 @@
+//! Building, exchanging and dropping indexes.
+
+use std::ffi::CString;
+
+use healing::plan::IndexRef;
+use healing::snapshot::Oid;
+use pgrx::prelude::*;
+use serde_json::{Value, json};
+
+use super::lookup::{self, Found, trial_name};
+use super::toplevel;
+use crate::collect;
+use crate::error::Error;
+use crate::transaction::transaction;
+
+/// The definition as `CREATE INDEX` with tablespace and options (`pg_get_indexdef_string`). Must run in a transaction.
+pub(super) fn definition(index: Oid) -> Result<String, Error> {
+    // SAFETY: raises when there is no such index; the result is a palloc'ed string.
+    let text = unsafe {
+        let text = pg_sys::pg_get_indexdef_string(index.into());
+        std::ffi::CStr::from_ptr(text).to_str().map(str::to_owned)
+    };
+    text.map_err(|_| Error::refused("the index's definition is not UTF-8"))
+}
+
+/// Creates an index concurrently from a definition, under another name and with other `lists` if they are given.
+pub(super) fn create(definition: &str, name: Option<&str>, lists: Option<u32>) -> Result<(), Error> {
+    let name = name.map(CString::new).transpose().map_err(|_| Error::refused("a name with a zero byte"))?;
+    toplevel::run(definition, |statement| {
+        // SAFETY: a parse tree in the caller's context; what is added is allocated beside it.
+        unsafe {
+            if (*statement).type_ != pg_sys::NodeTag::T_IndexStmt {
+                return Err(Error::refused("the definition is no CREATE INDEX"));
+            }
+            let index = statement.cast::<pg_sys::IndexStmt>();
+            (*index).concurrent = true;
+            if let Some(name) = &name {
+                (*index).idxname = pg_sys::pstrdup(name.as_ptr());
+            }
+            if let Some(lists) = lists {
+                let value = pg_sys::makeInteger(lists as i32).cast::<pg_sys::Node>();
+                let mut options = pgrx::PgList::<pg_sys::DefElem>::from_pg((*index).options);
+                let present = options
+                    .iter_ptr()
+                    .find(|option| std::ffi::CStr::from_ptr((**option).defname) == c"lists");
+                match present {
+                    Some(option) => (*option).arg = value,
+                    None => options.push(pg_sys::makeDefElem(pg_sys::pstrdup(c"lists".as_ptr()), value, -1)),
+                }
+                (*index).options = options.into_pg();
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Gives this process the memory that building needs. The setting is the server's own, or more if k-means would be
+/// refused with it; never more than a share of the machine's memory.
+pub(super) fn provide_memory(lists: Option<u32>, tuple_bytes: f64) -> Result<(), Error> {
+    let Some(lists) = lists else { return Ok(()) };
+    let set_kb = transaction(|| {
+        Ok(Spi::get_one::<i64>("SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'")?
+            .unwrap_or(0))
+    })?;
+    let needed_kb = kmeans_kb(lists, tuple_bytes).min(MEMORY_MAX_KB);
+    if needed_kb > set_kb as f64 {
+        let value = CString::new(format!("{needed_kb:.0}")).unwrap_or_default();
+        // SAFETY: both strings live across the call, which copies them; this process builds and ends.
+        unsafe {
+            pg_sys::SetConfigOption(
+                c"maintenance_work_mem".as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Most that a build gets beyond the server's own setting.
+const MEMORY_MAX_KB: f64 = 1_048_576.0;
+
+/// What pgvector's k-means asks for (`ElkanKmeans` in `ivfkmeans.c`): samples, lower bounds, centres, and what lies
+/// between centres; a tenth more for the rest.
+fn kmeans_kb(lists: u32, tuple_bytes: f64) -> f64 {
+    let lists = f64::from(lists);
+    let samples = (50.0 * lists).max(10_000.0);
+    let bytes =
+        samples * (tuple_bytes + 12.0) + samples * lists * 4.0 + 3.0 * lists * tuple_bytes + 4.0 * lists * lists;
+    bytes * 1.1 / 1024.0
+}
+
+/// Gives the new index what `CREATE INDEX` did not copy: comment, statistics targets, dependencies on extensions. Must
+/// run in a transaction.
+pub(super) fn copy_properties(from: &Found, to: &Found) -> Result<(), Error> {
+    let statements: Vec<String> = collect::documents(
+        "SELECT to_jsonb(s.statement) FROM (
+            SELECT format('COMMENT ON INDEX %s IS %L', $2, obj_description($1, 'pg_class')) AS statement
+             WHERE obj_description($1, 'pg_class') IS NOT NULL
+            UNION ALL
+            SELECT format('ALTER INDEX %s ALTER COLUMN %s SET STATISTICS %s', $2, a.attnum, a.attstattarget)
+              FROM pg_attribute a WHERE a.attrelid = $1 AND a.attstattarget >= 0
+            UNION ALL
+            SELECT format('ALTER INDEX %s DEPENDS ON EXTENSION %I', $2, e.extname)
+              FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+             WHERE d.classid = 'pg_class'::regclass AND d.objid = $1 AND d.deptype = 'x') s",
+        &[pg_sys::Oid::from(from.oid).into(), to.name.as_str().into()],
+    )?;
+    statements.iter().try_for_each(|statement| Ok(Spi::run(statement)?))
+}
+
+/// Exchanges the names of two indexes of one table. Must run in a transaction: others see both or neither.
+pub(super) fn exchange_names(a: &Found, b: &Found, table: Oid) -> Result<(), Error> {
+    // Hidden like a trial, and free: it names both.
+    let between = format!("{}{}_{}", crate::hooks::TRIAL_PREFIX, a.oid, b.oid);
+    rename(&a.name, &between)?;
+    rename(&b.name, &a.relation_name)?;
+    rename(&format!("{}.{between}", quoted(&a.schema)?), &b.relation_name)?;
+    plan_anew(table);
+    Ok(())
+}
+
+/// Renames an index, given by its qualified name. Takes no lock that readers or writers wait for.
+pub(super) fn rename(index: &str, name: &str) -> Result<(), Error> {
+    Ok(Spi::run(&format!("ALTER INDEX {index} RENAME TO {}", quoted(name)?))?)
+}
+
+/// Cached plans on the table are made again: renaming an index alone leaves them as they are.
+pub(super) fn plan_anew(table: Oid) {
+    // SAFETY: an ERROR when there is no such relation, which the transaction bears.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table.into()) }
+}
+
+fn quoted(name: &str) -> Result<String, Error> {
+    Spi::get_one_with_args::<String>("SELECT quote_ident($1)", &[name.into()])?
+        .ok_or_else(|| Error::refused("a name is missing"))
+}
+
+/// Drops an index concurrently, and what is kept of it.
+pub(super) fn drop_concurrently(index: &Found) -> Result<(), Error> {
+    toplevel::run(&format!("DROP INDEX CONCURRENTLY {}", index.name), toplevel::unchanged)?;
+    transaction(|| {
+        let oid = pg_sys::Oid::from(index.oid);
+        Spi::run_with_args("DELETE FROM ruvector.search_effort WHERE index_id = $1", &[oid.into()])?;
+        Ok(Spi::run_with_args("DELETE FROM ruvector.readings WHERE index_id = $1", &[oid.into()])?)
+    })
+}
+
+/// Waits at most this long for each lock of the present transaction.
+pub(super) fn wait_for_locks_at_most(ms: i64) -> Result<(), Error> {
+    let value = format!("{ms}ms");
+    Ok(Spi::run_with_args("SELECT set_config('lock_timeout', $1, true)", &[value.into()])?)
+}
+
+/// The loser of a comparison after the swap, if it is still there and a valid index bears the name.
+pub(super) fn loser(of: &IndexRef) -> Result<Option<Found>, Error> {
+    let Some(old) = lookup::itself(of)? else { return Ok(None) };
+    let winner = lookup::bearing_its_name(of)?;
+    let replaced = old.relation_name == trial_name(of);
+    if replaced && winner.is_some_and(|winner| winner.valid && winner.oid != of.oid) {
+        Ok(Some(old))
+    } else {
+        Err(Error::refused(format!("{} was not replaced by a valid index: it is not dropped", of.name)))
+    }
+}
+
+/// What the journal keeps of an index.
+pub(super) fn described(index: &Found) -> Value {
+    json!({ "oid": index.oid, "relfilenode": index.relfilenode, "name": index.name, "bytes": index.bytes })
+}

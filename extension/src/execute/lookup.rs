@@ -1,0 +1,83 @@
+//! What the catalogs say now about the indexes that a step concerns.
+
+use healing::plan::IndexRef;
+use healing::snapshot::Oid;
+use serde::Deserialize;
+
+use crate::collect::documents;
+use crate::error::Error;
+use crate::hooks::TRIAL_PREFIX;
+
+/// An index as it is now.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Found {
+    pub(crate) oid: Oid,
+    pub(crate) relfilenode: Oid,
+    pub(crate) relation_name: String,
+    pub(crate) schema: String,
+    /// Schema-qualified and quoted.
+    pub(crate) name: String,
+    pub(crate) valid: bool,
+    pub(crate) bytes: u64,
+}
+
+/// The name of the trial index beside this one; after the swap the loser bears it.
+pub(crate) fn trial_name(of: &IndexRef) -> String {
+    format!("{TRIAL_PREFIX}{}", of.oid)
+}
+
+/// The index itself, under whatever name.
+pub(crate) fn itself(of: &IndexRef) -> Result<Option<Found>, Error> {
+    Ok(on_table(of.table)?.into_iter().find(|index| index.oid == of.oid))
+}
+
+/// The index that bears its name now.
+pub(crate) fn bearing_its_name(of: &IndexRef) -> Result<Option<Found>, Error> {
+    Ok(on_table(of.table)?.into_iter().find(|index| index.name == of.name))
+}
+
+/// The trial index built beside it; never the index itself.
+pub(crate) fn trial(of: &IndexRef) -> Result<Option<Found>, Error> {
+    let name = trial_name(of);
+    Ok(on_table(of.table)?.into_iter().find(|index| index.relation_name == name && index.oid != of.oid))
+}
+
+/// The index, if it is still what it was when the plan was made.
+pub(crate) fn as_planned(of: &IndexRef) -> Result<Found, Error> {
+    let index = itself(of)?
+        .ok_or_else(|| Error::refused(format!("{} was dropped since the plan was made", of.name)))?;
+    if index.name != of.name {
+        return Err(Error::refused(format!("{} was renamed to {} since the plan was made", of.name, index.name)));
+    }
+    if index.relfilenode != of.relfilenode {
+        return Err(Error::refused(format!("{} was rebuilt since the plan was made", of.name)));
+    }
+    Ok(index)
+}
+
+/// What `REINDEX CONCURRENTLY` of this index left behind when it was interrupted.
+pub(crate) fn reindex_leftovers(of: &IndexRef) -> Result<Vec<Found>, Error> {
+    let Some(index) = itself(of)? else { return Ok(vec![]) };
+    let leftover = |name: &str| {
+        let bare = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        ["_ccnew", "_ccold"].iter().any(|ending| {
+            bare.strip_suffix(ending)
+                .is_some_and(|stem| !stem.is_empty() && index.relation_name.starts_with(stem))
+        })
+    };
+    Ok(on_table(of.table)?
+        .into_iter()
+        .filter(|found| found.oid != of.oid && !found.valid && leftover(&found.relation_name))
+        .collect())
+}
+
+fn on_table(table: Oid) -> Result<Vec<Found>, Error> {
+    documents(
+        "SELECT jsonb_build_object('oid', i.oid::bigint, 'relfilenode', i.relfilenode::bigint, 'relation_name', i.relname,
+                'schema', n.nspname, 'name', format('%I.%I', n.nspname, i.relname),
+                'valid', x.indisvalid AND x.indisready AND x.indislive, 'bytes', pg_relation_size(i.oid))
+           FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_namespace n ON n.oid = i.relnamespace
+          WHERE x.indrelid = $1",
+        &[pgrx::pg_sys::Oid::from(table).into()],
+    )
+}

@@ -1,0 +1,315 @@
+//! Carrying out and undoing the steps of a plan. Every step: look whether the world is as planned, commit the intent,
+//! act, commit that it is done. Every inverse does only what the catalogs say is still needed.
+
+use healing::config::Config;
+use healing::plan::{IndexRef, Step};
+use healing::recovery::{RecoveryCommand, StepState};
+use healing::snapshot::Oid;
+use pgrx::prelude::*;
+use serde_json::{Value, json};
+
+use crate::collect::Collection;
+use crate::error::Error;
+use crate::transaction::transaction;
+use crate::{efforts, journal};
+
+mod compare;
+mod index;
+mod lookup;
+mod toplevel;
+
+/// Times that a swap is tried before it is given up: each waits for its locks as long as the settings allow.
+const SWAP_TRIES: u32 = 5;
+
+/// What a step needs to know beside itself.
+pub(crate) struct Context<'a> {
+    pub(crate) action_id: i64,
+    pub(crate) collection: &'a Collection,
+    pub(crate) config: &'a Config,
+}
+
+impl Context<'_> {
+    fn note(&self, step_no: u32, step: &Step, state: StepState, details: Value) -> Result<(), Error> {
+        journal::note(self.action_id, step_no, step, state, details)
+    }
+
+    /// Commits the intent of a step, which `look` may refuse, with what its inverse needs.
+    fn intend<T>(
+        &self,
+        step_no: u32,
+        step: &Step,
+        look: impl FnOnce() -> Result<(T, Value), Error>,
+    ) -> Result<T, Error> {
+        transaction(|| {
+            let (found, details) = look()?;
+            journal::progress(self.action_id, &healing::explain::step(step))?;
+            self.note(step_no, step, StepState::Intent, details)?;
+            Ok(found)
+        })
+    }
+
+    fn done(&self, step_no: u32, step: &Step, details: Value) -> Result<(), Error> {
+        transaction(|| self.note(step_no, step, StepState::Done, details))
+    }
+}
+
+/// How a step went when it did not fail.
+pub(crate) enum Went {
+    Done,
+    /// A comparison whose verdict is to keep the old index.
+    Lost(String),
+}
+
+/// Carries out one step.
+pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Result<Went, Error> {
+    match step {
+        Step::BuildIndex { of, lists } => build(context, step_no, step, of, *lists)?,
+        Step::CompareIndexes { of, criterion } => {
+            context.intend(step_no, step, || Ok(((), json!({}))))?;
+            let verdict = compare::old_and_trial(context.collection, context.config, of, *criterion)?;
+            context.done(step_no, step, json!({ (journal::VERDICT): verdict }))?;
+            if !verdict.keep {
+                return Ok(Went::Lost(verdict.reason));
+            }
+        }
+        Step::SwapIndex { of } => swap(context, step_no, step, of)?,
+        Step::DropLoser { of } => {
+            let loser = context.intend(step_no, step, || {
+                let loser = index::loser(of)?;
+                let details = loser.as_ref().map_or_else(|| json!({}), index::described);
+                Ok((loser, details))
+            })?;
+            if let Some(loser) = loser {
+                index::drop_concurrently(&loser)?;
+            }
+            context.done(step_no, step, json!({}))?;
+        }
+        Step::DropInvalid { of } => {
+            let found = context.intend(step_no, step, || {
+                let found = lookup::as_planned(of)?;
+                if found.valid {
+                    return Err(Error::refused(format!("{} is valid again", of.name)));
+                }
+                Ok((found, json!({ "definition": index::definition(of.oid)? })))
+            })?;
+            index::drop_concurrently(&found)?;
+            context.done(step_no, step, json!({}))?;
+        }
+        Step::ReindexConcurrently { of, lists } => reindex(context, step_no, step, of, *lists)?,
+        Step::TuneSearchEffort { of, objective } => {
+            transaction(|| lookup::as_planned(of))?;
+            let point = compare::least_effort(context.collection, context.config, of, *objective)?;
+            context.intend(step_no, step, || {
+                lookup::as_planned(of)?;
+                Ok(((), json!({ "former": efforts::stored(of.oid)? })))
+            })?;
+            transaction(|| {
+                let setting = of.method.effort_setting();
+                efforts::store(context.collection.id, of.oid, setting, Some(point.effort as i32))?;
+                measure_again(of.oid)?;
+                context.note(step_no, step, StepState::Done, json!({ "point": point }))
+            })?;
+            transaction(efforts::load)?;
+        }
+    }
+    Ok(Went::Done)
+}
+
+fn build(
+    context: &Context<'_>,
+    step_no: u32,
+    step: &Step,
+    of: &IndexRef,
+    lists: Option<u32>,
+) -> Result<(), Error> {
+    // What an interrupted action of another installation left under this name is ours to remove.
+    if let Some(leftover) = transaction(|| lookup::trial(of))? {
+        index::drop_concurrently(&leftover)?;
+    }
+    let definition = context.intend(step_no, step, || {
+        lookup::as_planned(of)?;
+        let definition = index::definition(of.oid)?;
+        let details = json!({ "definition": &definition });
+        Ok((definition, details))
+    })?;
+    let tuple_bytes = transaction(|| {
+        let rows = crate::collect::indexes(context.collection)?;
+        Ok(rows.iter().find(|row| row.oid == of.oid).and_then(crate::collect::tuple_bytes))
+    })?;
+    index::provide_memory(lists, tuple_bytes.unwrap_or(0.0))?;
+    index::create(&definition, Some(&lookup::trial_name(of)), lists)?;
+    transaction(|| {
+        let trial = lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there"))?;
+        if !trial.valid {
+            return Err(Error::refused("the new index is not valid"));
+        }
+        if let Some(old) = lookup::itself(of)? {
+            index::copy_properties(&old, &trial)?;
+        }
+        context.note(step_no, step, StepState::Done, json!({ "built": index::described(&trial) }))
+    })
+}
+
+/// The effort that sessions are to get with the new index: what its comparison found.
+fn effort_for(context: &Context<'_>, of: &IndexRef) -> Result<Option<i32>, Error> {
+    if !context.config.manage_search_effort {
+        return Ok(None);
+    }
+    let entries = journal::entries(context.action_id)?;
+    let compared = entries.iter().rev().find(|entry| {
+        matches!(&entry.step, Step::CompareIndexes { of: compared, .. } if compared.oid == of.oid)
+            && entry.state == StepState::Done
+    });
+    let verdict = compared.and_then(|entry| journal::verdicts(std::slice::from_ref(entry)).pop());
+    Ok(verdict
+        .and_then(|verdict| verdict.effort.or(verdict.new_at_objective.map(|point| point.effort)))
+        .map(|effort| effort as i32))
+}
+
+fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Result<(), Error> {
+    // The effort is set first, for an index that no session sees yet: there is no moment with the new index and the
+    // wrong effort. The old index keeps its own.
+    context.intend(step_no, step, || {
+        lookup::as_planned(of)?;
+        let trial = lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
+        let effort = effort_for(context, of)?;
+        if effort.is_some() {
+            efforts::store(context.collection.id, trial.oid, of.method.effort_setting(), effort)?;
+        }
+        Ok(((), json!({ "trial": index::described(&trial), "effort": effort })))
+    })?;
+    transaction(efforts::load)?;
+    patiently(|| {
+        index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
+        let old = lookup::as_planned(of)?;
+        let trial = lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
+        if !trial.valid {
+            return Err(Error::refused("the new index is not valid any more"));
+        }
+        index::exchange_names(&trial, &old, of.table)?;
+        context.note(step_no, step, StepState::Done, json!({}))
+    })
+}
+
+/// Runs `work` in a transaction, again when it did not get its locks in time.
+fn patiently(mut work: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
+    let mut tries = 1;
+    loop {
+        match transaction(&mut work) {
+            Err(error) if error.is_lock_timeout() && tries < SWAP_TRIES => {
+                tries += 1;
+                crate::background::sleep(std::time::Duration::from_secs(1));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn reindex(
+    context: &Context<'_>,
+    step_no: u32,
+    step: &Step,
+    of: &IndexRef,
+    lists: Option<u32>,
+) -> Result<(), Error> {
+    context.intend(step_no, step, || {
+        lookup::as_planned(of)?;
+        let before: Vec<Oid> = lookup::reindex_leftovers(of)?.iter().map(|found| found.oid).collect();
+        Ok(((), json!({ "leftovers_before": before, "definition": index::definition(of.oid)? })))
+    })?;
+    if let Some(lists) = lists {
+        patiently(|| {
+            index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
+            Ok(Spi::run(&format!("ALTER INDEX {} SET (lists = {lists})", of.name))?)
+        })?;
+    }
+    toplevel::run(&format!("REINDEX INDEX CONCURRENTLY {}", of.name), toplevel::unchanged)?;
+    context.done(step_no, step, json!({}))
+}
+
+/// Undoes or finishes what an action left, and notes it.
+pub(crate) fn recover(
+    context: &Context<'_>,
+    steps: &[Step],
+    command: &RecoveryCommand,
+) -> Result<(), Error> {
+    let step_no = command.step_no();
+    let note = |details: Value| match steps.get(step_no as usize) {
+        Some(step) => context.note(step_no, step, command.leaves(), details),
+        None => Err(Error::refused(format!("the plan has no step {step_no}"))),
+    };
+    match command {
+        RecoveryCommand::DropTrial { of, .. } => {
+            if let Some(trial) = transaction(|| lookup::trial(of))? {
+                index::drop_concurrently(&trial)?;
+            }
+            transaction(|| note(json!({})))?;
+            transaction(efforts::load)
+        }
+        RecoveryCommand::SwapBack { of, .. } => patiently(|| {
+            index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
+            let old = lookup::itself(of)?.filter(|old| old.relation_name == lookup::trial_name(of));
+            match (old, lookup::bearing_its_name(of)?) {
+                (Some(old), Some(new)) => index::exchange_names(&old, &new, of.table)?,
+                // The new one was dropped by somebody: the old one gets its name back.
+                (Some(old), None) => {
+                    index::rename(&old.name, &bare_name(of)?)?;
+                    index::plan_anew(of.table);
+                }
+                (None, _) => {}
+            }
+            note(json!({}))
+        }),
+        RecoveryCommand::RestoreEffort { of, details, .. } => {
+            transaction(|| {
+                let former = details.get("former").and_then(Value::as_i64).map(|effort| effort as i32);
+                efforts::store(context.collection.id, of.oid, of.method.effort_setting(), former)?;
+                measure_again(of.oid)?;
+                note(json!({}))
+            })?;
+            transaction(efforts::load)
+        }
+        RecoveryCommand::RebuildDropped { of, details, .. } => {
+            let gone = transaction(|| Ok(lookup::bearing_its_name(of)?.is_none()))?;
+            if gone {
+                let definition = details.get("definition").and_then(Value::as_str);
+                let definition = definition.ok_or_else(|| Error::refused("its definition was not noted"))?;
+                index::create(definition, None, None)?;
+            }
+            transaction(|| note(json!({})))
+        }
+        RecoveryCommand::DropReindexLeftover { of, details, .. } => {
+            let before: Vec<Oid> = details
+                .get("leftovers_before")
+                .and_then(|list| serde_json::from_value(list.clone()).ok())
+                .unwrap_or_default();
+            for leftover in transaction(|| lookup::reindex_leftovers(of))? {
+                if !before.contains(&leftover.oid) {
+                    index::drop_concurrently(&leftover)?;
+                }
+            }
+            transaction(|| note(json!({})))
+        }
+        RecoveryCommand::DropLoser { of, .. } => {
+            if let Some(loser) = transaction(|| index::loser(of))? {
+                index::drop_concurrently(&loser)?;
+            }
+            transaction(|| note(json!({})))
+        }
+    }
+}
+
+/// The index's name without its schema.
+fn bare_name(of: &IndexRef) -> Result<String, Error> {
+    Spi::get_one_with_args::<String>("SELECT (parse_ident($1))[2]", &[of.name.as_str().into()])?
+        .ok_or_else(|| Error::refused(format!("{} is no qualified name", of.name)))
+}
+
+/// The panel of an index is measured anew at the next sample.
+fn measure_again(index: Oid) -> Result<(), Error> {
+    let index = pg_sys::Oid::from(index);
+    Ok(Spi::run_with_args(
+        "DELETE FROM ruvector.readings WHERE index_id = $1 AND kind = 'panel'",
+        &[index.into()],
+    )?)
+}

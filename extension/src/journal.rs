@@ -1,0 +1,231 @@
+//! Actions and their journal in tables. A step's intent is committed before its effect, so that after any crash the
+//! next worker knows what may have happened.
+
+use healing::classify::Problem;
+use healing::lifecycle::Status;
+use healing::plan::{Plan, Step};
+use healing::recovery::{JournalEntry, StepState};
+use healing::snapshot::Snapshot;
+use healing::verdict::Verdict;
+use healing::verification::Verification;
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::collect;
+use crate::error::Error;
+
+/// An action that was decided, as stored.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Action {
+    pub(crate) id: i64,
+    pub(crate) collection_id: i32,
+    pub(crate) status: Status,
+    pub(crate) problem: Problem,
+    pub(crate) plan: Plan,
+    pub(crate) before: Snapshot,
+    /// The verdict to keep is recorded.
+    pub(crate) keep: bool,
+    pub(crate) verification: Option<Verification>,
+    /// Why the healer stopped its worker.
+    pub(crate) stop_reason: Option<StopReason>,
+}
+
+/// Why the healer stopped a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StopReason {
+    Abort,
+    Timeout,
+}
+
+/// The action of this number, if it was decided to act.
+pub(crate) fn load(id: i64) -> Result<Option<Action>, Error> {
+    Ok(collect::documents(
+        "SELECT jsonb_build_object('id', a.id, 'collection_id', a.collection_id, 'status', a.status,
+                'problem', a.problem, 'plan', a.plan, 'before', a.before, 'keep', a.keep,
+                'verification', a.verification, 'stop_reason', a.stop_reason)
+           FROM ruvector.actions a WHERE a.id = $1 AND a.plan IS NOT NULL",
+        &[id.into()],
+    )?
+    .pop())
+}
+
+/// Moves an action to another status; the move must be one of the table's and start where the action stands.
+pub(crate) fn advance(id: i64, from: Status, to: Status) -> Result<(), Error> {
+    from.advance(to).map_err(|error| Error::refused(error.to_string()))?;
+    let moved = Spi::get_one_with_args::<bool>(
+        "WITH moved AS (
+             UPDATE ruvector.actions
+                SET status = $3,
+                    started_at = CASE WHEN $3 = 'executing' THEN clock_timestamp() ELSE started_at END
+              WHERE id = $1 AND status = $2 RETURNING 1)
+         SELECT EXISTS (SELECT FROM moved)",
+        &[id.into(), from.as_str().into(), to.as_str().into()],
+    )?;
+    match moved {
+        Some(true) => Ok(()),
+        _ => Err(Error::refused(format!("action {id} is no longer {}", from.as_str()))),
+    }
+}
+
+/// Gives the action this long, from now.
+pub(crate) fn set_deadline(id: i64, seconds: f64) -> Result<(), Error> {
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.actions SET deadline = clock_timestamp() + make_interval(secs => $2) WHERE id = $1",
+        &[id.into(), seconds.into()],
+    )?)
+}
+
+/// What the action does now, for those who watch.
+pub(crate) fn progress(id: i64, text: &str) -> Result<(), Error> {
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.actions SET progress = $2 WHERE id = $1",
+        &[id.into(), text.into()],
+    )?)
+}
+
+/// Records the verdict to keep what was done: from here on recovery finishes, before it undoes.
+pub(crate) fn keep(id: i64, verification: &Verification) -> Result<(), Error> {
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.actions SET verification = $2, keep = true WHERE id = $1",
+        &[id.into(), JsonB(serde_json::to_value(verification)?).into()],
+    )?)
+}
+
+/// Appends to the journal.
+pub(crate) fn note(
+    id: i64,
+    step_no: u32,
+    step: &Step,
+    state: StepState,
+    details: Value,
+) -> Result<(), Error> {
+    Ok(Spi::run_with_args(
+        "INSERT INTO ruvector.action_steps (action_id, step_no, step, state, details) VALUES ($1, $2, $3, $4, $5)",
+        &[
+            id.into(),
+            (step_no as i32).into(),
+            JsonB(serde_json::to_value(step)?).into(),
+            serde_json::to_value(state)?.as_str().unwrap_or_default().into(),
+            JsonB(details).into(),
+        ],
+    )?)
+}
+
+/// The whole journal of an action, oldest first.
+pub(crate) fn entries(id: i64) -> Result<Vec<JournalEntry>, Error> {
+    collect::documents(
+        "SELECT jsonb_build_object('step_no', s.step_no, 'step', s.step, 'state', s.state, 'details', s.details)
+           FROM ruvector.action_steps s WHERE s.action_id = $1 ORDER BY s.id",
+        &[id.into()],
+    )
+}
+
+/// Name under which a comparison's verdict is noted.
+pub(crate) const VERDICT: &str = "verdict";
+
+/// The verdicts of the comparisons that were made, in order.
+pub(crate) fn verdicts(entries: &[JournalEntry]) -> Vec<Verdict> {
+    let notes = entries.iter().filter_map(|entry| entry.details.get(VERDICT));
+    notes.filter_map(|note| serde_json::from_value(note.clone()).ok()).collect()
+}
+
+/// One line a step: what was done, and how long it took.
+pub(crate) fn steps_in_words(id: i64) -> Result<Vec<String>, Error> {
+    #[derive(Deserialize)]
+    struct Row {
+        step: Step,
+        state: StepState,
+        seconds: Option<f64>,
+    }
+    let rows: Vec<Row> = collect::documents(
+        "SELECT jsonb_build_object('step', last.step, 'state', last.state,
+                'seconds', extract(epoch FROM last.noted_at - first.noted_at))
+           FROM (SELECT DISTINCT ON (step_no) * FROM ruvector.action_steps WHERE action_id = $1 ORDER BY step_no, id DESC) last
+           JOIN (SELECT DISTINCT ON (step_no) * FROM ruvector.action_steps WHERE action_id = $1 ORDER BY step_no, id) first
+                USING (step_no)
+          ORDER BY step_no",
+        &[id.into()],
+    )?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let state = match row.state {
+                StepState::Done => "",
+                StepState::Undone => " (undone)",
+                StepState::Failed => " (failed)",
+                StepState::Intent => " (interrupted)",
+            };
+            let seconds = row.seconds.map_or_else(String::new, |seconds| format!(", {seconds:.1} s"));
+            format!("{}{state}{seconds}", healing::explain::step(&row.step))
+        })
+        .collect())
+}
+
+/// How an action ended.
+pub(crate) struct Ending<'a> {
+    pub(crate) status: Status,
+    pub(crate) verification: Option<&'a Verification>,
+    pub(crate) error: Option<&'a str>,
+    /// λ of the whole collection at the end.
+    pub(crate) final_lambda: Option<f64>,
+    pub(crate) story: &'a str,
+    pub(crate) system_metrics: Value,
+}
+
+/// Ends an action and writes its outcome, in the caller's transaction.
+pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
+    let Action { id, problem, .. } = action;
+    let Ending { status, verification, error, final_lambda, story, .. } = *ending;
+    Spi::run_with_args(
+        "UPDATE ruvector.actions SET ended_at = clock_timestamp(), error = $2, verification = coalesce($3, verification),
+                progress = NULL WHERE id = $1",
+        &[
+            (*id).into(),
+            error.into(),
+            verification.map(serde_json::to_value).transpose()?.map(JsonB).into(),
+        ],
+    )?;
+    advance(*id, action.status, status)?;
+    let success = status == Status::Succeeded;
+    Spi::run_with_args(
+        "INSERT INTO ruvector.healing_outcomes (collection_id, problem_class, problem_details, strategy_name, strategy_params,
+                started_at, completed_at, duration_ms, success, verified, actions_taken, improvement_pct, error_message,
+                initial_lambda, final_lambda, witness_edges, system_metrics, action_id, status, story)
+         SELECT a.collection_id, a.problem_class, $2, a.strategy, a.request -> 'params',
+                coalesce(a.started_at, a.decided_at), a.ended_at,
+                extract(epoch FROM a.ended_at - coalesce(a.started_at, a.decided_at)) * 1000, $3, $4,
+                (SELECT count(DISTINCT s.step_no) FROM ruvector.action_steps s WHERE s.action_id = a.id AND s.state = 'done'),
+                $5, $6, coalesce(a.initial_lambda, $7), $8, $9, $10, a.id, $11, $12
+           FROM ruvector.actions a WHERE a.id = $1",
+        &[
+            (*id).into(),
+            JsonB(problem.details()).into(),
+            success.into(),
+            verification.map(|verification| verification.verified).into(),
+            verification.and_then(|verification| verification.improvement_pct).into(),
+            error.into(),
+            problem.component.lambda.into(),
+            final_lambda.into(),
+            JsonB(serde_json::to_value(&problem.component.witness)?).into(),
+            JsonB(ending.system_metrics.clone()).into(),
+            status.as_str().into(),
+            story.into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Figures of the server that an outcome keeps.
+pub(crate) fn system_metrics(before: &Snapshot, after: Option<&Snapshot>) -> Value {
+    let of = |snapshot: &Snapshot| {
+        json!({
+            "disk_free_bytes": snapshot.disk_free_bytes.known(),
+            "live_rows": snapshot.partitions.iter().map(|p| p.live_rows.known().copied()).sum::<Option<f64>>(),
+            "index_bytes": snapshot.indexes.iter().map(|i| i.bytes.known().copied()).sum::<Option<u64>>(),
+        })
+    };
+    json!({ "before": of(before), "after": after.map(of) })
+}
