@@ -14,7 +14,10 @@ const ARCS_OF_LARGE_CLASS: usize = 1 << 14;
 /// this neighbour" suffices; a graph of at least `stream_arcs` arcs that shrinks much is read in its own order instead.
 pub(crate) fn contract(graph: &Csr, order: &Order, stream_arcs: usize, placed: &mut Vec<u32>, out: &mut Csr) {
     let classes = order.classes();
-    if graph.arcs() >= stream_arcs && classes < graph.nodes() / 4 {
+    let largest = (0..classes).max_by_key(|&class| order.members(class).len()).unwrap_or(0);
+    // A class that has swallowed most of the graph need not be read: its arcs are those of the others, reversed.
+    let swallowed = 2 * order.members(largest).len() > graph.nodes();
+    if !swallowed && graph.arcs() >= stream_arcs && classes < graph.nodes() / 4 {
         stream(graph, order, out);
         out.merge_parallel(placed);
         return;
@@ -28,9 +31,14 @@ pub(crate) fn contract(graph: &Csr, order: &Order, stream_arcs: usize, placed: &
     // Places are counted over all rows, so that no row's entries look like another's.
     let mut base = 0u32;
     for class in 0..classes {
+        let start = out.targets.len();
+        if swallowed && class == largest {
+            out.degrees.push(0);
+            out.offsets.push(start as u32);
+            continue;
+        }
         let members = order.members(class);
         let arcs: usize = members.iter().map(|&node| graph.range(node as usize).len()).sum();
-        let start = out.targets.len();
         // Room for the row, so that the inner loop writes without growing anything.
         let room = start + 1 + arcs.min(classes);
         reserve(out, room, graph.arcs());
@@ -54,6 +62,33 @@ pub(crate) fn contract(graph: &Csr, order: &Order, stream_arcs: usize, placed: &
         out.targets.truncate(end);
         out.weights.truncate(end);
         out.offsets.push(end as u32);
+    }
+    if swallowed {
+        mirror(out, largest);
+    }
+}
+
+/// Gives the node `empty`, whose row is empty, the reverse of the arcs that lead to it.
+fn mirror(out: &mut Csr, empty: usize) {
+    let arcs = out.targets.len();
+    out.targets.reserve_exact(out.nodes());
+    out.weights.reserve_exact(out.nodes());
+    for node in 0..out.nodes() {
+        for at in out.range(node) {
+            if out.targets[at] as usize == empty {
+                let weight = out.weights[at];
+                out.targets.push(node as u32);
+                out.weights.push(weight);
+                out.degrees[empty] += weight;
+            }
+        }
+    }
+    let found = out.targets.len() - arcs;
+    let start = out.offsets[empty] as usize;
+    out.targets[start..].rotate_right(found);
+    out.weights[start..].rotate_right(found);
+    for offset in &mut out.offsets[empty + 1..] {
+        *offset += found as u32;
     }
 }
 

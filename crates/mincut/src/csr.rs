@@ -1,5 +1,7 @@
 //! Compressed sparse rows: the one shape in which the solver reads a graph, be it the caller's or a contracted one.
 
+use crate::prefetch::prefetch;
+
 /// A symmetric weighted graph; every edge is two arcs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Csr {
@@ -29,6 +31,24 @@ impl Csr {
     pub(crate) fn row(&self, node: usize) -> impl Iterator<Item = (u32, u64)> + '_ {
         let range = self.range(node);
         self.targets[range.clone()].iter().copied().zip(self.weights[range].iter().copied())
+    }
+
+    /// Asks for the place of a node's row.
+    #[inline]
+    pub(crate) fn prefetch_offset(&self, node: u32) {
+        prefetch(&self.offsets, node as usize);
+    }
+
+    /// Asks for the first arcs of a node's row, as many as a node of the graphs this is made for has: two cache lines of
+    /// neighbours, three of weights.
+    #[inline]
+    pub(crate) fn prefetch_row(&self, node: u32) {
+        let start = self.offsets[node as usize] as usize;
+        prefetch(&self.targets, start);
+        prefetch(&self.targets, start + 12);
+        prefetch(&self.weights, start);
+        prefetch(&self.weights, start + 8);
+        prefetch(&self.weights, start + 16);
     }
 
     /// The node with the smallest weighted degree, and that degree.

@@ -12,7 +12,7 @@
 //! assert_eq!(cut.witness(&edges), [6]);
 //! # Ok::<(), lambda_cut::GraphError>(())
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod contract;
 mod csr;
@@ -22,6 +22,7 @@ mod dynamic;
 mod exact;
 mod graph;
 mod local;
+mod prefetch;
 mod queue;
 mod rank;
 mod scan;

@@ -1,12 +1,20 @@
 //! The graphs of the comparison, each made from a fixed seed.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 /// An edge list and its number of nodes.
 pub struct Instance {
     pub name: String,
     pub nodes: usize,
     pub edges: Vec<(u32, u32, f64)>,
+}
+
+impl Instance {
+    /// Where the graph is written.
+    pub fn file_in(&self, directory: &Path) -> PathBuf {
+        directory.join(format!("{}.txt", self.name.replace(' ', "_")))
+    }
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): the same stream on every machine.

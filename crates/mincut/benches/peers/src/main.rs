@@ -3,6 +3,9 @@
 //!
 //! `--quick` leaves the large graphs out and draws nothing; a solver is stopped after twice `--seconds` on a graph.
 //!
+//! Two parts alone: `-- stream` runs the streams of changes, `-- graphs DIRECTORY` writes the graphs as files for the
+//! example `cut`.
+//!
 //! Makes the graphs, runs every solver on each in a process of its own and under a time limit, checks that all find
 //! the same value, prints tables and draws a picture of scaling.
 
@@ -35,6 +38,11 @@ fn main() -> ExitCode {
             stream::run();
             Ok(())
         }
+        ["graphs", directory] => instances(false).into_iter().try_for_each(|make| {
+            let instance = make();
+            let file = instance.file_in(Path::new(directory));
+            write(&instance, &file).map_err(|error| format!("{}: {error}", file.display()))
+        }),
         _ => compare(&words),
     };
     match result {
@@ -82,7 +90,7 @@ fn compare(words: &[&str]) -> Result<(), String> {
     let mut wrong = 0;
     for make in instances(quick) {
         let instance = make();
-        let file = bench.directory.join(format!("{}.txt", instance.name.replace(' ', "_")));
+        let file = instance.file_in(&bench.directory);
         write(&instance, &file).map_err(|error| format!("{}: {error}", file.display()))?;
         let mut row = Row { name: instance.name.clone(), edges: instance.edges.len(), answers: Vec::new() };
         let work = instance.nodes as f64 * instance.edges.len() as f64;
