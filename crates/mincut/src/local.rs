@@ -10,13 +10,35 @@ use crate::scan::{Order, VISITED};
 
 /// Nodes with more arcs are left to the scans, so that the pass stays linear.
 const ARCS_MAX: usize = 64;
+/// Places for the neighbours of the node under test: few collide, and all stay in the first-level cache.
+const PLACES: usize = 512;
+/// Arcs summed up between two looks at the sum: most tests hold long before the end of the row.
+const STEP: usize = 8;
+/// Failed tests after which a node gives up: where these fail, others would.
+const PATIENCE: usize = 4;
 
 /// Working memory of the tests.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
     parent: Vec<u32>,
-    /// The neighbours of the node under test and the capacity to each, by the low bits of their number.
-    near: Vec<u64>,
+    near: Near,
+    /// Nodes that need no test of their own any more.
+    taken: Vec<bool>,
+}
+
+/// The neighbours of the node under test and the capacity to each, by the low bits of their number. Of two that fall on
+/// one place the later stays: the other is no longer seen as a neighbour, and the test is weaker, never wrong. So small
+/// an array stays in the first-level cache.
+#[derive(Debug)]
+struct Near {
+    node: [u32; PLACES],
+    weight: [u64; PLACES],
+}
+
+impl Default for Near {
+    fn default() -> Self {
+        Self { node: [u32::MAX; PLACES], weight: [0; PLACES] }
+    }
 }
 
 impl Local {
@@ -27,8 +49,6 @@ impl Local {
         if samples == 0 || nodes < samples {
             return false;
         }
-        self.near.clear();
-        self.near.resize(nodes, 0);
         let mut held = 0;
         for sample in 0..samples {
             let node = sample * (nodes / samples);
@@ -49,13 +69,15 @@ impl Local {
 
     fn enter(&mut self, graph: &Csr, node: usize) {
         for (target, weight) in graph.row(node) {
-            self.near[target as usize] = weight;
+            let place = target as usize % PLACES;
+            self.near.node[place] = target;
+            self.near.weight[place] = weight;
         }
     }
 
     fn leave(&mut self, graph: &Csr, node: usize) {
         for (target, _) in graph.row(node) {
-            self.near[target as usize] = 0;
+            self.near.node[target as usize % PLACES] = u32::MAX;
         }
     }
 
@@ -64,19 +86,47 @@ impl Local {
         let nodes = graph.nodes();
         self.parent.clear();
         self.parent.extend(0..nodes as u32);
-        self.near.clear();
-        self.near.resize(nodes, 0);
+        // A node and all its neighbours that hold to it make a set, and of the neighbours that others took before one is
+        // enough to join the sets: one test a node, and few nodes whose neighbours must be written down.
+        self.taken.clear();
+        self.taken.resize(nodes, false);
         for node in 0..nodes {
-            if graph.range(node).len() > ARCS_MAX {
+            if self.taken[node] || graph.range(node).len() > ARCS_MAX {
                 continue;
             }
+            self.taken[node] = true;
+            for (target, _) in graph.row(node) {
+                graph.prefetch_offset(target);
+            }
             self.enter(graph, node);
+            for (target, _) in graph.row(node) {
+                if !self.taken[target as usize] {
+                    graph.prefetch_row(target);
+                }
+            }
+            let mut set = root(&mut self.parent, node as u32);
+            let mut joined = false;
+            let mut patience = PATIENCE;
             for (target, weight) in graph.row(node) {
-                // Each edge once; one partner a node is enough for a pass.
-                if target as usize > node && self.holds(graph, target as usize, weight, bound) {
-                    let (a, b) = (root(&mut self.parent, node as u32), root(&mut self.parent, target));
-                    self.parent[a.max(b) as usize] = a.min(b);
-                    break;
+                let taken = self.taken[target as usize];
+                if taken && joined {
+                    continue;
+                }
+                let other = root(&mut self.parent, target);
+                if other == set {
+                    continue;
+                }
+                if !self.holds(graph, target as usize, weight, bound) {
+                    patience -= 1;
+                    if patience == 0 {
+                        break;
+                    }
+                } else {
+                    let (low, high) = (set.min(other), set.max(other));
+                    self.parent[high as usize] = low;
+                    set = low;
+                    joined |= taken;
+                    self.taken[target as usize] = true;
                 }
             }
             self.leave(graph, node);
@@ -91,8 +141,22 @@ impl Local {
         if graph.range(node).len() > ARCS_MAX {
             return false;
         }
-        let around = |(target, weight): (u32, u64)| weight.min(self.near[target as usize]);
-        weight + graph.row(node).map(around).sum::<u64>() >= bound
+        let range = graph.range(node);
+        let mut sum = weight;
+        // In steps: most tests hold long before the end of the row.
+        for (targets, weights) in
+            graph.targets[range.clone()].chunks(STEP).zip(graph.weights[range].chunks(STEP))
+        {
+            for (&target, &weight) in targets.iter().zip(weights) {
+                let place = target as usize % PLACES;
+                let seen = u64::from(self.near.node[place] == target).wrapping_neg();
+                sum += weight.min(self.near.weight[place] & seen);
+            }
+            if sum >= bound {
+                return true;
+            }
+        }
+        false
     }
 
     /// Writes the sets as intervals of an order.
