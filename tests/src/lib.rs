@@ -2,9 +2,11 @@
 //!
 //! `RUVECTOR_TEST_PG` chooses the PostgreSQL (18 or 15; 18 when unset).
 
+use std::ops::Range;
 use std::time::Duration;
 
 use cluster::dataset::{Column, Embeddings};
+use cluster::measure::Found;
 use cluster::{Cluster, Version};
 use postgres::Client;
 
@@ -44,42 +46,14 @@ pub fn load_docs(client: &mut Client, rows: usize) -> Embeddings {
     data
 }
 
-/// What ordinary sessions get of `docs`.
-#[derive(Debug, Clone, Copy)]
-pub struct Found {
-    /// Mean recall@10.
-    pub recall: f64,
-    /// Mean buffers of one search (hits and reads of shared buffers, as EXPLAIN counts them).
-    pub blocks: f64,
-}
-
-/// Searches `docs` in a session of its own with these rows of the data set, which are not in the table, and compares
-/// what comes back with an exact scan.
+/// What ordinary sessions get of `docs`, asked with rows of the data set that are not in it.
 ///
 /// # Panics
 /// When a search fails.
-pub fn recall_of_sessions(cluster: &Cluster, data: &Embeddings, queries: std::ops::Range<usize>) -> Found {
-    let mut session = cluster.connect("app").expect("a connection");
-    let mut exact = cluster.connect("app").expect("a connection");
-    exact.batch_execute("SET enable_indexscan = off; SET max_parallel_workers_per_gather = 0").expect("settings");
-    // With few rows the planner may think a sort cheaper, whatever the index costs.
-    session.batch_execute("SET enable_seqscan = off; SET enable_sort = off").expect("settings");
-    let count = queries.len() as f64;
-    let (mut hits, mut blocks) = (0.0, 0.0);
-    for query in queries {
-        let order = format!("ORDER BY embedding <=> '{}' LIMIT 10", data.literal(query));
-        let ids = |client: &mut Client| -> Vec<i32> {
-            let rows = client.query(&format!("SELECT id FROM docs {order}"), &[]).expect("a search");
-            rows.iter().map(|row| row.get(0)).collect()
-        };
-        let truth = ids(&mut exact);
-        hits += ids(&mut session).iter().filter(|id| truth.contains(id)).count() as f64 / truth.len() as f64;
-        let explain = format!("EXPLAIN (ANALYZE, BUFFERS, TIMING off, FORMAT json) SELECT id FROM docs {order}");
-        let plan: serde_json::Value = session.query_one(&explain, &[]).expect("a plan").get(0);
-        let figure = |name: &str| plan[0]["Plan"][name].as_f64().expect("buffers are counted");
-        blocks += figure("Shared Hit Blocks") + figure("Shared Read Blocks");
-    }
-    Found { recall: hits / count, blocks: blocks / count }
+pub fn recall_of_sessions(cluster: &Cluster, data: &Embeddings, queries: Range<usize>) -> Found {
+    let (mut session, mut exact) = (cluster.connect("app"), cluster.connect("app"));
+    let (session, exact) = (session.as_mut().expect("a connection"), exact.as_mut().expect("a connection"));
+    cluster::measure::recall_of_sessions(session, exact, "docs", data, queries).expect("searches")
 }
 
 /// The SQLSTATE and hint of a statement that must fail.

@@ -30,6 +30,7 @@ mod wait;
 mod watchdog;
 
 pub mod dataset;
+pub mod measure;
 
 pub use builder::Builder;
 pub use error::ClusterError;

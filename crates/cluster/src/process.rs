@@ -25,7 +25,8 @@ pub(crate) fn is_server(pid: i32, data: &Path) -> bool {
         let name = exe.file_name().unwrap_or_default().to_string_lossy();
         name == "postgres" || name == "postgres (deleted)" // replaced while running
     };
-    link("cwd").is_some_and(|cwd| cwd == data) && link("exe").is_some_and(|exe| is_postgres(&exe))
+    // A process that is ending has lost its program before it has let go of shared memory, and its directory after.
+    link("cwd").is_some_and(|cwd| cwd == data) && link("exe").is_none_or(|exe| is_postgres(&exe))
 }
 
 /// All server processes of a data directory, by process id.

@@ -39,6 +39,13 @@ struct Observed {
     record: StateRecord,
 }
 
+/// Whether a human asks for something on a collection.
+pub(super) fn is_asked(collection: i32) -> Result<bool, Error> {
+    let query =
+        "SELECT EXISTS (SELECT FROM ruvector.actions WHERE collection_id = $1 AND status = 'proposed')";
+    Ok(Spi::get_one_with_args(query, &[collection.into()])?.unwrap_or(false))
+}
+
 /// Decides about everything that is asked for on a collection, and then by itself. Must run in a transaction.
 pub(super) fn decide(collection: &Collection, config: &Config) -> Result<(), Error> {
     let observed: Option<Observed> = collect::documents(

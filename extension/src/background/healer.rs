@@ -113,15 +113,16 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
         let config = collection.config()?;
         let interval_ms = config.sample_interval_seconds * 1000;
         let now = collect::now_ms();
-        // The interval may have been shortened, the clock set back.
-        let due = memory.next_sample.get(&collection.id).is_none_or(|next| !(now..now + interval_ms).contains(next));
-        let result = if due {
-            memory.next_sample.insert(collection.id, now + interval_ms);
-            sample(collection, &config)
-        } else {
-            Ok(())
-        };
-        let result = result.and_then(|()| transaction(|| decide::decide(collection, &config)));
+        // The interval may have been shortened, the clock set back. Who asks gets an answer from a fresh look.
+        let due = memory.next_sample.get(&collection.id).is_none_or(|next| !(now..now + interval_ms).contains(next))
+            || transaction(|| decide::is_asked(collection.id))?;
+        if !due {
+            continue;
+        }
+        memory.next_sample.insert(collection.id, now + interval_ms);
+        // A decision always follows a sample: after an action the former observation is of another world.
+        let result =
+            sample(collection, &config).and_then(|()| transaction(|| decide::decide(collection, &config)));
         if let Err(error) = result {
             let note = error.to_string();
             transaction(|| {

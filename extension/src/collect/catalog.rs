@@ -44,6 +44,8 @@ pub(crate) struct IndexRow {
     pub(crate) bytes: u64,
     /// −1 when neither statistics nor ANALYZE know.
     pub(crate) rows: f64,
+    /// Dead rows that autovacuum does not yet think worth a run: their entries are no waste of the index.
+    pub(crate) dead_rows_due: f64,
     pub(crate) lists: Option<u32>,
     pub(crate) m: Option<u32>,
     /// Expression of the index's key, as SQL on the table.
@@ -160,19 +162,21 @@ fn value_bytes(key_type: &str) -> Result<u64, String> {
     }
 }
 
-/// What a clean build of the rows would need, by the page layout of pgvector.
+/// What a clean build of the rows would need, by the page layout of pgvector. Dead rows up to autovacuum's threshold
+/// count as rows: every table that is written to has them, and autovacuum gives their space back.
 fn clean_bytes(row: &IndexRow) -> Reading<u64> {
     if row.rows < 0.0 {
         return Reading::unknown("no statistics yet: never analyzed");
     }
+    let rows = row.rows + row.dead_rows_due;
     match value_bytes(&row.key_type) {
         Err(reason) => Reading::Unknown(reason),
         Ok(value) => Reading::Known(match row.method {
             Method::Ivfflat => {
                 let lists = row.lists.unwrap_or(LISTS_DEFAULT);
-                clean_size::ivfflat_bytes(row.rows, TUPLE_HEADER + maxalign(value), lists, value)
+                clean_size::ivfflat_bytes(rows, TUPLE_HEADER + maxalign(value), lists, value)
             }
-            Method::Hnsw => clean_size::hnsw_bytes(row.rows, value, row.m.unwrap_or(M_DEFAULT)),
+            Method::Hnsw => clean_size::hnsw_bytes(rows, value, row.m.unwrap_or(M_DEFAULT)),
         }),
     }
 }
@@ -282,6 +286,9 @@ SELECT jsonb_build_object(
     'rows', CASE WHEN x.indpred IS NOT NULL THEN i.reltuples
                  WHEN pg_stat_get_live_tuples(t.oid) > 0 THEN pg_stat_get_live_tuples(t.oid)
                  ELSE t.reltuples END,
+    'dead_rows_due', CASE WHEN t.reltuples > 0 THEN least(pg_stat_get_dead_tuples(t.oid),
+                               current_setting('autovacuum_vacuum_threshold')::float8
+                               + current_setting('autovacuum_vacuum_scale_factor')::float8 * t.reltuples) ELSE 0 END,
     'lists', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'lists=%'),
     'm', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'm=%'),
     'key', pg_get_indexdef(i.oid, 1, false),

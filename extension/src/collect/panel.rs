@@ -67,25 +67,13 @@ pub(crate) fn draw(index: &IndexRow, queries: u32, k: u32, seed: i64) -> Result<
                 probes.len()
             )));
         }
-        let IndexRow { table_name: table, .. } = index;
-        let distance = distance(index);
-        let truth = format!(
-            "SELECT ({distance})::float8 FROM ONLY {table} WHERE {condition} AND ctid <> $2::tid ORDER BY 1 LIMIT {k}"
-        );
+        let nearest = nearest(index, &condition, &probes, k)?;
         let mut panel = Panel { k, queries: Vec::with_capacity(probes.len()) };
-        for (row, vector) in probes {
-            pgrx::check_for_interrupts!();
-            let exact = Spi::connect(|client| -> Result<Vec<f64>, Error> {
-                let mut found = Vec::new();
-                for row in client.select(truth.as_str(), None, &[vector.as_str().into(), row.as_str().into()])? {
-                    found.extend(row.get::<f64>(1)?);
-                }
-                Ok(found)
-            })?;
-            if let Some(farthest) = exact.last() {
-                // Rounding may differ between the two plans by some units in the last place.
+        for ((row, vector), distances) in probes.into_iter().zip(nearest) {
+            if let Some(farthest) = distances.last() {
+                // Rounding may differ between two plans by some units in the last place.
                 let farthest = farthest + farthest.abs() * 1e-6 + 1e-9;
-                panel.queries.push(Query { row, vector, neighbours: exact.len(), farthest });
+                panel.queries.push(Query { row, vector, neighbours: distances.len(), farthest });
             }
         }
         Ok(Reading::Known(panel))
@@ -168,6 +156,58 @@ fn condition(index: &IndexRow) -> String {
 fn distance(index: &IndexRow) -> String {
     let IndexRow { key, key_type, operator, .. } = index;
     format!("({key}) {operator} $1::{key_type}")
+}
+
+/// Rows fetched at a time.
+const FETCH: i64 = 500;
+
+/// Distances of the k nearest rows to each query, ascending, from one scan of the table: each row is read (and, if it
+/// is a long one, put together from its TOAST chunks) once for all queries.
+fn nearest(
+    index: &IndexRow,
+    condition: &str,
+    probes: &[(String, String)],
+    k: u32,
+) -> Result<Vec<Vec<f64>>, Error> {
+    let IndexRow { table_name: table, key, key_type, operator, .. } = index;
+    // The vectors are PostgreSQL's own text of values of this type: digits and brackets, nothing to quote.
+    let distances: Vec<String> =
+        probes.iter().map(|(_, vector)| format!("(({key}) {operator} '{vector}'::{key_type})::float8")).collect();
+    let query = format!(
+        "SELECT ctid::text, ARRAY[{}] FROM ONLY {table} WHERE {condition}",
+        distances.join(", ")
+    );
+    let mut nearest = vec![Vec::with_capacity(k as usize + 1); probes.len()];
+    Spi::connect(|client| -> Result<(), Error> {
+        let mut cursor = client.open_cursor(query.as_str(), &[]);
+        loop {
+            pgrx::check_for_interrupts!();
+            let rows = cursor.fetch(FETCH)?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for row in rows {
+                let identity = row.get::<String>(1)?.unwrap_or_default();
+                let Some(distances) = row.get::<Vec<f64>>(2)? else { continue };
+                for ((kept, distance), (own, _)) in nearest.iter_mut().zip(distances).zip(probes) {
+                    if identity != *own {
+                        keep_nearest(kept, distance, k as usize);
+                    }
+                }
+            }
+        }
+    })?;
+    Ok(nearest)
+}
+
+/// Keeps the `k` smallest values, ascending.
+fn keep_nearest(kept: &mut Vec<f64>, distance: f64, k: usize) {
+    if kept.len() == k && kept.last().is_none_or(|last| distance.total_cmp(last).is_ge()) {
+        return;
+    }
+    let at = kept.partition_point(|other| other.total_cmp(&distance).is_le());
+    kept.insert(at, distance);
+    kept.truncate(k);
 }
 
 /// Row identities and vectors (as text) of the queries.

@@ -2,7 +2,7 @@
 
 use healing::config::Config;
 use healing::plan::{Criterion, IndexRef};
-use healing::snapshot::{Reading, RecallPoint};
+use healing::snapshot::{Method, Reading, RecallPoint};
 use healing::verdict::{self, Comparison, Sizes, Verdict, effort_schedule, next_effort};
 
 use super::lookup::{self, Found};
@@ -119,7 +119,9 @@ fn panel(index: &IndexRow, config: &Config) -> Result<Reading<Panel>, Error> {
     Ok(joined.map_or_else(|| Reading::unknown("no queries were drawn"), Reading::Known))
 }
 
-/// Recall against work: efforts of the schedule up to the first that meets the objective, then between the last two.
+/// Recall against work: efforts of the schedule up to the first that surely meets the objective, then between those
+/// around it. The verdict looks at both ends of the intervals, so the efforts at which these meet the objective are
+/// sought like that of the mean: without them an index that is far better could not be told from its like.
 fn curve(
     panel: &Panel,
     index: &IndexRow,
@@ -127,7 +129,7 @@ fn curve(
     also: &[u32],
 ) -> Result<Vec<RecallPoint>, Error> {
     let mut points: Vec<RecallPoint> = Vec::new();
-    let lists = index.lists.or(Some(collect::LISTS_DEFAULT)).filter(|_| index.method == healing::snapshot::Method::Ivfflat);
+    let lists = (index.method == Method::Ivfflat).then(|| index.lists.unwrap_or(collect::LISTS_DEFAULT));
     let measure = |effort: u32, points: &mut Vec<RecallPoint>| -> Result<(), Error> {
         if points.iter().any(|point| point.effort == effort) {
             return Ok(());
@@ -143,14 +145,20 @@ fn curve(
     }
     for effort in effort_schedule(index.method, lists) {
         measure(effort, &mut points)?;
-        if points.iter().any(|point| point.recall >= objective) {
+        if points.iter().any(|point| point.recall - point.recall_ci >= objective) {
             break;
         }
     }
-    while points.len() < EFFORTS_MAX
-        && let Some(effort) = next_effort(&points, objective)
-    {
-        measure(effort, &mut points)?;
+    for end in [0.0, -1.0, 1.0] {
+        let shifted = |points: &[RecallPoint]| -> Vec<RecallPoint> {
+            let shift = |p: &RecallPoint| RecallPoint { recall: p.recall + end * p.recall_ci, ..*p };
+            points.iter().map(shift).collect()
+        };
+        while points.len() < EFFORTS_MAX
+            && let Some(effort) = next_effort(&shifted(&points), objective)
+        {
+            measure(effort, &mut points)?;
+        }
     }
     Ok(points)
 }
