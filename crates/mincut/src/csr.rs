@@ -115,15 +115,20 @@ impl Csr {
         }
     }
 
+    /// Position of the arc between two nodes of a graph with sorted rows.
+    pub(crate) fn arc(&self, from: u32, to: u32) -> Option<usize> {
+        let range = self.range(from as usize);
+        self.targets[range.clone()].binary_search(&to).ok().map(|at| range.start + at)
+    }
+
     /// Changes the weight of an edge of a graph with sorted rows, and the degrees of its ends.
     pub(crate) fn change(&mut self, u: u32, v: u32, weight: impl Fn(u64) -> u64) {
         for (from, to) in [(u, v), (v, u)] {
-            let range = self.range(from as usize);
-            let Ok(at) = self.targets[range.clone()].binary_search(&to) else {
+            let Some(arc) = self.arc(from, to) else {
                 debug_assert!(false, "no edge between {u} and {v}");
                 return;
             };
-            let slot = &mut self.weights[range.start + at];
+            let slot = &mut self.weights[arc];
             let (old, new) = (*slot, weight(*slot));
             *slot = new;
             let degree = &mut self.degrees[from as usize];

@@ -14,16 +14,24 @@
 //! Why floors stay true: after `(u, v)` loses `d`, only cuts that separate `u` from `v` are smaller, each by `d`. If all
 //! of those are still worth `b`, a floor below `b` stands; otherwise it sinks to `b`, and never by more than `d`. And `b` is
 //! found so: a cut between `u` and a class that `v` belongs to either splits the class, and then costs the class's floor,
-//! or cuts every edge from `u` into the class.
+//! or cuts every edge from `u` into the class. Where that does not suffice, a flow from `u` to `v` ([`crate::flow`]) finds
+//! `b`, and when the minimum did move, the new one.
 
 use crate::csr::Csr;
+use crate::flow::{Flow, Held};
 use crate::graph::{Scale, scale_for};
 use crate::solve::{Scratch, Tuning, certify, solve};
 use crate::{Cut, GraphError, Interrupted};
 
-/// Floor of the coarse partition, as a multiple of the minimum: the larger, the rarer a rebuild and the larger the
-/// quotient.
-const COARSE_FACTOR: u64 = 2;
+/// By how much the floor of the coarse partition exceeds the minimum: the larger, the rarer a rebuild and the larger the
+/// quotient. A part of the minimum, at most all of it, at least the least; it is halved when the quotient has more than
+/// a sixteenth of the nodes, and doubled when it has less than a part of that.
+const MARGIN_PARTS: u64 = 64;
+const QUOTIENT_PART_MAX: usize = 16;
+const QUOTIENT_PART_MIN: usize = 128;
+/// Flows between two queries look at no more than this many times all arcs: whoever changes everything is better served
+/// by one rebuild.
+const FLOW_PASSES_MAX: usize = 1;
 /// Floor of the fine partition.
 const FINE_FACTOR: u64 = 6;
 /// Rounds of contraction for the coarse partition; for the fine one a single scan must do.
@@ -77,6 +85,13 @@ pub struct DynamicCut {
     /// The classes of the coarse partition, with sorted rows.
     quotient: Csr,
     scratch: Scratch,
+    flow: Flow,
+    /// Arcs that flows may still look at before the next query.
+    flow_arcs: usize,
+    /// The coarse floor exceeds the minimum by so many of its [`MARGIN_PARTS`].
+    margin: u64,
+    /// The minimum when the fine partition was last made and held little together; 0 when it was not so.
+    fine_useless_at: u64,
 }
 
 /// No cut below the floor separates two nodes of a class.
@@ -84,8 +99,10 @@ pub struct DynamicCut {
 struct Partition {
     class: Vec<u32>,
     floor: u64,
-    /// The class with most nodes.
+    /// The class with most nodes. (The fine partition only.)
     largest: u32,
+    /// Nodes that are a class of their own. (The coarse partition only.)
+    single: Vec<bool>,
 }
 
 impl Partition {
@@ -98,14 +115,27 @@ impl Partition {
         self.floor = self.floor.min(held.max(self.floor.saturating_sub(loss)));
     }
 
-    fn find_largest(&mut self, counts: &mut Vec<u32>) {
+    /// Number of nodes of every class.
+    fn count(&self, counts: &mut Vec<u32>) {
         counts.clear();
         counts.resize(self.class.len(), 0);
         for &class in &self.class {
             counts[class as usize] += 1;
         }
-        self.largest =
-            (0u32..).zip(counts.iter()).max_by_key(|&(_, count)| count).map_or(0, |(class, _)| class);
+    }
+
+    fn find_single(&mut self, counts: &mut Vec<u32>) {
+        self.count(counts);
+        self.single.clear();
+        self.single.extend(self.class.iter().map(|&class| counts[class as usize] == 1));
+    }
+
+    /// Finds the largest class and returns its number of nodes.
+    fn find_largest(&mut self, counts: &mut Vec<u32>) -> usize {
+        self.count(counts);
+        let largest = (0u32..).zip(counts.iter().copied()).max_by_key(|&(_, count)| count);
+        self.largest = largest.map_or(0, |(class, _)| class);
+        largest.map_or(0, |(_, count)| count as usize)
     }
 }
 
@@ -131,6 +161,10 @@ impl DynamicCut {
             fine: Partition::default(),
             quotient: Csr::default(),
             scratch: Scratch::new(),
+            flow: Flow::default(),
+            flow_arcs: 0,
+            margin: MARGIN_PARTS,
+            fine_useless_at: 0,
         };
         graph.load(scale);
         Ok(graph)
@@ -198,8 +232,6 @@ impl DynamicCut {
         }
         if !self.exact {
             self.settle(interrupt)?;
-        } else if self.coarse.floor > 0 && self.coarse.floor < self.worth() + self.worth() / 4 {
-            self.rebuild(interrupt)?;
         }
         if self.outgrown() {
             self.worth_checked = self.worth();
@@ -211,9 +243,10 @@ impl DynamicCut {
                 self.worth_checked = self.worth();
             }
         }
-        if self.coarse.floor > 0 && self.fine.floor <= self.coarse.floor {
+        if self.coarse.floor > 0 && self.fine.floor <= self.coarse.floor && !self.fine_is_useless() {
             self.refine(interrupt)?;
         }
+        self.flow_arcs = FLOW_PASSES_MAX * self.graph.arcs();
         Ok(self.cut.as_ref())
     }
 
@@ -258,10 +291,30 @@ impl DynamicCut {
 
     fn lose(&mut self, u: u32, v: u32, units: u64) {
         self.change(u, v, |weight| weight - units);
-        let held = self.held(u, v, units);
-        self.coarse.sink(units, held);
+        let crosses = self.crosses(u, v);
+        // A bound on all cuts between the two, and on those of them that may split a class.
+        let mut held = self.held(u, v, units);
+        let mut splitting = held;
+        if !crosses && held < self.coarse.floor && self.flow_arcs > 0 {
+            let Self { flow, graph, coarse, flow_arcs, .. } = self;
+            let (found, others) =
+                flow.run(graph, (u, v), coarse.floor, flow_arcs, |node| coarse.single[node as usize]);
+            held = held.max(found.value());
+            splitting = splitting.max(others);
+            if let Held::Exactly(units) = found
+                && units < self.worth()
+            {
+                // The smallest of the cuts that lost: if the old one was the minimum, this now is.
+                let mut side = vec![false; self.nodes];
+                for &node in self.flow.side() {
+                    side[node as usize] = true;
+                }
+                self.cut = Some(Cut::new(self.scale.capacity(units), units, side));
+            }
+        }
+        self.coarse.sink(units, splitting);
         self.fine.sink(units, held);
-        if self.crosses(u, v) {
+        if crosses {
             // No cut lost more, so a minimum stays one.
             self.set_worth(self.worth() - units);
         } else if held < self.worth() {
@@ -359,10 +412,16 @@ impl DynamicCut {
             self.exact = true;
             return Ok(());
         }
-        let floor = self.worth().saturating_mul(COARSE_FACTOR).min(FLOOR_MAX);
+        let floor = self.worth().saturating_add(self.worth() / MARGIN_PARTS * self.margin).min(FLOOR_MAX);
         let Self { graph, scratch, coarse, quotient, .. } = self;
         certify(graph, floor, COARSE_ROUNDS_MAX, scratch, &mut coarse.class, Some(quotient), interrupt)?;
         quotient.sort_rows();
+        if quotient.nodes() > self.nodes / QUOTIENT_PART_MAX {
+            self.margin = (self.margin / 2).max(1);
+        } else if quotient.nodes() < self.nodes / QUOTIENT_PART_MIN {
+            self.margin = (2 * self.margin).min(MARGIN_PARTS);
+        }
+        self.coarse.find_single(self.scratch.counts());
         self.coarse.floor = floor;
         self.solve_quotient(interrupt)
     }
@@ -375,8 +434,14 @@ impl DynamicCut {
             return Ok(());
         }
         certify(&self.graph, floor, 1, &mut self.scratch, &mut self.fine.class, None, interrupt)?;
-        self.fine.find_largest(self.scratch.counts());
+        let largest = self.fine.find_largest(self.scratch.counts());
         self.fine.floor = floor;
+        self.fine_useless_at = if 2 * largest < self.nodes { self.worth() } else { 0 };
         Ok(())
+    }
+
+    /// The fine partition held little together when it was last made, and the minimum has not sunk much since.
+    fn fine_is_useless(&self) -> bool {
+        self.worth() > self.fine_useless_at / 2 && self.fine_useless_at > 0
     }
 }

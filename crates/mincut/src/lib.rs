@@ -20,6 +20,7 @@ mod cut;
 mod dense;
 mod dynamic;
 mod exact;
+mod flow;
 mod graph;
 mod local;
 mod prefetch;

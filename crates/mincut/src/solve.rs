@@ -199,7 +199,7 @@ pub(crate) fn certify(
         for class in class.iter_mut() {
             *class = order.class[*class as usize] & !VISITED;
         }
-        let progress = order.classes() < nodes - nodes / 10;
+        let progress = order.classes() < nodes - nodes / 100;
         if quotient.is_some() {
             contract(current, order, tuning.stream_arcs, placed, back);
             std::mem::swap(front, back);

@@ -1,0 +1,224 @@
+//! The maximum flow between two nodes, up to a bound and a limit of work.
+//!
+//! An edge that loses capacity takes down only the cuts between its own ends. How far, the flow between the two tells,
+//! and the cut that stops it is the smallest of them. Ford and Fulkerson (1956) with shortest paths, each found by two
+//! searches that meet: in a graph that is no chain they see few nodes, and where a small side is cut off, the search
+//! from there ends at once.
+
+use crate::csr::Csr;
+
+/// Working memory of the flows.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    /// For every node, the number of the search that last saw it and from which end.
+    seen: Vec<u32>,
+    /// The node from which it was seen.
+    from: Vec<u32>,
+    search: u32,
+    queues: [Vec<u32>; 2],
+    /// Arcs whose residual capacity differs from the capacity, by how much they were lowered, oldest first.
+    pushed: Vec<(u32, u64)>,
+    /// Nodes at such an arc carry the number of the flow.
+    touched: Vec<u32>,
+    flows: u32,
+}
+
+/// What a flow showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// Every cut between the two is worth at least this: the bound, or what was reached when the limit stopped it.
+    AtLeast(u64),
+    /// The smallest cut between the two is worth this. Its nodes on the side of one of the two: [`Flow::side`].
+    Exactly(u64),
+}
+
+impl Held {
+    pub(crate) fn value(self) -> u64 {
+        match self {
+            Self::AtLeast(value) | Self::Exactly(value) => value,
+        }
+    }
+}
+
+/// Numbers of searches have room for the end beside them.
+const SEARCHES_MAX: u32 = u32::MAX / 2 - 1;
+
+impl Flow {
+    /// Sends up to `bound` from `source` to another node, `sink`, looking at about `arcs_max` arcs at most. The rows of
+    /// `graph` are sorted; its weights are used to work on, and are as before when this returns. `arcs_max` is lowered
+    /// by what was looked at.
+    ///
+    /// Beside what was found, returns a lower bound, at most `bound`, on the value of all cuts between the two but those
+    /// around a single one for which `alone` holds and those that are the sum of such a cut and one not between the
+    /// two.
+    pub(crate) fn run(
+        &mut self,
+        graph: &mut Csr,
+        (source, sink): (u32, u32),
+        bound: u64,
+        arcs_max: &mut usize,
+        alone: impl Fn(u32) -> bool,
+    ) -> (Held, u64) {
+        let nodes = graph.nodes();
+        if self.seen.len() != nodes || self.flows == u32::MAX {
+            self.touched.clear();
+            self.touched.resize(nodes, 0);
+            self.flows = 0;
+            self.seen.clear();
+            self.from.resize(nodes, 0);
+        }
+        self.flows += 1;
+        let held = self.send(graph, source, sink, bound, arcs_max);
+        let mut others = held.value();
+        if let (Held::Exactly(sent), &[end]) = (held, self.side())
+            && alone(end)
+        {
+            // Any other cut with this end on one side has one of its neighbours there as well: where it has none, it
+            // falls into the cut around the end and another. So each neighbour must be able to send or take the rest.
+            others = bound;
+            let pushed = self.pushed.len();
+            for arc in graph.range(end as usize) {
+                let near = graph.targets[arc];
+                if near == source || near == sink || others <= sent {
+                    continue;
+                }
+                let (from, to) = if end == source { (near, sink) } else { (source, near) };
+                let more = self.send(graph, from, to, others - sent, arcs_max);
+                others = sent + more.value();
+                self.take_back(graph, pushed);
+            }
+            self.queues[0].clear();
+            self.queues[0].push(end);
+        }
+        self.take_back(graph, 0);
+        (held, others)
+    }
+
+    /// Sends more, up to `bound`, along arcs with residual capacity.
+    fn send(&mut self, graph: &mut Csr, source: u32, sink: u32, bound: u64, arcs_max: &mut usize) -> Held {
+        let mut sent = 0;
+        loop {
+            if sent >= bound {
+                return Held::AtLeast(bound);
+            }
+            match self.search(graph, source, sink, arcs_max) {
+                Search::Met(a, b) => sent += self.augment(graph, a, b, bound - sent),
+                Search::CutOff => return Held::Exactly(sent),
+                Search::Stopped => return Held::AtLeast(sent),
+            }
+        }
+    }
+
+    /// Undoes all but the first `keep` changes of residual capacities.
+    fn take_back(&mut self, graph: &mut Csr, keep: usize) {
+        for (arc, amount) in self.pushed.drain(keep..).rev() {
+            let weight = &mut graph.weights[arc as usize];
+            *weight = weight.wrapping_add(amount);
+        }
+    }
+
+    /// After [`Held::Exactly`], the nodes on one side of the cut.
+    pub(crate) fn side(&self) -> &[u32] {
+        // The search that saw all it can reach has put its queue here.
+        &self.queues[0]
+    }
+
+    /// Looks for a path from `source` to `sink` along arcs with residual capacity.
+    fn search(&mut self, graph: &Csr, source: u32, sink: u32, arcs_max: &mut usize) -> Search {
+        if self.search == SEARCHES_MAX || self.seen.is_empty() {
+            self.seen.clear();
+            self.seen.resize(graph.nodes(), 0);
+            self.search = 0;
+        }
+        self.search += 1;
+        let marks = [2 * self.search, 2 * self.search + 1];
+        for (end, node) in [source, sink].into_iter().enumerate() {
+            self.queues[end].clear();
+            self.queues[end].push(node);
+            self.seen[node as usize] = marks[end];
+            self.from[node as usize] = node;
+        }
+        let mut heads = [0, 0];
+        let mut work = [0, 0];
+        loop {
+            // The end that has done less goes on.
+            let end = usize::from(work[1] < work[0]);
+            let Some(&node) = self.queues[end].get(heads[end]) else {
+                self.queues.swap(0, end);
+                *arcs_max = arcs_max.saturating_sub(work[0] + work[1]);
+                return Search::CutOff;
+            };
+            heads[end] += 1;
+            let touched = self.touched[node as usize] == self.flows;
+            for (target, weight) in graph.row(node as usize) {
+                work[end] += 1;
+                let mark = self.seen[target as usize];
+                if mark == marks[end] {
+                    continue;
+                }
+                // The second search goes against the flow. The two directions differ only where something was pushed.
+                let residual = if end == 1 && touched && self.touched[target as usize] == self.flows {
+                    graph.arc(target, node).map_or(0, |arc| graph.weights[arc])
+                } else {
+                    weight
+                };
+                if residual == 0 {
+                    continue;
+                }
+                if mark == marks[1 - end] {
+                    *arcs_max = arcs_max.saturating_sub(work[0] + work[1]);
+                    return if end == 0 { Search::Met(node, target) } else { Search::Met(target, node) };
+                }
+                self.seen[target as usize] = marks[end];
+                self.from[target as usize] = node;
+                self.queues[end].push(target);
+            }
+            if work[0] + work[1] > *arcs_max {
+                *arcs_max = 0;
+                return Search::Stopped;
+            }
+        }
+    }
+
+    /// Sends what the path over the arc from `a` to `b` can take, at most `wanted`.
+    fn augment(&mut self, graph: &mut Csr, a: u32, b: u32, wanted: u64) -> u64 {
+        // The path's arcs, as pairs of positions: along the flow and against it.
+        let mut path: Vec<(usize, usize)> = Vec::new();
+        let mut step = |x: u32, y: u32, touched: &mut [u32]| {
+            touched[x as usize] = self.flows;
+            touched[y as usize] = self.flows;
+            if let (Some(along), Some(against)) = (graph.arc(x, y), graph.arc(y, x)) {
+                path.push((along, against));
+            }
+        };
+        step(a, b, &mut self.touched);
+        let mut node = a;
+        while self.from[node as usize] != node {
+            let before = self.from[node as usize];
+            step(before, node, &mut self.touched);
+            node = before;
+        }
+        let mut node = b;
+        while self.from[node as usize] != node {
+            let after = self.from[node as usize];
+            step(node, after, &mut self.touched);
+            node = after;
+        }
+        let amount = path.iter().fold(wanted, |least, &(along, _)| least.min(graph.weights[along]));
+        for (along, against) in path {
+            graph.weights[along] -= amount;
+            graph.weights[against] += amount;
+            self.pushed.push((along as u32, amount));
+            self.pushed.push((against as u32, amount.wrapping_neg()));
+        }
+        amount
+    }
+}
+
+/// How a search ended.
+enum Search {
+    /// The searches met on the arc from the first node to the second.
+    Met(u32, u32),
+    CutOff,
+    Stopped,
+}
