@@ -17,11 +17,17 @@ const STEP: usize = 8;
 /// Failed tests after which a node gives up: where these fail, others would.
 const PATIENCE: usize = 4;
 
+/// A hub is joined to at least this part of the nodes.
+const HUB_PART: usize = 8;
+
 /// Working memory of the tests.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
     parent: Vec<u32>,
     near: Near,
+    /// A node joined to many, and the capacity from each node to it.
+    hub: usize,
+    near_hub: Vec<u64>,
     /// Nodes that need no test of their own any more.
     taken: Vec<bool>,
 }
@@ -65,6 +71,51 @@ impl Local {
             self.leave(graph, node);
         }
         2 * held > samples
+    }
+
+    /// Whether there is a hub, a node that a good part of the others is joined to, and most of a few of those hold to it.
+    ///
+    /// What is left of a graph without structure is of that kind: one node that has swallowed the others, and some
+    /// whose degree is barely above the bound.
+    pub(crate) fn hub_promises(&mut self, graph: &Csr, bound: u64, samples: usize) -> bool {
+        let nodes = graph.nodes();
+        let Some(hub) = (0..nodes).max_by_key(|&node| graph.range(node).len()) else { return false };
+        let arcs = graph.range(hub);
+        if samples == 0 || arcs.len() <= 2 * samples || arcs.len() * HUB_PART < nodes {
+            return false;
+        }
+        self.hub = hub;
+        self.near_hub.clear();
+        self.near_hub.resize(nodes, 0);
+        for (target, weight) in graph.row(hub) {
+            self.near_hub[target as usize] = weight;
+        }
+        let step = arcs.len() / samples;
+        let held = arcs.step_by(step).take(samples).filter(|&arc| {
+            graph.weights[arc] < bound && self.holds_to_hub(graph, graph.targets[arc] as usize, bound)
+        });
+        2 * held.count() > samples
+    }
+
+    /// Like [`Local::run`], for the edges at the hub that was found last.
+    pub(crate) fn run_hub(&mut self, graph: &Csr, bound: u64, order: &mut Order) {
+        let nodes = graph.nodes();
+        self.parent.clear();
+        self.parent.extend(0..nodes as u32);
+        for arc in graph.range(self.hub) {
+            let node = graph.targets[arc];
+            if self.holds_to_hub(graph, node as usize, bound) {
+                let (a, b) = (root(&mut self.parent, self.hub as u32), node);
+                self.parent[a.max(b) as usize] = a.min(b);
+            }
+        }
+        self.give(order);
+    }
+
+    fn holds_to_hub(&self, graph: &Csr, node: usize, bound: u64) -> bool {
+        let around: u64 =
+            graph.row(node).map(|(target, weight)| weight.min(self.near_hub[target as usize])).sum();
+        self.near_hub[node] + around >= bound
     }
 
     fn enter(&mut self, graph: &Csr, node: usize) {

@@ -142,6 +142,11 @@ pub(crate) fn solve(
         } else if next == Next::Any && local.promises(current, trail.value(), tuning.samples) {
             local.run(current, trail.value(), order);
             after = Next::Scan;
+        } else if next == Next::Any && local.hub_promises(current, trail.value(), tuning.samples) {
+            local.run_hub(current, trail.value(), order);
+            if 2 * order.classes() > nodes {
+                after = Next::Scan;
+            }
         } else {
             scan(current, trail.value(), tuning.key_bits, 0, order, buckets, interrupt)?;
         }
@@ -185,11 +190,18 @@ pub(crate) fn certify(
     class.clear();
     class.extend(0..graph.nodes() as u32);
     let mut current = graph;
+    // Local tests that achieved little are followed by a scan.
+    let mut scan_next = false;
     for round in 0..rounds_max {
         let nodes = current.nodes();
-        let tested = round % 2 == 0 && local.promises(current, bound, tuning.samples);
+        let stars = !scan_next && local.promises(current, bound, tuning.samples);
+        let tested = stars || (!scan_next && local.hub_promises(current, bound, tuning.samples));
         if tested {
-            local.run(current, bound, order);
+            if stars {
+                local.run(current, bound, order)
+            } else {
+                local.run_hub(current, bound, order)
+            }
             if interrupt() {
                 return Err(Interrupted);
             }
@@ -199,6 +211,7 @@ pub(crate) fn certify(
         for class in class.iter_mut() {
             *class = order.class[*class as usize] & !VISITED;
         }
+        scan_next = tested && 2 * order.classes() > nodes;
         let progress = order.classes() < nodes - nodes / 100;
         if quotient.is_some() {
             contract(current, order, tuning.stream_arcs, placed, back);
@@ -221,7 +234,7 @@ pub(crate) fn certify(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Any,
-    /// No local tests: they have just been made.
+    /// No local tests: they have just been made and achieved little.
     Scan,
     /// Full keys: rounded ones have just failed.
     Exact,
