@@ -23,19 +23,16 @@ use crate::graph::{Scale, scale_for};
 use crate::solve::{Scratch, Tuning, certify, solve};
 use crate::{Cut, GraphError, Interrupted};
 
-/// By how much the floor of the coarse partition exceeds the minimum: the larger, the rarer a rebuild and the larger the
-/// quotient. A part of the minimum, at most all of it, at least the least; it is halved when the quotient has more than
-/// a sixteenth of the nodes, and doubled when it has less than a part of that.
-const MARGIN_PARTS: u64 = 64;
-const QUOTIENT_PART_MAX: usize = 16;
-const QUOTIENT_PART_MIN: usize = 128;
+/// By how much the floor of the coarse partition may exceed the minimum, in parts of the minimum, at most all of it. The
+/// larger, the rarer a rebuild and the larger the quotient. Every rebuild begins with twice what the last one ended with.
+const MARGIN_PARTS: u64 = 1024;
 /// Flows between two queries look at no more than this many times all arcs: whoever changes everything is better served
 /// by one rebuild.
 const FLOW_PASSES_MAX: usize = 1;
 /// Floor of the fine partition.
 const FINE_FACTOR: u64 = 6;
 /// Rounds of contraction for the coarse partition; for the fine one a single scan must do.
-const COARSE_ROUNDS_MAX: usize = 12;
+const COARSE_ROUNDS_MAX: usize = 24;
 /// No floor is above this: no cut is, and so no sum overflows.
 const FLOOR_MAX: u64 = 1 << 61;
 /// The total of all capacities, in units, when the units are chosen; it may grow to [`FLOOR_MAX`] before they are chosen
@@ -412,15 +409,13 @@ impl DynamicCut {
             self.exact = true;
             return Ok(());
         }
-        let floor = self.worth().saturating_add(self.worth() / MARGIN_PARTS * self.margin).min(FLOOR_MAX);
+        let part = self.worth() / MARGIN_PARTS + 1;
+        let bounds = (self.worth(), self.worth().saturating_add(part * self.margin).min(FLOOR_MAX));
         let Self { graph, scratch, coarse, quotient, .. } = self;
-        certify(graph, floor, COARSE_ROUNDS_MAX, scratch, &mut coarse.class, Some(quotient), interrupt)?;
+        let floor =
+            certify(graph, bounds, COARSE_ROUNDS_MAX, scratch, &mut coarse.class, Some(quotient), interrupt)?;
         quotient.sort_rows();
-        if quotient.nodes() > self.nodes / QUOTIENT_PART_MAX {
-            self.margin = (self.margin / 2).max(1);
-        } else if quotient.nodes() < self.nodes / QUOTIENT_PART_MIN {
-            self.margin = (2 * self.margin).min(MARGIN_PARTS);
-        }
+        self.margin = (2 * (floor - bounds.0) / part).clamp(1, MARGIN_PARTS);
         self.coarse.find_single(self.scratch.counts());
         self.coarse.floor = floor;
         self.solve_quotient(interrupt)
@@ -433,7 +428,7 @@ impl DynamicCut {
         if floor <= self.coarse.floor {
             return Ok(());
         }
-        certify(&self.graph, floor, 1, &mut self.scratch, &mut self.fine.class, None, interrupt)?;
+        certify(&self.graph, (floor, floor), 1, &mut self.scratch, &mut self.fine.class, None, interrupt)?;
         let largest = self.fine.find_largest(self.scratch.counts());
         self.fine.floor = floor;
         self.fine_useless_at = if 2 * largest < self.nodes { self.worth() } else { 0 };

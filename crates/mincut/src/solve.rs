@@ -14,6 +14,13 @@ use std::fmt;
 /// A matrix this small is always allowed.
 const MATRIX_BYTES_MIN: usize = 1 << 16;
 
+/// A round of certification that merges less than this part of the nodes achieves little.
+const PROGRESS_PART: usize = 32;
+/// A quotient of at most this part of the nodes is small.
+const QUOTIENT_PART: usize = 16;
+/// A margin of less than this part of the lower bound is lost in the rounding of the keys.
+const MARGIN_PART_MAX: u64 = 256;
+
 /// The caller's interrupt callback returned `true`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interrupted;
@@ -174,18 +181,20 @@ pub(crate) fn solve(
     }
 }
 
-/// Leaves in `class` a partition of the nodes such that no cut below `bound` (above 0) separates two of one class, and
-/// in `quotient` the graph of the classes. Stops when a round certifies little.
+/// Leaves in `class` a partition of the nodes such that no cut below the bound (above 0) separates two of one class, and
+/// in `quotient` the graph of the classes. Returns the bound: the upper one if so the quotient becomes small, else one
+/// that is lowered towards the lower one whenever a round certifies little.
 pub(crate) fn certify(
     graph: &Csr,
-    bound: u64,
+    (lower, upper): (u64, u64),
     rounds_max: usize,
     scratch: &mut Scratch,
     class: &mut Vec<u32>,
     mut quotient: Option<&mut Csr>,
     interrupt: &mut dyn FnMut() -> bool,
-) -> Result<(), Interrupted> {
+) -> Result<u64, Interrupted> {
     let Scratch { order, buckets, local, placed, front, back, .. } = scratch;
+    let mut bound = upper;
     let tuning = Tuning::DEFAULT;
     class.clear();
     class.extend(0..graph.nodes() as u32);
@@ -212,7 +221,7 @@ pub(crate) fn certify(
             *class = order.class[*class as usize] & !VISITED;
         }
         scan_next = tested && 2 * order.classes() > nodes;
-        let progress = order.classes() < nodes - nodes / 100;
+        let classes = order.classes();
         if quotient.is_some() {
             contract(current, order, tuning.stream_arcs, placed, back);
             std::mem::swap(front, back);
@@ -220,14 +229,17 @@ pub(crate) fn certify(
         } else if round + 1 < rounds_max {
             debug_assert!(false, "without a quotient there is one round");
         }
-        if !progress && !tested {
-            break;
+        if !tested && classes > nodes - nodes / PROGRESS_PART {
+            if classes <= graph.nodes() / QUOTIENT_PART || bound - lower <= lower / MARGIN_PART_MAX {
+                break;
+            }
+            bound = lower + (bound - lower) / 2;
         }
     }
     if let Some(quotient) = &mut quotient {
         std::mem::swap(*quotient, front);
     }
-    Ok(())
+    Ok(bound)
 }
 
 /// What the next round may do.
