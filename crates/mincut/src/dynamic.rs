@@ -31,6 +31,8 @@ const MARGIN_PARTS: u64 = 1024;
 const FLOW_PASSES_MAX: usize = 1;
 /// Floor of the fine partition.
 const FINE_FACTOR: u64 = 6;
+/// Losses kept for when the coarse floor is needed. More would take longer to look at than a rebuild.
+const PENDING_MAX: usize = 256;
 /// Rounds of contraction for the coarse partition; for the fine one a single scan must do.
 const COARSE_ROUNDS_MAX: usize = 24;
 /// No floor is above this: no cut is, and so no sum overflows.
@@ -85,6 +87,11 @@ pub struct DynamicCut {
     flow: Flow,
     /// Arcs that flows may still look at before the next query.
     flow_arcs: usize,
+    /// Losses `(u, v, units)` that the coarse floor does not know of yet: cuts below it that split a class separate one
+    /// of these pairs.
+    pending: Vec<(u32, u32, u64)>,
+    /// What the coarse floor is at least, whatever the pending losses did.
+    sure: u64,
     /// The coarse floor exceeds the minimum by so many of its [`MARGIN_PARTS`].
     margin: u64,
     /// The minimum when the fine partition was last made and held little together; 0 when it was not so.
@@ -109,7 +116,7 @@ impl Partition {
 
     /// The edge `(u, v)` has lost `loss`, and all cuts between its ends are still worth `held`.
     fn sink(&mut self, loss: u64, held: u64) {
-        self.floor = self.floor.min(held.max(self.floor.saturating_sub(loss)));
+        self.floor = sunk(self.floor, loss, held);
     }
 
     /// Number of nodes of every class.
@@ -136,6 +143,12 @@ impl Partition {
     }
 }
 
+/// What is left of a floor when the edge between two nodes has lost `loss`, and all cuts between them are still worth
+/// `held`.
+fn sunk(floor: u64, loss: u64, held: u64) -> u64 {
+    floor.min(held.max(floor.saturating_sub(loss)))
+}
+
 impl DynamicCut {
     /// Makes the graph and finds its minimum cut on the first call of [`DynamicCut::minimum_cut`].
     ///
@@ -160,6 +173,8 @@ impl DynamicCut {
             scratch: Scratch::new(),
             flow: Flow::default(),
             flow_arcs: 0,
+            pending: Vec::new(),
+            sure: 0,
             margin: MARGIN_PARTS,
             fine_useless_at: 0,
         };
@@ -289,18 +304,14 @@ impl DynamicCut {
     fn lose(&mut self, u: u32, v: u32, units: u64) {
         self.change(u, v, |weight| weight - units);
         let crosses = self.crosses(u, v);
-        // A bound on all cuts between the two, and on those of them that may split a class.
+        // A bound on all cuts between the two.
         let mut held = self.held(u, v, units);
-        let mut splitting = held;
-        if !crosses && held < self.coarse.floor && self.flow_arcs > 0 {
-            let Self { flow, graph, coarse, flow_arcs, .. } = self;
-            let (found, others) =
-                flow.run(graph, (u, v), coarse.floor, flow_arcs, |node| coarse.single[node as usize]);
+        // Whether the minimum moved must be known now.
+        if !crosses && held < self.worth() && self.flow_arcs > 0 && self.cut.is_some() {
+            let bound = self.worth();
+            let (found, _) = self.flow.run(&mut self.graph, (u, v), bound, &mut self.flow_arcs, |_| false);
             held = held.max(found.value());
-            splitting = splitting.max(others);
-            if let Held::Exactly(units) = found
-                && units < self.worth()
-            {
+            if let Held::Exactly(units) = found {
                 // The smallest of the cuts that lost: if the old one was the minimum, this now is.
                 let mut side = vec![false; self.nodes];
                 for &node in self.flow.side() {
@@ -309,7 +320,17 @@ impl DynamicCut {
                 self.cut = Some(Cut::new(self.scale.capacity(units), units, side));
             }
         }
-        self.coarse.sink(units, splitting);
+        // Whether the floor sinks, only when it is needed.
+        if !crosses && held < self.coarse.floor {
+            self.pending.push((u, v, units));
+            if self.pending.len() > PENDING_MAX {
+                self.pending.clear();
+                self.coarse.floor = 0;
+            }
+        } else {
+            self.coarse.sink(units, held);
+        }
+        self.sure = sunk(self.sure, units, held).min(self.coarse.floor);
         self.fine.sink(units, held);
         if crosses {
             // No cut lost more, so a minimum stays one.
@@ -317,6 +338,18 @@ impl DynamicCut {
         } else if held < self.worth() {
             self.exact = false;
         }
+    }
+
+    /// Finds out how far the coarse floor has sunk with the losses since it was last needed.
+    fn sink_pending(&mut self) {
+        let Self { flow, graph, coarse, flow_arcs, pending, .. } = self;
+        for (u, v, units) in pending.drain(..) {
+            // All cuts between the two that may split a class.
+            let alone = |node: u32| coarse.single[node as usize];
+            let (_, held) = flow.run(graph, (u, v), coarse.floor, flow_arcs, alone);
+            coarse.sink(units, held);
+        }
+        self.sure = self.coarse.floor;
     }
 
     /// Writes a new weight to both graphs.
@@ -332,7 +365,7 @@ impl DynamicCut {
 
     /// A lower bound on the value of every cut between `u` and `v`, whose edge has just lost `loss`.
     fn held(&self, u: u32, v: u32, loss: u64) -> u64 {
-        let coarse = if self.coarse.together(u, v) { self.coarse.floor.saturating_sub(loss) } else { 0 };
+        let coarse = if self.coarse.together(u, v) { self.sure.saturating_sub(loss) } else { 0 };
         let floor = self.fine.floor.saturating_sub(loss);
         if floor == 0 {
             return coarse;
@@ -365,6 +398,7 @@ impl DynamicCut {
         self.graph = Csr::from_edges(self.nodes, &self.edges, |capacity| Some(scale.units(capacity)));
         self.graph.sort_rows();
         self.total = self.edges.iter().filter(|(u, v, _)| u != v).map(|edge| scale.units(edge.2)).sum();
+        self.pending.clear();
         self.coarse.floor = 0;
         self.fine.floor = 0;
         self.exact = false;
@@ -378,6 +412,7 @@ impl DynamicCut {
 
     /// Looks for the minimum in the quotient. It is there if it is below the coarse floor.
     fn solve_quotient(&mut self, interrupt: &mut dyn FnMut() -> bool) -> Result<(), Interrupted> {
+        self.sink_pending();
         if self.coarse.floor == 0 {
             return Ok(());
         }
@@ -403,6 +438,7 @@ impl DynamicCut {
             self.cut = Some(Cut::new(self.scale.capacity(units), units, side));
         }
         // While it is being made there is no partition.
+        self.pending.clear();
         self.coarse.floor = 0;
         self.fine.floor = 0;
         if self.worth() == 0 {
@@ -418,6 +454,7 @@ impl DynamicCut {
         self.margin = (2 * (floor - bounds.0) / part).clamp(1, MARGIN_PARTS);
         self.coarse.find_single(self.scratch.counts());
         self.coarse.floor = floor;
+        self.sure = floor;
         self.solve_quotient(interrupt)
     }
 
