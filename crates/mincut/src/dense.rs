@@ -18,6 +18,8 @@ const BLOCK: usize = 64;
 const LANES: usize = 8;
 /// A single-precision number holds whole numbers up to 2^24; the bound is kept below half of that.
 const SINGLE_BITS: u32 = 23;
+/// Rows that are tested before all are.
+const HUB_SAMPLES: usize = 16;
 /// Rows between two calls of the interrupt callback.
 const ROWS_BETWEEN_INTERRUPTS: usize = 1024;
 
@@ -100,14 +102,28 @@ impl<N: Number> Matrix<N> {
         let mut rows = nodes;
         // The smallest degree that turned out, by the true weights, to be no improvement.
         let mut refuted = None;
+        // The row that has swallowed most in the last round, if it promises to swallow more.
+        let mut hub = None;
         while rows > 2 {
             let bound = N::new(threshold(trail.value()));
-            self.scan(rows, bound, interrupt)?;
+            let around = hub.take().filter(|&hub| self.hub_promises(rows, hub, bound));
+            match around {
+                Some(_) if interrupt() => return Err(Interrupted),
+                Some(hub) => self.gather_hub(rows, hub, bound),
+                None => self.scan(rows, bound, interrupt)?,
+            }
             let classes = self.starts.len();
             if classes == rows {
+                if around.is_some() {
+                    continue;
+                }
                 break;
             }
+            let largest = self.largest(rows);
             let lightest = self.contract(rows);
+            if around.is_none() || 2 * classes < rows {
+                hub = Some(self.renamed[largest] as usize);
+            }
             rows = classes;
             for row in &mut self.row_of {
                 *row = self.renamed[*row as usize];
@@ -172,6 +188,55 @@ impl<N: Number> Matrix<N> {
             }
         }
         if interrupt() { Err(Interrupted) } else { Ok(()) }
+    }
+
+    /// Whether most of a few rows hold to the hub.
+    fn hub_promises(&self, rows: usize, hub: usize, bound: N) -> bool {
+        let samples = HUB_SAMPLES.min(rows);
+        let held = (0..samples).filter(|sample| self.holds(rows, sample * rows / samples, hub, bound));
+        2 * held.count() > samples
+    }
+
+    /// Puts all rows that hold to the hub into its class, and every other into its own.
+    fn gather_hub(&mut self, rows: usize, hub: usize, bound: N) {
+        self.visited.clear();
+        self.starts.clear();
+        self.starts.push(0);
+        self.visited.push(hub as u32);
+        // Those that do not hold come last.
+        self.renamed.clear();
+        for row in (0..rows).filter(|&row| row != hub) {
+            if self.holds(rows, row, hub, bound) {
+                self.visited.push(row as u32);
+            } else {
+                self.renamed.push(row as u32);
+            }
+        }
+        for &row in &self.renamed {
+            self.starts.push(self.visited.len() as u32);
+            self.visited.push(row);
+        }
+    }
+
+    /// The test of [`crate::local`] for a row and the hub.
+    fn holds(&self, rows: usize, row: usize, hub: usize, bound: N) -> bool {
+        let stride = Self::stride(rows);
+        let cells = |row: usize| self.cells[row * stride..(row + 1) * stride].chunks_exact(LANES);
+        let mut lanes = [N::ZERO; LANES];
+        for (cells, hub) in cells(row).zip(cells(hub)) {
+            for lane in 0..LANES {
+                lanes[lane] += if cells[lane] < hub[lane] { cells[lane] } else { hub[lane] };
+            }
+        }
+        lanes[0] += self.cells[row * stride + hub];
+        lanes.into_iter().fold(N::ZERO, |a, b| a + b) >= bound
+    }
+
+    /// A row of the largest class of the last round.
+    fn largest(&self, rows: usize) -> usize {
+        let ends = self.starts[1..].iter().copied().chain([rows as u32]);
+        let largest = self.starts.iter().zip(ends).max_by_key(|&(&start, end)| end - start);
+        largest.map_or(0, |(&start, _)| self.visited[start as usize] as usize)
     }
 
     /// Contracts the classes of the last scan, in place, and returns the row with the least degree.
