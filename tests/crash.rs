@@ -46,7 +46,8 @@ impl Phase {
     /// Transactions that hold the action in this phase, opened before it begins.
     fn hold(self, cluster: &Cluster) -> Vec<Client> {
         let statement = match self {
-            AfterIntent => "LOCK TABLE ruvector.readings IN ACCESS EXCLUSIVE MODE",
+            // The worker stops before its intent; the test then locks what it reads after it.
+            AfterIntent => "LOCK TABLE ruvector.action_steps IN SHARE MODE",
             BeforeCreate => "LOCK TABLE docs IN SHARE UPDATE EXCLUSIVE MODE",
             WaitingForWriters | BetweenBuildAndComparison => "DELETE FROM docs WHERE id = 0",
             // A snapshot that the last wait of the build waits for.
@@ -126,6 +127,16 @@ fn dies(phase: Phase, victim: Victim) {
         .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')", &[])
         .unwrap()
         .get(0);
+    if phase == AfterIntent {
+        wait_for("the intent", PATIENCE, || {
+            let query = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'ruvector.action_steps'::regclass";
+            client.query_opt(query, &[]).unwrap()
+        })
+        .unwrap();
+        let mut readings = cluster.connect("app").unwrap();
+        readings.batch_execute("BEGIN; LOCK TABLE ruvector.readings IN ACCESS EXCLUSIVE MODE").unwrap();
+        held = vec![readings];
+    }
     wait_for(&format!("the phase {phase:?}"), PATIENCE, || {
         client.query_opt(phase.reached().as_str(), &[]).unwrap()
     })

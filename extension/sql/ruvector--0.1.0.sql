@@ -145,7 +145,7 @@ CREATE TABLE ruvector.actions (
     progress        text,
     verification    jsonb,
     keep            boolean NOT NULL DEFAULT false,  -- the verdict to keep: before it recovery undoes, after it it finishes
-    stop_reason     text CHECK (stop_reason IN ('abort', 'timeout')),
+    stop_reason     text CHECK (stop_reason IN ('abort', 'timeout', 'yield')),
     stop_asked_by   text,
     stop_asked_at   timestamptz,
     ended_at        timestamptz,

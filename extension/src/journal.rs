@@ -38,6 +38,8 @@ pub(crate) struct Action {
 pub(crate) enum StopReason {
     Abort,
     Timeout,
+    /// A session waited for it while it waited for that session.
+    Yield,
 }
 
 /// The action of this number, if it was decided to act.

@@ -82,7 +82,7 @@ impl Account {
     }
 
     /// A program started through `setpriv`, which replaces itself by it and so keeps the process id.
-    fn run(&self, program: &OsStr) -> Command {
+    pub(crate) fn run(&self, program: &OsStr) -> Command {
         let Self::Other { uid, gid, lent } = self else {
             return Command::new(program);
         };

@@ -206,6 +206,22 @@ impl Cluster {
         process::signal_member(pid, self.running_pid()?, signal)
     }
 
+    /// Lets a child of the postmaster write no file beyond this size, in bytes: further writes fail as they would on a
+    /// full disk (PostgreSQL ignores SIGXFSZ).
+    ///
+    /// # Errors
+    /// [`ClusterError::ForeignProcess`] for any other process; [`ClusterError::NotRunning`].
+    pub fn limit_file_size(&self, pid: i32, bytes: u64) -> Result<(), ClusterError> {
+        if process::parent(pid) != Some(self.running_pid()?) {
+            return Err(ClusterError::ForeignProcess { pid, reason: "it is no child of this cluster's postmaster" });
+        }
+        // Only the process's own account may do it, not even root everywhere.
+        let failed = |source| ClusterError::Program { program: "prlimit".into(), source };
+        let mut command = self.account.run("prlimit".as_ref());
+        let status = command.args(["--pid", &pid.to_string(), &format!("--fsize={bytes}")]).status().map_err(failed)?;
+        if status.success() { Ok(()) } else { Err(failed(std::io::Error::other(status.to_string()))) }
+    }
+
     /// Kills the postmaster with SIGKILL and waits for its end. Its children notice and end by themselves.
     ///
     /// # Errors

@@ -49,7 +49,7 @@ fn title(pid: i32) -> String {
 }
 
 /// The parent's process id, from `/proc/<pid>/stat`: the second field after the command's closing bracket.
-fn parent(pid: i32) -> Option<i32> {
+pub(crate) fn parent(pid: i32) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_whitespace().nth(1)?.parse().ok()

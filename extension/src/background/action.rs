@@ -288,6 +288,9 @@ fn recover(context: &Context<'_>, action: &mut Action) -> CameOut {
         Some(StopReason::Timeout) => {
             (Status::Failed, format!("stopped after its time limit of {:.0} s", action.plan.timeout_s))
         }
+        Some(StopReason::Yield) => {
+            (Status::Aborted, "gave way to a session that waited for it while it waited for that one".to_owned())
+        }
         None => (Status::Aborted, "its worker died".to_owned()),
     };
     let undone =

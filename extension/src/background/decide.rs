@@ -81,6 +81,7 @@ pub(super) fn decide(collection: &Collection, config: &Config) -> Result<(), Err
         .ok_or_else(|| Error::refused("the action was not stored"))?;
         accept(id, collection, &observed, &automatic)?;
     }
+    let waits = waits || matches!(&automatic, Decision::Act { approval: Some(_), .. });
     remember(collection.id, &automatic, waits)
 }
 

@@ -100,8 +100,9 @@ struct Memory {
     next_sample: HashMap<i32, UnixMs>,
 }
 
-/// Longest rest while an action is under way: its time limit and a wish to stop it are looked at that often.
-const WATCHING_PAUSE_MS: i64 = 1000;
+/// Longest rest while an action is under way: its time limit, a wish to stop it and sessions that wait for it are looked
+/// at that often, which is well within `deadlock_timeout`.
+const WATCHING_PAUSE_MS: i64 = 250;
 
 /// Samples every collection that is due, decides, and looks after the workers. Returns how long to rest.
 fn round(memory: &mut Memory) -> Result<Duration, Error> {

@@ -91,14 +91,21 @@ fn remedy(
         now: snapshot.taken_at,
         request: &Request::Trigger,
     });
-    Some(match decision {
-        Decision::Act { planned, .. } => json!({
-            "strategy": planned.plan.strategy,
-            "explanation": explain::plan(&planned.plan),
-            "plan": planned.plan,
-        }),
-        Decision::Refuse { reason, detail, .. } => json!({ "reason": reason.as_str(), "detail": detail }),
-    })
+    let (planned, refusal) = match &decision {
+        Decision::Act { planned, .. } => (Some(planned), None),
+        Decision::Refuse { planned, reason, detail, .. } => (planned.as_ref(), Some((reason, detail))),
+    };
+    let mut shown = serde_json::Map::new();
+    if let Some(planned) = planned {
+        shown.insert("strategy".into(), json!(planned.plan.strategy));
+        shown.insert("explanation".into(), json!(explain::plan(&planned.plan)));
+        shown.insert("plan".into(), json!(planned.plan));
+    }
+    if let Some((reason, detail)) = refusal {
+        shown.insert("reason".into(), json!(reason.as_str()));
+        shown.insert("detail".into(), json!(detail));
+    }
+    Some(shown.into())
 }
 
 fn edge(edge: &WitnessEdge) -> Value {

@@ -1,5 +1,5 @@
 //! The healer's care for the workers of its database: starts one for each action that has none, stops those whose
-//! time is over or whom a human wants stopped, and lets plans expire that nobody approved.
+//! time is over, whom a human wants stopped or who stand in a session's way, and lets plans expire that nobody approved.
 
 use std::collections::HashMap;
 
@@ -30,6 +30,8 @@ struct InFlight {
     /// It was asked to stop before.
     stopping: bool,
     keep: bool,
+    /// A session waits for its worker while that waits for a lock itself: a deadlock, or soon one.
+    in_the_way: bool,
 }
 
 impl Workers {
@@ -41,6 +43,10 @@ impl Workers {
                 "SELECT jsonb_build_object('id', a.id, 'status', a.status, 'pid', l.pid, 'keep', a.keep,
                         'overdue', coalesce(clock_timestamp() > a.deadline, false),
                         'stopping', a.stop_reason IS NOT NULL,
+                        'in_the_way', EXISTS (SELECT FROM pg_locks own WHERE own.pid = l.pid AND NOT own.granted)
+                                      AND EXISTS (SELECT FROM pg_locks other WHERE NOT other.granted AND other.pid <> l.pid
+                                                     AND l.pid = ANY (pg_blocking_pids(other.pid))
+                                                     AND other.pid = ANY (pg_blocking_pids(l.pid))),
                         'stop_wanted', a.stop_reason IS NOT NULL AND l.pid IS NOT NULL
                                        AND EXISTS (SELECT FROM pg_stat_activity s
                                                     WHERE s.pid = l.pid AND s.backend_start < a.stop_asked_at))
@@ -65,11 +71,21 @@ impl Workers {
     fn look_after(&mut self, action: &InFlight) -> Result<(), Error> {
         let id = action.id;
         if let Some(pid) = action.pid {
-            if action.overdue && !action.stopping && !action.keep {
+            // PostgreSQL ends whichever of two deadlocked sessions looks last, after `deadlock_timeout`; it must not be
+            // the user's.
+            let reason = if action.in_the_way {
+                Some("yield")
+            } else if action.overdue {
+                Some("timeout")
+            } else {
+                None
+            };
+            if let (Some(reason), false, false) = (reason, action.stopping, action.keep) {
                 transaction(|| {
                     Ok(Spi::run_with_args(
-                        "UPDATE ruvector.actions SET stop_reason = 'timeout', stop_asked_at = clock_timestamp() WHERE id = $1 AND NOT keep",
-                        &[id.into()],
+                        "UPDATE ruvector.actions SET stop_reason = $2, stop_asked_at = clock_timestamp()
+                          WHERE id = $1 AND NOT keep",
+                        &[id.into(), reason.into()],
                     )?)
                 })?;
                 return terminate(pid);

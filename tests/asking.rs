@@ -1,0 +1,226 @@
+//! What a human asks for: plans, triggers, approvals, aborts, and clear answers.
+
+use cluster::dataset::Column;
+use cluster::wait_for;
+use postgres::Client;
+use tests::{PATIENCE, load_docs, refused, start};
+
+const UNTRAINED: &str =
+    "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 100)";
+
+/// A collection with an untrained index, registered with these settings.
+fn spoiled(client: &mut Client, settings: &str) {
+    let data = load_docs(client, 200);
+    client.batch_execute(UNTRAINED).unwrap();
+    data.load_into(client, "docs", &Column::ID_AND_EMBEDDING, 200..11_000).unwrap();
+    client
+        .batch_execute(&format!(
+            "ANALYZE docs; SELECT ruvector_healing_configure('{{\"verify_window_seconds\": 1}}');
+             SELECT ruvector_collection_register('docs', 'docs', settings => '{settings}')"
+        ))
+        .unwrap();
+    wait_for("a weak state", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE state IN ('stress', 'critical')", &[]).unwrap()
+    })
+    .unwrap();
+}
+
+fn wait(client: &mut Client, action: i64) -> String {
+    client.query_one(&format!("CALL ruvector_healing_wait({action}, '2 minutes')"), &[]).unwrap().get(0)
+}
+
+fn why_not(client: &mut Client) -> String {
+    let query = "SELECT coalesce(why_not, '') FROM ruvector_healing_status() WHERE collection = 'docs'";
+    client.query_one(query, &[]).unwrap().get(0)
+}
+
+#[test]
+fn in_observe_mode_nothing_happens_but_a_human_can_execute() {
+    let (_cluster, mut client) = start();
+    spoiled(&mut client, r#"{"mode": "observe"}"#);
+    wait_for("the reason", PATIENCE, || why_not(&mut client).contains("The mode is observe").then_some(())).unwrap();
+    let actions = "SELECT count(*) FROM ruvector.actions";
+    assert_eq!(client.query_one(actions, &[]).unwrap().get::<_, i64>(0), 0);
+
+    let dry = client
+        .query_one(
+            "SELECT action_id, plan ->> 'explanation', plan #>> '{plan,strategy}'
+               FROM ruvector_healing_execute('docs', 'rebuild_centroids', '{\"dry_run\": true}')",
+            &[],
+        )
+        .unwrap();
+    assert_eq!(dry.get::<_, Option<i64>>(0), None);
+    assert!(dry.get::<_, &str>(1).contains("lists = "), "{}", dry.get::<_, &str>(1));
+    assert_eq!(dry.get::<_, &str>(2), "rebuild_centroids");
+    assert_eq!(client.query_one(actions, &[]).unwrap().get::<_, i64>(0), 0, "a dry run leaves nothing");
+
+    let action: i64 = client
+        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(wait(&mut client, action), "succeeded");
+    let row = client
+        .query_one(
+            "SELECT enabled, last_healing IS NOT NULL, total_healings_24h, success_rate, active_remediations, cooldown_until
+               FROM ruvector_healing_status() WHERE collection IS NULL",
+            &[],
+        )
+        .unwrap();
+    assert!(row.get::<_, bool>(0) && row.get::<_, bool>(1));
+    assert_eq!((row.get::<_, i64>(2), row.get::<_, f64>(3), row.get::<_, i64>(4)), (1, 1.0, 0));
+    let cooling = "SELECT cooldown_until > now() FROM ruvector_healing_status() WHERE collection = 'docs'";
+    assert_eq!(client.query_one(cooling, &[]).unwrap().get::<_, Option<bool>>(0), Some(true));
+}
+
+#[test]
+fn in_approve_mode_a_plan_waits_for_a_human() {
+    let (_cluster, mut client) = start();
+    spoiled(&mut client, r#"{"mode": "approve"}"#);
+    let action: i64 = wait_for("a plan", PATIENCE, || {
+        client.query_opt("SELECT id FROM ruvector.actions WHERE status = 'awaiting_approval'", &[]).unwrap()
+    })
+    .unwrap()
+    .get(0);
+    let pending = "SELECT pending_approvals, why_not FROM ruvector_healing_status() WHERE collection = 'docs'";
+    let row = client.query_one(pending, &[]).unwrap();
+    assert_eq!(row.get::<_, i64>(0), 1);
+    assert!(row.get::<_, Option<&str>>(1).is_some_and(|why| !why.is_empty()));
+    let approve = format!("SELECT ruvector_healing_approve({action})");
+    assert!(client.query_one(&approve, &[]).unwrap().get::<_, bool>(0));
+    assert_eq!(wait(&mut client, action), "succeeded");
+    assert!(!client.query_one(&approve, &[]).unwrap().get::<_, bool>(0), "nothing waits any more");
+}
+
+#[test]
+fn a_running_action_is_aborted_and_undone() {
+    let (cluster, mut client) = start();
+    spoiled(&mut client, r#"{"mode": "observe"}"#);
+    let mut writer = cluster.connect("app").unwrap();
+    writer.batch_execute("BEGIN; DELETE FROM docs WHERE id = 0").unwrap();
+    let action: i64 = client
+        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')", &[])
+        .unwrap()
+        .get(0);
+    wait_for("the build to wait for the writer", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let (state, hint) = refused(&mut client, "SELECT ruvector_collection_unregister('docs')");
+    assert_eq!(state, "55006");
+    assert!(hint.contains("ruvector_healing_abort"), "{hint}");
+    let abort = format!("SELECT ruvector_healing_abort({action})");
+    assert!(client.query_one(&abort, &[]).unwrap().get::<_, bool>(0));
+    // The new worker drops the half-built index, for which it too waits for the writer.
+    wait_for("the half-built index to be given up", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ruvector action' AND query LIKE 'DROP INDEX%'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    writer.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(wait(&mut client, action), "aborted");
+    let row = client
+        .query_one(
+            "SELECT (SELECT count(*) FROM pg_index WHERE indrelid = 'docs'::regclass), o.success, o.error_message
+               FROM ruvector.healing_outcomes o WHERE o.action_id = $1",
+            &[&action],
+        )
+        .unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, bool>(1)), (2, false));
+    assert_eq!(row.get::<_, Option<&str>>(2), Some("stopped by a human"));
+    assert!(!client.query_one(&abort, &[]).unwrap().get::<_, bool>(0), "there is nothing to stop any more");
+}
+
+#[test]
+fn an_action_gives_way_before_a_session_is_its_deadlocks_victim() {
+    let (cluster, mut client) = start();
+    spoiled(&mut client, r#"{"mode": "observe"}"#);
+    let mut session = cluster.connect("app").unwrap();
+    session.batch_execute("BEGIN; DELETE FROM docs WHERE id = 0").unwrap();
+    let action: i64 = client
+        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')", &[])
+        .unwrap()
+        .get(0);
+    wait_for("the build to wait for the session", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    // Now the session wants a lock that the build holds.
+    session.batch_execute("ALTER TABLE docs ADD COLUMN note text; COMMIT").unwrap();
+    assert_eq!(wait(&mut client, action), "aborted");
+    let error: String =
+        client.query_one("SELECT error FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
+    assert!(error.contains("gave way"), "{error}");
+}
+
+#[test]
+fn a_trigger_on_a_healthy_collection_is_a_noop_that_says_so() {
+    let (_cluster, mut client) = start();
+    load_docs(&mut client, 1_000);
+    client
+        .batch_execute(
+            "CREATE INDEX docs_i ON docs USING hnsw (embedding vector_cosine_ops); ANALYZE docs;
+             SELECT ruvector_collection_register('docs', 'docs')",
+        )
+        .unwrap();
+    wait_for("an observation", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut > 0.9", &[]).unwrap()
+    })
+    .unwrap();
+    let action: i64 = client.query_one("SELECT ruvector_healing_trigger('docs')", &[]).unwrap().get(0);
+    assert_eq!(wait(&mut client, action), "noop");
+    let row = client.query_one("SELECT reason, detail FROM ruvector.actions WHERE id = $1", &[&action]).unwrap();
+    assert_eq!(row.get::<_, Option<&str>>(0), Some("nothing_to_do"));
+    let outcomes: i64 = client.query_one("SELECT count(*) FROM ruvector.healing_outcomes", &[]).unwrap().get(0);
+    assert_eq!(outcomes, 0, "what did not run has no outcome");
+}
+
+#[test]
+fn the_switch_of_the_server_stops_everything() {
+    let (_cluster, mut client) = start();
+    client.batch_execute("ALTER SYSTEM SET ruvector.enabled = off").unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    spoiled(&mut client, "{}");
+    wait_for("the reason", PATIENCE, || why_not(&mut client).contains("switched off").then_some(())).unwrap();
+    let action: i64 = client
+        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(wait(&mut client, action), "refused");
+    let row = client.query_one("SELECT reason FROM ruvector.actions WHERE id = $1", &[&action]).unwrap();
+    assert_eq!(row.get::<_, Option<&str>>(0), Some("disabled"));
+    let enabled = "SELECT bool_or(enabled) FROM ruvector_healing_status()";
+    assert!(!client.query_one(enabled, &[]).unwrap().get::<_, bool>(0));
+}
+
+#[test]
+fn bad_requests_are_refused_with_a_hint() {
+    let (cluster, mut client) = start();
+    load_docs(&mut client, 200);
+    client.batch_execute("ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs')").unwrap();
+    for (statement, state, hint) in [
+        ("SELECT ruvector_healing_trigger('nothing')", "42704", "Registered: docs."),
+        ("SELECT ruvector_healing_execute('docs', 'magic')", "42704", "rebuild_centroids"),
+        ("SELECT ruvector_healing_execute('docs', 'compact_indexes', '{\"batch_size\": 5}')", "22023", "no batch size"),
+        ("SELECT ruvector_healing_execute('docs', 'compact_indexes', '{\"indexes\": 5}')", "22023", "list of index names"),
+        ("SELECT ruvector_healing_approve(77)", "42704", "ruvector.actions"),
+        ("SELECT ruvector_healing_abort(77)", "42704", "ruvector.actions"),
+        ("CALL ruvector_healing_wait(77)", "42704", "ruvector.actions"),
+    ] {
+        let (found_state, found_hint) = refused(&mut client, statement);
+        assert_eq!(found_state, state, "{statement}");
+        assert!(found_hint.contains(hint), "{statement}: {found_hint}");
+    }
+    client
+        .batch_execute("CREATE ROLE looker LOGIN IN ROLE ruvector_monitor; CREATE ROLE other LOGIN IN ROLE ruvector_operator")
+        .unwrap();
+    let mut looker = cluster.connect_as("looker", "app").unwrap();
+    assert_eq!(refused(&mut looker, "SELECT ruvector_healing_trigger('docs')").0, "42501");
+    looker.query("SELECT * FROM ruvector_healing_status()", &[]).unwrap();
+    looker.query("SELECT * FROM ruvector_healing_history()", &[]).unwrap();
+    let mut other = cluster.connect_as("other", "app").unwrap();
+    let (state, hint) = refused(&mut other, "SELECT ruvector_healing_trigger('docs')");
+    assert_eq!(state, "42501");
+    assert!(hint.contains("owner"), "{hint}");
+}
