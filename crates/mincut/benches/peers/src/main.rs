@@ -148,12 +148,12 @@ impl Row {
 }
 
 fn table(rows: &[Row]) {
-    print!("| graph | m | arc pass ms | lambda_cut ms | × pass | bytes an edge ");
+    print!("| graph | m | arc pass ms | lambda_cut ms | × pass | bytes an edge | two at once ");
     for peer in &PEERS[1..] {
         print!("| {} ", peer.name);
     }
     println!("| ours ÷ LEMON |");
-    println!("|{}", "---|".repeat(6 + PEERS.len()));
+    println!("|{}", "---|".repeat(7 + PEERS.len()));
     for row in rows {
         let Some(ours) = row.answer(0) else {
             println!("| {} | {} | failed |", row.name, row.edges);
