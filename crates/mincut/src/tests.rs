@@ -2,6 +2,7 @@
 
 mod dynamic;
 mod families;
+mod flow;
 mod reference;
 mod solver;
 

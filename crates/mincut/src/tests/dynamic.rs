@@ -100,6 +100,35 @@ fn a_stream_that_moves_the_minimum() {
     assert!(moves > 150, "the minimum moved {moves} times only: no test of that");
 }
 
+/// Many losses in a row, more than are kept for later, and then gains that need to know what they did.
+#[test]
+fn losses_before_gains() {
+    for seed in 0..4 {
+        let mut random = Random(100 + seed);
+        let nodes = 150;
+        let mut edges = graph(Shape::Sparse, Weights::Real, nodes, &mut random);
+        edges.extend(graph(Shape::Sparse, Weights::Real, nodes, &mut random));
+        edges.extend((0..nodes as u32).map(|u| (u, (u + 1) % nodes as u32, 1.0)));
+        let mut dynamic = DynamicCut::new(nodes, &edges).unwrap();
+        for round in 0..8 {
+            for step in 0..[3, 30, 400][round % 3] {
+                let edge = random.below(edges.len());
+                let capacity = dynamic.edges()[edge].2;
+                dynamic.set_capacity(edge, capacity * (0.8 + 0.2 * random.unit())).unwrap();
+                agree(&mut dynamic, &|| format!("seed {seed} round {round} loss {step}"));
+            }
+            for step in 0..40 {
+                let side = dynamic.minimum_cut().unwrap().side.clone();
+                let witness = dynamic.minimum_cut().unwrap().clone().witness(dynamic.edges());
+                let edge = witness[random.below(witness.len())];
+                let capacity = dynamic.edges()[edge].2;
+                dynamic.set_capacity(edge, capacity + random.unit()).unwrap();
+                agree(&mut dynamic, &|| format!("seed {seed} round {round} gain {step} {side:?}"));
+            }
+        }
+    }
+}
+
 /// Capacities that outgrow the units and the clamp chosen at first.
 #[test]
 fn capacities_may_grow_without_limit_and_shrink_again() {

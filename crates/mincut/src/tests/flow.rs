@@ -1,0 +1,102 @@
+//! Flows between two nodes against all cuts between them, one by one.
+
+use super::families::{Random, SHAPES, WEIGHTS, graph};
+use crate::csr::Csr;
+use crate::flow::{Flow, Held};
+
+/// The values of all cuts with `u` on the one side (bit set) and `v` on the other, with the side.
+fn cuts_between(graph: &Csr, u: u32, v: u32) -> Vec<(u64, u32)> {
+    let nodes = graph.nodes() as u32;
+    let between = (0..1u32 << nodes).filter(|side| side >> u & 1 == 1 && side >> v & 1 == 0);
+    let value = |side: u32| {
+        (0..nodes)
+            .filter(|node| side >> node & 1 == 1)
+            .flat_map(|node| graph.row(node as usize))
+            .filter(|&(target, _)| side >> target & 1 == 0)
+            .map(|(_, weight)| weight)
+            .sum()
+    };
+    between.map(|side| (value(side), side)).collect()
+}
+
+fn same(a: &Csr, b: &Csr) -> bool {
+    (&a.offsets, &a.targets, &a.weights, &a.degrees) == (&b.offsets, &b.targets, &b.weights, &b.degrees)
+}
+
+#[test]
+fn flows_find_the_smallest_cut_between_two_nodes() {
+    let mut flow = Flow::default();
+    let (mut exact, mut bounded, mut excepted) = (0, 0, 0);
+    for seed in 0..12 {
+        for shape in SHAPES {
+            for weights in WEIGHTS {
+                let mut random = Random(seed);
+                let nodes = 2 + random.below(7);
+                let edges = graph(shape, weights, nodes, &mut random);
+                let unit = if edges.iter().any(|edge| edge.2 > 1e9) { 1.0 } else { 1e3 };
+                let mut graph = Csr::from_edges(nodes, &edges, |c| Some((c * unit) as u64));
+                graph.sort_rows();
+                let before = graph.clone();
+                let u = random.below(nodes) as u32;
+                let v = (u + 1 + random.below(nodes - 1) as u32) % nodes as u32;
+                let cuts = cuts_between(&graph, u, v);
+                let least = cuts.iter().map(|cut| cut.0).min().unwrap();
+                let context = format!("seed {seed} {shape:?} {weights:?} {u} {v}");
+                let bound = 1 + (least as f64 * 2.0 * random.unit()) as u64;
+                let alone = random.next();
+                let lonely = |node: u32| alone >> node & 1 == 1;
+                let (held, others) = flow.run(&mut graph, (u, v), bound, &mut 1_000_000, lonely);
+                assert!(same(&graph, &before), "the weights have changed: {context}");
+                if bound <= least {
+                    assert_eq!(held, Held::AtLeast(bound), "{context}");
+                    bounded += 1;
+                } else {
+                    assert_eq!(held, Held::Exactly(least), "{context}");
+                    let side = flow.side().iter().fold(0u32, |side, node| side | 1 << node);
+                    let side = if side >> u & 1 == 1 { side } else { !side & ((1 << nodes) - 1) };
+                    assert!(cuts.contains(&(least, side)), "the side is not worth {least}: {context}");
+                    exact += 1;
+                }
+                // What must be worth `others`: a cut none of whose ends stands alone, or falls off without loss.
+                for &(value, side) in &cuts {
+                    let outside = !side & ((1 << nodes) - 1);
+                    let falls_off = |end: u32, side: u32| {
+                        lonely(end)
+                            && graph.row(end as usize).all(|(t, weight)| weight == 0 || side >> t & 1 == 0)
+                    };
+                    let excused = falls_off(u, side) || falls_off(v, outside);
+                    assert!(value >= others || excused, "{value} below {others}: {context}");
+                    excepted += usize::from(value < others);
+                }
+                assert!(others <= bound.max(held.value()));
+            }
+        }
+    }
+    assert!(exact > 200 && bounded > 200 && excepted > 100, "{exact} {bounded} {excepted}");
+}
+
+/// What a limit of work leaves is still a lower bound.
+#[test]
+fn a_flow_that_is_stopped_is_a_lower_bound() {
+    let mut flow = Flow::default();
+    let mut stopped = 0;
+    for seed in 0..200 {
+        let mut random = Random(seed);
+        let nodes = 5 + random.below(5);
+        let edges = graph(SHAPES[seed as usize % SHAPES.len()], WEIGHTS[0], nodes, &mut random);
+        let mut graph = Csr::from_edges(nodes, &edges, |c| Some(c as u64));
+        graph.sort_rows();
+        let least = cuts_between(&graph, 0, 1).iter().map(|cut| cut.0).min().unwrap();
+        let mut arcs = random.below(20);
+        let (held, others) = flow.run(&mut graph, (0, 1), u64::MAX, &mut arcs, |_| true);
+        match held {
+            Held::AtLeast(value) => {
+                assert!(value <= least && others <= least);
+                assert_eq!(arcs, 0);
+                stopped += 1;
+            }
+            Held::Exactly(value) => assert_eq!(value, least),
+        }
+    }
+    assert!(stopped > 50, "{stopped}");
+}
