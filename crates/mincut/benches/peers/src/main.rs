@@ -95,9 +95,9 @@ fn compare(words: &[&str]) -> Result<(), String> {
         let mut row = Row { name: instance.name.clone(), edges: instance.edges.len(), answers: Vec::new() };
         let work = instance.nodes as f64 * instance.edges.len() as f64;
         drop(instance);
-        for peer in 0..PEERS.len() {
-            let outcome = bench.run(peer, &file, work, RUNS);
-            eprintln!("{:24} {:20} {outcome}", row.name, PEERS[peer].name);
+        for (number, peer) in PEERS.iter().enumerate() {
+            let outcome = bench.run(number, &file, work, RUNS);
+            eprintln!("{:24} {:20} {outcome}", row.name, peer.name);
             row.answers.push(outcome);
         }
         wrong += row.disagreements();
@@ -167,7 +167,8 @@ fn table(rows: &[Row]) {
             ours.milliseconds,
             ours.milliseconds / pass
         );
-        print!("| {:.0} ", ours.extra.get(1).copied().unwrap_or(f64::NAN));
+        let extra = |at: usize| ours.extra.get(at).copied().unwrap_or(f64::NAN);
+        print!("| {:.0} | {:.2} × ", extra(1), extra(2));
         for peer in 1..PEERS.len() {
             match &row.answers[peer] {
                 Outcome::Answer(answer) => print!("| {:.3} ", answer.milliseconds),
