@@ -12,6 +12,7 @@
 //! assert_eq!(cut.witness(&edges), [6]);
 //! # Ok::<(), lambda_cut::GraphError>(())
 //! ```
+// Not `forbid`, for one hint to the processor: src/prefetch.rs.
 #![deny(unsafe_code)]
 
 mod contract;
