@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::graph::{Cause, EdgeKind, NodeKey, fragmentation_pct, skew_excess};
-use crate::health::{DEAD, FRAGMENTATION, GOOD_SKEW_EXCESS_MAX, GOOD_WORK_RATIO_MAX};
+use crate::graph::{Cause, EdgeKind, NodeKey, drift_excess, fragmentation_pct};
+use crate::health::{DEAD, DRIFT_EXCESS, FRAGMENTATION};
 use crate::integrity::{Assessment, Component, WitnessEdge};
 use crate::snapshot::{Index, Method, Oid, Snapshot};
 
@@ -61,6 +61,9 @@ pub enum ProblemClass {
         skew_factor: Option<f64>,
         /// 99 % bound of that figure by sampling noise alone.
         skew_noise: Option<f64>,
+        /// Mean distance to the nearest centre ÷ that of fresh lists; None when not read.
+        #[serde(default)]
+        distance_ratio: Option<f64>,
         /// Rows that a search must look at ÷ those of fresh lists.
         work_ratio: Option<f64>,
         /// Recall@k at the present search effort.
@@ -311,6 +314,7 @@ pub(crate) fn centroid_skew_of(index: &Index, cause: Cause, groups: &[u32], conf
         centroid_ids,
         skew_factor: ivf.map(|ivf| ivf.skew_factor),
         skew_noise: ivf.map(|ivf| ivf.skew_noise),
+        distance_ratio: ivf.and_then(|ivf| ivf.distance_ratio.known().copied()),
         work_ratio: ivf.and_then(|ivf| ivf.work_ratio.known().copied()),
         recall: index.recall.known().map(|point| point.recall),
         objective: config.recall_objective,
@@ -351,10 +355,8 @@ pub fn structure(index: &Index, config: &Config) -> Structure {
     let metrics: Vec<Option<bool>> = match index.method {
         // Of an ivfflat index only the lists decide how much a search finds.
         Method::Ivfflat => {
-            let ivf = index.ivf.known();
-            let excess = ivf.and_then(|ivf| skew_excess(ivf.skew_factor, ivf).ok());
-            let ratio = ivf.and_then(|ivf| ivf.work_ratio.known());
-            vec![excess.map(|x| x <= GOOD_SKEW_EXCESS_MAX), ratio.map(|x| *x <= GOOD_WORK_RATIO_MAX)]
+            let excess = index.ivf.known().and_then(|ivf| drift_excess(ivf).ok());
+            vec![excess.map(|excess| excess <= DRIFT_EXCESS.threshold)]
         }
         Method::Hnsw => {
             let pct = fragmentation_pct(index).ok();
@@ -414,7 +416,7 @@ fn summary(witness: &[WitnessEdge]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{fragment, ivf, recall, snapshot};
+    use crate::fixtures::{drift, fragment, ivf, recall, snapshot};
     use crate::graph::Condition;
     use crate::integrity::assess;
     use crate::snapshot::Reading;
@@ -450,6 +452,8 @@ mod tests {
             let mut sick = snapshot(2, groups, 1);
             ivf(&mut sick.indexes[0]).groups[0].skew_factor = 8.0;
             ivf(&mut sick.indexes[0]).skew_factor = 8.0;
+            assert_eq!(problems(&sick), [], "uneven lists that are as good as new are no problem");
+            drift(&mut sick.indexes[0], 1.2);
             let problem = only(&sick);
             let ProblemClass::CentroidSkew { index_id, skew_factor, cause, structure, centroid_ids, .. } =
                 &problem.class
@@ -474,14 +478,25 @@ mod tests {
         };
         assert_eq!(structure_of(&sick), Structure::Good);
         let mut drifted = sick.clone();
-        ivf(&mut drifted.indexes[0]).work_ratio = Reading::Known(1.2);
+        drift(&mut drifted.indexes[0], 1.01);
         assert_eq!(structure_of(&drifted), Structure::Bad);
+        // Either alone is no proof.
+        let mut one = drifted.clone();
+        ivf(&mut one.indexes[0]).work_ratio = Reading::Known(1.1);
+        assert_eq!(structure_of(&one), Structure::Good);
+        let mut other = drifted.clone();
+        ivf(&mut other.indexes[0]).distance_ratio = Reading::Known(1.05);
+        assert_eq!(structure_of(&other), Structure::Good);
         let mut skewed = sick.clone();
-        ivf(&mut skewed.indexes[0]).skew_factor = 3.0;
-        assert_eq!(structure_of(&skewed), Structure::Bad, "excess 1.5");
-        let mut blind = sick.clone();
-        ivf(&mut blind.indexes[0]).work_ratio = Reading::unknown("too many lists");
-        assert_eq!(structure_of(&blind), Structure::Unknown);
+        ivf(&mut skewed.indexes[0]).skew_factor = 30.0;
+        assert_eq!(structure_of(&skewed), Structure::Good, "skew alone");
+        for unread in [0, 1] {
+            let mut blind = drifted.clone();
+            let structure = ivf(&mut blind.indexes[0]);
+            *[&mut structure.work_ratio, &mut structure.distance_ratio][unread] =
+                Reading::unknown("too many lists");
+            assert_eq!(structure_of(&blind), Structure::Unknown);
+        }
         assert_eq!(only(&sick).details()["structure_good"], true);
         assert_eq!(only(&drifted).details()["structure_good"], false);
     }

@@ -177,7 +177,19 @@ pub fn skew_excess(skew_factor: f64, ivf: &IvfHealth) -> Result<f64, String> {
     }
 }
 
-/// What weakens each centroid group, by number: the worst of the index's recall and drift, and the group's own skew.
+/// How far the lists are from fresh ones, see [`health::drift_excess`].
+///
+/// # Errors
+/// The reason, when they were not held against fresh ones.
+pub fn drift_excess(ivf: &IvfHealth) -> Result<f64, String> {
+    match (&ivf.distance_ratio, &ivf.work_ratio) {
+        (Reading::Known(distance), Reading::Known(work)) => Ok(health::drift_excess(*distance, *work)),
+        (Reading::Unknown(reason), _) | (_, Reading::Unknown(reason)) => Err(reason.clone()),
+    }
+}
+
+/// What weakens each centroid group, by number: the worst of the index's recall and drift, and, where the lists are
+/// bad, the group's own skew.
 /// An index whose lists were not read has one group.
 pub(crate) fn centroid_conditions(index: &Index, config: &Config) -> Vec<Condition> {
     let whole = recall_condition(index, config);
@@ -186,14 +198,16 @@ pub(crate) fn centroid_conditions(index: &Index, config: &Config) -> Vec<Conditi
         Reading::Known(_) => return vec![whole],
         Reading::Unknown(reason) => return vec![Condition::unread("ivf", reason).worse(whole)],
     };
-    let drift = match &ivf.work_ratio {
-        Reading::Known(ratio) => Condition::of(&health::WORK_RATIO, Cause::Drift, *ratio, *ratio, *ratio),
-        Reading::Unknown(reason) => Condition::unread(health::WORK_RATIO.metric, reason),
+    let drift = match drift_excess(ivf) {
+        Ok(excess) => Condition::of(&health::DRIFT_EXCESS, Cause::Drift, excess, excess, excess),
+        Err(reason) => Condition::unread(health::DRIFT_EXCESS.metric, &reason),
     };
+    let bad = drift.value.is_some_and(|excess| excess > health::DRIFT_EXCESS.threshold);
     let whole = whole.worse(drift);
+    // Uneven lists are no fault in themselves; where the lists are bad, the longest are the worst of them.
     let skew = |skew_factor: f64| match skew_excess(skew_factor, ivf) {
-        Ok(excess) => Condition::of(&health::SKEW_EXCESS, Cause::Skew, excess, excess, excess),
-        Err(reason) => Condition::unread(health::SKEW_EXCESS.metric, &reason),
+        Ok(excess) if bad => Condition::of(&health::SKEW_EXCESS, Cause::Skew, excess, excess, excess),
+        _ => Condition::healthy(),
     };
     ivf.groups.iter().map(|group| whole.clone().worse(skew(group.skew_factor))).collect()
 }

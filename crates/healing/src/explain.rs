@@ -44,22 +44,30 @@ fn names(nodes: &[crate::graph::NodeKey]) -> String {
 /// A problem: what is wrong, by which readings, and what it means.
 pub fn problem(problem: &Problem) -> String {
     let what = match &problem.class {
-        ProblemClass::CentroidSkew { index, cause, recall, objective, work_ratio, skew_factor, .. } => {
-            match cause {
-                Cause::Skew => format!(
-                    "Some lists of {index} are far longer than the others ({} times the mean): searches that meet them read much more.",
-                    figure(*skew_factor)
-                ),
-                Cause::Recall => format!(
-                    "Searches through {index} find {} of the true neighbours, {objective:.2} is the objective.",
-                    figure(*recall)
-                ),
-                _ => format!(
-                    "The lists of {index} no longer fit its rows: a search must look at {} times as many rows as with fresh lists.",
-                    figure(*work_ratio)
-                ),
-            }
-        }
+        ProblemClass::CentroidSkew {
+            index,
+            cause,
+            recall,
+            objective,
+            work_ratio,
+            distance_ratio,
+            skew_factor,
+            ..
+        } => match cause {
+            Cause::Skew => format!(
+                "Some lists of {index} are far longer than the others ({} times the mean): searches that meet them read much more.",
+                figure(*skew_factor)
+            ),
+            Cause::Recall => format!(
+                "Searches through {index} find {} of the true neighbours, {objective:.2} is the objective.",
+                figure(*recall)
+            ),
+            _ => format!(
+                "The lists of {index} no longer fit its rows: these lie {} times as far from their centres as with fresh lists, and a search must look at {} times as many of them.",
+                figure(*distance_ratio),
+                figure(*work_ratio)
+            ),
+        },
         ProblemClass::IndexFragmentation { indexes, fragmentation_pct, cause, recall, objective, .. } => {
             let indexes = indexes.join(", ");
             match cause {

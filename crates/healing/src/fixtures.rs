@@ -63,6 +63,7 @@ pub(crate) fn ivfflat(partition: u32, groups: u32, oid: u32) -> Index {
             skew_factor: 2.0,
             skew_noise: 1.5,
             skew_fresh: Reading::Known(2.0),
+            distance_ratio: Reading::Known(1.0),
             work_ratio: Reading::Known(1.0),
             groups: (0..groups)
                 .map(|g| CentroidGroup {
@@ -96,6 +97,13 @@ pub(crate) fn hnsw_index(partition: u32, oid: u32) -> Index {
 pub(crate) fn fragment(index: &mut Index, pct: f64) {
     let clean = index.clean_bytes.known().copied().unwrap_or(1) as f64;
     index.bytes = Reading::Known((clean / (1.0 - pct / 100.0)).round() as u64);
+}
+
+/// Makes the lists as bad as this drift excess: 1 is the limit.
+pub(crate) fn drift(index: &mut Index, excess: f64) {
+    let ivf = ivf(index);
+    ivf.distance_ratio = Reading::Known(1.0 + 0.05 * excess);
+    ivf.work_ratio = Reading::Known(1.0 + 0.1 * excess);
 }
 
 /// The structure of an ivfflat index.

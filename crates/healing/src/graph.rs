@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::condition::{Cause, Condition, fragmentation_pct, skew_excess};
+pub use crate::condition::{Cause, Condition, drift_excess, fragmentation_pct, skew_excess};
 use crate::condition::{centroid_conditions, index_condition};
 use crate::config::Config;
 use crate::snapshot::{CentroidGroup, Index, Method, Oid, Snapshot};
@@ -303,7 +303,7 @@ fn chain(groups: &[CentroidGroup]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{fragment, ivf, recall, snapshot};
+    use crate::fixtures::{drift, fragment, ivf, recall, snapshot};
     use crate::snapshot::Reading;
 
     fn lambda(graph: &ContractedGraph) -> f64 {
@@ -402,11 +402,13 @@ mod tests {
         let centroid =
             |group| NodeKey::Centroid { partition: 1000, index: "public.docs_1000_ivf".to_owned(), group };
         let mut sick = snapshot(1, 16, 0);
-        ivf(&mut sick.indexes[0]).work_ratio = Reading::Known(1.5);
         ivf(&mut sick.indexes[0]).groups[3].skew_factor = 8.0;
+        assert!((lambda(&build(&sick)) - 1.0).abs() < 1e-9, "good lists may be uneven");
+        drift(&mut sick.indexes[0], 2.5);
         let graph = build(&sick);
         let drifted = &node(&graph, &centroid(0)).condition;
-        assert_eq!((drifted.health, drifted.cause), (0.7, Some(Cause::Drift)));
+        assert_eq!(drifted.cause, Some(Cause::Drift));
+        assert!((drifted.health - 0.55).abs() < 1e-9);
         // 8 against the fresh 2: excess 4.
         let skewed = &node(&graph, &centroid(3)).condition;
         assert_eq!((skewed.health, skewed.cause, skewed.value), (0.4, Some(Cause::Skew), Some(4.0)));
@@ -432,11 +434,12 @@ mod tests {
     fn uneven_lists_without_a_yardstick_are_unread() {
         let mut blind = snapshot(1, 16, 0);
         let structure = ivf(&mut blind.indexes[0]);
+        structure.work_ratio = Reading::unknown("too many lists");
         structure.skew_fresh = Reading::unknown("too many lists");
         structure.groups[0].skew_factor = 100.0;
         let graph = build(&blind);
         assert!((lambda(&graph) - 1.0).abs() < 1e-9);
-        assert!(graph.nodes.iter().any(|node| node.condition.unread == ["skew_excess: too many lists"]));
+        assert!(graph.nodes.iter().any(|node| node.condition.unread == ["drift_excess: too many lists"]));
     }
 
     #[test]

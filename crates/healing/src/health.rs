@@ -41,7 +41,8 @@ pub const RECALL_SHORTFALL: Curve = Curve {
     threshold: 0.1,
 };
 
-/// Largest ÷ mean list length, divided by what sampling noise and a fresh k-means show: 1 is as good as new.
+/// Largest ÷ mean list length, divided by what sampling noise and a fresh k-means show. It weakens only lists that are
+/// bad by [`DRIFT_EXCESS`]: alone it does not tell good ones from bad ones (decision 0005: good ones reach 2.3).
 pub const SKEW_EXCESS: Curve = Curve {
     name: "skew_excess",
     metric: "skew_excess",
@@ -49,21 +50,29 @@ pub const SKEW_EXCESS: Curve = Curve {
     threshold: 2.0,
 };
 
-/// Rows that a search must look at, against a fresh k-means on the same sample: 1 is as good as new.
-pub const WORK_RATIO: Curve = Curve {
-    name: "work_ratio",
-    metric: "work_ratio",
-    points: &[(1.15, 1.0), (1.5, 0.7), (3.0, 0.3), (10.0, 0.0)],
-    threshold: 1.5,
+/// Mean distance of rows to their nearest centre, against a fresh k-means, above which lists are bad, if the work
+/// ratio is too great as well. Measured: see [`crate::ivf`].
+pub const DISTANCE_RATIO_MAX: f64 = 1.05;
+
+/// Rows that a search must look at, against a fresh k-means, above which lists are bad, if the distance ratio is too
+/// great as well.
+pub const WORK_RATIO_MAX: f64 = 1.10;
+
+/// How far lists are beyond both limits: 0 as good as new, 1 at the nearer limit. Lists are bad where it is above 1.
+pub fn drift_excess(distance_ratio: f64, work_ratio: f64) -> f64 {
+    let distance = (distance_ratio - 1.0) / (DISTANCE_RATIO_MAX - 1.0);
+    let work = (work_ratio - 1.0) / (WORK_RATIO_MAX - 1.0);
+    distance.min(work).max(0.0)
+}
+
+/// The excess of lists that no longer fit: bad at 1; at 4 (distance 1.2 and work 1.4 times those of fresh lists)
+/// critical; at 20 (twice the distance, three times the work) nothing is left.
+pub const DRIFT_EXCESS: Curve = Curve {
+    name: "drift_excess",
+    metric: "drift_excess",
+    points: &[(0.5, 1.0), (1.0, 0.7), (4.0, 0.4), (20.0, 0.0)],
+    threshold: 1.0,
 };
-
-/// Work ratio above which the lists themselves are held at fault for a low recall, rather than the search effort.
-/// Below the threshold of the curve: the recall is known to be low, it is only asked why. Lists that are as good as new
-/// read at most 0.96, badly trained ones at least 1.15 (measured, see [`crate::ivf`]).
-pub const GOOD_WORK_RATIO_MAX: f64 = 1.1;
-
-/// The same for the skew excess: as good as new at most 1.0, badly trained at least 1.5.
-pub const GOOD_SKEW_EXCESS_MAX: f64 = 1.3;
 
 /// Health of an index that is not valid: searches cannot use it at all.
 pub const INVALID: f64 = 0.0;
@@ -73,7 +82,7 @@ pub const INVALID: f64 = 0.0;
 pub const INVALID_SURPLUS: f64 = 0.5;
 
 /// Every curve.
-pub const CURVES: &[Curve] = &[DEAD, FRAGMENTATION, RECALL_SHORTFALL, SKEW_EXCESS, WORK_RATIO];
+pub const CURVES: &[Curve] = &[DEAD, DRIFT_EXCESS, FRAGMENTATION, RECALL_SHORTFALL, SKEW_EXCESS];
 
 impl Curve {
     /// Health at a value of the metric; a value that is not a number counts as the worst.
@@ -125,7 +134,7 @@ mod tests {
         assert!((SKEW_EXCESS.at(2.5) - 0.625).abs() < 1e-12);
         // 0.6 x the objective: critical begins here.
         assert!((RECALL_SHORTFALL.at(0.4) - 0.4).abs() < 1e-12);
-        assert!((WORK_RATIO.at(1.325) - 0.85).abs() < 1e-12);
+        assert!((DRIFT_EXCESS.at(0.75) - 0.85).abs() < 1e-12);
     }
 
     #[test]

@@ -83,6 +83,9 @@ pub struct Limits {
     pub objective: f64,
     /// Longest build of one index, seconds; None: twice the estimate.
     pub max_build_s: Option<f64>,
+    /// `maintenance_work_mem` that a build gets, bytes; None: the executor raises it to what the build needs, up to
+    /// [`crate::ivf::BUILD_MEMORY_BYTES`].
+    pub build_memory_bytes: Option<u64>,
     /// Parameters of a manual request.
     pub params: Params,
 }
@@ -97,6 +100,7 @@ impl Limits {
             manage_search_effort: config.manage_search_effort,
             objective: config.recall_objective,
             max_build_s: config.max_build_seconds.map(|seconds| seconds as f64),
+            build_memory_bytes: None,
             params,
         }
     }

@@ -171,11 +171,21 @@ pub struct IvfHealth {
     pub skew_noise: f64,
     /// The same figure of a fresh k-means with as many lists, on the same sample.
     pub skew_fresh: Reading<f64>,
-    /// Share of the rows that a search must look at for 95 % recall in the sample ÷ the share that a fresh
-    /// k-means on the same sample would need; 1 = as good as new.
+    /// Mean distance of held-out rows to their nearest centre, the farthest tenth left out, ÷ that of a fresh k-means
+    /// on the same sample; 1 = as good as new. Readings kept by an older version do not have it.
+    #[serde(default = "IvfHealth::not_measured")]
+    pub distance_ratio: Reading<f64>,
+    /// Rows that a search must look at ÷ those that it must with a fresh k-means on the same sample, geometric mean over
+    /// recall .80 to .95; 1 = as good as new.
     pub work_ratio: Reading<f64>,
     /// Lists grouped by nearness of their centres.
     pub groups: Vec<CentroidGroup>,
+}
+
+impl IvfHealth {
+    fn not_measured() -> Reading<f64> {
+        Reading::unknown("it was measured before this figure existed")
+    }
 }
 
 /// A few neighbouring lists, one `centroid` node of the graph.

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::classify::Structure;
-use crate::fixtures::{NOW, fragment, ivf, recall, snapshot};
+use crate::fixtures::{NOW, drift, fragment, ivf, recall, snapshot};
 use crate::graph::NodeKey;
 use crate::integrity::{StateRecord, assess};
 use crate::plan::Step;
@@ -322,9 +322,9 @@ fn the_least_impact_comes_first_and_the_next_step_only_after_it_was_not_enough()
 #[test]
 fn bad_lists_are_rebuilt_and_good_ones_searched_more() {
     let mut case = ladder();
-    ivf(&mut case.snapshot.indexes[0]).work_ratio = Reading::Known(1.3);
+    drift(&mut case.snapshot.indexes[0], 1.1);
     assert_eq!(case.strategy(), "rebuild_centroids");
-    ivf(&mut case.snapshot.indexes[0]).work_ratio = Reading::Known(1.0);
+    drift(&mut case.snapshot.indexes[0], 0.0);
     assert_eq!(case.strategy(), "tune_search_effort");
     let Decision::Act { planned, .. } = case.decide() else { panic!() };
     assert!(matches!(planned.problem.class, ProblemClass::CentroidSkew { structure: Structure::Good, .. }));

@@ -75,7 +75,8 @@ impl Remedy for RebuildCentroids {
             return Err(NotApplicable::NothingToDo { detail: format!("{} covers no row", index.name) });
         }
         // Without the size of a tuple the number of lists stays as it is.
-        let lists = index.tuple_bytes.known().map(|tuple| ivf::choose_lists(rows, *tuple, *tuple));
+        let lists =
+            index.tuple_bytes.known().map(|tuple| ivf::choose_lists(rows, *tuple, limits.build_memory_bytes));
         let disk_bytes = build_bytes(index)?;
         limits.check_disk(disk_bytes)?;
         let estimated_s = self.expected_s(&targets);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::classify::diagnose;
 use crate::config::STRATEGY_NAMES;
-use crate::fixtures::{fragment, ivf, recall, snapshot};
+use crate::fixtures::{drift, fragment, ivf, recall, snapshot};
 use crate::integrity::assess;
 use crate::plan::{Criterion, Step};
 use crate::snapshot::Replacement;
@@ -45,7 +45,7 @@ fn cases() -> Vec<(Snapshot, Vec<&'static str>)> {
         (
             with(8, 0, &|i| {
                 i.recall = Reading::Known(recall(1, 0.4));
-                ivf(i).work_ratio = Reading::Known(1.3);
+                drift(i, 2.0);
             }),
             vec!["rebuild_centroids"],
         ),
@@ -56,8 +56,14 @@ fn cases() -> Vec<(Snapshot, Vec<&'static str>)> {
             }),
             vec!["rebuild_centroids", "tune_search_effort"],
         ),
-        (with(8, 0, &|i| ivf(i).work_ratio = Reading::Known(3.0)), vec!["rebuild_centroids"]),
-        (with(8, 0, &|i| ivf(i).groups[2].skew_factor = 9.0), vec!["rebuild_centroids"]),
+        (with(8, 0, &|i| drift(i, 1.1)), vec!["rebuild_centroids"]),
+        (
+            with(8, 0, &|i| {
+                drift(i, 1.1);
+                ivf(i).groups[2].skew_factor = 9.0;
+            }),
+            vec!["rebuild_centroids"],
+        ),
     ]
 }
 
@@ -419,6 +425,36 @@ fn effort_is_raised_only_where_that_can_help() {
 }
 
 #[test]
+fn the_reason_for_more_effort_says_what_is_known_of_the_index() {
+    let reason = |change: &dyn Fn(&mut Index)| {
+        let mut sick = snapshot(1, 8, 0);
+        sick.indexes[0].recall = Reading::Known(recall(1, 0.4));
+        change(&mut sick.indexes[0]);
+        let problem = first_problem(&sick);
+        remedy("tune_search_effort").plan(&problem, &sick, &limits(&sick)).unwrap().reason
+    };
+    assert!(reason(&|_| ()).contains("is in good shape"));
+    let unknown = reason(&|i| ivf(i).work_ratio = Reading::unknown("too many lists"));
+    assert!(unknown.contains("not known") && !unknown.contains("good"), "{unknown}");
+    // By hand it may be raised all the same.
+    let bad = reason(&|i| drift(i, 2.0));
+    assert!(bad.contains("better for a rebuild"), "{bad}");
+}
+
+#[test]
+fn a_rebuild_keeps_to_the_memory_that_a_build_gets() {
+    let mut sick = snapshot(1, 8, 0);
+    drift(&mut sick.indexes[0], 2.0);
+    let mut limits = limits(&sick);
+    limits.build_memory_bytes = Some(24 << 20);
+    let plan = remedy("rebuild_centroids").plan(&first_problem(&sick), &sick, &limits).unwrap();
+    let Step::BuildIndex { lists: Some(lists), .. } = plan.steps[0] else { panic!("{plan:?}") };
+    assert!((50..300).contains(&lists), "{lists}");
+    let needed = crate::ivf::kmeans_bytes(lists, 12_000.0, 1544.0);
+    assert!(needed <= f64::from(24 << 20), "{needed}");
+}
+
+#[test]
 fn a_rebuild_chooses_the_number_of_lists_or_keeps_it() {
     let rebuild = remedy("rebuild_centroids");
     let lists =
@@ -427,8 +463,8 @@ fn a_rebuild_chooses_the_number_of_lists_or_keeps_it() {
             other => panic!("{other:?}"),
         };
     let mut sick = snapshot(1, 8, 0);
-    ivf(&mut sick.indexes[0]).work_ratio = Reading::Known(3.0);
-    assert_eq!(lists(&sick), Some(crate::ivf::choose_lists(12_000.0, 1552.0, 1552.0)));
+    drift(&mut sick.indexes[0], 2.0);
+    assert_eq!(lists(&sick), Some(crate::ivf::choose_lists(12_000.0, 1552.0, None)));
     sick.indexes[0].tuple_bytes = Reading::unknown("x");
     assert_eq!(lists(&sick), None);
 }

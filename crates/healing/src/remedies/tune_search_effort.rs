@@ -1,6 +1,9 @@
-//! `tune_search_effort`: an index in good shape of which searches look at too little.
+//! `tune_search_effort`: an index of which searches look at too little.
 //!
-//! Symptom: recall below the objective. Evidence: the recall panel, with list or graph structure as good as new.
+//! Symptom: recall below the objective. Evidence: the recall panel, with list or graph structure as good as new, or not
+//! known: then a rebuild cannot be ruled out, but this is cheap and can be undone, so it comes first; if the objective is
+//! not met after it, or cannot be, the rebuild's turn comes. With a bad structure it is no treatment: it would pay for
+//! bad lists at every search.
 //! Action: find the least `ivfflat.probes` or `hnsw.ef_search` that meets the objective on the panel and set it for
 //! that index. Never: it builds anything, nor changes a setting of a session or database. Undone by restoring the
 //! former effort.
@@ -21,6 +24,20 @@ const TUNE_S: f64 = 60.0;
 
 /// See the module.
 pub(super) struct TuneSearchEffort;
+
+/// What is known of the index's structure.
+fn shape(problem: &Problem) -> &'static str {
+    match &problem.class {
+        ProblemClass::CentroidSkew { structure, .. } | ProblemClass::IndexFragmentation { structure, .. } => {
+            match structure {
+                Structure::Good => "is in good shape",
+                Structure::Bad => "would be better for a rebuild",
+                Structure::Unknown => "is of a shape that is not known",
+            }
+        }
+        _ => "is of a shape that is not known",
+    }
+}
 
 impl Remedy for TuneSearchEffort {
     fn name(&self) -> &'static str {
@@ -95,8 +112,9 @@ impl Remedy for TuneSearchEffort {
             impact: self.impact(),
             reversible: true,
             reason: format!(
-                "{} is in good shape, but searches at {} = {} find {:.3} of the true neighbours; a greater effort finds {:.3}.",
+                "{} {}, and searches at {} = {} find {:.3} of the true neighbours; a greater effort is to find {:.3}.",
                 index.name,
+                shape(problem),
                 index.method.effort_setting(),
                 index.effort,
                 point.recall,
