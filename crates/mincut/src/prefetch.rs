@@ -2,7 +2,7 @@
 
 /// Asks the processor to fetch `slice[at]`; beyond the end nothing happens, and on other processors nothing at all.
 #[inline(always)]
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "a hint that cannot be given in safe code on a stable toolchain")]
 pub(crate) fn prefetch<T>(slice: &[T], at: usize) {
     #[cfg(target_arch = "x86_64")]
     if let Some(place) = slice.get(at) {

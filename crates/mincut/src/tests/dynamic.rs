@@ -142,6 +142,23 @@ fn capacities_may_grow_without_limit_and_shrink_again() {
     }
 }
 
+/// All capacities grow between two questions, in a graph dense enough for their sum to leave the range of the units.
+#[test]
+fn the_sum_of_the_capacities_may_outgrow_the_units() {
+    let nodes = 256u32;
+    let edges: Edges = (0..nodes).flat_map(|u| (0..u).map(move |v| (u, v, 1.0))).collect();
+    let mut dynamic = DynamicCut::new(nodes as usize, &edges).unwrap();
+    agree(&mut dynamic, &|| "before".to_string());
+    for edge in 0..edges.len() {
+        dynamic.set_capacity(edge, 1e6 + edge as f64).unwrap();
+    }
+    agree(&mut dynamic, &|| "all grown".to_string());
+    for edge in 0..edges.len() {
+        dynamic.set_capacity(edge, 1.0 + edge as f64).unwrap();
+    }
+    agree(&mut dynamic, &|| "all shrunk".to_string());
+}
+
 #[test]
 fn a_refused_change_changes_nothing() {
     let mut dynamic = DynamicCut::new(2, &[(0, 1, 1.0)]).unwrap();
