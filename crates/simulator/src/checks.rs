@@ -1,0 +1,354 @@
+//! What must hold: looked at every tick, at every effect, at the beginning and the end of every action.
+//!
+//! Limits that a wall clock decides are held against true time too: only what both clocks call too early is a
+//! violation, so that a jump of the clock is no excuse and no accusation.
+
+use healing::config::Mode as HealingMode;
+use healing::engine::Request;
+use healing::lifecycle::Status;
+use healing::plan::{Plan, Step};
+use healing::snapshot::Oid;
+
+use crate::defects::Defect;
+use crate::scenario::{Mode, Scenario};
+use crate::stage::Stage;
+use crate::store::Condition;
+use crate::worker::Turn;
+use crate::world::index::Maker;
+use crate::world::observe;
+use crate::world::{TRIAL_PREFIX, trial_name};
+
+/// Beside its own time limits an action may take this long, in seconds in which nothing hinders it.
+const SLACK_S: f64 = 3600.0;
+/// Successful automatic actions that one fault may cause.
+const ACTIONS_PER_FAULT: u32 = 3;
+/// λ in truth below which a collection counts as not cured: the boundary of stress, less what the confidence interval of
+/// a panel may hide.
+const CURED: f64 = 0.65;
+/// Calm that is surely enough to cure everything: longer than the longest wait that the core knows.
+const CALM_S: u64 = 30 * 3600;
+
+/// Names of all checks.
+pub const ALL: &[&str] = &[
+    "acts_on_stale",
+    "attempts",
+    "consent",
+    "content",
+    "cooldown",
+    "credited",
+    "disabled",
+    "drops_foreign",
+    "ends",
+    "false_heal",
+    "flapping",
+    "impact",
+    "intent_first",
+    "leftover",
+    "lifecycle",
+    "liveness",
+    "one_outcome",
+    "server_limit",
+    "single_flight",
+    "stop_ignored",
+];
+
+/// What the watch remembers between ticks.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Facts of each collection at which it was last found at rest and in order.
+    rested: Vec<u64>,
+    /// Unhindered seconds of each action in flight.
+    ages: std::collections::BTreeMap<i64, f64>,
+}
+
+/// The indexes that a plan names, in truth, in its order; those that are gone left out.
+pub fn conditions(stage: &Stage, collection: usize, plan: &Plan) -> Vec<Condition> {
+    let mut names: Vec<&str> = plan.steps.iter().map(|step| step.target().name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let world = &stage.world;
+    names
+        .iter()
+        .filter_map(|name| {
+            world.collections[collection].indexes().find(|(_, index)| index.qualified() == **name)
+        })
+        .map(|(_, index)| Condition {
+            valid: index.valid,
+            bytes: index.bytes,
+            recall: index.recall(index.effort(world.server_effort)),
+            wear: index.shape.misfit + index.shape.skew + index.shape.damage,
+        })
+        .collect()
+}
+
+/// An action may run from now on: every limit holds.
+pub fn permitted(stage: &mut Stage, id: i64) {
+    let at = stage.moment();
+    let action = stage.store.actions[&id].clone();
+    let planned = action.planned().clone();
+    let config = stage.world.collections[action.collection].config.clone();
+    if !config.enabled {
+        stage.violated("disabled", format!("action {id} may run while healing is switched off"));
+    }
+    let others = stage.store.all_in_flight();
+    if i64::from(others) > stage.max_concurrent {
+        stage.violated(
+            "server_limit",
+            format!("{others} actions are in flight, action {id} the last of them"),
+        );
+    }
+    if action.request != Request::Automatic {
+        return;
+    }
+    if config.mode == HealingMode::Observe && !action.approved {
+        stage.violated("consent", format!("action {id} runs in observe mode"));
+    }
+    if config.mode == HealingMode::Approve && !action.approved {
+        stage.violated("consent", format!("action {id} was not approved"));
+    }
+    if planned.plan.impact > config.max_auto_heal_impact && !action.approved {
+        stage.violated("impact", format!("action {id} has impact {}", planned.plan.impact));
+    }
+    let (Some(decided), false) = (action.decided, action.approved) else { return };
+    let age_s = (decided.real - planned.observed) / 1000;
+    if age_s > config.max_snapshot_age_seconds && stage.jumped_at < planned.observed {
+        stage.violated("acts_on_stale", format!("action {id} rests on an observation that is {age_s} s old"));
+    }
+    let (cooldown_ms, window_ms) =
+        (config.min_healing_interval_seconds * 1000, config.attempt_window_seconds * 1000);
+    let mut attempts = 0;
+    let mut too_soon = None;
+    for other in stage.store.by_collection[action.collection].iter().rev().take(50) {
+        let other = &stage.store.actions[other];
+        if other.id == id || !other.status.counts_as_attempt() || other.planned.is_none() {
+            continue;
+        }
+        if let Some(ended) = other.ended
+            && at.real - ended.real < cooldown_ms
+            && at.wall - ended.wall < cooldown_ms
+        {
+            too_soon = Some((other.id, (at.real - ended.real) / 1000));
+        }
+        if other.started.is_some_and(|s| at.real - s.real < window_ms && at.wall - s.wall < window_ms) {
+            attempts += 1;
+        }
+    }
+    if let Some((other, seconds)) = too_soon {
+        stage.violated("cooldown", format!("action {id} comes {seconds} s after the end of action {other}"));
+    }
+    if attempts >= config.max_attempts_per_window {
+        stage.violated("attempts", format!("action {id} comes after {attempts} others in the window"));
+    }
+}
+
+/// A worker is about to begin its action; false: it must not.
+pub fn begins(stage: &mut Stage, id: i64) -> bool {
+    let number = stage.store.actions[&id].collection;
+    if stage.world.collections[number].config.enabled {
+        return true;
+    }
+    if stage.has(Defect::ApprovalSkipsGates) {
+        stage.violated("disabled", format!("action {id} begins while healing is switched off"));
+        return true;
+    }
+    false
+}
+
+/// An effect on the catalog is about to come about.
+pub fn effect(stage: &mut Stage, turn: &Turn, what: &str) {
+    let id = turn.action;
+    let action = &stage.store.actions[&id];
+    // The verdict to keep is the intent to drop the losers.
+    let noted = action.entries.iter().any(|entry| entry.step_no == turn.step_no)
+        || action.keep && matches!(turn.step, Step::DropLoser { .. });
+    if !noted {
+        stage.violated(
+            "intent_first",
+            format!("action {id}: {what} of step {} without an intent in the journal", turn.step_no),
+        );
+    }
+    let others = stage.store.open_of(turn.collection);
+    let other =
+        others.filter(|other| other.id != id && other.status.is_in_flight()).map(|other| other.id).next();
+    if let Some(other) = other {
+        stage.violated("single_flight", format!("action {id}: {what} while action {other} is in flight"));
+    }
+}
+
+/// An index is about to be dropped.
+pub fn drops(stage: &mut Stage, turn: &Turn, oid: Oid) {
+    let id = turn.action;
+    let of = turn.step.target().clone();
+    let collection = &stage.world.collections[turn.collection];
+    let Some(index) = collection.indexes().map(|(_, index)| index).find(|index| index.oid == oid) else {
+        return;
+    };
+    let own = index.maker == Maker::Action(id) && (index.name.starts_with(TRIAL_PREFIX) || !index.valid);
+    let surplus = matches!(turn.step, Step::DropInvalid { .. }) && oid == of.oid && !index.valid;
+    let winner = collection.bearing_its_name(&of).is_some_and(|winner| winner.valid && winner.oid != oid);
+    let loser = oid == of.oid && index.name == trial_name(&of) && winner;
+    if !(own || surplus || loser) {
+        let name = index.name.clone();
+        stage.violated("drops_foreign", format!("action {id} drops {name}, which is not its own to drop"));
+    }
+}
+
+/// An action ended.
+pub fn ended(stage: &mut Stage, id: i64) {
+    let action = stage.store.actions[&id].clone();
+    if action.outcomes != 1 {
+        stage.violated("one_outcome", format!("action {id} has {} outcomes", action.outcomes));
+    }
+    let planned = action.planned();
+    let struck = stage.world.collections[action.collection].fault_at;
+    if action.status != Status::Succeeded {
+        return;
+    }
+    if let (Some(asked), false) = (action.stop_asked, action.keep && stage.has(Defect::KeepIgnoresAbort)) {
+        stage.violated("stop_ignored", format!("action {id} succeeded, asked to stop at {}", asked.wall));
+    } else if action.stop_asked.is_some() {
+        stage.violated("stop_ignored", format!("action {id} succeeded although its stop had been accepted"));
+    }
+    if let Some(name) = stage.struck[action.collection].last() {
+        stage.coverage.cured(name, &planned.plan.strategy);
+    }
+    // What struck meanwhile may have undone what the action achieved.
+    if action.by_hand() || action.decided.is_some_and(|decided| struck >= decided.real) {
+        return;
+    }
+    let after = conditions(stage, action.collection, &planned.plan);
+    // One that is gone was surplus.
+    let gone = after.len() < planned.true_before.len();
+    let better = after.iter().zip(&planned.true_before).any(|(after, before)| after.is_better(before));
+    if !(gone || better) {
+        let before = &planned.true_before;
+        stage.violated("credited", format!("action {id} counts as a success: from {before:?} to {after:?}"));
+    }
+}
+
+/// After every tick.
+pub fn tick(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
+    watch.rested.resize(stage.world.collections.len(), 0);
+    if !stage.store.open.is_empty() {
+        in_flight(stage, watch, scenario);
+    }
+    for number in 0..stage.world.collections.len() {
+        if watch.rested[number] != stage.world.collections[number].facts && stage.store.in_flight(number) == 0
+        {
+            watch.rested[number] = stage.world.collections[number].facts;
+            at_rest(stage, number);
+        }
+    }
+}
+
+fn in_flight(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
+    let calm = stage.world.is_up()
+        && stage.world.weather.long_transactions == 0
+        && !stage.world.weather.no_workers
+        && stage.world.now > stage.jumped_at;
+    for id in stage.store.open.clone() {
+        let action = &stage.store.actions[&id];
+        if !action.status.is_in_flight() {
+            continue;
+        }
+        let number = action.collection;
+        if scenario.mode == Mode::Healthy && !action.by_hand() {
+            let strategy = action.planned().plan.strategy.clone();
+            stage.violated("false_heal", format!("action {id} ({strategy}) in a healthy world"));
+        }
+        if stage.store.in_flight(number) > 1 {
+            stage.violated("single_flight", format!("two actions are in flight on collection {number}"));
+        }
+        if calm {
+            let limits = &stage.store.actions[&id].planned().plan;
+            let window_s = stage.world.collections[number].config.verify_window_seconds as f64;
+            let allowed_s = 4.0 * limits.timeout_s + 3.0 * window_s + SLACK_S;
+            let age = watch.ages.entry(id).or_default();
+            *age += scenario.tick_s as f64;
+            if *age > allowed_s {
+                *age = f64::NEG_INFINITY;
+                let status = stage.store.actions[&id].status.as_str();
+                stage.violated(
+                    "ends",
+                    format!("action {id} is {status} after {allowed_s:.0} unhindered seconds"),
+                );
+            }
+        }
+    }
+    let all = stage.store.all_in_flight();
+    if i64::from(all) > stage.max_concurrent {
+        stage.violated("server_limit", format!("{all} actions are in flight"));
+    }
+}
+
+/// Nothing acts on a collection: what must be there is there, and nothing else of ours.
+fn at_rest(stage: &mut Stage, number: usize) {
+    let mut found = Vec::new();
+    let last = stage.store.by_collection[number].iter().rev().find_map(|id| {
+        let action = &stage.store.actions[id];
+        action.planned.is_some().then_some((action.id, action.status))
+    });
+    let collection = &mut stage.world.collections[number];
+    for wanted in &mut collection.ledger {
+        let table = collection.tables.iter().find(|table| table.oid == wanted.table);
+        let index = table.and_then(|table| table.indexes.iter().find(|index| index.name == wanted.name));
+        match index {
+            None => found.push(("content", format!("{} is gone", wanted.name))),
+            Some(index) if index.method != wanted.method => {
+                found.push(("content", format!("{} is of another method", wanted.name)));
+            }
+            Some(index) if wanted.valid && !index.valid => {
+                found.push(("content", format!("{} is not valid any more", wanted.name)));
+            }
+            Some(index) => wanted.valid = index.valid,
+        }
+    }
+    // A failed rollback is loud: a human has been called, and what it left is theirs to remove.
+    let excused = last.is_some_and(|(_, status)| status == Status::RollbackFailed);
+    for (table, index) in collection.indexes() {
+        let wanted = collection.ledger.iter().any(|w| w.table == table.oid && w.name == index.name);
+        let ours = index.name.starts_with(TRIAL_PREFIX) || matches!(index.maker, Maker::Action(_));
+        if !wanted && ours && !excused && !collection.surplus.contains(&index.name) {
+            let word = if index.valid { "a second valid copy" } else { "not valid" };
+            found.push(("leftover", format!("{} stays behind, {word}, after {last:?}", index.name)));
+        }
+    }
+    for (check, detail) in found {
+        stage.violated(check, format!("collection {number}: {detail}"));
+    }
+}
+
+/// After the last tick.
+pub fn at_end(stage: &mut Stage, scenario: &Scenario) {
+    for number in 0..stage.world.collections.len() {
+        let automatic = stage.store.by_collection[number]
+            .iter()
+            .filter(|id| {
+                let action = &stage.store.actions[id];
+                action.status == Status::Succeeded && action.request == Request::Automatic
+            })
+            .count() as u32;
+        let faults = stage.world.collections[number].faults;
+        if automatic > ACTIONS_PER_FAULT * faults + 1 {
+            stage
+                .violated("flapping", format!("collection {number}: {automatic} repairs of {faults} faults"));
+        }
+        if scenario.mode == Mode::Liveness && scenario.length_s - scenario.calm_s() >= CALM_S {
+            cured(stage, number);
+        }
+    }
+}
+
+fn cured(stage: &mut Stage, number: usize) {
+    let lambda = observe::true_lambda(&mut stage.world, number);
+    let in_flight = stage.store.in_flight(number);
+    if lambda >= CURED || in_flight > 0 {
+        return;
+    }
+    let reason = stage.store.reasons[number].map_or("none", |reason| reason.as_str());
+    let struck = stage.struck[number].join(", ");
+    stage.violated(
+        "liveness",
+        format!("collection {number} is at λ = {lambda:.3} in truth long after the calm; {reason}; struck by {struck}"),
+    );
+}

@@ -1,0 +1,129 @@
+//! What a run has met. A thing that a long run never meets is not tested, and fails it.
+
+use std::collections::BTreeMap;
+
+use healing::engine::Reason;
+use healing::lifecycle::Status;
+
+use crate::hazards;
+use crate::steps::OPERATIONS;
+
+/// Reasons that the healer's own loop cannot meet with the present remedies, each with why.
+pub const UNREACHABLE_REASONS: &[(Reason, &str)] = &[
+    (Reason::InvalidRequest, "SQL refuses unknown strategies and parameters before they are stored"),
+    (Reason::UnknownProblem, "every witness that the present graph can have fits a class"),
+    (Reason::NoStrategy, "every class that the present graph can have has a remedy"),
+    (Reason::ActionInFlight, "met, but counted apart: it is looked at before all others"),
+];
+
+/// Counters.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Coverage {
+    /// Hazards that struck.
+    pub hazards: BTreeMap<&'static str, u64>,
+    /// Fault last struck before a success, and the remedy.
+    pub cures: BTreeMap<(String, String), u64>,
+    /// Operations before which a worker died.
+    pub crashes: BTreeMap<&'static str, u64>,
+    /// Reasons for not acting.
+    pub reasons: BTreeMap<&'static str, u64>,
+    /// Remedies that began.
+    pub begun: BTreeMap<String, u64>,
+    /// Remedy and end.
+    pub ends: BTreeMap<(String, &'static str), u64>,
+}
+
+impl Coverage {
+    /// A hazard struck.
+    pub fn struck(&mut self, name: &'static str) {
+        *self.hazards.entry(name).or_default() += 1;
+    }
+
+    /// A worker died before this operation.
+    pub fn crashed(&mut self, operation: &'static str) {
+        *self.crashes.entry(operation).or_default() += 1;
+    }
+
+    /// The core refused.
+    pub fn reason(&mut self, reason: Reason) {
+        *self.reasons.entry(reason.as_str()).or_default() += 1;
+    }
+
+    /// A remedy began.
+    pub fn began(&mut self, strategy: &str) {
+        *self.begun.entry(strategy.to_owned()).or_default() += 1;
+    }
+
+    /// An action ended.
+    pub fn ended(&mut self, strategy: &str, status: Status) {
+        *self.ends.entry((strategy.to_owned(), status.as_str())).or_default() += 1;
+    }
+
+    /// A remedy succeeded on a collection that this fault struck last.
+    pub fn cured(&mut self, fault: &str, strategy: &str) {
+        *self.cures.entry((fault.to_owned(), strategy.to_owned())).or_default() += 1;
+    }
+
+    /// Adds another run's counters.
+    pub fn add(&mut self, other: &Coverage) {
+        fn sum<K: Ord + Clone>(into: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
+            for (key, count) in from {
+                *into.entry(key.clone()).or_default() += count;
+            }
+        }
+        sum(&mut self.hazards, &other.hazards);
+        sum(&mut self.cures, &other.cures);
+        sum(&mut self.crashes, &other.crashes);
+        sum(&mut self.reasons, &other.reasons);
+        sum(&mut self.begun, &other.begun);
+        sum(&mut self.ends, &other.ends);
+    }
+
+    /// Everything that should be met, with how often it was: the table of the report.
+    pub fn table(&self) -> Vec<(String, u64)> {
+        let mut rows = Vec::new();
+        for hazard in hazards::ALL {
+            let count = self.hazards.get(hazard.name()).copied().unwrap_or(0);
+            rows.push((format!("hazard {}", hazard.name()), count));
+            for remedy in hazard.remedies() {
+                let key = (hazard.name().to_owned(), (*remedy).to_owned());
+                rows.push((
+                    format!("{} cured by {remedy}", hazard.name()),
+                    self.cures.get(&key).copied().unwrap_or(0),
+                ));
+            }
+        }
+        for operation in OPERATIONS {
+            rows.push((
+                format!("crash before {operation}"),
+                self.crashes.get(operation).copied().unwrap_or(0),
+            ));
+        }
+        for reason in
+            Reason::ALL.iter().filter(|reason| !UNREACHABLE_REASONS.iter().any(|(r, _)| r == *reason))
+        {
+            rows.push((
+                format!("refused: {}", reason.as_str()),
+                self.reasons.get(reason.as_str()).copied().unwrap_or(0),
+            ));
+        }
+        for status in Status::ALL.iter().filter(|status| status.is_terminal()) {
+            let count =
+                self.ends.iter().filter(|((_, end), _)| *end == status.as_str()).map(|(_, n)| n).sum();
+            rows.push((format!("end {}", status.as_str()), count));
+        }
+        for remedy in healing::remedies::ALL {
+            for status in [Status::Succeeded, Status::RolledBack, Status::Failed, Status::Aborted] {
+                let key = (remedy.name().to_owned(), status.as_str());
+                let count = self.ends.get(&key).copied().unwrap_or(0);
+                rows.push((format!("{} {}", remedy.name(), status.as_str()), count));
+            }
+        }
+        rows
+    }
+
+    /// What was never met.
+    pub fn missing(&self) -> Vec<String> {
+        self.table().into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+    }
+}

@@ -1,0 +1,53 @@
+//! Wrong ways to drive the core, each of which the checks must catch: planted ones, and those that the extension was
+//! found to have. A scenario names the ones it runs with; the runs of `simulate` have none.
+
+use serde::{Deserialize, Serialize};
+
+/// A wrong way to drive the core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Defect {
+    /// The core is told of no earlier action: cooldown and the attempts of the window are void.
+    NoCooldown,
+    /// Effects without an intent committed before.
+    NoJournal,
+    /// A dead worker keeps its lock, so that nobody takes its action over: what holds an action is never given back.
+    LeakedLease,
+    /// A step of tuning that does nothing, and a verification that takes its word.
+    CreditedNoop,
+    /// The core is told that nothing is in flight, and the unique index on open actions is gone.
+    NoSingleFlight,
+    /// The age of an observation is not looked at.
+    StaleSnapshot,
+    /// The list of leftovers that were there before a reindex is lost, and the empty list is read as "all are ours".
+    EmptyIsEverything,
+    /// Inverses run first to last.
+    RollbackInOrder,
+    /// A comparison that is lost swaps all the same, and verification asks the remedy alone.
+    NoComparison,
+    /// As built: approval starts a plan whatever the off switch, the server's limit and the collection say by then.
+    ApprovalSkipsGates,
+    /// As built: the verdict to keep is recorded even when a human's wish to stop was accepted before.
+    KeepIgnoresAbort,
+    /// As built: a structure that could not be read, or was read before a statistics reset, is not read again until a
+    /// tenth of the rows changed.
+    StructureNotReadAgain,
+}
+
+impl Defect {
+    /// Every defect.
+    pub const ALL: [Defect; 12] = [
+        Defect::NoCooldown,
+        Defect::NoJournal,
+        Defect::LeakedLease,
+        Defect::CreditedNoop,
+        Defect::NoSingleFlight,
+        Defect::StaleSnapshot,
+        Defect::EmptyIsEverything,
+        Defect::RollbackInOrder,
+        Defect::NoComparison,
+        Defect::ApprovalSkipsGates,
+        Defect::KeepIgnoresAbort,
+        Defect::StructureNotReadAgain,
+    ];
+}

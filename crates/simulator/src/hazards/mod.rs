@@ -1,0 +1,227 @@
+//! What may strike: faults of the data and its indexes, weather that makes observing and acting hard, crashes, and
+//! humans. One file each, and one sorted list.
+
+mod clock_jumps;
+mod disk_fills;
+mod effort_lost;
+mod foreign_load;
+mod graph_damaged;
+mod healer_dies;
+mod index_bloated;
+mod index_dropped_by_hand;
+mod index_invalid;
+mod index_rebuilt_by_hand;
+mod index_surplus;
+mod lists_drift;
+mod lists_misfit;
+mod lists_skewed;
+mod locks_contended;
+mod long_transaction;
+mod mode_changed;
+mod no_free_worker;
+mod observations_doubled;
+mod observations_late;
+mod observations_lost;
+mod operator_aborts;
+mod operator_approves;
+mod operator_executes;
+mod operator_triggers;
+mod readings_fail;
+mod reindex_interrupted;
+mod rows_deleted;
+mod server_crashes;
+mod standby;
+mod steps_fail;
+mod switched_off;
+mod worker_dies;
+
+pub use crate::scenario::Event;
+pub use crate::stage::Stage;
+
+use crate::random::Random;
+use crate::scenario::Scenario;
+use crate::world::TRIAL_PREFIX;
+use crate::world::index::{Index, Maker};
+
+/// Every hazard, sorted by name.
+pub const ALL: &[&dyn Hazard] = &[
+    &clock_jumps::ClockJumps,
+    &disk_fills::DiskFills,
+    &effort_lost::EffortLost,
+    &foreign_load::ForeignLoad,
+    &graph_damaged::GraphDamaged,
+    &healer_dies::HealerDies,
+    &index_bloated::IndexBloated,
+    &index_dropped_by_hand::IndexDroppedByHand,
+    &index_invalid::IndexInvalid,
+    &index_rebuilt_by_hand::IndexRebuiltByHand,
+    &index_surplus::IndexSurplus,
+    &lists_drift::ListsDrift,
+    &lists_misfit::ListsMisfit,
+    &lists_skewed::ListsSkewed,
+    &locks_contended::LocksContended,
+    &long_transaction::LongTransaction,
+    &mode_changed::ModeChanged,
+    &no_free_worker::NoFreeWorker,
+    &observations_doubled::ObservationsDoubled,
+    &observations_late::ObservationsLate,
+    &observations_lost::ObservationsLost,
+    &operator_aborts::OperatorAborts,
+    &operator_approves::OperatorApproves,
+    &operator_executes::OperatorExecutes,
+    &operator_triggers::OperatorTriggers,
+    &readings_fail::ReadingsFail,
+    &reindex_interrupted::ReindexInterrupted,
+    &rows_deleted::RowsDeleted,
+    &server_crashes::ServerCrashes,
+    &standby::Standby,
+    &steps_fail::StepsFail,
+    &switched_off::SwitchedOff,
+    &worker_dies::WorkerDies,
+];
+
+/// What a hazard is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Something that a remedy cures.
+    Fault,
+    /// Something that hinders, and passes.
+    Weather,
+    /// Somebody dies.
+    Crash,
+    /// A human.
+    Operator,
+}
+
+/// Something that may strike.
+pub trait Hazard: Sync {
+    /// Its name in scenarios.
+    fn name(&self) -> &'static str;
+
+    /// What it is.
+    fn kind(&self) -> Kind;
+
+    /// Seconds until it ends by itself; 0: it does not.
+    fn lasts_s(&self, _random: &mut Random) -> u64 {
+        0
+    }
+
+    /// The remedies that cure it.
+    fn remedies(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// It strikes.
+    fn begin(&self, stage: &mut Stage, event: &Event);
+
+    /// It ends by itself.
+    fn end(&self, _stage: &mut Stage, _event: &Event) {}
+}
+
+/// The hazard of that name.
+pub fn find(name: &str) -> Option<&'static dyn Hazard> {
+    ALL.iter().copied().find(|hazard| hazard.name() == name)
+}
+
+impl Stage {
+    /// The collection that an event means.
+    pub fn collection(&self, event: &Event) -> usize {
+        event.collection % self.world.collections.len()
+    }
+
+    /// The index that an event means, if one fits: never a trial or somebody's half-built one.
+    pub fn target(&self, event: &Event, fits: impl Fn(&Index) -> bool) -> Option<(usize, (usize, usize))> {
+        let collection = self.collection(event);
+        let own = |index: &Index| {
+            !index.name.starts_with(TRIAL_PREFIX) && !index.building && index.maker != Maker::Foreign
+        };
+        let place = self.world.collections[collection].nth(event.part, |index| own(index) && fits(index))?;
+        Some((collection, place))
+    }
+
+    /// A fault struck a collection.
+    pub fn fault(&mut self, collection: usize, name: &'static str) {
+        self.say(|| format!("collection {collection}: {name}"));
+        self.coverage.struck(name);
+        self.struck[collection].push(name);
+        self.world.collections[collection].struck(self.world.now);
+    }
+}
+
+/// The events of a scenario, as time goes on.
+#[derive(Debug)]
+pub struct Schedule {
+    /// Beginnings and ends: second, whether it is an end, and the event.
+    due: Vec<(u64, bool, Event)>,
+    next: usize,
+}
+
+impl Schedule {
+    /// The events of a scenario.
+    ///
+    /// # Panics
+    /// When it names a hazard that does not exist.
+    pub fn new(scenario: &Scenario) -> Self {
+        let mut due = Vec::new();
+        for event in &scenario.events {
+            assert!(find(&event.hazard).is_some(), "there is no hazard \"{}\"", event.hazard);
+            due.push((event.at_s, false, event.clone()));
+            if event.lasts_s > 0 {
+                due.push((event.at_s + event.lasts_s, true, event.clone()));
+            }
+        }
+        due.sort_by_key(|(at, is_end, _)| (*at, !*is_end));
+        Self { due, next: 0 }
+    }
+
+    /// Everything due by this second.
+    pub fn strike(&mut self, stage: &mut Stage, second: u64) {
+        while let Some((at, is_end, event)) = self.due.get(self.next) {
+            if *at > second {
+                return;
+            }
+            if let Some(hazard) = find(&event.hazard) {
+                if *is_end {
+                    stage.say(|| format!("{} ends", hazard.name()));
+                    hazard.end(stage, event);
+                } else if hazard.kind() == Kind::Fault {
+                    hazard.begin(stage, event);
+                } else {
+                    stage.say(|| hazard.name().to_owned());
+                    stage.coverage.struck(hazard.name());
+                    hazard.begin(stage, event);
+                }
+            }
+            self.next += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_the_files_and_is_sorted() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/hazards");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter_map(|name| name.strip_suffix(".rs").map(str::to_owned))
+            .filter(|name| name != "mod")
+            .collect();
+        files.sort();
+        assert_eq!(ALL.iter().map(|hazard| hazard.name()).collect::<Vec<_>>(), files);
+    }
+
+    #[test]
+    fn every_remedy_cures_a_fault_and_every_fault_has_one() {
+        for hazard in ALL {
+            assert_eq!(hazard.kind() == Kind::Fault, !hazard.remedies().is_empty(), "{}", hazard.name());
+            assert!(hazard.remedies().iter().all(|name| healing::remedies::find(name).is_some()));
+        }
+        for remedy in healing::remedies::ALL {
+            assert!(ALL.iter().any(|hazard| hazard.remedies().contains(&remedy.name())), "{}", remedy.name());
+        }
+    }
+}

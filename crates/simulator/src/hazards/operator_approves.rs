@@ -1,0 +1,57 @@
+//! `operator_approves`: a human approves what waits, in time or late.
+
+use super::{Event, Hazard, Kind, Stage};
+use crate::checks;
+use crate::defects::Defect;
+use crate::worker::still_weak;
+use healing::lifecycle::Status;
+
+/// See the module.
+pub(super) struct OperatorApproves;
+
+impl Hazard for OperatorApproves {
+    fn name(&self) -> &'static str {
+        "operator_approves"
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Operator
+    }
+
+    fn begin(&self, stage: &mut Stage, _event: &Event) {
+        let waiting: Vec<i64> = stage
+            .store
+            .open
+            .iter()
+            .copied()
+            .filter(|id| stage.store.actions[id].status == Status::AwaitingApproval)
+            .collect();
+        for id in waiting {
+            let at = stage.moment();
+            let action = &stage.store.actions[&id];
+            let number = action.collection;
+            // The unique index on open actions.
+            if stage.store.in_flight(number) > 0 {
+                continue;
+            }
+            if !stage.has(Defect::ApprovalSkipsGates) {
+                let busy = i64::from(stage.store.all_in_flight()) >= stage.max_concurrent;
+                if busy || !stage.world.collections[number].config.enabled {
+                    continue;
+                }
+                if !still_weak(stage, action) && !action.by_hand() {
+                    if let Err(error) = stage.store.advance(id, Status::Expired, at) {
+                        stage.violated("lifecycle", error);
+                    }
+                    stage.coverage.ended("none", Status::Expired);
+                    continue;
+                }
+            }
+            if let Err(error) = stage.store.advance(id, Status::Approved, at) {
+                stage.violated("lifecycle", error);
+            }
+            stage.store.action(id).approved = true;
+            checks::permitted(stage, id);
+        }
+    }
+}

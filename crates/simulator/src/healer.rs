@@ -1,0 +1,405 @@
+//! The healer of the database, as the extension's `background::{healer, decide, supervise}`: samples in turns, decides
+//! by the core, starts and stops workers.
+
+use std::rc::Rc;
+
+use healing::engine::{self, Decision, DecisionInput, InFlight, Reason, Request};
+use healing::integrity::{IntegrityState, StateRecord};
+use healing::lifecycle::Status;
+use healing::snapshot::UnixMs;
+
+use crate::checks;
+use crate::defects::Defect;
+use crate::stage::Stage;
+use crate::store::{Basis, Observed, Planned, Refused, StopReason};
+use crate::world::observe::{self, Kind};
+
+/// The healer's memory: lost when it dies.
+#[derive(Debug, Clone)]
+pub struct Healer {
+    /// When each collection is to be sampled again, wall clock.
+    next_sample: Vec<Option<UnixMs>>,
+    /// Not running before this, true time.
+    dead_until: i64,
+    /// Stalls between a sample and its decision until then.
+    stalled: Option<(usize, i64)>,
+    samples: u64,
+}
+
+impl Healer {
+    /// A healer that just started.
+    pub fn new(collections: usize) -> Self {
+        Self { next_sample: vec![None; collections], dead_until: 0, stalled: None, samples: 0 }
+    }
+
+    /// It dies and runs again from this moment on.
+    pub fn die(&mut self, until: i64) {
+        *self = Self { dead_until: until.max(self.dead_until), ..Self::new(self.next_sample.len()) };
+    }
+}
+
+/// One round.
+pub fn round(stage: &mut Stage) {
+    if !stage.world.is_up() || stage.world.now < stage.healer.dead_until {
+        return;
+    }
+    if let Some((collection, until)) = stage.healer.stalled {
+        if stage.world.now < until {
+            return;
+        }
+        stage.healer.stalled = None;
+        decide(stage, collection);
+    }
+    supervise(stage);
+    for collection in 0..stage.world.collections.len() {
+        let wall = stage.world.wall();
+        let interval_ms = stage.world.collections[collection].config.sample_interval_seconds * 1000;
+        let asked = !stage.store.open.is_empty()
+            && stage.store.open_of(collection).any(|action| action.status == Status::Proposed);
+        let next = stage.healer.next_sample[collection];
+        if !(asked || next.is_none_or(|next| !(wall..wall + interval_ms).contains(&next) || next == wall)) {
+            continue;
+        }
+        stage.healer.next_sample[collection] = Some(wall + interval_ms);
+        if !sample(stage, collection) {
+            continue;
+        }
+        if stage.world.weather.late > 0.0 && stage.world.noise.chance(stage.world.weather.late) {
+            let stall_ms = (stage.world.noise.between(20.0, 400.0) * 1000.0) as i64;
+            stage.healer.stalled = Some((collection, stage.world.now + stall_ms));
+            return;
+        }
+        decide(stage, collection);
+    }
+    supervise(stage);
+}
+
+/// One sample; false when it failed, and then nothing is decided.
+fn sample(stage: &mut Stage, collection: usize) -> bool {
+    if stage.world.weather.lost > 0.0 && stage.world.noise.chance(stage.world.weather.lost) {
+        return false;
+    }
+    // While an action changes the collection its worker measures.
+    if stage.store.in_flight(collection) == 0 {
+        for kind in [Kind::Structure, Kind::Panel] {
+            let wall = stage.world.wall();
+            let as_built = stage.has(Defect::StructureNotReadAgain);
+            let here = &stage.world.collections[collection];
+            let mut oldest: Option<(UnixMs, (usize, usize))> = None;
+            for (t, table) in here.tables.iter().enumerate() {
+                for (i, index) in table.indexes.iter().enumerate() {
+                    let at = kind.taken_at(index);
+                    if oldest.is_none_or(|(before, _)| at < before)
+                        && index.valid
+                        && !index.name.starts_with(crate::world::TRIAL_PREFIX)
+                        && kind.is_due(table, index, &here.config, wall, as_built)
+                    {
+                        oldest = Some((at, (t, i)));
+                    }
+                }
+            }
+            if let Some((_, place)) = oldest
+                && observe::take(&mut stage.world, collection, place, kind).is_none()
+            {
+                return false;
+            }
+        }
+    }
+    store(stage, collection);
+    if stage.world.weather.doubled > 0.0 && stage.world.noise.chance(stage.world.weather.doubled) {
+        advance(stage, collection);
+    }
+    true
+}
+
+/// Stores an observation and advances the state.
+fn store(stage: &mut Stage, number: usize) {
+    stage.healer.samples += 1;
+    let version = stage.world.collections[number].version;
+    let (wall, real) = (stage.world.wall(), stage.world.now);
+    let in_recovery = stage.world.weather.in_recovery;
+    match &mut stage.store.observed[number] {
+        Some(observed) if observed.version == version => {
+            observed.snapshot.taken_at = wall;
+            observed.snapshot.in_recovery = in_recovery;
+            observed.assessment.taken_at = wall;
+            observed.real = real;
+            if observed.quiet && !in_recovery {
+                return;
+            }
+            let free = stage.world.disk_free();
+            observed.snapshot.disk_free_bytes = healing::snapshot::Reading::Known(free);
+        }
+        _ => {
+            let snapshot = observe::snapshot(&stage.world, number);
+            let assessment =
+                observe::judge(&snapshot, &stage.world.collections[number].config, stage.healer.samples);
+            stage.store.observed[number] =
+                Some(Observed { snapshot, assessment, version, real, quiet: false });
+        }
+    }
+    advance(stage, number);
+}
+
+fn advance(stage: &mut Stage, number: usize) {
+    let Some(observed) = &mut stage.store.observed[number] else { return };
+    let record = stage.store.records[number].unwrap_or_else(|| StateRecord::new(observed.snapshot.taken_at));
+    let config = &stage.world.collections[number].config;
+    let (next, transition) = record.advance(observed.assessment.lambda, observed.snapshot.taken_at, config);
+    // The same sample again would leave everything as it is.
+    observed.quiet = next == record
+        && next.state == IntegrityState::Normal
+        && observed.assessment.components.is_empty()
+        && !observed.snapshot.in_recovery
+        && stage.store.reasons[number] == Some(Reason::StateNormal);
+    stage.store.records[number] = Some(next);
+    if let Some(change) = transition {
+        let lambda = observed.assessment.lambda;
+        stage.say(|| format!("collection {number}: {} at {lambda:?}", change.to.as_str()));
+    }
+}
+
+/// Decides about everything that is asked for on a collection, and then by itself.
+fn decide(stage: &mut Stage, collection: usize) {
+    let Some(observed) = &stage.store.observed[collection] else { return };
+    let asked: Vec<i64> = if stage.store.open.is_empty() {
+        vec![]
+    } else {
+        stage.store.open_of(collection).filter(|a| a.status == Status::Proposed).map(|a| a.id).collect()
+    };
+    if observed.quiet && asked.is_empty() && stage.store.in_flight(collection) == 0 {
+        return;
+    }
+    for id in asked {
+        let request = stage.store.action(id).request.clone();
+        match ask(stage, collection, &request) {
+            Decision::Act { planned, approval, .. } => {
+                accept(stage, id, collection, *planned, approval.is_some())
+            }
+            Decision::Refuse { reason, detail, .. } => {
+                stage.coverage.reason(reason);
+                let nothing = matches!(reason, Reason::NothingToDo | Reason::StateNormal);
+                let status = if nothing { Status::Noop } else { Status::Refused };
+                let at = stage.moment();
+                stage.store.action(id).note = detail;
+                finish_undecided(stage, id, status, at);
+            }
+        }
+    }
+    // A plan that waits for a human says all there is to say: the core would be asked for the display alone.
+    if stage.store.open_of(collection).any(|action| action.status == Status::AwaitingApproval) {
+        return;
+    }
+    let Some(basis) = basis(stage, collection) else { return };
+    let wall = stage.world.wall();
+    let fresh = stage.store.observed[collection].as_ref().is_some_and(|o| o.snapshot.taken_at == wall);
+    // The core is pure: as long as all that it looks at is the same, so is its answer.
+    let known = stage.store.refused[collection];
+    if fresh && known.is_some_and(|refused| refused.basis == basis && wall < refused.until) {
+        return;
+    }
+    let decision = ask(stage, collection, &Request::Automatic);
+    stage.store.refused[collection] = None;
+    match decision {
+        Decision::Act { planned, approval, .. } => {
+            let id = stage.store.propose(collection, Request::Automatic);
+            accept(stage, id, collection, *planned, approval.is_some());
+            stage.store.reasons[collection] = None;
+        }
+        Decision::Refuse { reason, detail, until, rejected, .. } => {
+            stage.coverage.reason(reason);
+            if fresh {
+                let window_ms = stage.world.collections[collection].config.attempt_window_seconds * 1000;
+                let tried =
+                    stage.store.history(collection, wall).into_iter().map(|a| a.started_at + window_ms);
+                let ends = until.into_iter().chain(rejected.iter().filter_map(|r| r.until)).chain(tried);
+                let until = ends.filter(|end| *end > wall).min().unwrap_or(UnixMs::MAX);
+                stage.store.refused[collection] = Some(Refused { basis, until });
+            }
+            if stage.store.reasons[collection] != Some(reason) {
+                stage.say(|| format!("collection {collection}: {} ({detail})", reason.as_str()));
+            }
+            stage.store.reasons[collection] = Some(reason);
+        }
+    }
+}
+
+/// What a decision rests on, beside the time.
+fn basis(stage: &Stage, collection: usize) -> Option<Basis> {
+    Some(Basis {
+        version: stage.world.collections[collection].version,
+        stamp: stage.store.stamp,
+        record: stage.store.records[collection]?,
+        disk_free: stage.world.disk_free(),
+        clock_offset: stage.world.clock_offset,
+        in_recovery: stage.world.weather.in_recovery,
+    })
+}
+
+fn finish_undecided(stage: &mut Stage, id: i64, status: Status, at: crate::store::Moment) {
+    if let Err(error) = stage.store.advance(id, status, at) {
+        stage.violated("lifecycle", error);
+    }
+    stage.coverage.ended("none", status);
+}
+
+fn ask(stage: &Stage, collection: usize, request: &Request) -> Decision {
+    let wall = stage.world.wall();
+    let config = &stage.world.collections[collection].config;
+    let (Some(observed), Some(record)) =
+        (&stage.store.observed[collection], &stage.store.records[collection])
+    else {
+        return Decision::Refuse {
+            reason: Reason::LambdaUnknown,
+            detail: "not observed yet".to_owned(),
+            until: None,
+            planned: None,
+            rejected: vec![],
+        };
+    };
+    let history = if stage.has(Defect::NoCooldown) { vec![] } else { stage.store.history(collection, wall) };
+    let (this_table, server) = if stage.has(Defect::NoSingleFlight) {
+        (0, 0)
+    } else {
+        (stage.store.in_flight(collection), stage.store.all_in_flight())
+    };
+    engine::decide(&DecisionInput {
+        config,
+        state: record,
+        assessment: &observed.assessment,
+        snapshot: &observed.snapshot,
+        history: &history,
+        arms: &stage.store.arms[collection],
+        in_flight: InFlight { this_table, server },
+        now: if stage.has(Defect::StaleSnapshot) { observed.snapshot.taken_at } else { wall },
+        request,
+    })
+}
+
+/// Writes the plan to the action, which may run now or once a human has approved.
+fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planned, needs_approval: bool) {
+    let at = stage.moment();
+    let Some(observed) = &stage.store.observed[collection] else { return };
+    let (snapshot, observed_at) = (observed.snapshot.clone(), observed.real);
+    let true_before = checks::conditions(stage, collection, &planned.plan);
+    stage.say(|| {
+        let engine::Planned { plan, problem } = &planned;
+        format!(
+            "collection {collection}: action {id} {} for {} ({:.2}): {} steps",
+            plan.strategy,
+            problem.class.as_str(),
+            problem.component.lambda,
+            plan.steps.len()
+        )
+    });
+    let action = stage.store.action(id);
+    action.decided = Some(at);
+    action.needs_approval = needs_approval;
+    action.planned = Some(Rc::new(Planned {
+        problem: planned.problem,
+        plan: planned.plan,
+        before: snapshot,
+        observed: observed_at,
+        true_before,
+    }));
+    let status = if needs_approval { Status::AwaitingApproval } else { Status::Approved };
+    if let Err(error) = stage.store.advance(id, status, at) {
+        stage.violated("lifecycle", error);
+    }
+    if status == Status::Approved {
+        checks::permitted(stage, id);
+    }
+}
+
+/// Looks after all actions.
+fn supervise(stage: &mut Stage) {
+    if stage.store.open.is_empty() {
+        return;
+    }
+    expire(stage);
+    let in_flight: Vec<i64> =
+        stage.store.open.iter().copied().filter(|id| stage.store.actions[id].status.is_in_flight()).collect();
+    for id in in_flight {
+        look_after(stage, id);
+    }
+}
+
+fn look_after(stage: &mut Stage, id: i64) {
+    let at = stage.moment();
+    let holder = stage.holder(id);
+    let starting = stage.workers.iter().any(|worker| worker.action == id && !worker.holds_lock);
+    let action = stage.store.action(id);
+    let stopping = action.stop_reason.is_some();
+    if let Some(pid) = holder {
+        if action.deadline.is_some_and(|deadline| at.wall > deadline) && !stopping && !action.keep {
+            action.stop_reason = Some(StopReason::Timeout);
+            action.stop_asked = Some(at);
+            stage.say(|| format!("action {id} is over its time"));
+            stage.kill_worker(pid);
+            return;
+        }
+        let asked_at = action.stop_asked.map(|asked| asked.real);
+        let keep = action.keep;
+        let began = stage.workers.iter().find(|worker| worker.pid == pid).map(|worker| worker.born_real);
+        if let (Some(asked), Some(began)) = (asked_at, began)
+            && stopping
+            && !keep
+            && began < asked
+        {
+            stage.kill_worker(pid);
+        }
+        return;
+    }
+    if starting {
+        return;
+    }
+    if action.status == Status::Approved && stopping {
+        action.note = "aborted before it began".to_owned();
+        finish_undecided(stage, id, Status::Aborted, at);
+        return;
+    }
+    if stage.store.action(id).status == Status::Approved && !may_begin(stage, id) {
+        return;
+    }
+    if stage.world.weather.no_workers {
+        return;
+    }
+    stage.start_worker(id);
+}
+
+/// Before a worker begins: what was decided or approved earlier must still hold. (The extension as built does not ask:
+/// [`Defect::ApprovalSkipsGates`].)
+fn may_begin(stage: &mut Stage, id: i64) -> bool {
+    if stage.has(Defect::ApprovalSkipsGates) {
+        return true;
+    }
+    let at = stage.moment();
+    let number = stage.store.action(id).collection;
+    if !stage.world.collections[number].config.enabled {
+        stage.store.action(id).note = "healing was switched off".to_owned();
+        finish_undecided(stage, id, Status::Aborted, at);
+        return false;
+    }
+    true
+}
+
+/// Ends plans that nobody approved in time.
+fn expire(stage: &mut Stage) {
+    let at = stage.moment();
+    let late: Vec<i64> = stage
+        .store
+        .open
+        .iter()
+        .copied()
+        .filter(|id| {
+            let action = &stage.store.actions[id];
+            let timeout_ms =
+                stage.world.collections[action.collection].config.approval_timeout_seconds * 1000;
+            action.status == Status::AwaitingApproval
+                && action.decided.is_some_and(|decided| decided.wall + timeout_ms < at.wall)
+        })
+        .collect();
+    for id in late {
+        finish_undecided(stage, id, Status::Expired, at);
+    }
+}

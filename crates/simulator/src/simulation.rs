@@ -1,0 +1,99 @@
+//! A run of a scenario: tick by tick, the same each time.
+
+use healing::integrity::IntegrityState;
+
+use crate::checks::{self, Watch};
+use crate::coverage::Coverage;
+use crate::hazards;
+use crate::healer;
+use crate::scenario::{Mode, Scenario};
+use crate::stage::Stage;
+use crate::worker;
+use crate::world::Work;
+use crate::world::observe;
+
+/// What became of a run.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// What was broken: check and detail, in order.
+    pub violations: Vec<(&'static str, String)>,
+    /// What was met.
+    pub coverage: Coverage,
+    /// Seconds that collections were degraded in truth, summed over them.
+    pub degraded_s: f64,
+    /// Work spent.
+    pub work: Work,
+    /// Actions that began.
+    pub actions: u64,
+    /// The lines of the trace, when one was wanted.
+    pub trace: Vec<String>,
+}
+
+/// Runs a scenario to its end, or to its first violation.
+pub fn run(scenario: &Scenario) -> Run {
+    run_with(scenario, false)
+}
+
+/// The same; `trace`: with a line for each event.
+pub fn run_with(scenario: &Scenario, trace: bool) -> Run {
+    let mut stage = Stage::new(scenario);
+    stage.trace = trace.then(Vec::new);
+    let mut watch = Watch::default();
+    let mut schedule = hazards::Schedule::new(scenario);
+    let mut degraded_s = 0.0;
+    let tick_ms = scenario.tick_s as i64 * 1000;
+    let mut calmed = scenario.mode != Mode::Liveness;
+    // How each collection stood when last looked at: counted without asking again while nothing changes.
+    let mut sick = vec![(0u64, false); stage.world.collections.len()];
+    for tick in 0..scenario.length_s / scenario.tick_s {
+        stage.world.advance(tick_ms);
+        let second = tick * scenario.tick_s;
+        schedule.strike(&mut stage, second);
+        if !calmed && second >= scenario.calm_s() {
+            calmed = true;
+            calm(&mut stage);
+        }
+        worker::run_all(&mut stage);
+        healer::round(&mut stage);
+        checks::tick(&mut stage, &mut watch, scenario);
+        for (number, (facts, degraded)) in sick.iter_mut().enumerate() {
+            if *facts != stage.world.collections[number].facts {
+                let stress = stage.world.collections[number].config.stress_lambda;
+                *degraded = observe::true_lambda(&mut stage.world, number) < stress;
+                *facts = stage.world.collections[number].facts;
+            }
+            if *degraded {
+                degraded_s += scenario.tick_s as f64;
+            }
+        }
+        if !stage.violations.is_empty() {
+            break;
+        }
+    }
+    if stage.violations.is_empty() {
+        checks::at_end(&mut stage, scenario);
+    }
+    let actions = stage.coverage.begun.values().sum();
+    Run {
+        violations: stage.violations,
+        coverage: stage.coverage,
+        degraded_s,
+        work: stage.world.work,
+        actions,
+        trace: stage.trace.unwrap_or_default(),
+    }
+}
+
+/// Disturbances are over, and a human has looked after what asked for one.
+fn calm(stage: &mut Stage) {
+    stage.armed.clear();
+    for arms in &mut stage.store.arms {
+        arms.clear();
+    }
+    stage.store.stamp += 1;
+    for number in 0..stage.world.collections.len() {
+        if stage.store.records[number].is_some_and(|record| record.state != IntegrityState::Normal) {
+            stage.say(|| format!("calm: collection {number} is still weak"));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The stage: the virtual server, the extension's tables, the healer and its workers, and who watches them.
+
+use crate::coverage::Coverage;
+use crate::defects::Defect;
+use crate::healer::Healer;
+use crate::scenario::Scenario;
+use crate::store::{Moment, Store};
+use crate::worker::Worker;
+use crate::world::World;
+
+/// A crash that waits for its moment inside an action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Armed {
+    /// Operations of workers until then.
+    pub after: u32,
+    /// The whole server crashes, not the worker alone.
+    pub server: bool,
+}
+
+/// Everything that takes part in a run.
+#[derive(Debug)]
+pub struct Stage {
+    /// The server.
+    pub world: World,
+    /// What is durable.
+    pub store: Store,
+    /// The healer of the database, when it runs.
+    pub healer: Healer,
+    /// The workers that live.
+    pub workers: Vec<Worker>,
+    /// Locks of workers that died and were not given back (a planted defect).
+    pub leaked: Vec<i64>,
+    /// `max_concurrent_actions`.
+    pub max_concurrent: i64,
+    /// Crashes that wait for their moment.
+    pub armed: Vec<Armed>,
+    /// What was met.
+    pub coverage: Coverage,
+    /// What was broken, with the check that found it.
+    pub violations: Vec<(&'static str, String)>,
+    /// When the wall clock last jumped, true time.
+    pub jumped_at: i64,
+    /// Fault names that struck each collection.
+    pub struck: Vec<Vec<&'static str>>,
+    /// Requests of humans for each collection.
+    pub requests: Vec<u32>,
+    /// Whether a line of each event is wanted.
+    pub trace: Option<Vec<String>>,
+    defects: Vec<Defect>,
+    last_worker: i32,
+}
+
+impl Stage {
+    /// The stage of a scenario, before its first tick.
+    pub fn new(scenario: &Scenario) -> Self {
+        let mut world = World::new(scenario);
+        for collection in &mut world.collections {
+            collection.config.max_concurrent_actions = i64::from(scenario.max_concurrent_actions);
+        }
+        let count = world.collections.len();
+        Self {
+            world,
+            store: Store::new(count),
+            healer: Healer::new(count),
+            workers: vec![],
+            leaked: vec![],
+            max_concurrent: i64::from(scenario.max_concurrent_actions),
+            armed: vec![],
+            coverage: Coverage::default(),
+            violations: vec![],
+            jumped_at: i64::MIN / 2,
+            struck: vec![vec![]; count],
+            requests: vec![0; count],
+            trace: None,
+            defects: scenario.defects.clone(),
+            last_worker: 0,
+        }
+    }
+
+    /// Whether the core is driven in this wrong way.
+    pub fn has(&self, defect: Defect) -> bool {
+        self.defects.contains(&defect)
+    }
+
+    /// The present moment by both clocks.
+    pub fn moment(&self) -> Moment {
+        Moment { wall: self.world.wall(), real: self.world.now }
+    }
+
+    /// A promise was broken.
+    pub fn violated(&mut self, check: &'static str, detail: String) {
+        // The first few say all.
+        if self.violations.len() < 20 {
+            self.say(|| format!("VIOLATED {check}: {detail}"));
+            self.violations.push((check, detail));
+        }
+    }
+
+    /// A line for those who read along.
+    pub fn say(&mut self, line: impl FnOnce() -> String) {
+        let seconds = (self.world.now - crate::world::EPOCH_MS) as f64 / 1000.0;
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{seconds:>10.1} s  {}", line()));
+        }
+    }
+
+    /// Whether a living worker, or one whose lock leaked, holds an action.
+    pub fn holder(&self, action: i64) -> Option<i32> {
+        let living = self.workers.iter().find(|worker| worker.action == action && worker.holds_lock);
+        living.map(|worker| worker.pid).or_else(|| self.leaked.contains(&action).then_some(-1))
+    }
+
+    /// Starts a worker for an action; it begins in a moment.
+    pub fn start_worker(&mut self, action: i64) {
+        self.last_worker += 1;
+        let begins = self.world.now + 200;
+        self.workers.push(Worker::new(self.last_worker, action, begins, self.world.wall()));
+    }
+
+    /// Ends a worker wherever it is. What it was building stays behind, not valid.
+    pub fn kill_worker(&mut self, pid: i32) {
+        let Some(at) = self.workers.iter().position(|worker| worker.pid == pid) else { return };
+        let worker = self.workers.remove(at);
+        let (action, held, at_op) = (worker.action, worker.holds_lock, worker.at());
+        self.say(|| format!("worker {pid} of action {action} dies before {at_op}"));
+        if held {
+            self.coverage.crashed(at_op);
+        }
+        if held && self.has(Defect::LeakedLease) {
+            self.leaked.push(action);
+        }
+        if let Some(number) = self.store.actions.get(&action).map(|action| action.collection) {
+            let collection = &mut self.world.collections[number];
+            for table in &mut collection.tables {
+                for index in &mut table.indexes {
+                    if index.maker == crate::world::index::Maker::Action(action) {
+                        index.building = false;
+                    }
+                }
+            }
+            collection.touch();
+        }
+    }
+
+    /// The server crashes: all that is in memory is gone, and it is down for a while.
+    pub fn crash_server(&mut self, down_ms: i64) {
+        let pids: Vec<i32> = self.workers.iter().map(|worker| worker.pid).collect();
+        for pid in pids {
+            self.kill_worker(pid);
+        }
+        self.leaked.clear();
+        self.say(|| format!("the server crashes for {} s", down_ms / 1000));
+        self.world.crash(down_ms);
+        self.healer.die(self.world.down_until);
+    }
+}

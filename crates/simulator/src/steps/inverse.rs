@@ -1,0 +1,150 @@
+//! The inverses: each does only what the catalog says is still needed, and notes it.
+
+use healing::recovery::RecoveryCommand;
+use healing::snapshot::Oid;
+use serde_json::{Value, json};
+
+use super::swap_index::lock_times_out;
+use super::{SHORT_MS, begin_drop, effect, end_drop, note};
+use crate::defects::Defect;
+use crate::stage::Stage;
+use crate::worker::{Op, Then, Turn, op};
+use crate::world::index::{Index, Maker};
+
+/// Times that the names are tried to be exchanged back at once.
+const TRIES: u32 = 5;
+
+pub(super) fn operations(turn: &Turn) -> Vec<Op> {
+    let Some(command) = turn.command.as_deref() else { return vec![] };
+    match command {
+        RecoveryCommand::DropTrial { .. } => {
+            vec![op("undo.drop_trial", start_drop, turn), op("undo.drop_trial", finish_drop, turn)]
+        }
+        RecoveryCommand::DropReindexLeftover { .. } => {
+            vec![op("undo.drop_leftover", start_drop, turn), op("undo.drop_leftover", finish_drop, turn)]
+        }
+        RecoveryCommand::DropLoser { .. } => {
+            vec![op("finish.drop_loser", start_drop, turn), op("finish.drop_loser", finish_drop, turn)]
+        }
+        RecoveryCommand::SwapBack { .. } => vec![op("undo.swap_back", swap_back, turn)],
+        RecoveryCommand::RestoreEffort { .. } => vec![op("undo.restore_effort", restore_effort, turn)],
+        RecoveryCommand::RebuildDropped { .. } => vec![op("undo.rebuild_dropped", rebuild, turn)],
+    }
+}
+
+/// The indexes that the command is to drop, as the catalog has them now.
+fn doomed(stage: &Stage, turn: &Turn) -> Result<Vec<Oid>, String> {
+    let collection = &stage.world.collections[turn.collection];
+    Ok(match turn.command.as_deref() {
+        Some(RecoveryCommand::DropTrial { of, .. }) => {
+            collection.trial(of).map(|i| i.oid).into_iter().collect()
+        }
+        Some(RecoveryCommand::DropLoser { of, .. }) => collection.loser(of)?.into_iter().collect(),
+        Some(RecoveryCommand::DropReindexLeftover { of, details, .. }) => {
+            let before: Vec<Oid> = details
+                .get("leftovers_before")
+                .and_then(|list| serde_json::from_value(list.clone()).ok())
+                .unwrap_or_default();
+            let lost = stage.has(Defect::EmptyIsEverything);
+            collection.reindex_leftovers(of).into_iter().filter(|oid| lost || !before.contains(oid)).collect()
+        }
+        _ => vec![],
+    })
+}
+
+fn noted(stage: &mut Stage, turn: &Turn) {
+    if let Some(state) = turn.command.as_deref().map(RecoveryCommand::leaves) {
+        note(stage, turn, state, json!({}));
+    }
+}
+
+fn start_drop(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let mut ms = SHORT_MS;
+    for oid in doomed(stage, turn)? {
+        ms += begin_drop(stage, turn, oid);
+    }
+    Ok(Then::Next(ms))
+}
+
+fn finish_drop(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    for oid in doomed(stage, turn)? {
+        match end_drop(stage, turn, Some(oid))? {
+            Then::Next(_) => {}
+            wait => return Ok(wait),
+        }
+    }
+    noted(stage, turn);
+    Ok(Then::Next(SHORT_MS))
+}
+
+fn swap_back(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let of = turn.step.target();
+    if lock_times_out(stage) {
+        let timeout_ms = stage.world.collections[turn.collection].config.lock_timeout_ms;
+        return if turn.tries + 1 < TRIES {
+            Ok(Then::Again(timeout_ms + 1000))
+        } else {
+            Err("canceling statement due to lock timeout".to_owned())
+        };
+    }
+    let collection = &stage.world.collections[turn.collection];
+    let old = collection.itself(of).filter(|old| old.name == crate::world::trial_name(of)).map(|old| old.oid);
+    let new = collection.bearing_its_name(of).map(|new| new.oid);
+    match (old, new) {
+        (Some(old), Some(new)) => {
+            effect(stage, turn, "swap back");
+            stage.world.collections[turn.collection].exchange_names(old, new);
+        }
+        (Some(old), None) => {
+            effect(stage, turn, "rename");
+            let collection = &mut stage.world.collections[turn.collection];
+            if let Some(index) = collection.index(old) {
+                index.name = of.name.trim_start_matches("public.").to_owned();
+            }
+            collection.touch();
+        }
+        (None, _) => {}
+    }
+    noted(stage, turn);
+    Ok(Then::Next(SHORT_MS))
+}
+
+fn restore_effort(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let Some(RecoveryCommand::RestoreEffort { of, details, .. }) = turn.command.as_deref() else {
+        return Err("no effort to restore".to_owned());
+    };
+    let former = details.get("former").and_then(Value::as_u64).map(|effort| effort as u32);
+    let collection = &mut stage.world.collections[turn.collection];
+    if let Some(index) = collection.index(of.oid) {
+        index.effort = former;
+        index.panel = None;
+    }
+    collection.touch();
+    noted(stage, turn);
+    Ok(Then::Next(SHORT_MS))
+}
+
+fn rebuild(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let of = turn.step.target();
+    if stage.world.collections[turn.collection].bearing_its_name(of).is_some() {
+        noted(stage, turn);
+        return Ok(Then::Next(SHORT_MS));
+    }
+    let Some(RecoveryCommand::RebuildDropped { details, .. }) = turn.command.as_deref() else {
+        return Err("nothing to rebuild".to_owned());
+    };
+    let definition = details.get("definition").ok_or("its definition was not noted")?;
+    let lists = definition.get("lists").and_then(Value::as_u64).map(|lists| lists as u32);
+    let bytes = definition.get("bytes").and_then(Value::as_u64).unwrap_or(1544);
+    effect(stage, turn, "create");
+    let oid = stage.world.oid();
+    let name = of.name.trim_start_matches("public.").to_owned();
+    let mut index = Index::begun(oid, name, of.method, lists, bytes, Maker::User);
+    let collection = &mut stage.world.collections[turn.collection];
+    if let Some(table) = collection.table(of.table) {
+        index.finish(table.rows, 0.01);
+        table.indexes.push(index);
+    }
+    collection.touch();
+    Ok(Then::Again(1000))
+}

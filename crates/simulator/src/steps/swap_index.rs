@@ -1,0 +1,73 @@
+//! Exchanging the names of old and trial index, with the effort that the comparison found.
+
+use healing::plan::{IndexRef, Step};
+use healing::recovery::StepState;
+use healing::verdict::Verdict;
+use serde_json::json;
+
+use super::{SHORT_MS, effect, note, target};
+use crate::stage::Stage;
+use crate::worker::{Op, Then, Turn, op};
+
+/// Times that a swap is tried before it is given up.
+const TRIES: u32 = 5;
+
+pub(super) fn operations(turn: &Turn) -> Vec<Op> {
+    vec![op("swap_index.intent", intent, turn), op("swap_index.exchange", exchange, turn)]
+}
+
+fn effort_for(stage: &mut Stage, turn: &Turn, of: &IndexRef) -> Option<u32> {
+    if !stage.world.collections[turn.collection].config.manage_search_effort {
+        return None;
+    }
+    let entries = &stage.store.action(turn.action).entries;
+    let compared = entries.iter().rev().find(|entry| {
+        matches!(&entry.step, Step::CompareIndexes { of: compared, .. } if compared.oid == of.oid)
+            && entry.state == StepState::Done
+    })?;
+    let verdict: Verdict = serde_json::from_value(compared.details.get("verdict")?.clone()).ok()?;
+    verdict.effort.or(verdict.new_at_objective.map(|point| point.effort))
+}
+
+fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let of = target(turn);
+    let collection = &stage.world.collections[turn.collection];
+    collection.as_planned(of)?;
+    let trial = collection.trial(of).map(|trial| trial.oid).ok_or("the new index is not there any more")?;
+    let effort = effort_for(stage, turn, of);
+    if let (Some(effort), Some(trial)) = (effort, stage.world.collections[turn.collection].index(trial)) {
+        trial.effort = Some(effort);
+    }
+    note(stage, turn, StepState::Intent, json!({ "trial": trial, "effort": effort }));
+    Ok(Then::Next(SHORT_MS))
+}
+
+fn exchange(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let of = target(turn);
+    let timeout_ms = stage.world.collections[turn.collection].config.lock_timeout_ms;
+    if lock_times_out(stage) {
+        return if turn.tries + 1 < TRIES {
+            Ok(Then::Again(timeout_ms + 1000))
+        } else {
+            Err("canceling statement due to lock timeout".to_owned())
+        };
+    }
+    let collection = &stage.world.collections[turn.collection];
+    let old = collection.as_planned(of)?.oid;
+    let trial = collection.trial(of).ok_or("the new index is not there any more")?;
+    if !trial.valid {
+        return Err("the new index is not valid any more".to_owned());
+    }
+    let trial = trial.oid;
+    effect(stage, turn, "swap");
+    stage.world.collections[turn.collection].exchange_names(trial, old);
+    // One transaction with its effect.
+    note(stage, turn, StepState::Done, json!({}));
+    Ok(Then::Next(SHORT_MS))
+}
+
+/// Whether this attempt at the locks of a table times out.
+pub(super) fn lock_times_out(stage: &mut Stage) -> bool {
+    let locked = stage.world.weather.locked;
+    locked > 0.0 && stage.world.random.chance(locked)
+}

@@ -1,0 +1,57 @@
+//! Finding and setting the least search effort that meets the objective.
+
+use healing::plan::Step;
+use healing::recovery::StepState;
+use serde_json::json;
+
+use super::{SHORT_MS, effect, measure, note, target};
+use crate::defects::Defect;
+use crate::stage::Stage;
+use crate::worker::{Op, Then, Turn, op};
+
+pub(super) fn operations(turn: &Turn) -> Vec<Op> {
+    vec![
+        op("tune_search_effort.measure", measured, turn),
+        op("tune_search_effort.intent", intent, turn),
+        op("tune_search_effort.done", done, turn),
+    ]
+}
+
+/// The effort found, kept by the worker until it is set: measured again here, since an operation keeps nothing.
+fn least(stage: &mut Stage, turn: &Turn) -> Result<u32, String> {
+    let Step::TuneSearchEffort { of, objective } = &turn.step else { return Err("no tuning".to_owned()) };
+    let collection = &stage.world.collections[turn.collection];
+    let queries = collection.config.panel_queries as u32;
+    let index = collection.as_planned(of)?.clone();
+    let points = measure::curve(&mut stage.world, &index, queries, *objective, &[])?;
+    let meets = points.iter().filter(|point| point.recall >= *objective).map(|point| point.effort).min();
+    meets.ok_or_else(|| format!("no effort finds {objective:.3}"))
+}
+
+fn measured(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    stage.world.collections[turn.collection].as_planned(target(turn))?;
+    let ms = 15_000.0 * stage.world.slowness();
+    Ok(Then::Next(ms as i64))
+}
+
+fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let former = stage.world.collections[turn.collection].as_planned(target(turn))?.effort;
+    note(stage, turn, StepState::Intent, json!({ "former": former }));
+    Ok(Then::Next(SHORT_MS))
+}
+
+fn done(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let effort = least(stage, turn)?;
+    let noop = stage.has(Defect::CreditedNoop);
+    effect(stage, turn, "effort");
+    let collection = &mut stage.world.collections[turn.collection];
+    if let Some(index) = collection.index(target(turn).oid) {
+        if !noop {
+            index.effort = Some(effort);
+        }
+        index.panel = None;
+    }
+    collection.touch();
+    note(stage, turn, StepState::Done, json!({ "effort": effort }));
+    Ok(Then::Next(SHORT_MS))
+}

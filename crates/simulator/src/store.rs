@@ -1,0 +1,348 @@
+//! What is durable: the extension's tables (actions, their journal, arms, outcomes, integrity). A crash takes nothing
+//! of it.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use healing::classify::Problem;
+use healing::config::Config;
+use healing::engine::{Arm, Attempt, Reason, Request};
+use healing::integrity::{Assessment, StateRecord};
+use healing::lifecycle::Status;
+use healing::plan::{Plan, Step};
+use healing::recovery::{JournalEntry, StepState};
+use healing::snapshot::{Snapshot, UnixMs};
+use healing::verdict::Verdict;
+use healing::verification::Verification;
+use serde_json::Value;
+
+/// Earlier actions that a decision looks at, milliseconds.
+const HISTORY_MS: i64 = 30 * 24 * 3_600_000;
+
+/// Why the healer stopped a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// A human asked for it.
+    Abort,
+    /// Its time is over.
+    Timeout,
+}
+
+/// A moment by both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// By the server's clock.
+    pub wall: UnixMs,
+    /// In truth.
+    pub real: UnixMs,
+}
+
+/// A row of `ruvector.actions`.
+#[derive(Debug, Clone)]
+pub struct Action {
+    /// Its number.
+    pub id: i64,
+    /// The collection.
+    pub collection: usize,
+    /// Where it stands.
+    pub status: Status,
+    /// Who asked.
+    pub request: Request,
+    /// The problem, its plan and what it was made from.
+    pub planned: Option<Rc<Planned>>,
+    /// It had to be approved.
+    pub needs_approval: bool,
+    /// A human did approve.
+    pub approved: bool,
+    /// The verdict to keep is recorded.
+    pub keep: bool,
+    /// What was measured.
+    pub verification: Option<Verification>,
+    /// Why its worker is to stop.
+    pub stop_reason: Option<StopReason>,
+    /// When that was asked.
+    pub stop_asked: Option<Moment>,
+    /// When it was decided.
+    pub decided: Option<Moment>,
+    /// When its worker began.
+    pub started: Option<Moment>,
+    /// When it ended.
+    pub ended: Option<Moment>,
+    /// The healer stops the worker then (wall clock).
+    pub deadline: Option<UnixMs>,
+    /// The journal.
+    pub entries: Vec<JournalEntry>,
+    /// Why it ended so.
+    pub note: String,
+    /// Outcomes written for it.
+    pub outcomes: u32,
+}
+
+/// What a decision to act consists of.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// The problem.
+    pub problem: Problem,
+    /// The plan.
+    pub plan: Plan,
+    /// The observation that it was made from.
+    pub before: Snapshot,
+    /// When that was taken, in truth.
+    pub observed: UnixMs,
+    /// The indexes that the plan names in truth, when it was made.
+    pub true_before: Vec<Condition>,
+}
+
+/// An index in truth.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Condition {
+    /// It can be searched.
+    pub valid: bool,
+    /// Its size.
+    pub bytes: u64,
+    /// What searches find.
+    pub recall: f64,
+    /// How far it is from a fresh build.
+    pub wear: f64,
+}
+
+impl Condition {
+    /// Whether this is better than `before` in anything.
+    pub fn is_better(&self, before: &Condition) -> bool {
+        self.valid && !before.valid
+            || (self.bytes as f64) < 0.97 * before.bytes as f64
+            || self.recall > before.recall + 0.005
+            || self.wear < before.wear - 0.005
+    }
+}
+
+impl Action {
+    /// The plan.
+    ///
+    /// # Panics
+    /// When the action was not decided.
+    pub fn planned(&self) -> &Rc<Planned> {
+        match &self.planned {
+            Some(planned) => planned,
+            None => panic!("action {} has no plan", self.id),
+        }
+    }
+
+    /// Appends to the journal.
+    pub fn note_step(&mut self, step_no: u32, step: &Step, state: StepState, details: Value) {
+        self.entries.push(JournalEntry { step_no, step: step.clone(), state, details });
+    }
+
+    /// The verdicts of the comparisons that were made.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        self.entries
+            .iter()
+            .filter_map(|entry| entry.details.get("verdict"))
+            .filter_map(|verdict| serde_json::from_value(verdict.clone()).ok())
+            .collect()
+    }
+
+    /// Whether a human asked for it.
+    pub fn by_hand(&self) -> bool {
+        self.request != Request::Automatic
+    }
+}
+
+/// What the healer last saw of a collection: a row of `ruvector.integrity`.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// The observation.
+    pub snapshot: Snapshot,
+    /// What it says.
+    pub assessment: Assessment,
+    /// The collection's version that it shows.
+    pub version: u64,
+    /// When it was taken, in truth.
+    pub real: UnixMs,
+    /// A further sample of the same version changes nothing: state normal, nothing weak.
+    pub quiet: bool,
+}
+
+/// The tables.
+#[derive(Debug, Clone, Default)]
+pub struct Store {
+    /// Actions by number.
+    pub actions: BTreeMap<i64, Action>,
+    /// Actions that are not over.
+    pub open: Vec<i64>,
+    /// State of each collection.
+    pub records: Vec<Option<StateRecord>>,
+    /// Last observation of each.
+    pub observed: Vec<Option<Observed>>,
+    /// Last reason of each for not acting.
+    pub reasons: Vec<Option<Reason>>,
+    /// Arms of each.
+    pub arms: Vec<Vec<Arm>>,
+    /// Actions of each, oldest first.
+    pub by_collection: Vec<Vec<i64>>,
+    /// Last refusal of each, with all that it rests on and until when it holds.
+    pub refused: Vec<Option<Refused>>,
+    /// Counts changes of actions and arms.
+    pub stamp: u64,
+    last_id: i64,
+}
+
+/// A refusal is the same as long as this is the same, and the time has not come.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Basis {
+    /// The collection's version.
+    pub version: u64,
+    /// Actions and arms.
+    pub stamp: u64,
+    /// The state.
+    pub record: StateRecord,
+    /// Free disk.
+    pub disk_free: u64,
+    /// The server's clock.
+    pub clock_offset: i64,
+    /// The observation says that the server is in recovery.
+    pub in_recovery: bool,
+}
+
+/// A refusal to act.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Refused {
+    /// What it rests on.
+    pub basis: Basis,
+    /// Not before this moment (wall clock) can the core say anything else.
+    pub until: UnixMs,
+}
+
+impl Store {
+    /// Empty tables for so many collections.
+    pub fn new(collections: usize) -> Self {
+        Self {
+            records: vec![None; collections],
+            observed: vec![None; collections],
+            reasons: vec![None; collections],
+            arms: vec![vec![]; collections],
+            by_collection: vec![vec![]; collections],
+            refused: vec![None; collections],
+            ..Self::default()
+        }
+    }
+
+    /// A new row of `ruvector.actions`.
+    pub fn propose(&mut self, collection: usize, request: Request) -> i64 {
+        self.last_id += 1;
+        self.stamp += 1;
+        let id = self.last_id;
+        self.actions.insert(
+            id,
+            Action {
+                id,
+                collection,
+                status: Status::Proposed,
+                request,
+                planned: None,
+                needs_approval: false,
+                approved: false,
+                keep: false,
+                verification: None,
+                stop_reason: None,
+                stop_asked: None,
+                decided: None,
+                started: None,
+                ended: None,
+                deadline: None,
+                entries: vec![],
+                note: String::new(),
+                outcomes: 0,
+            },
+        );
+        self.open.push(id);
+        self.by_collection[collection].push(id);
+        id
+    }
+
+    /// The row of this number.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn action(&mut self, id: i64) -> &mut Action {
+        match self.actions.get_mut(&id) {
+            Some(action) => action,
+            None => panic!("there is no action {id}"),
+        }
+    }
+
+    /// Open actions of a collection.
+    pub fn open_of(&self, collection: usize) -> impl Iterator<Item = &Action> {
+        self.open.iter().filter_map(|id| self.actions.get(id)).filter(move |a| a.collection == collection)
+    }
+
+    /// Whether a worker may be changing a collection.
+    pub fn in_flight(&self, collection: usize) -> u32 {
+        self.open_of(collection).filter(|action| action.status.is_in_flight()).count() as u32
+    }
+
+    /// The same on the whole server.
+    pub fn all_in_flight(&self) -> u32 {
+        self.open.iter().filter(|id| self.actions.get(id).is_some_and(|a| a.status.is_in_flight())).count()
+            as u32
+    }
+
+    /// Moves an action; the move must be one of the table's. A row that is over leaves the open ones.
+    ///
+    /// # Errors
+    /// The illegal move.
+    pub fn advance(&mut self, id: i64, to: Status, at: Moment) -> Result<(), String> {
+        self.stamp += 1;
+        let action = self.action(id);
+        action.status = action.status.advance(to).map_err(|error| error.to_string())?;
+        if to == Status::Executing {
+            action.started = Some(at);
+        }
+        if to.is_terminal() {
+            action.ended = Some(at);
+            self.open.retain(|open| *open != id);
+        }
+        Ok(())
+    }
+
+    /// Earlier actions on a collection, as a decision sees them.
+    pub fn history(&self, collection: usize, wall: UnixMs) -> Vec<Attempt> {
+        self.by_collection[collection]
+            .iter()
+            .rev()
+            .filter_map(|id| self.actions.get(id))
+            .filter_map(|action| {
+                let planned = action.planned.as_ref()?;
+                let started_at = action.started.or(action.decided)?.wall;
+                (started_at > wall - HISTORY_MS).then(|| Attempt {
+                    started_at,
+                    ended_at: action.ended.map(|ended| ended.wall),
+                    status: action.status,
+                    strategy: planned.plan.strategy.clone(),
+                    problem_class: planned.problem.class.as_str().to_owned(),
+                    lambda_before: action.verification.as_ref().and_then(|v| v.lambda_before),
+                    lambda_after: action.verification.as_ref().and_then(|v| v.lambda_after),
+                    nodes: planned.problem.component.nodes.clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// Writes what the end of an action says of its remedy.
+    pub fn record_arm(
+        &mut self,
+        collection: usize,
+        strategy: &str,
+        status: Status,
+        wall: UnixMs,
+        config: &Config,
+    ) {
+        self.stamp += 1;
+        let arms = &mut self.arms[collection];
+        let at = arms.iter().position(|arm| arm.strategy == strategy).unwrap_or_else(|| {
+            arms.push(Arm::new(strategy));
+            arms.len() - 1
+        });
+        arms[at] = arms[at].after(status, wall, config, wall as u64);
+    }
+}

@@ -1,0 +1,536 @@
+//! The worker of one action, as the extension's `background::action`: a queue of operations, between any two of which
+//! it may die.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use healing::integrity::component_lambda;
+use healing::lifecycle::Status;
+use healing::plan::Step;
+use healing::recovery::{self, JournalEntry, RecoveryCommand, StepState};
+use healing::remedies;
+use healing::verification::{Outcome, Verification, verify};
+
+use crate::checks;
+use crate::defects::Defect;
+use crate::stage::Stage;
+use crate::steps;
+use crate::store::{Action, StopReason};
+use crate::world::observe::{self, Kind};
+
+/// Times that an undo is tried before a human must look, with a growing pause between.
+const UNDO_TRIES: u32 = 6;
+/// The window is extended this often while a measurement is missing.
+const WINDOWS_MAX: u32 = 3;
+
+/// What an operation works on.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    /// The action.
+    pub action: i64,
+    /// Its collection.
+    pub collection: usize,
+    /// The step's position in the plan.
+    pub step_no: u32,
+    /// The step.
+    pub step: Step,
+    /// The inverse that is run, when it is one.
+    pub command: Option<Rc<RecoveryCommand>>,
+    /// How often it was tried before.
+    pub tries: u32,
+}
+
+/// How an operation went.
+#[derive(Debug)]
+pub enum Then {
+    /// Done; the next one begins after so many milliseconds.
+    Next(i64),
+    /// To be tried again after so many milliseconds.
+    Again(i64),
+    /// A comparison was lost.
+    Lost(String),
+}
+
+/// An operation of a step: short, with nothing durable in the middle of it.
+pub type Run = fn(&mut Stage, &Turn) -> Result<Then, String>;
+
+/// An operation with what it works on.
+#[derive(Debug, Clone)]
+pub struct Op {
+    /// Its name, `step.phase`.
+    pub name: &'static str,
+    what: What,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Lock,
+    Begin,
+    Step(Run, Turn),
+    ToVerifying,
+    Measure,
+    Keep(Box<Verification>),
+    Settle,
+    Finish,
+}
+
+/// What the worker is about.
+#[derive(Debug, Clone, PartialEq)]
+enum Phase {
+    Steps,
+    /// Undoing because it failed or was not verified.
+    Undo {
+        error: String,
+        verification: Option<Box<Verification>>,
+    },
+    /// Undoing after a crash or a stop.
+    Recover {
+        status: Status,
+        why: String,
+    },
+    /// The verdict to keep is recorded: dropping the losers.
+    Tidy {
+        resolving: bool,
+    },
+    End {
+        status: Status,
+        note: String,
+        verification: Option<Box<Verification>>,
+    },
+}
+
+/// A process.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Its number.
+    pub pid: i32,
+    /// Its action.
+    pub action: i64,
+    /// It has taken the action's advisory lock.
+    pub holds_lock: bool,
+    /// When it was started, in truth.
+    pub born_real: i64,
+    /// The same by the wall clock.
+    pub born_wall: i64,
+    ready_at: i64,
+    waits_until_wall: Option<i64>,
+    queue: VecDeque<Op>,
+    phase: Phase,
+    tries: u32,
+    windows: u32,
+}
+
+fn simple(name: &'static str, what: What) -> Op {
+    Op { name, what }
+}
+
+/// An operation of a step.
+pub fn op(name: &'static str, run: Run, turn: &Turn) -> Op {
+    Op { name, what: What::Step(run, turn.clone()) }
+}
+
+impl Worker {
+    /// A worker that begins at this moment.
+    pub fn new(pid: i32, action: i64, begins: i64, wall: i64) -> Self {
+        Self {
+            pid,
+            action,
+            holds_lock: false,
+            born_real: begins,
+            born_wall: wall,
+            ready_at: begins,
+            waits_until_wall: None,
+            queue: VecDeque::from([simple("worker.lock", What::Lock)]),
+            phase: Phase::Steps,
+            tries: 0,
+            windows: 0,
+        }
+    }
+
+    /// Name of the operation that is next.
+    pub fn at(&self) -> &'static str {
+        self.queue.front().map_or("worker.end", |op| op.name)
+    }
+}
+
+/// Runs every worker up to the world's present moment.
+pub fn run_all(stage: &mut Stage) {
+    if stage.workers.is_empty() {
+        return;
+    }
+    let end = stage.world.now;
+    let pids: Vec<i32> = stage.workers.iter().map(|worker| worker.pid).collect();
+    for pid in pids {
+        while stage.world.is_up() {
+            let Some(at) = stage.workers.iter().position(|worker| worker.pid == pid) else { break };
+            let offset = stage.world.clock_offset;
+            let worker = &mut stage.workers[at];
+            if let Some(wall) = worker.waits_until_wall {
+                if wall - offset > end {
+                    break;
+                }
+                worker.ready_at = worker.ready_at.max(wall - offset);
+                worker.waits_until_wall = None;
+            }
+            if worker.ready_at > end {
+                break;
+            }
+            let mut worker = stage.workers.remove(at);
+            stage.world.now = worker.ready_at;
+            let lives = worker.turn(stage);
+            stage.world.now = end;
+            let busy = worker.holds_lock;
+            if lives {
+                stage.workers.insert(at.min(stage.workers.len()), worker);
+            }
+            if busy {
+                strike_armed(stage, pid);
+            }
+        }
+    }
+}
+
+/// A crash whose moment has come.
+fn strike_armed(stage: &mut Stage, pid: i32) {
+    for armed in &mut stage.armed {
+        armed.after = armed.after.saturating_sub(1);
+    }
+    if let Some(at) = stage.armed.iter().position(|armed| armed.after == 0) {
+        let armed = stage.armed.remove(at);
+        if armed.server {
+            stage.crash_server(20_000);
+        } else {
+            stage.kill_worker(pid);
+        }
+    }
+}
+
+impl Worker {
+    /// One operation; false when the process ends.
+    fn turn(&mut self, stage: &mut Stage) -> bool {
+        let Some(Op { name, what }) = self.queue.pop_front() else { return false };
+        match what {
+            What::Lock => {
+                if stage.holder(self.action).is_some() {
+                    return false;
+                }
+                self.holds_lock = true;
+                self.ready_at += 100;
+                return self.plan_work(stage);
+            }
+            What::Begin => {
+                if !checks::begins(stage, self.action) {
+                    return false;
+                }
+                let at = stage.moment();
+                if let Err(error) = stage.store.advance(self.action, Status::Executing, at) {
+                    stage.violated("lifecycle", error);
+                    return false;
+                }
+                let action = stage.store.action(self.action);
+                action.deadline = Some(at.wall + (action.planned().plan.timeout_s * 1000.0) as i64);
+                stage.coverage.began(&action.planned().plan.strategy);
+            }
+            What::Step(run, mut turn) => match run(stage, &turn) {
+                Ok(Then::Next(ms)) => self.ready_at += ms.max(1),
+                Ok(Then::Again(ms)) => {
+                    self.ready_at += ms.max(1);
+                    turn.tries += 1;
+                    self.queue.push_front(Op { name, what: What::Step(run, turn) });
+                }
+                Ok(Then::Lost(reason)) => self.give_up(format!("the comparison was lost: {reason}"), None),
+                Err(error) => self.failed(stage, error),
+            },
+            What::ToVerifying => self.to_verifying(stage),
+            What::Measure => self.measure(stage),
+            What::Keep(verification) => self.keep(stage, *verification),
+            What::Settle => self.settle(stage),
+            What::Finish => {
+                self.finish(stage);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// What is to be done, from where the action stands.
+    fn plan_work(&mut self, stage: &mut Stage) -> bool {
+        let action = stage.store.action(self.action);
+        match action.status {
+            Status::Approved => {
+                self.queue.push_back(simple("worker.begin", What::Begin));
+                let turns = turns(action, |step| !is_after_verification(step));
+                self.queue.extend(turns.iter().flat_map(steps::expand));
+                self.queue.push_back(simple("worker.to_verifying", What::ToVerifying));
+            }
+            Status::Executing | Status::Verifying if action.keep => {
+                self.phase = Phase::Tidy { resolving: true };
+                self.queue.push_back(simple("worker.settle", What::Settle));
+            }
+            Status::Executing | Status::Verifying => {
+                let (status, why) = match action.stop_reason {
+                    Some(StopReason::Abort) => (Status::Aborted, "stopped by a human"),
+                    Some(StopReason::Timeout) => (Status::Failed, "stopped after its time limit"),
+                    None => (Status::Aborted, "its worker died"),
+                };
+                self.phase = Phase::Recover { status, why: why.to_owned() };
+                self.queue.push_back(simple("worker.settle", What::Settle));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn to_verifying(&mut self, stage: &mut Stage) {
+        let at = stage.moment();
+        if let Err(error) = stage.store.advance(self.action, Status::Verifying, at) {
+            stage.violated("lifecycle", error);
+        }
+        let number = stage.store.action(self.action).collection;
+        let window_s = stage.world.collections[number].config.verify_window_seconds as f64;
+        let action = stage.store.action(self.action);
+        let seconds = f64::from(WINDOWS_MAX) * window_s + action.planned().plan.timeout_s;
+        action.deadline = Some(at.wall + (seconds * 1000.0) as i64);
+        self.window(stage);
+    }
+
+    fn window(&mut self, stage: &Stage) {
+        let number = stage.store.actions[&self.action].collection;
+        let window_ms = stage.world.collections[number].config.verify_window_seconds * 1000;
+        self.windows += 1;
+        self.waits_until_wall = Some(stage.world.wall() + window_ms);
+        self.queue.push_back(simple("worker.measure", What::Measure));
+    }
+
+    /// Measures the action's indexes anew and asks the core whether it helped.
+    fn measure(&mut self, stage: &mut Stage) {
+        let (number, planned) = {
+            let action = stage.store.action(self.action);
+            (action.collection, Rc::clone(action.planned()))
+        };
+        let names: Vec<&str> = planned.plan.steps.iter().map(|step| step.target().name.as_str()).collect();
+        let (wall, as_built) = (stage.world.wall(), stage.has(Defect::StructureNotReadAgain));
+        let collection = &stage.world.collections[number];
+        let mut due = Vec::new();
+        for (t, table) in collection.tables.iter().enumerate() {
+            for (i, index) in table.indexes.iter().enumerate() {
+                if index.valid && names.contains(&index.qualified().as_str()) {
+                    due.push(((t, i), Kind::Panel));
+                    if Kind::Structure.is_due(table, index, &collection.config, wall, as_built) {
+                        due.push(((t, i), Kind::Structure));
+                    }
+                }
+            }
+        }
+        for (place, kind) in due {
+            if observe::take(&mut stage.world, number, place, kind).is_none() {
+                self.failed(stage, "a measurement failed".to_owned());
+                return;
+            }
+            self.ready_at += 500;
+        }
+        let after = observe::snapshot(&stage.world, number);
+        let verdicts = stage.store.action(self.action).verdicts();
+        let Some(remedy) = remedies::find(&planned.plan.strategy) else {
+            self.failed(stage, format!("there is no strategy {}", planned.plan.strategy));
+            return;
+        };
+        let outcome = Outcome {
+            problem: &planned.problem,
+            plan: &planned.plan,
+            before: &planned.before,
+            after: &after,
+            verdicts: &verdicts,
+            config: &stage.world.collections[number].config,
+        };
+        let mut verification = match verify(remedy, &outcome) {
+            Ok(verification) => verification,
+            Err(error) => {
+                self.failed(stage, error.to_string());
+                return;
+            }
+        };
+        if stage.has(Defect::CreditedNoop) || stage.has(Defect::NoComparison) {
+            verification.verified = true;
+            verification.complete = true;
+        }
+        if !verification.complete && self.windows < WINDOWS_MAX {
+            self.window(stage);
+        } else if verification.verified {
+            self.queue.push_back(simple("worker.keep", What::Keep(Box::new(verification))));
+        } else {
+            let error = format!("not verified: {}", verification.reason);
+            self.give_up(error, Some(Box::new(verification)));
+        }
+    }
+
+    /// Records the verdict to keep. A wish to stop that was accepted before comes first.
+    fn keep(&mut self, stage: &mut Stage, verification: Verification) {
+        let as_built = stage.has(Defect::KeepIgnoresAbort);
+        let action = stage.store.action(self.action);
+        if action.stop_reason.is_some() && !as_built {
+            self.give_up("asked to stop".to_owned(), Some(Box::new(verification)));
+            return;
+        }
+        action.keep = true;
+        action.verification = Some(verification);
+        self.phase = Phase::Tidy { resolving: false };
+        let turns = turns(action, is_after_verification);
+        self.queue.extend(turns.iter().flat_map(steps::expand));
+        self.queue.push_back(simple("worker.settle", What::Settle));
+    }
+
+    /// What runs now failed.
+    fn failed(&mut self, stage: &mut Stage, error: String) {
+        let action = self.action;
+        stage.say(|| format!("action {action}: {error}"));
+        match &mut self.phase {
+            Phase::Steps => self.give_up(error, None),
+            Phase::Tidy { resolving: resolving @ false } => {
+                *resolving = true;
+                self.queue = VecDeque::from([simple("worker.settle", What::Settle)]);
+            }
+            _ => {
+                self.tries += 1;
+                if self.tries == UNDO_TRIES {
+                    self.undo_failed(error);
+                } else {
+                    self.ready_at += 1000 << self.tries;
+                    self.queue = VecDeque::from([simple("worker.settle", What::Settle)]);
+                }
+            }
+        }
+    }
+
+    fn give_up(&mut self, error: String, verification: Option<Box<Verification>>) {
+        self.phase = Phase::Undo { error, verification };
+        self.queue = VecDeque::from([simple("worker.settle", What::Settle)]);
+    }
+
+    fn undo_failed(&mut self, error: String) {
+        let end = |status, note, verification| Phase::End { status, note, verification };
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Steps) {
+            Phase::Undo { error: first, verification } => {
+                end(Status::RollbackFailed, format!("{first}; undoing it failed: {error}"), verification)
+            }
+            Phase::Recover { why, .. } => {
+                end(Status::RollbackFailed, format!("{why}; undoing it failed: {error}"), None)
+            }
+            // What fails while tidying up does not take the success back.
+            _ => end(Status::Succeeded, format!("the former index could not be dropped: {error}"), None),
+        };
+        self.queue = VecDeque::from([simple("worker.finish", What::Finish)]);
+    }
+
+    /// Runs what the core says is left, until nothing is.
+    fn settle(&mut self, stage: &mut Stage) {
+        let in_order = stage.has(Defect::RollbackInOrder);
+        let action = stage.store.action(self.action);
+        let planned = Rc::clone(action.planned());
+        let left = match &self.phase {
+            Phase::Undo { .. } => recovery::undo(&action.entries).map_err(|error| error.to_string()),
+            Phase::Tidy { .. } => Ok(recovery::resolve(&planned.plan, &action.entries, true)),
+            _ => Ok(recovery::resolve(&planned.plan, &action.entries, false)),
+        };
+        let mut left = match left {
+            Ok(left) => left,
+            Err(error) => {
+                self.undo_failed(error);
+                return;
+            }
+        };
+        if in_order {
+            left.reverse();
+        }
+        if left.is_empty() {
+            let effect = took_effect(&action.entries);
+            self.phase = match std::mem::replace(&mut self.phase, Phase::Steps) {
+                Phase::Undo { error, verification } => {
+                    let stopped = action.stop_reason == Some(StopReason::Abort);
+                    let status = match (stopped, effect) {
+                        (true, _) => Status::Aborted,
+                        (false, true) => Status::RolledBack,
+                        (false, false) => Status::Failed,
+                    };
+                    Phase::End { status, note: error, verification }
+                }
+                Phase::Recover { status, why } => Phase::End { status, note: why, verification: None },
+                _ => Phase::End { status: Status::Succeeded, note: String::new(), verification: None },
+            };
+            self.queue.push_back(simple("worker.finish", What::Finish));
+            return;
+        }
+        for command in left {
+            let Some(step) = planned.plan.steps.get(command.step_no() as usize) else { continue };
+            let turn = Turn {
+                action: self.action,
+                collection: action.collection,
+                step_no: command.step_no(),
+                step: step.clone(),
+                command: Some(Rc::new(command)),
+                tries: 0,
+            };
+            self.queue.extend(steps::expand_inverse(&turn));
+        }
+        self.queue.push_back(simple("worker.settle", What::Settle));
+    }
+
+    /// Writes the outcome, in one transaction with the status.
+    fn finish(&mut self, stage: &mut Stage) {
+        let Phase::End { status, note, verification } = std::mem::replace(&mut self.phase, Phase::Steps)
+        else {
+            return;
+        };
+        let at = stage.moment();
+        let action = stage.store.action(self.action);
+        if let Some(verification) = verification {
+            action.verification = Some(*verification);
+        }
+        action.outcomes += 1;
+        action.note.clone_from(&note);
+        let (number, planned) = (action.collection, Rc::clone(action.planned()));
+        let id = self.action;
+        stage.say(|| format!("collection {number}: action {id} {}: {note}", status.as_str()));
+        if let Err(error) = stage.store.advance(self.action, status, at) {
+            stage.violated("lifecycle", error);
+        }
+        let Stage { store, world, .. } = stage;
+        let strategy = &planned.plan.strategy;
+        store.record_arm(number, strategy, status, at.wall, &world.collections[number].config);
+        stage.coverage.ended(strategy, status);
+        checks::ended(stage, self.action);
+    }
+}
+
+fn is_after_verification(step: &Step) -> bool {
+    matches!(step, Step::DropLoser { .. })
+}
+
+fn turns(action: &Action, wanted: impl Fn(&Step) -> bool) -> Vec<Turn> {
+    (0u32..)
+        .zip(&action.planned().plan.steps)
+        .filter(|(_, step)| wanted(step))
+        .map(|(step_no, step)| Turn {
+            action: action.id,
+            collection: action.collection,
+            step_no,
+            step: step.clone(),
+            command: None,
+            tries: 0,
+        })
+        .collect()
+}
+
+/// Whether anything that users could notice, or a comparison, came about: then undoing it is a rollback.
+fn took_effect(entries: &[JournalEntry]) -> bool {
+    entries.iter().any(|e| e.state == StepState::Done && !matches!(e.step, Step::BuildIndex { .. }))
+}
+
+/// Whether the part that a plan is for is still weak, by the last observation.
+pub fn still_weak(stage: &Stage, action: &Action) -> bool {
+    let Some(observed) = &stage.store.observed[action.collection] else { return false };
+    let config = &stage.world.collections[action.collection].config;
+    let nodes = &action.planned().problem.component.nodes;
+    let lambda = component_lambda(&observed.snapshot, nodes, config).ok().flatten();
+    lambda.is_some_and(|lambda| lambda < config.normal_lambda())
+}
