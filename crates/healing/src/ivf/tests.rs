@@ -92,8 +92,8 @@ fn bad_lists_are_told_from_good_ones_at_any_number_of_lists() {
         let (distance, work) = ratios(&analyse(&centres.values, 12, &data, Metric::L2, seed).unwrap());
         distance > DISTANCE_RATIO_MAX && work > WORK_RATIO_MAX
     };
-    for lists in [30, 150, 500] {
-        for seed in 0..5 {
+    for (lists, seeds) in [(30, 5), (150, 2), (500, 1)] {
+        for seed in 0..seeds {
             // The rows come clump by clump in turn: every part of them has all clumps.
             assert!(!bad(&data, lists, seed), "{lists} lists on all rows, seed {seed}");
             assert!(
@@ -130,15 +130,11 @@ fn the_share_that_is_searched_by_hand() {
 }
 
 #[test]
-fn three_splits_give_the_median_of_three() {
+fn the_median_of_several_splits_varies_less_than_one_split() {
     let data = clumps(100, 1200, 6, 6.0, 2);
     let sample = rows(6, &data);
     let centres = train(&rows(6, &data[..6 * 60]), 30, 5, false, 3);
     let assigned = assign(&sample, &centres, false);
-    let held = |splits| structure::against_fresh(&centres, &sample, &assigned, false, splits, 9).unwrap();
-    // The splits of one call follow each other from one seed: the first of three is the single one.
-    let (one, three, nine) = (held(1), held(3), held(9));
-    assert!(one != three && three != nine);
     let spread = |splits: usize| {
         let works: Vec<f64> = (0..12)
             .map(|seed| {
