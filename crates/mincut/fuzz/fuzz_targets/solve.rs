@@ -40,9 +40,7 @@ fn anything(mut bytes: Bytes<'_>) {
         let capacity = f64::from_le_bytes(std::array::from_fn(|_| bytes.byte()));
         edges.push((u.into(), v.into(), capacity));
     }
-    let wrong = edges
-        .iter()
-        .any(|&(u, v, c)| u.max(v) as usize >= nodes || !c.is_finite() || c < 0.0);
+    let wrong = edges.iter().any(|&(u, v, c)| u.max(v) as usize >= nodes || !c.is_finite() || c < 0.0);
     match Graph::from_edges(nodes, &edges) {
         Ok(graph) => {
             assert!(!wrong);
