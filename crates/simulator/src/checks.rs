@@ -4,7 +4,7 @@
 //! violation, so that a jump of the clock is no excuse and no accusation.
 
 use healing::config::Mode as HealingMode;
-use healing::engine::Request;
+use healing::engine::{Reason, Request};
 use healing::lifecycle::Status;
 use healing::plan::{Plan, Step};
 use healing::snapshot::Oid;
@@ -14,7 +14,7 @@ use crate::scenario::{Mode, Scenario};
 use crate::stage::Stage;
 use crate::store::Condition;
 use crate::worker::Turn;
-use crate::world::index::Maker;
+use crate::world::index::{Index, Maker};
 use crate::world::observe;
 use crate::world::{TRIAL_PREFIX, trial_name};
 
@@ -284,16 +284,24 @@ fn in_flight(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
 /// Nothing acts on a collection: what must be there is there, and nothing else of ours.
 fn at_rest(stage: &mut Stage, number: usize) {
     let mut found = Vec::new();
-    let last = stage.store.by_collection[number].iter().rev().find_map(|id| {
-        let action = &stage.store.actions[id];
-        action.planned.is_some().then_some((action.id, action.status))
-    });
+    // A failed rollback is loud: a human has been called, and what it left is theirs to remove.
+    let failed = |id: &i64| stage.store.actions[id].status == Status::RollbackFailed;
+    let excused = stage.store.by_collection[number].iter().any(failed);
     let collection = &mut stage.world.collections[number];
+    let others: Vec<String> = collection.ledger.iter().map(|wanted| wanted.name.clone()).collect();
     for wanted in &mut collection.ledger {
         let table = collection.tables.iter().find(|table| table.oid == wanted.table);
         let index = table.and_then(|table| table.indexes.iter().find(|index| index.name == wanted.name));
         match index {
-            None => found.push(("content", format!("{} is gone", wanted.name))),
+            None => {
+                // Of two equal indexes that were both not valid, either may be the one that is built again.
+                let equal = |index: &&Index| index.valid && index.method == wanted.method;
+                let taken = |index: &&Index| !others.contains(&index.name);
+                match table.and_then(|table| table.indexes.iter().filter(equal).find(taken)) {
+                    Some(equal) if !wanted.valid => wanted.name.clone_from(&equal.name),
+                    _ => found.push(("content", format!("{} is gone", wanted.name))),
+                }
+            }
             Some(index) if index.method != wanted.method => {
                 found.push(("content", format!("{} is of another method", wanted.name)));
             }
@@ -303,14 +311,12 @@ fn at_rest(stage: &mut Stage, number: usize) {
             Some(index) => wanted.valid = index.valid,
         }
     }
-    // A failed rollback is loud: a human has been called, and what it left is theirs to remove.
-    let excused = last.is_some_and(|(_, status)| status == Status::RollbackFailed);
     for (table, index) in collection.indexes() {
         let wanted = collection.ledger.iter().any(|w| w.table == table.oid && w.name == index.name);
         let ours = index.name.starts_with(TRIAL_PREFIX) || matches!(index.maker, Maker::Action(_));
         if !wanted && ours && !excused && !collection.surplus.contains(&index.name) {
             let word = if index.valid { "a second valid copy" } else { "not valid" };
-            found.push(("leftover", format!("{} stays behind, {word}, after {last:?}", index.name)));
+            found.push(("leftover", format!("{} stays behind, {word}", index.name)));
         }
     }
     for (check, detail) in found {
@@ -342,7 +348,8 @@ pub fn at_end(stage: &mut Stage, scenario: &Scenario) {
 fn cured(stage: &mut Stage, number: usize) {
     let lambda = observe::true_lambda(&mut stage.world, number);
     let in_flight = stage.store.in_flight(number);
-    if lambda >= CURED || in_flight > 0 {
+    // Where the disk has no room nothing can be built.
+    if lambda >= CURED || in_flight > 0 || stage.store.reasons[number] == Some(Reason::DiskHeadroom) {
         return;
     }
     let reason = stage.store.reasons[number].map_or("none", |reason| reason.as_str());

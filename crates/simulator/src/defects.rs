@@ -32,11 +32,13 @@ pub enum Defect {
     /// As built: a structure that could not be read, or was read before a statistics reset, is not read again until a
     /// tenth of the rows changed.
     StructureNotReadAgain,
+    /// As built: a loser that cannot be dropped within a few tries stays for ever, since its action counts as ended.
+    LoserForgotten,
 }
 
 impl Defect {
     /// Every defect.
-    pub const ALL: [Defect; 12] = [
+    pub const ALL: [Defect; 13] = [
         Defect::NoCooldown,
         Defect::NoJournal,
         Defect::LeakedLease,
@@ -49,5 +51,6 @@ impl Defect {
         Defect::ApprovalSkipsGates,
         Defect::KeepIgnoresAbort,
         Defect::StructureNotReadAgain,
+        Defect::LoserForgotten,
     ];
 }

@@ -392,10 +392,12 @@ impl Worker {
             }
             _ => {
                 self.tries += 1;
-                if self.tries == UNDO_TRIES {
+                // The verdict is recorded: what is left is tried until it is done.
+                let endless = matches!(self.phase, Phase::Tidy { .. }) && !stage.has(Defect::LoserForgotten);
+                if self.tries >= UNDO_TRIES && !endless {
                     self.undo_failed(error);
                 } else {
-                    self.ready_at += 1000 << self.tries;
+                    self.ready_at += 1000 << self.tries.min(UNDO_TRIES);
                     self.queue = VecDeque::from([simple("worker.settle", What::Settle)]);
                 }
             }

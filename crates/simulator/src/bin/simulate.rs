@@ -1,5 +1,269 @@
-//! Runs many seeds of the virtual world.
+//! Runs many seeds of the virtual world, replays one, or hunts a planted defect.
 
-fn main() {
-    println!("{}", simulator::random::Random::new(0, "world").unit());
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use simulator::coverage::Coverage;
+use simulator::defects::Defect;
+use simulator::regression::Regression;
+use simulator::scenario::{DAY_S, Mode, Scenario};
+use simulator::shrink::shrink;
+use simulator::simulation::{run, run_with};
+
+/// Seeds with a violation after which a run ends.
+const FAILURES_MAX: usize = 5;
+/// From so many seeds on everything should have been met.
+const LONG_RUN: u64 = 5000;
+
+#[derive(Parser)]
+#[command(about = "The healer's core in a virtual world")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs seeds.
+    Run {
+        /// How many.
+        #[arg(long, env = "SEEDS", default_value_t = 1000)]
+        seeds: u64,
+        /// From which on.
+        #[arg(long, env = "FIRST_SEED", default_value_t = 0)]
+        first_seed: u64,
+        /// Simulated days of each.
+        #[arg(long, default_value_t = 7)]
+        days: u64,
+        /// All in this mode; else each seed has its own.
+        #[arg(long)]
+        mode: Option<ModeName>,
+        /// Threads; else one a core.
+        #[arg(long)]
+        jobs: Option<usize>,
+    },
+    /// Replays a seed or a file, with a line for each event.
+    Replay {
+        /// The seed.
+        #[arg(long, conflicts_with = "file")]
+        seed: Option<u64>,
+        /// A regression scenario.
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// Simulated days.
+        #[arg(long, default_value_t = 7)]
+        days: u64,
+        /// The mode; else the seed's own.
+        #[arg(long)]
+        mode: Option<ModeName>,
+    },
+    /// Finds a seed with which a defect is caught, and prints it as a regression scenario.
+    Hunt {
+        /// The defect, as scenarios name it.
+        defect: String,
+        /// The check that is to find it.
+        #[arg(long)]
+        expect: Option<String>,
+        /// What to write under "why".
+        #[arg(long, default_value = "")]
+        why: String,
+        /// Seeds to try.
+        #[arg(long, default_value_t = 3000)]
+        seeds: u64,
+        /// Simulated days of each.
+        #[arg(long, default_value_t = 2)]
+        days: u64,
+    },
+    /// How fast a world of 100 partitions runs.
+    Speed,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModeName {
+    Safety,
+    Liveness,
+    Healthy,
+}
+
+impl ModeName {
+    fn mode(self) -> Mode {
+        match self {
+            ModeName::Safety => Mode::Safety,
+            ModeName::Liveness => Mode::Liveness,
+            ModeName::Healthy => Mode::Healthy,
+        }
+    }
+}
+
+fn scenario(seed: u64, days: u64, mode: Option<ModeName>) -> Scenario {
+    match mode {
+        Some(mode) => Scenario::generate_as(seed, days * DAY_S, mode.mode()),
+        None => Scenario::generate(seed, days * DAY_S),
+    }
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Arguments::parse().command {
+        Command::Run { seeds, first_seed, days, mode, jobs } => {
+            let jobs = jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+            Ok(run_seeds(seeds, first_seed, days, mode, jobs))
+        }
+        Command::Replay { seed, file, days, mode } => {
+            let scenario = match (seed, file) {
+                (_, Some(file)) => {
+                    Regression::read(&file).with_context(|| file.display().to_string())?.scenario
+                }
+                (seed, None) => scenario(seed.context("--seed or --file")?, days, mode),
+            };
+            let run = run_with(&scenario, true);
+            for line in &run.trace {
+                println!("{line}");
+            }
+            println!("{} violations, {} actions", run.violations.len(), run.actions);
+            Ok(if run.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Hunt { defect, expect, why, seeds, days } => {
+            hunt(&defect, expect.as_deref(), why, seeds, days)
+        }
+        Command::Speed => {
+            speed();
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The commit that was built from, for the line that says how to replay.
+fn commit() -> String {
+    let output = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    match output {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        _ => "unknown".to_owned(),
+    }
+}
+
+fn run_seeds(seeds: u64, first: u64, days: u64, mode: Option<ModeName>, jobs: usize) -> ExitCode {
+    let began = Instant::now();
+    let bar = ProgressBar::new(seeds);
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {elapsed} of {duration}, {msg}")
+    {
+        bar.set_style(style);
+    }
+    let next = AtomicU64::new(0);
+    let failures: Mutex<Vec<(u64, &'static str, String)>> = Mutex::new(vec![]);
+    let total: Mutex<(Coverage, u64)> = Mutex::new((Coverage::default(), 0));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= seeds {
+                        break;
+                    }
+                    let seed = first + at;
+                    let result = run(&scenario(seed, days, mode));
+                    if let Ok(mut total) = total.lock() {
+                        total.0.add(&result.coverage);
+                        total.1 += result.actions;
+                    }
+                    if let Some((check, detail)) = result.violations.into_iter().next()
+                        && let Ok(mut failures) = failures.lock()
+                    {
+                        bar.println(format!("seed {seed}: {check}: {detail}"));
+                        failures.push((seed, check, detail));
+                        if failures.len() >= FAILURES_MAX {
+                            next.store(seeds, Ordering::Relaxed);
+                        }
+                    }
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let (coverage, actions) = total.into_inner().unwrap_or_default();
+    let failures = failures.into_inner().unwrap_or_default();
+    for (name, count) in coverage.table() {
+        println!("{count:>10}  {name}");
+    }
+    let commit = commit();
+    if let Some((seed, check, _)) = failures.first() {
+        println!("shrinking seed {seed} ({check}) …");
+        if let Some((short, detail)) = shrink(&scenario(*seed, days, mode)) {
+            let regression = Regression { why: detail, expect: (*check).to_owned(), scenario: short };
+            match serde_json::to_string_pretty(&regression) {
+                Ok(text) => println!("{text}"),
+                Err(error) => println!("it cannot be printed: {error}"),
+            }
+        }
+        println!("replay: simulate replay --seed {seed} --days {days}, commit {commit}");
+    }
+    let missing = coverage.missing();
+    let long = seeds >= LONG_RUN && mode.is_none() && failures.is_empty();
+    if !missing.is_empty() {
+        println!("never met: {}", missing.join("; "));
+    }
+    let simulated_days = seeds * days;
+    println!(
+        "{seeds} seeds from {first}, {simulated_days} simulated days, {actions} actions, {} violations, {} of {} things met, {:.0} s, commit {commit}",
+        failures.len(),
+        coverage.table().len() - missing.len(),
+        coverage.table().len(),
+        began.elapsed().as_secs_f64(),
+    );
+    if failures.is_empty() && !(long && !missing.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn hunt(defect: &str, expect: Option<&str>, why: String, seeds: u64, days: u64) -> anyhow::Result<ExitCode> {
+    let defect: Defect = serde_json::from_value(serde_json::Value::String(defect.to_owned()))?;
+    for seed in 0..seeds {
+        let whole = scenario(seed, days, None);
+        let planted = Scenario { defects: vec![defect], ..whole.clone() };
+        let found = run(&planted).violations.into_iter().next();
+        let Some((check, _)) = found.filter(|(check, _)| expect.is_none_or(|expect| expect == *check)) else {
+            continue;
+        };
+        if let Some((short, detail)) = shrink(&planted) {
+            let why = if why.is_empty() { detail } else { why.clone() };
+            let regression = Regression { why, expect: check.to_owned(), scenario: short };
+            if regression.verify().is_err() {
+                continue;
+            }
+            println!("{}", serde_json::to_string_pretty(&regression)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    anyhow::bail!("no seed below {seeds} finds it")
+}
+
+/// 25 collections of 4 partitions, a day of ticks of 10 s.
+fn speed() {
+    for (word, mode) in [("healthy", Mode::Healthy), ("sick", Mode::Safety)] {
+        let mut scenario = Scenario::generate_as(1, DAY_S, mode);
+        let one = simulator::scenario::CollectionSpec {
+            partitions: 4,
+            rows: 20_000.0,
+            value_bytes: 1544,
+            ivfflat: true,
+            hnsw: false,
+            attached: false,
+            settings: serde_json::json!({}),
+        };
+        scenario.collections = vec![one; 25];
+        let began = Instant::now();
+        let result = run(&scenario);
+        let wall_s = began.elapsed().as_secs_f64();
+        println!(
+            "{word}: 100 partitions, a day of ticks of 10 s in {wall_s:.2} s: {:.0} times real time ({} actions, {} violations)",
+            DAY_S as f64 / wall_s,
+            result.actions,
+            result.violations.len(),
+        );
+    }
 }

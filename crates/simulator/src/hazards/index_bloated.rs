@@ -20,8 +20,9 @@ impl Hazard for IndexBloated {
 
     fn begin(&self, stage: &mut Stage, event: &Event) {
         let Some((collection, (t, i))) = stage.target(event, |index| index.valid) else { return };
+        let room = stage.world.disk_free() / 4;
         let index = &mut stage.world.collections[collection].tables[t].indexes[i];
-        index.bytes = (index.bytes as f64 * (1.6 + 2.0 * event.magnitude)) as u64;
+        index.bytes += room.min((index.bytes as f64 * (0.6 + 2.0 * event.magnitude)) as u64);
         stage.fault(collection, self.name());
     }
 }
