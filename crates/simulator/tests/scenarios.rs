@@ -1,0 +1,36 @@
+//! Every kept scenario is caught with its defect and clean without, and every defect has one.
+
+use std::path::PathBuf;
+
+use simulator::checks;
+use simulator::defects::Defect;
+use simulator::regression::Regression;
+
+fn all() -> Vec<(PathBuf, Regression)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let files = Regression::files(&folder).unwrap();
+    files.into_iter().map(|file| (file.clone(), Regression::read(&file).unwrap())).collect()
+}
+
+#[test]
+fn each_is_caught_with_its_defect_and_clean_without() {
+    for (file, regression) in all() {
+        assert!(
+            checks::ALL.contains(&regression.expect.as_str()),
+            "{}: {}",
+            file.display(),
+            regression.expect
+        );
+        if let Err(error) = regression.verify() {
+            panic!("{}: {error}", file.display());
+        }
+    }
+}
+
+#[test]
+fn every_defect_has_a_scenario() {
+    let scenarios = all();
+    for defect in Defect::ALL {
+        assert!(scenarios.iter().any(|(_, kept)| kept.scenario.defects == [defect]), "{defect:?}");
+    }
+}
