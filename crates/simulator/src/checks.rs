@@ -9,6 +9,7 @@ use healing::lifecycle::Status;
 use healing::plan::{Plan, Step};
 use healing::snapshot::Oid;
 
+use crate::baselines::is_fine;
 use crate::defects::Defect;
 use crate::scenario::{Mode, Scenario};
 use crate::stage::Stage;
@@ -79,6 +80,18 @@ pub fn conditions(stage: &Stage, collection: usize, plan: &Plan) -> Vec<Conditio
             wear: index.shape.misfit + index.shape.skew + index.shape.damage,
         })
         .collect()
+}
+
+/// Whether nothing is wrong in truth with any index that a plan names.
+pub fn is_needless(stage: &Stage, collection: usize, plan: &Plan) -> bool {
+    let collection = &stage.world.collections[collection];
+    let effort = stage.world.server_effort;
+    collection
+        .indexes()
+        .filter(|(_, index)| plan.steps.iter().any(|step| step.target().oid == index.oid))
+        .all(|(table, index)| {
+            is_fine(table, index) && index.recall(index.effort(effort)) >= collection.config.recall_objective
+        })
 }
 
 /// An action may run from now on: every limit holds.

@@ -292,6 +292,9 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
             plan.steps.len()
         )
     });
+    if checks::is_needless(stage, collection, &planned.plan) && !stage.store.actions[&id].by_hand() {
+        stage.false_heals += 1;
+    }
     let action = stage.store.action(id);
     action.decided = Some(at);
     action.needs_approval = needs_approval;

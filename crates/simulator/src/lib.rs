@@ -13,6 +13,7 @@
 //! Reading order: [`scenario`], [`simulation`], [`healer`], [`worker`], [`steps`], [`checks`]; a fault or disturbance is
 //! one file of [`hazards`].
 
+pub mod baselines;
 pub mod checks;
 pub mod coverage;
 pub mod defects;
@@ -20,6 +21,7 @@ pub mod hazards;
 pub mod healer;
 pub mod random;
 pub mod regression;
+pub mod report;
 pub mod scenario;
 pub mod shrink;
 pub mod simulation;

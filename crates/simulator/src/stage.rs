@@ -42,6 +42,8 @@ pub struct Stage {
     pub jumped_at: i64,
     /// Fault names that struck each collection.
     pub struck: Vec<Vec<&'static str>>,
+    /// Automatic actions on indexes with which nothing was wrong in truth.
+    pub false_heals: u64,
     /// Requests of humans for each collection.
     pub requests: Vec<u32>,
     /// Whether a line of each event is wanted.
@@ -70,6 +72,7 @@ impl Stage {
             violations: vec![],
             jumped_at: i64::MIN / 2,
             struck: vec![vec![]; count],
+            false_heals: 0,
             requests: vec![0; count],
             trace: None,
             defects: scenario.defects.clone(),

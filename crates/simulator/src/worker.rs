@@ -241,7 +241,7 @@ impl Worker {
                 Ok(Then::Lost(reason)) => self.give_up(format!("the comparison was lost: {reason}"), None),
                 Err(error) => self.failed(stage, error),
             },
-            What::ToVerifying => self.to_verifying(stage),
+            What::ToVerifying => self.begin_verifying(stage),
             What::Measure => self.measure(stage),
             What::Keep(verification) => self.keep(stage, *verification),
             What::Settle => self.settle(stage),
@@ -281,7 +281,7 @@ impl Worker {
         true
     }
 
-    fn to_verifying(&mut self, stage: &mut Stage) {
+    fn begin_verifying(&mut self, stage: &mut Stage) {
         let at = stage.moment();
         if let Err(error) = stage.store.advance(self.action, Status::Verifying, at) {
             stage.violated("lifecycle", error);

@@ -8,8 +8,8 @@ use simulator::regression::Regression;
 
 fn all() -> Vec<(PathBuf, Regression)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-    let files = Regression::files(&folder).unwrap();
-    files.into_iter().map(|file| (file.clone(), Regression::read(&file).unwrap())).collect()
+    let files = Regression::files(&folder).expect("the folder");
+    files.into_iter().map(|file| (file.clone(), Regression::read(&file).expect("a scenario"))).collect()
 }
 
 #[test]

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use simulator::coverage::Coverage;
 use simulator::defects::Defect;
 use simulator::regression::Regression;
+use simulator::report;
 use simulator::scenario::{DAY_S, Mode, Scenario};
 use simulator::shrink::shrink;
 use simulator::simulation::{run, run_with};
@@ -80,6 +81,18 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         days: u64,
     },
+    /// Compares the healer with the baselines in the same worlds, as a table and a page.
+    Report {
+        /// How many weeks with faults, and as many without.
+        #[arg(long, env = "SEEDS", default_value_t = 200)]
+        seeds: u64,
+        /// From which seed on.
+        #[arg(long, env = "FIRST_SEED", default_value_t = 0)]
+        first_seed: u64,
+        /// Where the page goes.
+        #[arg(long, default_value = "sim-report.html")]
+        out: PathBuf,
+    },
     /// How fast a world of 100 partitions runs.
     Speed,
 }
@@ -130,6 +143,14 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Command::Hunt { defect, expect, why, seeds, days } => {
             hunt(&defect, expect.as_deref(), why, seeds, days)
+        }
+        Command::Report { seeds, first_seed, out } => {
+            let rows = compare(seeds, first_seed);
+            print!("{}", report::table(&rows));
+            std::fs::write(&out, report::page(&rows, seeds, first_seed, &commit()))
+                .with_context(|| out.display().to_string())?;
+            println!("{seeds} weeks compared; {}", out.display());
+            Ok(ExitCode::SUCCESS)
         }
         Command::Speed => {
             speed();
@@ -217,7 +238,40 @@ fn run_seeds(seeds: u64, first: u64, days: u64, mode: Option<ModeName>, jobs: us
         coverage.table().len(),
         began.elapsed().as_secs_f64(),
     );
-    if failures.is_empty() && !(long && !missing.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failures.is_empty() && (!long || missing.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn compare(seeds: u64, first: u64) -> Vec<report::Row> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let bar = ProgressBar::new(seeds);
+    let next = AtomicU64::new(0);
+    // Sums of floating-point numbers depend on their order: by seed, and added at the end.
+    let found: Mutex<Vec<(u64, Vec<report::Row>)>> = Mutex::new(vec![]);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= seeds {
+                        break;
+                    }
+                    let rows = report::rows_of(first + at);
+                    if let Ok(mut found) = found.lock() {
+                        found.push((at, rows));
+                    }
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let mut found = found.into_inner().unwrap_or_default();
+    found.sort_by_key(|(at, _)| *at);
+    let mut total = vec![];
+    for (_, rows) in found {
+        report::add(&mut total, rows);
+    }
+    total
 }
 
 fn hunt(defect: &str, expect: Option<&str>, why: String, seeds: u64, days: u64) -> anyhow::Result<ExitCode> {
