@@ -137,10 +137,12 @@ fn better(comparison: &Comparison<'_>, old: &Curve, new: &Curve, verdict: &Verdi
         }
         // An effort means something else when the number of lists has changed: compare at the present *work* too.
         // Even if the true figures lie at the wrong ends of both intervals, the new index must not have read more.
-        if let Some(same_work) = new.at_blocks(before.blocks - 2.0 * before.blocks_ci)
-            && comparison.effort_managed
+        let most = before.blocks - before.blocks_ci;
+        if comparison.effort_managed
+            && let Some(near) = new.at_blocks(most)
+            && let Some(same_work) = new.at_blocks(most - near.blocks_ci)
+            && same_work.blocks_ci <= near.blocks_ci
             && clearly_more(same_work, before)
-            && same_work.blocks + same_work.blocks_ci <= before.blocks - before.blocks_ci
         {
             return Ok(format!(
                 "for the {:.0} blocks that a query reads now it finds {:.3} instead of {:.3}",
@@ -462,21 +464,30 @@ mod tests {
 
     #[test]
     fn with_another_number_of_lists_the_present_work_counts() {
-        // One probe of 400 lists reads and finds less than one of 100: at the same effort neither is better. For the
-        // blocks that are read now, eight probes, it finds more.
-        let old = [point(1, 0.40, 80.0), point(2, 0.50, 150.0)];
-        let new = [point(1, 0.30, 20.0), point(2, 0.45, 35.0), point(4, 0.55, 70.0), point(8, 0.65, 140.0)];
-        let wide = |points: &[RecallPoint]| -> Vec<RecallPoint> {
-            points.iter().map(|p| RecallPoint { recall_ci: 0.03, ..*p }).collect()
+        // One probe of 400 lists reads and finds less than one of 100: at the same effort neither is better, and at the
+        // objective they are alike. For the blocks that are read now it finds more.
+        let keep = |at_present_work: f64, blocks_ci: f64| {
+            let exact = |effort, recall, blocks, blocks_ci| RecallPoint {
+                recall_ci: 0.03,
+                blocks_ci,
+                ..point(effort, recall, blocks)
+            };
+            let old = [exact(1, 0.40, 80.0, 1.5), exact(40, 0.95, 2000.0, 1.5)];
+            let new = [
+                exact(1, 0.30, 20.0, blocks_ci),
+                exact(4, at_present_work, 70.0, blocks_ci),
+                exact(160, 0.95, 2000.0, blocks_ci),
+            ];
+            let mut case = comparison(&old, &new, Criterion::RecallAgainstWork);
+            let kept = compare(&case);
+            assert_eq!(kept.keep, kept.reason.contains("for the 80 blocks"), "{}", kept.reason);
+            case.effort_managed = false;
+            assert!(!compare(&case).keep, "the effort stays, and finds less");
+            kept.keep
         };
-        let (old, new) = (wide(&old), wide(&new));
-        let mut case = comparison(&old, &new, Criterion::RecallAgainstWork);
-        case.objective = 0.99;
-        let verdict = compare(&case);
-        assert!(verdict.keep, "{}", verdict.reason);
-        case.new = &new[..2];
-        let verdict = compare(&case);
-        assert!(!verdict.keep, "{}", verdict.reason);
+        assert!(keep(0.55, 1.5));
+        assert!(!keep(0.44, 1.5), "within the intervals of recall");
+        assert!(!keep(0.55, 40.0), "within the intervals of work");
     }
 
     #[test]

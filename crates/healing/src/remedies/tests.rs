@@ -348,6 +348,27 @@ fn what_is_not_measured_again_is_not_taken_for_healthy() {
 }
 
 #[test]
+fn new_lists_that_are_too_many_for_the_yardstick_are_verified_by_the_comparison_alone() {
+    let mut sick = snapshot(2, 8, 0);
+    drift(&mut sick.indexes[0], 2.0);
+    let mut after = repaired(&sick, &snapshot(2, 8, 0));
+    ivf(&mut after.indexes[0]).work_ratio = Reading::unknown("1107 lists are too many");
+    let verification = check(&sick, &after, "rebuild_centroids", &[won(true)]);
+    assert!(verification.verified && verification.complete, "{}", verification.reason);
+    // Not inspected at all: that reading will come.
+    after.indexes[0].ivf = Reading::unknown("not inspected yet");
+    let verification = check(&sick, &after, "rebuild_centroids", &[won(true)]);
+    assert!(!verification.verified && !verification.complete, "{}", verification.reason);
+    // In place nothing was compared.
+    sick.indexes[0].replacement = Replacement::ReindexOnly("it is attached".to_owned());
+    let mut after = repaired(&sick, &snapshot(2, 8, 0));
+    assert!(check(&sick, &after, "rebuild_centroids", &[]).verified);
+    ivf(&mut after.indexes[0]).work_ratio = Reading::unknown("1107 lists are too many");
+    let verification = check(&sick, &after, "rebuild_centroids", &[]);
+    assert!(!verification.verified && !verification.complete, "{}", verification.reason);
+}
+
+#[test]
 fn from_lambda_zero_the_improvement_is_finite() {
     let sick = cases().remove(2).0;
     let after = repaired(&sick, &snapshot(2, 8, 0));
