@@ -7,7 +7,7 @@ use healing::config::Mode as HealingMode;
 use healing::engine::{Reason, Request};
 use healing::lifecycle::Status;
 use healing::plan::{Plan, Step};
-use healing::snapshot::Oid;
+use healing::snapshot::{Oid, UnixMs};
 
 use crate::baselines::is_fine;
 use crate::defects::Defect;
@@ -92,6 +92,18 @@ pub fn is_needless(stage: &Stage, collection: usize, plan: &Plan) -> bool {
         .all(|(table, index)| {
             is_fine(table, index) && index.recall(index.effort(effort)) >= collection.config.recall_objective
         })
+}
+
+/// When the panel was taken that a plan of tuning rests on, in truth. Other plans measure old and new beside each other.
+pub fn panel_of(stage: &Stage, collection: usize, plan: &Plan) -> Option<UnixMs> {
+    if !plan.steps.iter().any(|step| matches!(step, Step::TuneSearchEffort { .. })) {
+        return None;
+    }
+    stage.world.collections[collection]
+        .indexes()
+        .filter(|(_, index)| plan.steps.iter().any(|step| step.target().oid == index.oid))
+        .filter_map(|(_, index)| index.panel.as_ref().map(|taken| taken.real))
+        .min()
 }
 
 /// An action may run from now on: every limit holds.
@@ -225,8 +237,9 @@ pub fn ended(stage: &mut Stage, id: i64) {
     if let Some(name) = stage.struck[action.collection].last() {
         stage.coverage.cured(name, &planned.plan.strategy);
     }
-    // What struck meanwhile may have undone what the action achieved.
-    if action.by_hand() || action.decided.is_some_and(|decided| struck >= decided.real) {
+    // What struck meanwhile may have undone what the action achieved; what passed by itself since the panel was taken
+    // was not there any more to be cured.
+    if action.by_hand() || struck >= planned.panel {
         return;
     }
     let after = conditions(stage, action.collection, &planned.plan);

@@ -292,6 +292,7 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
             plan.steps.len()
         )
     });
+    let panel = checks::panel_of(stage, collection, &planned.plan).unwrap_or(at.real);
     if checks::is_needless(stage, collection, &planned.plan) && !stage.store.actions[&id].by_hand() {
         stage.false_heals += 1;
     }
@@ -303,6 +304,7 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
         plan: planned.plan,
         before: snapshot,
         observed: observed_at,
+        panel,
         true_before,
     }));
     let status = if needs_approval { Status::AwaitingApproval } else { Status::Approved };

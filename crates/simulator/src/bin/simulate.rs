@@ -178,7 +178,7 @@ fn run_seeds(seeds: u64, first: u64, days: u64, mode: Option<ModeName>, jobs: us
     }
     let next = AtomicU64::new(0);
     let failures: Mutex<Vec<(u64, &'static str, String)>> = Mutex::new(vec![]);
-    let total: Mutex<(Coverage, u64)> = Mutex::new((Coverage::default(), 0));
+    let total: Mutex<(Coverage, u64, u64)> = Mutex::new((Coverage::default(), 0, 0));
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
@@ -192,11 +192,11 @@ fn run_seeds(seeds: u64, first: u64, days: u64, mode: Option<ModeName>, jobs: us
                     if let Ok(mut total) = total.lock() {
                         total.0.add(&result.coverage);
                         total.1 += result.actions;
+                        total.2 += 1;
                     }
                     if let Some((check, detail)) = result.violations.into_iter().next()
                         && let Ok(mut failures) = failures.lock()
                     {
-                        bar.println(format!("seed {seed}: {check}: {detail}"));
                         failures.push((seed, check, detail));
                         if failures.len() >= FAILURES_MAX {
                             next.store(seeds, Ordering::Relaxed);
@@ -208,12 +208,15 @@ fn run_seeds(seeds: u64, first: u64, days: u64, mode: Option<ModeName>, jobs: us
         }
     });
     bar.finish_and_clear();
-    let (coverage, actions) = total.into_inner().unwrap_or_default();
+    let (coverage, actions, done) = total.into_inner().unwrap_or_default();
     let failures = failures.into_inner().unwrap_or_default();
     for (name, count) in coverage.table() {
         println!("{count:>10}  {name}");
     }
     let commit = commit();
+    for (seed, check, detail) in &failures {
+        println!("seed {seed}: {check}: {detail}");
+    }
     if let Some((seed, check, _)) = failures.first() {
         println!("shrinking seed {seed} ({check}) …");
         if let Some((short, detail)) = shrink(&scenario(*seed, days, mode)) {
@@ -230,9 +233,9 @@ fn run_seeds(seeds: u64, first: u64, days: u64, mode: Option<ModeName>, jobs: us
     if !missing.is_empty() {
         println!("never met: {}", missing.join("; "));
     }
-    let simulated_days = seeds * days;
+    let simulated_days = done * days;
     println!(
-        "{seeds} seeds from {first}, {simulated_days} simulated days, {actions} actions, {} violations, {} of {} things met, {:.0} s, commit {commit}",
+        "{done} seeds from {first}, {simulated_days} simulated days, {actions} actions, {} violations, {} of {} things met, {:.0} s, commit {commit}",
         failures.len(),
         coverage.table().len() - missing.len(),
         coverage.table().len(),

@@ -55,6 +55,8 @@ pub struct Taken<T> {
     pub reading: Reading<T>,
     /// By the wall clock.
     pub measured_at: UnixMs,
+    /// In truth.
+    pub real: UnixMs,
     /// The table's counter of changes then.
     pub changes: i64,
 }

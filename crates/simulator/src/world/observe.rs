@@ -119,7 +119,7 @@ fn structure(index: &Index, noise: Option<&mut Random>) -> IvfHealth {
 
 /// Takes a measurement and keeps it. None: it gave no reading at all and nothing is kept (the statement failed).
 pub fn take(world: &mut World, collection: usize, at: (usize, usize), kind: Kind) -> Option<()> {
-    let wall = world.wall();
+    let (wall, real) = (world.wall(), world.now);
     let server_effort = world.server_effort;
     let World { collections, weather, noise, work, .. } = world;
     let collection = &mut collections[collection];
@@ -136,7 +136,7 @@ pub fn take(world: &mut World, collection: usize, at: (usize, usize), kind: Kind
             let point = panel(index, index.effort(server_effort), queries, weather.load, noise);
             work.panel_blocks += point.blocks * f64::from(queries);
             let reading = if failed { Reading::unknown("cancelled") } else { Reading::Known(point) };
-            index.panel = Some(Taken { reading, measured_at: wall, changes });
+            index.panel = Some(Taken { reading, measured_at: wall, real, changes });
         }
         Kind::Structure => {
             let reading = if failed {
@@ -144,7 +144,7 @@ pub fn take(world: &mut World, collection: usize, at: (usize, usize), kind: Kind
             } else {
                 Reading::Known(structure(index, Some(noise)))
             };
-            index.structure = Some(Taken { reading, measured_at: wall, changes });
+            index.structure = Some(Taken { reading, measured_at: wall, real, changes });
         }
     }
     collection.version += 1;
