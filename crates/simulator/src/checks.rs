@@ -313,6 +313,8 @@ fn at_rest(stage: &mut Stage, number: usize) {
     // A failed rollback is loud: a human has been called, and what it left is theirs to remove.
     let failed = |id: &i64| stage.store.actions[id].status == Status::RollbackFailed;
     let excused = stage.store.by_collection[number].iter().any(failed);
+    let losers: Vec<Oid> =
+        stage.store.losers.iter().filter(|(of, _)| *of == number).map(|(_, of)| of.oid).collect();
     let collection = &mut stage.world.collections[number];
     let others: Vec<String> = collection.ledger.iter().map(|wanted| wanted.name.clone()).collect();
     for wanted in &mut collection.ledger {
@@ -340,7 +342,15 @@ fn at_rest(stage: &mut Stage, number: usize) {
     for (table, index) in collection.indexes() {
         let wanted = collection.ledger.iter().any(|w| w.table == table.oid && w.name == index.name);
         let ours = index.name.starts_with(TRIAL_PREFIX) || matches!(index.maker, Maker::Action(_));
-        if !wanted && ours && !excused && !collection.surplus.contains(&index.name) {
+        // A loser that the healer remembers; and what an interrupted reindex left of an index that a human has dropped
+        // meanwhile, which is a surplus index to the healer.
+        let known = losers.contains(&index.oid)
+            || !index.valid
+                && index
+                    .name
+                    .split_once("_ccnew")
+                    .is_some_and(|(stem, _)| collection.ledger.iter().all(|w| w.name != stem));
+        if !(wanted || excused || known || collection.surplus.contains(&index.name)) && ours {
             let word = if index.valid { "a second valid copy" } else { "not valid" };
             found.push(("leftover", format!("{} stays behind, {word}", index.name)));
         }

@@ -51,6 +51,7 @@ pub fn round(stage: &mut Stage) {
         decide(stage, collection);
     }
     supervise(stage);
+    drop_losers(stage);
     for collection in 0..stage.world.collections.len() {
         let wall = stage.world.wall();
         let interval_ms = stage.world.collections[collection].config.sample_interval_seconds * 1000;
@@ -82,7 +83,7 @@ fn sample(stage: &mut Stage, collection: usize) -> bool {
     // While an action changes the collection its worker measures.
     if stage.store.in_flight(collection) == 0 {
         for kind in [Kind::Structure, Kind::Panel] {
-            let wall = stage.world.wall();
+            let now = (stage.world.wall(), stage.world.epoch);
             let as_built = stage.has(Defect::StructureNotReadAgain);
             let here = &stage.world.collections[collection];
             let mut oldest: Option<(UnixMs, (usize, usize))> = None;
@@ -92,7 +93,7 @@ fn sample(stage: &mut Stage, collection: usize) -> bool {
                     if oldest.is_none_or(|(before, _)| at < before)
                         && index.valid
                         && !index.name.starts_with(crate::world::TRIAL_PREFIX)
-                        && kind.is_due(table, index, &here.config, wall, as_built)
+                        && kind.is_due(table, index, &here.config, now, as_built)
                     {
                         oldest = Some((at, (t, i)));
                     }
@@ -313,6 +314,24 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
     }
     if status == Status::Approved {
         checks::permitted(stage, id);
+    }
+}
+
+/// Drops what successes left, once a valid index bears the name. (The extension as built does not:
+/// [`Defect::LoserForgotten`].)
+fn drop_losers(stage: &mut Stage) {
+    for (number, of) in std::mem::take(&mut stage.store.losers) {
+        let hindered = stage.store.in_flight(number) > 0
+            || stage.world.weather.long_transactions > 0
+            || stage.world.weather.failing > 0.0;
+        match stage.world.collections[number].loser(&of) {
+            Ok(None) => {}
+            Ok(Some(oid)) if !hindered => {
+                stage.say(|| format!("collection {number}: {} of an earlier success is dropped", of.name));
+                stage.world.collections[number].remove(oid);
+            }
+            _ => stage.store.losers.push((number, of)),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use healing::config::Config;
 use healing::engine::{Arm, Attempt, Reason, Request};
 use healing::integrity::{Assessment, StateRecord};
 use healing::lifecycle::Status;
-use healing::plan::{Plan, Step};
+use healing::plan::{IndexRef, Plan, Step};
 use healing::recovery::{JournalEntry, StepState};
 use healing::snapshot::{Snapshot, UnixMs};
 use healing::verdict::Verdict;
@@ -184,6 +184,8 @@ pub struct Store {
     pub by_collection: Vec<Vec<i64>>,
     /// Last refusal of each, with all that it rests on and until when it holds.
     pub refused: Vec<Option<Refused>>,
+    /// Losers of successes that could not be dropped in time: to be dropped later.
+    pub losers: Vec<(usize, IndexRef)>,
     /// Counts changes of actions and arms.
     pub stamp: u64,
     last_id: i64,

@@ -309,14 +309,15 @@ impl Worker {
             (action.collection, Rc::clone(action.planned()))
         };
         let names: Vec<&str> = planned.plan.steps.iter().map(|step| step.target().name.as_str()).collect();
-        let (wall, as_built) = (stage.world.wall(), stage.has(Defect::StructureNotReadAgain));
+        let now = (stage.world.wall(), stage.world.epoch);
+        let as_built = stage.has(Defect::StructureNotReadAgain);
         let collection = &stage.world.collections[number];
         let mut due = Vec::new();
         for (t, table) in collection.tables.iter().enumerate() {
             for (i, index) in table.indexes.iter().enumerate() {
                 if index.valid && names.contains(&index.qualified().as_str()) {
                     due.push(((t, i), Kind::Panel));
-                    if Kind::Structure.is_due(table, index, &collection.config, wall, as_built) {
+                    if Kind::Structure.is_due(table, index, &collection.config, now, as_built) {
                         due.push(((t, i), Kind::Structure));
                     }
                 }
@@ -392,16 +393,28 @@ impl Worker {
             }
             _ => {
                 self.tries += 1;
-                // The verdict is recorded: what is left is tried until it is done.
-                let endless = matches!(self.phase, Phase::Tidy { .. }) && !stage.has(Defect::LoserForgotten);
-                if self.tries >= UNDO_TRIES && !endless {
+                if self.tries == UNDO_TRIES {
+                    if matches!(self.phase, Phase::Tidy { .. }) && !stage.has(Defect::LoserForgotten) {
+                        self.remember_losers(stage);
+                    }
                     self.undo_failed(error);
                 } else {
-                    self.ready_at += 1000 << self.tries.min(UNDO_TRIES);
+                    self.ready_at += 1000 << self.tries;
                     self.queue = VecDeque::from([simple("worker.settle", What::Settle)]);
                 }
             }
         }
+    }
+
+    /// The action ends; what it could not drop is dropped by the healer later. (The extension as built forgets it.)
+    fn remember_losers(&self, stage: &mut Stage) {
+        let action = stage.store.action(self.action);
+        let (number, planned) = (action.collection, Rc::clone(action.planned()));
+        let left = recovery::resolve(&planned.plan, &action.entries, true);
+        stage.store.losers.extend(left.into_iter().filter_map(|command| match command {
+            RecoveryCommand::DropLoser { of, .. } => Some((number, of)),
+            _ => None,
+        }));
     }
 
     fn give_up(&mut self, error: String, verification: Option<Box<Verification>>) {

@@ -3,6 +3,9 @@
 use super::{Event, Hazard, Kind, Stage};
 use crate::random::Random;
 
+/// Tables smaller than this lose no more rows.
+const ROWS_MIN: f64 = 3000.0;
+
 /// See the module.
 pub(super) struct RowsDeleted;
 
@@ -26,6 +29,10 @@ impl Hazard for RowsDeleted {
     fn begin(&self, stage: &mut Stage, event: &Event) {
         let Some((collection, (t, _))) = stage.target(event, |index| index.valid) else { return };
         let table = &mut stage.world.collections[collection].tables[t];
+        // The lists of a few rows cannot be judged: no collector would.
+        if table.rows < ROWS_MIN {
+            return;
+        }
         let deleted = table.rows * (0.5 + 0.3 * event.magnitude);
         table.change(0.0, deleted);
         table.maintain();

@@ -59,6 +59,8 @@ pub struct Taken<T> {
     pub real: UnixMs,
     /// The table's counter of changes then.
     pub changes: i64,
+    /// How often the statistics had been reset then.
+    pub epoch: u32,
 }
 
 /// An index of the virtual catalog.

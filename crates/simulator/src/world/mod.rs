@@ -221,6 +221,8 @@ pub struct World {
     pub server_effort: (u32, u32),
     /// Not before this does the server accept work (it crashed).
     pub down_until: UnixMs,
+    /// How often the statistics were reset.
+    pub epoch: u32,
     /// Randomness of what happens.
     pub random: Random,
     /// Randomness of what is read.
@@ -253,6 +255,7 @@ impl World {
             weather: Weather::default(),
             server_effort: (1, 40),
             down_until: 0,
+            epoch: 0,
             random: Random::new(scenario.seed, "world"),
             noise: Random::new(scenario.seed, "noise"),
             work: Work::default(),
@@ -392,6 +395,7 @@ impl World {
     /// Everything in memory is gone: statistics, sessions, builds.
     pub fn crash(&mut self, down_ms: i64) {
         self.down_until = self.now + down_ms;
+        self.epoch += 1;
         for collection in &mut self.collections {
             collection.touch();
             for table in &mut collection.tables {

@@ -39,39 +39,56 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn last(self, index: &Index) -> Option<(UnixMs, i64, bool)> {
+    fn last(self, index: &Index) -> Option<Last> {
+        fn of<T>(taken: &Taken<T>) -> Last {
+            let known = taken.reading.known().is_some();
+            Last { at: taken.measured_at, changes: taken.changes, epoch: taken.epoch, known }
+        }
         match self {
-            Kind::Panel => {
-                index.panel.as_ref().map(|t| (t.measured_at, t.changes, t.reading.known().is_some()))
-            }
-            Kind::Structure => {
-                index.structure.as_ref().map(|t| (t.measured_at, t.changes, t.reading.known().is_some()))
-            }
+            Kind::Panel => index.panel.as_ref().map(of),
+            Kind::Structure => index.structure.as_ref().map(of),
         }
     }
 
     /// When it was last taken; the distant past when never.
     pub fn taken_at(self, index: &Index) -> UnixMs {
-        self.last(index).map_or(UnixMs::MIN, |(at, ..)| at)
+        self.last(index).map_or(UnixMs::MIN, |last| last.at)
     }
 
-    /// Whether it is due. `as_built`: as the extension has it, where a structure that could not be read, or one that
-    /// was read before the statistics were reset, waits for a tenth of the rows to change.
-    pub fn is_due(self, table: &Table, index: &Index, config: &Config, wall: UnixMs, as_built: bool) -> bool {
+    /// Whether it is due at this moment of the wall clock, the statistics having been reset so often. `as_built`: as the
+    /// extension has it, where a structure that could not be read, or one that was read before the statistics were
+    /// reset, waits until the counter is a tenth of the rows above what it was.
+    pub fn is_due(
+        self,
+        table: &Table,
+        index: &Index,
+        config: &Config,
+        now: (UnixMs, u32),
+        as_built: bool,
+    ) -> bool {
         let interval_s = match self {
             Kind::Panel => config.panel_interval_seconds,
             Kind::Structure if index.method == Method::Ivfflat => config.structure_interval_seconds,
             Kind::Structure => return false,
         };
-        let Some((at, changes, known)) = self.last(index) else { return true };
-        let due = wall - at >= interval_s * 1000;
+        let (wall, epoch) = now;
+        let Some(last) = self.last(index) else { return true };
+        let due = wall - last.at >= interval_s * 1000;
         // Row counts are far below 2^53.
-        let changed = (table.changes - changes) as f64 > table.rows.max(1.0) * CHANGED_SHARE;
+        let changed = (table.changes - last.changes) as f64 > table.rows.max(1.0) * CHANGED_SHARE;
         match self {
             Kind::Panel => due || changed,
-            Kind::Structure => due && (changed || !as_built && (!known || table.changes < changes)),
+            Kind::Structure => due && (changed || !as_built && (!last.known || last.epoch != epoch)),
         }
     }
+}
+
+/// What is kept of the last measurement of a kind.
+struct Last {
+    at: UnixMs,
+    changes: i64,
+    epoch: u32,
+    known: bool,
 }
 
 /// Takes a panel of so many queries at an effort.
@@ -119,7 +136,7 @@ fn structure(index: &Index, noise: Option<&mut Random>) -> IvfHealth {
 
 /// Takes a measurement and keeps it. None: it gave no reading at all and nothing is kept (the statement failed).
 pub fn take(world: &mut World, collection: usize, at: (usize, usize), kind: Kind) -> Option<()> {
-    let (wall, real) = (world.wall(), world.now);
+    let (wall, real, epoch) = (world.wall(), world.now, world.epoch);
     let server_effort = world.server_effort;
     let World { collections, weather, noise, work, .. } = world;
     let collection = &mut collections[collection];
@@ -136,7 +153,7 @@ pub fn take(world: &mut World, collection: usize, at: (usize, usize), kind: Kind
             let point = panel(index, index.effort(server_effort), queries, weather.load, noise);
             work.panel_blocks += point.blocks * f64::from(queries);
             let reading = if failed { Reading::unknown("cancelled") } else { Reading::Known(point) };
-            index.panel = Some(Taken { reading, measured_at: wall, real, changes });
+            index.panel = Some(Taken { reading, measured_at: wall, real, changes, epoch });
         }
         Kind::Structure => {
             let reading = if failed {
@@ -144,7 +161,7 @@ pub fn take(world: &mut World, collection: usize, at: (usize, usize), kind: Kind
             } else {
                 Reading::Known(structure(index, Some(noise)))
             };
-            index.structure = Some(Taken { reading, measured_at: wall, real, changes });
+            index.structure = Some(Taken { reading, measured_at: wall, real, changes, epoch });
         }
     }
     collection.version += 1;
