@@ -3,20 +3,30 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test lint sandbox sandbox-down clean
+.PHONY: demo test test-all lint bench sandbox sandbox-down clean
 
-# Sets everything up and shows on real embeddings what the healer sees of an index that was built too early.
+# Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
 	toolchain/extension $(PG) >/dev/null
 	cargo run --quiet -p ruvectorctl -- demo --pg $(PG)
+
+# Behaviours that take minutes: crashes in every phase, three hundred quiet samples.
+LONG := crash quiet
+BEHAVIOURS := $(filter-out $(LONG),$(basename $(notdir $(wildcard tests/*.rs))))
+only = $(addprefix --test ,$(1))
 
 # The core, every behaviour on a real PostgreSQL 18, and a few on PostgreSQL 15.
 test:
 	toolchain/extension 18 >/dev/null
 	cargo test
-	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast
+	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(BEHAVIOURS))
 	toolchain/extension 15 >/dev/null
-	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast --test registering --test search_effort --test recall_is_measured
+	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast $(call only,registering search_effort heal)
+
+# Everything, on both.
+test-all: test
+	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(LONG))
+	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast
 
 lint:
 	cargo fmt --all --check

@@ -106,6 +106,16 @@ fn a_running_action_is_aborted_and_undone() {
         client.query_opt(query, &[]).unwrap()
     })
     .unwrap();
+    // A second request waits for the first.
+    let second: i64 = client
+        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'tune_search_effort')", &[])
+        .unwrap()
+        .get(0);
+    wait_for("the second to wait", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND status = 'proposed' AND detail LIKE 'waits: %'";
+        client.query_opt(query, &[&second]).unwrap()
+    })
+    .unwrap();
     let (state, hint) = refused(&mut client, "SELECT ruvector_collection_unregister('docs')");
     assert_eq!(state, "55006");
     assert!(hint.contains("ruvector_healing_abort"), "{hint}");
@@ -129,6 +139,7 @@ fn a_running_action_is_aborted_and_undone() {
     assert_eq!((row.get::<_, i64>(0), row.get::<_, bool>(1)), (2, false));
     assert_eq!(row.get::<_, Option<&str>>(2), Some("stopped by a human"));
     assert!(!client.query_one(&abort, &[]).unwrap().get::<_, bool>(0), "there is nothing to stop any more");
+    assert_eq!(wait(&mut client, second), "succeeded", "then the second has its turn");
 }
 
 #[test]
@@ -152,6 +163,54 @@ fn an_action_gives_way_before_a_session_is_its_deadlocks_victim() {
     let error: String =
         client.query_one("SELECT error FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
     assert!(error.contains("gave way"), "{error}");
+}
+
+#[test]
+fn an_action_beyond_its_time_is_stopped_and_undone_and_its_remedy_waits() {
+    let (cluster, mut client) = start();
+    // A plan may take a second, and a session that does not end holds it up.
+    let data = load_docs(&mut client, 200);
+    client.batch_execute(UNTRAINED).unwrap();
+    data.load_into(&mut client, "docs", &Column::ID_AND_EMBEDDING, 200..11_000).unwrap();
+    let mut session = cluster.connect("app").unwrap();
+    session.batch_execute("BEGIN; DELETE FROM docs WHERE id = 0").unwrap();
+    client
+        .batch_execute(
+            "ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs', settings => '{\"max_build_seconds\": 1}')",
+        )
+        .unwrap();
+    let action: i64 = wait_for("an action that waits too long", PATIENCE, || {
+        client.query_opt("SELECT id FROM ruvector.actions WHERE stop_reason = 'timeout'", &[]).unwrap()
+    })
+    .unwrap()
+    .get(0);
+    session.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(wait(&mut client, action), "failed");
+    let row = client
+        .query_one(
+            "SELECT o.error_message, (SELECT count(*) FROM pg_index WHERE indrelid = 'docs'::regclass),
+                    (SELECT failures FROM ruvector.healing_arms)
+               FROM ruvector.healing_outcomes o WHERE o.action_id = $1",
+            &[&action],
+        )
+        .unwrap();
+    assert_eq!(row.get::<_, Option<&str>>(0), Some("stopped after its time limit of 1 s"));
+    assert_eq!((row.get::<_, i64>(1), row.get::<_, i32>(2)), (2, 1));
+
+    // What now stands in the way: the cooldown; without it the remedy's own wait; with a smaller window its attempts.
+    let mut expect = |settings: &str, reason: &str| {
+        client.execute("SELECT ruvector_healing_configure($1::text::jsonb)", &[&settings]).unwrap();
+        wait_for(reason, PATIENCE, || {
+            let query = "SELECT 1 FROM ruvector.integrity WHERE decision ->> 'reason' = $1";
+            client.query_opt(query, &[&reason]).unwrap()
+        })
+        .unwrap();
+    };
+    expect("{}", "cooldown");
+    expect(r#"{"min_healing_interval_seconds": 0}"#, "arm_backoff");
+    expect(r#"{"max_attempts_per_window": 1}"#, "attempts_exhausted");
+    let actions: i64 = client.query_one("SELECT count(*) FROM ruvector.actions", &[]).unwrap().get(0);
+    assert_eq!(actions, 1);
 }
 
 #[test]

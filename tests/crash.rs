@@ -8,7 +8,7 @@ use cluster::dataset::Column;
 use cluster::{Cluster, Signal, wait_for};
 use postgres::Client;
 use std::time::Duration;
-use tests::{load_docs, start};
+use tests::{load_docs, said, start};
 
 /// Restart of a server, recovery, a second rebuild with its verification.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -225,14 +225,6 @@ fn only_one_sound_index(client: &mut Client) {
     let seen: Vec<(&str, bool)> = indexes.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!(seen, [("docs_i", true)]);
     assert_eq!(indexes[0].get::<_, i64>(2), 0, "no effort of an index that is gone");
-}
-
-/// What the actions say, for a failure's message.
-fn said(client: &mut Client) -> String {
-    let query = "SELECT coalesce(string_agg(to_jsonb(a)::text, E'\n'), '') FROM (SELECT id, status, reason, detail, progress, error,
-                    (SELECT jsonb_agg(jsonb_build_array(s.step ->> 'kind', s.state) ORDER BY s.id)
-                       FROM ruvector.action_steps s WHERE s.action_id = a.id) AS steps FROM ruvector.actions a) a";
-    client.query_one(query, &[]).map_or_else(|error| error.to_string(), |row| row.get(0))
 }
 
 macro_rules! crashes {

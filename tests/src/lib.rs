@@ -56,6 +56,17 @@ pub fn recall_of_sessions(cluster: &Cluster, data: &Embeddings, queries: Range<u
     cluster::measure::recall_of_sessions(session, exact, "docs", data, queries).expect("searches")
 }
 
+/// What collections and actions say of themselves, for a failure's message.
+pub fn said(client: &mut Client) -> String {
+    let query = "SELECT concat_ws(E'\n',
+        (SELECT string_agg(concat_ws(' ', collection, state, lambda_cut, why_not), E'\n') FROM ruvector_healing_status()),
+        (SELECT string_agg(to_jsonb(i)::text, E'\n') FROM (SELECT explanation, problems, remedy FROM ruvector_integrity_status()) i),
+        (SELECT string_agg(to_jsonb(a)::text, E'\n') FROM (SELECT id, status, strategy, reason, detail, progress, error,
+                (SELECT jsonb_agg(jsonb_build_array(s.step ->> 'kind', s.state) ORDER BY s.id)
+                   FROM ruvector.action_steps s WHERE s.action_id = a.id) AS steps FROM ruvector.actions a) a))";
+    client.query_one(query, &[]).map_or_else(|error| error.to_string(), |row| row.get(0))
+}
+
 /// The SQLSTATE and hint of a statement that must fail.
 ///
 /// # Panics

@@ -29,6 +29,7 @@ mod repository;
 mod wait;
 mod watchdog;
 
+pub mod application;
 pub mod dataset;
 pub mod measure;
 

@@ -41,8 +41,10 @@ struct Observed {
 
 /// Whether a human asks for something on a collection.
 pub(super) fn is_asked(collection: i32) -> Result<bool, Error> {
-    let query =
-        "SELECT EXISTS (SELECT FROM ruvector.actions WHERE collection_id = $1 AND status = 'proposed')";
+    // One that waits for another action has had its answer until that ends.
+    let query = "SELECT EXISTS (SELECT FROM ruvector.actions a WHERE a.collection_id = $1 AND a.status = 'proposed'
+                    AND (a.detail IS NULL OR NOT EXISTS (SELECT FROM ruvector.actions o
+                                WHERE o.status IN ('approved', 'executing', 'verifying'))))";
     Ok(Spi::get_one_with_args(query, &[collection.into()])?.unwrap_or(false))
 }
 
@@ -55,6 +57,7 @@ pub(super) fn decide(collection: &Collection, config: &Config) -> Result<(), Err
     )?
     .pop();
     let Some(observed) = observed else { return Ok(()) };
+    count_in_flight()?;
     let open: Vec<Open> = collect::documents(
         "SELECT jsonb_build_object('id', a.id, 'status', a.status, 'request', a.request) FROM ruvector.actions a
           WHERE a.collection_id = $1
@@ -109,6 +112,15 @@ fn ask(
     }))
 }
 
+/// What runs in this database now, for decisions about the whole server: an action may have ended since the last look.
+fn count_in_flight() -> Result<(), Error> {
+    let query = "SELECT count(*) FROM ruvector.actions WHERE status IN ('approved', 'executing', 'verifying')";
+    let actions = Spi::get_one::<i64>(query)?.unwrap_or(0);
+    // SAFETY: no preconditions.
+    shared::set_actions_in_flight(unsafe { pg_sys::MyDatabaseId }.to_u32(), actions as u32);
+    Ok(())
+}
+
 /// Answers a request of a human.
 fn answer(
     collection: &Collection,
@@ -119,6 +131,13 @@ fn answer(
     let decision = ask(collection, config, observed, &asked.request)?;
     match &decision {
         Decision::Act { .. } => accept(asked.id, collection, observed, &decision),
+        Decision::Refuse { reason: Reason::ActionInFlight | Reason::ServerBusy, detail, .. } => {
+            let detail = format!("waits: {detail}");
+            Ok(Spi::run_with_args(
+                "UPDATE ruvector.actions SET detail = $2 WHERE id = $1",
+                &[asked.id.into(), detail.as_str().into()],
+            )?)
+        }
         Decision::Refuse { reason, detail, rejected, .. } => {
             let nothing = matches!(reason, Reason::NothingToDo | Reason::StateNormal);
             let status = if nothing { Status::Noop } else { Status::Refused };
@@ -148,7 +167,7 @@ fn accept(
     let status = if approval.is_some() { Status::AwaitingApproval } else { Status::Approved };
     let lambda = observed.record.lambda;
     Spi::run_with_args(
-        "UPDATE ruvector.actions SET status = $2, decided_at = clock_timestamp(), approval = $3, strategy = $4,
+        "UPDATE ruvector.actions SET status = $2, decided_at = clock_timestamp(), detail = NULL, approval = $3, strategy = $4,
                 problem_class = $5, problem = $6, plan = $7, rejected = $8, before = $9, initial_lambda = $10
           WHERE id = $1",
         &[

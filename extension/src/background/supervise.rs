@@ -122,14 +122,15 @@ impl Workers {
     }
 }
 
-/// Ends plans that nobody approved in time.
+/// Ends plans that nobody approved in time, and requests that waited as long for another action.
 fn expire() -> Result<(), Error> {
     Ok(Spi::run(
         "UPDATE ruvector.actions a
-            SET status = 'expired', ended_at = clock_timestamp(), detail = 'nobody approved it in time'
+            SET status = 'expired', ended_at = clock_timestamp(),
+                detail = CASE a.status WHEN 'proposed' THEN detail ELSE 'nobody approved it in time' END
            FROM ruvector.settings s, ruvector.collections c
-          WHERE a.status = 'awaiting_approval' AND c.id = a.collection_id
-            AND a.decided_at + make_interval(secs =>
+          WHERE a.status IN ('proposed', 'awaiting_approval') AND c.id = a.collection_id
+            AND coalesce(a.decided_at, a.requested_at) + make_interval(secs =>
                     (ruvector._effective_settings(s.settings, c.settings) ->> 'approval_timeout_seconds')::float8)
                 < clock_timestamp()",
     )?)

@@ -5,15 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use cluster::application::Application;
 use cluster::dataset::{Column, Embeddings};
 use cluster::measure::{Found, recall_of_sessions};
 use cluster::{Cluster, Version, wait_for};
 use indicatif::{ProgressBar, ProgressStyle};
 use postgres::Client;
-
-use load::Load;
-
-mod load;
 
 /// Rows in `docs` when the application creates its index.
 const ROWS_AT_BUILD: usize = 200;
@@ -84,7 +81,7 @@ pub(crate) fn run(version: Version) -> Result<()> {
     let before = measured(&cluster, &data)?;
 
     say("the application goes to work; the three tables are registered".into());
-    let load = Load::start(&cluster, &data, ROWS)?;
+    let application = Application::start(&cluster, &data, ROWS)?;
     for story in &STORIES {
         app.query_one("SELECT ruvector_collection_register($1, $1::text::regclass)", &[&story.collection])?;
     }
@@ -99,10 +96,10 @@ pub(crate) fn run(version: Version) -> Result<()> {
     let waited = begun.elapsed();
     say("waiting until the application has checked enough results".into());
     wait_for("the application", PATIENCE, || {
-        let (reads, writes) = load.done();
-        (reads >= CHECKED_MIN && writes >= CHECKED_MIN).then_some(())
+        let fared = application.so_far();
+        (fared.reads >= CHECKED_MIN && fared.writes >= CHECKED_MIN).then_some(())
     })?;
-    let fared = load.stop()?;
+    let fared = application.stop();
     say("asking as ordinary sessions that set nothing".into());
     let after = measured(&cluster, &data)?;
     progress.finish_and_clear();
