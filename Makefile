@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test test-all lint bench sandbox sandbox-down clean
+.PHONY: demo test test-all sim sim-report lint bench sandbox sandbox-down clean
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -27,6 +27,18 @@ test:
 test-all: test
 	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(LONG))
 	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast
+	$(MAKE) sim SEEDS=10000 MINUTES=30
+
+# Simulated weeks on all cores, the last line a summary: make sim SEEDS=10000 FIRST_SEED=0 (JOBS=1, MINUTES=60).
+sim:
+	cargo run --quiet --release -p simulator -- run $(if $(SEEDS),--seeds $(SEEDS)) \
+	  $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(MINUTES),--minutes $(MINUTES))
+
+# The healer and what people do without one, in the same worlds: a table, and build/sim-report.html.
+sim-report:
+	@mkdir -p build
+	cargo run --quiet --release -p simulator -- report --out build/sim-report.html \
+	  $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 lint:
 	cargo fmt --all --check

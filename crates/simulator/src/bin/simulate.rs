@@ -46,8 +46,11 @@ enum Command {
         #[arg(long)]
         mode: Option<ModeName>,
         /// Threads; else one a core.
-        #[arg(long)]
+        #[arg(long, env = "JOBS")]
         jobs: Option<usize>,
+        /// No seed begins later than so many minutes from the start.
+        #[arg(long, env = "MINUTES", default_value_t = 60)]
+        minutes: u64,
     },
     /// Replays a seed or a file, with a line for each event.
     Replay {
@@ -92,6 +95,9 @@ enum Command {
         /// Where the page goes.
         #[arg(long, default_value = "sim-report.html")]
         out: PathBuf,
+        /// Threads; else one a core.
+        #[arg(long, env = "JOBS")]
+        jobs: Option<usize>,
     },
     /// How fast a world of 100 partitions runs.
     Speed,
@@ -123,9 +129,8 @@ fn scenario(seed: u64, days: u64, mode: Option<ModeName>) -> Scenario {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Run { seeds, first_seed, days, mode, jobs } => {
-            let jobs = jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-            Ok(run_seeds(seeds, first_seed, days, mode, jobs))
+        Command::Run { seeds, first_seed, days, mode, jobs, minutes } => {
+            Ok(run_seeds(&Seeds { seeds, first: first_seed, days, mode, minutes }, threads(jobs)))
         }
         Command::Replay { seed, file, days, mode } => {
             let scenario = match (seed, file) {
@@ -144,8 +149,8 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Hunt { defect, expect, why, seeds, days } => {
             hunt(&defect, expect.as_deref(), why, seeds, days)
         }
-        Command::Report { seeds, first_seed, out } => {
-            let rows = compare(seeds, first_seed);
+        Command::Report { seeds, first_seed, out, jobs } => {
+            let rows = compare(seeds, first_seed, threads(jobs));
             print!("{}", report::table(&rows));
             std::fs::write(&out, report::page(&rows, seeds, first_seed, &commit()))
                 .with_context(|| out.display().to_string())?;
@@ -168,14 +173,45 @@ fn commit() -> String {
     }
 }
 
-fn run_seeds(seeds: u64, first: u64, days: u64, mode: Option<ModeName>, jobs: usize) -> ExitCode {
-    let began = Instant::now();
-    let bar = ProgressBar::new(seeds);
-    if let Ok(style) =
-        ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {elapsed} of {duration}, {msg}")
-    {
-        bar.set_style(style);
+fn threads(jobs: Option<usize>) -> usize {
+    jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// A bar on a terminal, a line for each tenth elsewhere.
+struct Progress(ProgressBar);
+
+impl Progress {
+    fn new(seeds: u64) -> Self {
+        let bar = ProgressBar::new(seeds);
+        if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {elapsed} of {duration}")
+        {
+            bar.set_style(style);
+        }
+        Self(bar)
     }
+
+    fn step(&self) {
+        self.0.inc(1);
+        let (done, all) = (self.0.position(), self.0.length().unwrap_or(0));
+        if self.0.is_hidden() && all >= 10 && done.is_multiple_of(all / 10) {
+            eprintln!("{done} of {all} seeds");
+        }
+    }
+}
+
+/// What `run` runs.
+struct Seeds {
+    seeds: u64,
+    first: u64,
+    days: u64,
+    mode: Option<ModeName>,
+    minutes: u64,
+}
+
+fn run_seeds(asked: &Seeds, jobs: usize) -> ExitCode {
+    let Seeds { seeds, first, days, mode, minutes } = *asked;
+    let began = Instant::now();
+    let bar = Progress::new(seeds);
     let next = AtomicU64::new(0);
     let failures: Mutex<Vec<(u64, &'static str, String)>> = Mutex::new(vec![]);
     let total: Mutex<(Coverage, u64, u64)> = Mutex::new((Coverage::default(), 0, 0));
@@ -184,7 +220,7 @@ fn run_seeds(seeds: u64, first: u64, days: u64, mode: Option<ModeName>, jobs: us
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    if at >= seeds {
+                    if at >= seeds || began.elapsed().as_secs() >= minutes * 60 {
                         break;
                     }
                     let seed = first + at;
@@ -202,12 +238,12 @@ fn run_seeds(seeds: u64, first: u64, days: u64, mode: Option<ModeName>, jobs: us
                             next.store(seeds, Ordering::Relaxed);
                         }
                     }
-                    bar.inc(1);
+                    bar.step();
                 }
             });
         }
     });
-    bar.finish_and_clear();
+    bar.0.finish_and_clear();
     let (coverage, actions, done) = total.into_inner().unwrap_or_default();
     let failures = failures.into_inner().unwrap_or_default();
     for (name, count) in coverage.table() {
@@ -226,12 +262,19 @@ fn run_seeds(seeds: u64, first: u64, days: u64, mode: Option<ModeName>, jobs: us
                 Err(error) => println!("it cannot be printed: {error}"),
             }
         }
-        println!("replay: simulate replay --seed {seed} --days {days}, commit {commit}");
+        let mode = mode
+            .and_then(|mode| mode.to_possible_value())
+            .map_or(String::new(), |mode| format!(" --mode {}", mode.get_name()));
+        println!("replay: simulate replay --seed {seed} --days {days}{mode}, commit {commit}");
     }
     let missing = coverage.missing();
-    let long = seeds >= LONG_RUN && mode.is_none() && failures.is_empty();
+    let long = done >= LONG_RUN && mode.is_none();
     if !missing.is_empty() {
         println!("never met: {}", missing.join("; "));
+    }
+    let unfinished = failures.is_empty() && done < seeds;
+    if unfinished {
+        println!("{done} of {seeds} seeds in {minutes} minutes: the others were not run");
     }
     let simulated_days = done * days;
     println!(
@@ -241,12 +284,15 @@ fn run_seeds(seeds: u64, first: u64, days: u64, mode: Option<ModeName>, jobs: us
         coverage.table().len(),
         began.elapsed().as_secs_f64(),
     );
-    if failures.is_empty() && (!long || missing.is_empty()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failures.is_empty() && !unfinished && (!long || missing.is_empty()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
-fn compare(seeds: u64, first: u64) -> Vec<report::Row> {
-    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let bar = ProgressBar::new(seeds);
+fn compare(seeds: u64, first: u64, jobs: usize) -> Vec<report::Row> {
+    let bar = Progress::new(seeds);
     let next = AtomicU64::new(0);
     // Sums of floating-point numbers depend on their order: by seed, and added at the end.
     let found: Mutex<Vec<(u64, Vec<report::Row>)>> = Mutex::new(vec![]);
@@ -262,12 +308,12 @@ fn compare(seeds: u64, first: u64) -> Vec<report::Row> {
                     if let Ok(mut found) = found.lock() {
                         found.push((at, rows));
                     }
-                    bar.inc(1);
+                    bar.step();
                 }
             });
         }
     });
-    bar.finish_and_clear();
+    bar.0.finish_and_clear();
     let mut found = found.into_inner().unwrap_or_default();
     found.sort_by_key(|(at, _)| *at);
     let mut total = vec![];
