@@ -1,12 +1,13 @@
 //! What people do without a healer, in the same worlds: one file each, and one list. They see the truth at once and
-//! without noise, which no real one does: what is said against them is said against the best of their kind.
+//! without noise, which no real one does: what is said against them is said against the best of their kind. Their sessions
+//! die as the healer's workers do, and are begun again at once.
 
 use healing::snapshot::{Method, Oid};
 
 use crate::hazards::{self, Kind};
 use crate::healer;
 use crate::scenario::{DAY_S, Mode, Scenario};
-use crate::stage::Stage;
+use crate::stage::{Armed, Stage};
 use crate::worker;
 use crate::world::index::{Index, Maker};
 use crate::world::observe;
@@ -17,6 +18,9 @@ mod do_nothing;
 mod index_watch;
 mod nightly_reindex;
 mod spec_literal;
+
+/// Moments of a repair at which its session may die: the six transactions of `REINDEX CONCURRENTLY`.
+const OPERATIONS: u32 = 6;
 
 /// Every baseline.
 pub const ALL: &[fn() -> Box<dyn Policy>] = &[
@@ -88,7 +92,10 @@ struct Job {
     table: Oid,
     index: Oid,
     what: Repair,
+    /// 0: it has not begun.
     ends_at: i64,
+    /// When its session dies, and whether the server does with it.
+    dies: Option<(i64, bool)>,
 }
 
 /// What can be done to an index.
@@ -121,18 +128,26 @@ impl Jobs {
     /// Asks for a repair; it begins when those before it are done.
     pub fn ask(&mut self, collection: usize, table: Oid, index: Oid, what: Repair) {
         if !self.queue.iter().any(|job| job.index == index) {
-            self.queue.push(Job { collection, table, index, what, ends_at: 0 });
+            self.queue.push(Job { collection, table, index, what, ends_at: 0, dies: None });
         }
     }
 
-    fn tick(&mut self, world: &mut World) {
+    fn tick(&mut self, stage: &mut Stage) {
         let Some(job) = self.queue.first_mut() else { return };
-        let now = world.now;
-        if !world.is_up() {
-            // A crash ends it.
-            job.ends_at = 0;
+        let now = stage.world.now;
+        let dies = job.dies.filter(|(at, _)| *at <= now);
+        if dies.is_some() || !stage.world.is_up() {
+            // It begins again, at once or when the server is back.
+            if job.ends_at > 0 && matches!(job.what, Repair::Reindex | Repair::RebuildAndTune) {
+                leave_half_built(&mut stage.world, job);
+            }
+            (job.ends_at, job.dies) = (0, None);
+            if dies.is_some_and(|(_, server)| server) {
+                stage.crash_server(20_000);
+            }
             return;
         }
+        let Stage { world, armed, .. } = stage;
         if job.ends_at == 0 {
             let Some((fine, bytes)) =
                 find(world, job).map(|(table, index)| (is_fine(table, index), index.clean_bytes(table.rows)))
@@ -155,6 +170,7 @@ impl Jobs {
                 self.tally.damage_s += ms as f64 / 1000.0;
             }
             job.ends_at = now + ms.max(1);
+            job.dies = death(armed, now, ms);
         }
         if job.ends_at > now || world.weather.long_transactions > 0 && job.what != Repair::ReindexLocking {
             return;
@@ -187,6 +203,38 @@ impl Jobs {
     }
 }
 
+/// The deaths that strike the healer's workers strike the sessions of the others too: a repair is [`OPERATIONS`] moments at
+/// which one may come.
+fn death(armed: &mut Vec<Armed>, begins: i64, ms: i64) -> Option<(i64, bool)> {
+    let first = armed.iter().enumerate().min_by_key(|(_, armed)| armed.after).map(|(at, _)| at)?;
+    if armed[first].after > OPERATIONS {
+        for armed in armed {
+            armed.after -= OPERATIONS;
+        }
+        return None;
+    }
+    let Armed { after, server } = armed.remove(first);
+    Some((begins + ms * i64::from(after) / i64::from(OPERATIONS), server))
+}
+
+/// What `REINDEX CONCURRENTLY` leaves when its session dies.
+fn leave_half_built(world: &mut World, job: &Job) {
+    let oid = world.oid();
+    let collection = &mut world.collections[job.collection];
+    let Some(table) = collection.table(job.table) else { return };
+    let Some(old) = table.indexes.iter().find(|index| index.oid == job.index) else { return };
+    let name = format!("{}_ccnew", old.name);
+    if table.indexes.iter().any(|index| index.name == name) {
+        return;
+    }
+    let mut half = Index::begun(oid, name.clone(), old.method, old.lists, old.value_bytes, Maker::User);
+    half.building = false;
+    half.bytes = half.clean_bytes(table.rows) / 2;
+    table.indexes.push(half);
+    collection.surplus.push(name);
+    collection.touch();
+}
+
 fn find<'a>(world: &'a World, job: &Job) -> Option<(&'a Table, &'a Index)> {
     world.collections[job.collection].indexes().find(|(_, index)| index.oid == job.index)
 }
@@ -212,7 +260,7 @@ pub fn week(scenario: &Scenario, policy: &mut dyn Policy) -> Tally {
     for tick in 0..scenario.length_s / scenario.tick_s {
         stage.world.advance(scenario.tick_s as i64 * 1000);
         schedule.strike(&mut stage, tick * scenario.tick_s);
-        jobs.tick(&mut stage.world);
+        jobs.tick(&mut stage);
         policy.tick(&mut stage.world, &mut jobs);
         clock.tick(&mut stage.world, scenario.tick_s, &mut jobs.tally);
     }
@@ -343,5 +391,34 @@ mod tests {
         let nightly = week(&scenario, &mut nightly_reindex::NightlyReindex::default());
         assert!(nightly.false_heals >= 7 && nightly.degraded_s == 0.0, "{nightly:?}");
         assert_eq!(healer_week(&scenario).false_heals, 0);
+    }
+
+    #[test]
+    fn a_death_strikes_the_session_of_a_baseline_and_leaves_its_half_built_index() {
+        let mut stage = Stage::new(&world_of(4, true));
+        let (collection, table, index) = each(&stage.world)[0];
+        stage.armed = vec![Armed { after: 3, server: false }, Armed { after: 20, server: true }];
+        let mut jobs = Jobs::default();
+        jobs.ask(collection, table, index, Repair::Reindex);
+        let half_built = |stage: &Stage| {
+            stage.world.collections[collection].indexes().filter(|(_, i)| i.name.ends_with("_ccnew")).count()
+        };
+        for tick in 0.. {
+            assert!(tick < 1000, "the repair never ends");
+            jobs.tick(&mut stage);
+            if jobs.is_idle() {
+                break;
+            }
+            stage.world.advance(1000);
+        }
+        assert_eq!(half_built(&stage), 1);
+        assert_eq!(
+            stage.armed,
+            [Armed { after: 20 - OPERATIONS, server: true }],
+            "the second try had it nearer"
+        );
+        let bytes =
+            look(&stage.world, collection, index).map_or(0, |(table, index)| index.clean_bytes(table.rows));
+        assert!(stage.world.work.built_bytes >= 2.0 * bytes as f64, "built twice");
     }
 }
