@@ -387,7 +387,9 @@ mod tests {
 
     #[test]
     fn a_nightly_reindex_works_where_nothing_is_wrong() {
-        let scenario = world_of(4, true);
+        let mut scenario = world_of(4, true);
+        // One that is killed leaves a half-built index, which a cron job never drops.
+        scenario.events.retain(|event| hazards::find(&event.hazard).is_some_and(|h| h.kind() != Kind::Crash));
         let nightly = week(&scenario, &mut nightly_reindex::NightlyReindex::default());
         assert!(nightly.false_heals >= 7 && nightly.degraded_s == 0.0, "{nightly:?}");
         assert_eq!(healer_week(&scenario).false_heals, 0);
