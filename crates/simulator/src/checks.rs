@@ -94,15 +94,22 @@ pub fn is_needless(stage: &Stage, collection: usize, plan: &Plan) -> bool {
         })
 }
 
-/// When the panel was taken that a plan of tuning rests on, in truth. Other plans measure old and new beside each other.
+/// When the readings were taken, in truth, that a plan without a comparison rests on: tuning and rebuilding in place.
+/// Other plans measure old and new beside each other.
 pub fn panel_of(stage: &Stage, collection: usize, plan: &Plan) -> Option<UnixMs> {
-    if !plan.steps.iter().any(|step| matches!(step, Step::TuneSearchEffort { .. })) {
+    let alone =
+        |step: &Step| matches!(step, Step::TuneSearchEffort { .. } | Step::ReindexConcurrently { .. });
+    if !plan.steps.iter().any(alone) {
         return None;
     }
     stage.world.collections[collection]
         .indexes()
         .filter(|(_, index)| plan.steps.iter().any(|step| step.target().oid == index.oid))
-        .filter_map(|(_, index)| index.panel.as_ref().map(|taken| taken.real))
+        .flat_map(|(_, index)| {
+            let panel = index.panel.as_ref().map(|taken| taken.real);
+            [panel, index.structure.as_ref().map(|taken| taken.real)]
+        })
+        .flatten()
         .min()
 }
 

@@ -86,16 +86,17 @@ pub struct Scenario {
 impl Scenario {
     /// The scenario of a seed: so long, in the mode that the seed has.
     pub fn generate(seed: u64, length_s: u64) -> Self {
-        let mode = match seed % 10 {
-            0 | 1 => Mode::Healthy,
-            2..=5 => Mode::Liveness,
-            _ => Mode::Safety,
-        };
-        Self::generate_as(seed, length_s, mode)
+        Self::generate_as(seed, length_s, mode_of(seed))
     }
 
     /// The scenario of a seed in a mode.
     pub fn generate_as(seed: u64, length_s: u64, mode: Mode) -> Self {
+        Self::generate_harsh(seed, length_s, Some(mode), 1.0)
+    }
+
+    /// The scenario of a seed, in a mode or its own, in which so many times as much happens.
+    pub fn generate_harsh(seed: u64, length_s: u64, mode: Option<Mode>, harshness: f64) -> Self {
+        let mode = mode.unwrap_or(mode_of(seed));
         let mut random = Random::new(seed, "scenario");
         let count = 1 + random.below(4);
         let collections: Vec<CollectionSpec> = (0..count).map(|_| collection(&mut random, mode)).collect();
@@ -110,13 +111,21 @@ impl Scenario {
             events: vec![],
             defects: vec![],
         };
-        scenario.events = events(&mut random, &scenario);
+        scenario.events = events(&mut random, &scenario, harshness);
         scenario
     }
 
     /// When disturbances and faults have ended (liveness).
     pub fn calm_s(&self) -> u64 {
         self.length_s / 2
+    }
+}
+
+fn mode_of(seed: u64) -> Mode {
+    match seed % 10 {
+        0 | 1 => Mode::Healthy,
+        2..=5 => Mode::Liveness,
+        _ => Mode::Safety,
     }
 }
 
@@ -161,7 +170,7 @@ fn collection(random: &mut Random, mode: Mode) -> CollectionSpec {
     }
 }
 
-fn events(random: &mut Random, scenario: &Scenario) -> Vec<Event> {
+fn events(random: &mut Random, scenario: &Scenario, harshness: f64) -> Vec<Event> {
     let Scenario { mode, length_s, .. } = *scenario;
     let days = length_s as f64 / DAY_S as f64;
     let end_s = if mode == Mode::Liveness { scenario.calm_s() } else { length_s };
@@ -190,7 +199,7 @@ fn events(random: &mut Random, scenario: &Scenario) -> Vec<Event> {
             at += random.wait(end_s as f64 / expected);
         }
     };
-    let busy = random.between(0.3, 2.0);
+    let busy = harshness * random.between(0.3, 2.0);
     if mode != Mode::Healthy {
         add(random, Kind::Fault, 1.5 * busy);
         add(random, Kind::Operator, 1.5 * busy);

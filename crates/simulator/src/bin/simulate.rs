@@ -42,6 +42,9 @@ enum Command {
         /// Simulated days of each.
         #[arg(long, default_value_t = 7)]
         days: u64,
+        /// So many times as much happens.
+        #[arg(long, default_value_t = 1.0)]
+        harshness: f64,
         /// All in this mode; else each seed has its own.
         #[arg(long)]
         mode: Option<ModeName>,
@@ -63,6 +66,9 @@ enum Command {
         /// Simulated days.
         #[arg(long, default_value_t = 7)]
         days: u64,
+        /// So many times as much happens.
+        #[arg(long, default_value_t = 1.0)]
+        harshness: f64,
         /// The mode; else the seed's own.
         #[arg(long)]
         mode: Option<ModeName>,
@@ -120,24 +126,21 @@ impl ModeName {
     }
 }
 
-fn scenario(seed: u64, days: u64, mode: Option<ModeName>) -> Scenario {
-    match mode {
-        Some(mode) => Scenario::generate_as(seed, days * DAY_S, mode.mode()),
-        None => Scenario::generate(seed, days * DAY_S),
-    }
+fn scenario(seed: u64, days: u64, mode: Option<ModeName>, harshness: f64) -> Scenario {
+    Scenario::generate_harsh(seed, days * DAY_S, mode.map(ModeName::mode), harshness)
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Run { seeds, first_seed, days, mode, jobs, minutes } => {
-            Ok(run_seeds(&Seeds { seeds, first: first_seed, days, mode, minutes }, threads(jobs)))
+        Command::Run { seeds, first_seed, days, harshness, mode, jobs, minutes } => {
+            Ok(run_seeds(&Seeds { seeds, first: first_seed, days, harshness, mode, minutes }, threads(jobs)))
         }
-        Command::Replay { seed, file, days, mode } => {
+        Command::Replay { seed, file, days, harshness, mode } => {
             let scenario = match (seed, file) {
                 (_, Some(file)) => {
                     Regression::read(&file).with_context(|| file.display().to_string())?.scenario
                 }
-                (seed, None) => scenario(seed.context("--seed or --file")?, days, mode),
+                (seed, None) => scenario(seed.context("--seed or --file")?, days, mode, harshness),
             };
             let run = run_with(&scenario, true);
             for line in &run.trace {
@@ -204,12 +207,13 @@ struct Seeds {
     seeds: u64,
     first: u64,
     days: u64,
+    harshness: f64,
     mode: Option<ModeName>,
     minutes: u64,
 }
 
 fn run_seeds(asked: &Seeds, jobs: usize) -> ExitCode {
-    let Seeds { seeds, first, days, mode, minutes } = *asked;
+    let Seeds { seeds, first, days, harshness, mode, minutes } = *asked;
     let began = Instant::now();
     let bar = Progress::new(seeds);
     let next = AtomicU64::new(0);
@@ -224,7 +228,7 @@ fn run_seeds(asked: &Seeds, jobs: usize) -> ExitCode {
                         break;
                     }
                     let seed = first + at;
-                    let result = run(&scenario(seed, days, mode));
+                    let result = run(&scenario(seed, days, mode, harshness));
                     if let Ok(mut total) = total.lock() {
                         total.0.add(&result.coverage);
                         total.1 += result.actions;
@@ -255,7 +259,7 @@ fn run_seeds(asked: &Seeds, jobs: usize) -> ExitCode {
     }
     if let Some((seed, check, _)) = failures.first() {
         println!("shrinking seed {seed} ({check}) …");
-        if let Some((short, detail)) = shrink(&scenario(*seed, days, mode)) {
+        if let Some((short, detail)) = shrink(&scenario(*seed, days, mode, harshness)) {
             let regression = Regression { why: detail, expect: (*check).to_owned(), scenario: short };
             match serde_json::to_string_pretty(&regression) {
                 Ok(text) => println!("{text}"),
@@ -265,7 +269,8 @@ fn run_seeds(asked: &Seeds, jobs: usize) -> ExitCode {
         let mode = mode
             .and_then(|mode| mode.to_possible_value())
             .map_or(String::new(), |mode| format!(" --mode {}", mode.get_name()));
-        println!("replay: simulate replay --seed {seed} --days {days}{mode}, commit {commit}");
+        let harsh = if harshness == 1.0 { String::new() } else { format!(" --harshness {harshness}") };
+        println!("replay: simulate replay --seed {seed} --days {days}{mode}{harsh}, commit {commit}");
     }
     let missing = coverage.missing();
     let long = done >= LONG_RUN && mode.is_none();
@@ -326,7 +331,7 @@ fn compare(seeds: u64, first: u64, jobs: usize) -> Vec<report::Row> {
 fn hunt(defect: &str, expect: Option<&str>, why: String, seeds: u64, days: u64) -> anyhow::Result<ExitCode> {
     let defect: Defect = serde_json::from_value(serde_json::Value::String(defect.to_owned()))?;
     for seed in 0..seeds {
-        let whole = scenario(seed, days, None);
+        let whole = scenario(seed, days, None, 1.0);
         let planted = Scenario { defects: vec![defect], ..whole.clone() };
         let found = run(&planted).violations.into_iter().next();
         let Some((check, _)) = found.filter(|(check, _)| expect.is_none_or(|expect| expect == *check)) else {
