@@ -27,7 +27,7 @@ test:
 test-all: test
 	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(LONG))
 	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast
-	$(MAKE) sim SEEDS=10000 MINUTES=30
+	$(MAKE) sim SEEDS=4000 MINUTES=30
 
 # Simulated weeks on all cores, the last line a summary: make sim SEEDS=10000 FIRST_SEED=0 (JOBS=1, MINUTES=60).
 sim:

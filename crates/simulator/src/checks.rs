@@ -7,6 +7,7 @@ use healing::config::Mode as HealingMode;
 use healing::engine::{Reason, Request};
 use healing::lifecycle::Status;
 use healing::plan::{Plan, Step};
+use healing::recovery::RecoveryCommand;
 use healing::snapshot::{Oid, UnixMs};
 
 use crate::baselines::is_fine;
@@ -219,7 +220,16 @@ pub fn drops(stage: &mut Stage, turn: &Turn, oid: Oid) {
     let surplus = matches!(turn.step, Step::DropInvalid { .. }) && oid == of.oid && !index.valid;
     let winner = collection.bearing_its_name(&of).is_some_and(|winner| winner.valid && winner.oid != oid);
     let loser = oid == of.oid && index.name == trial_name(&of) && winner;
-    if !(own || surplus || loser) {
+    // Newer than our intent: whose reindex left it cannot be told, and nobody can use it.
+    let leftover = match turn.command.as_deref() {
+        Some(RecoveryCommand::DropReindexLeftover { details, .. }) => {
+            let before: Option<Vec<Oid>> =
+                details.get("leftovers_before").and_then(|list| serde_json::from_value(list.clone()).ok());
+            !index.valid && !index.building && before.is_some_and(|before| !before.contains(&oid))
+        }
+        _ => false,
+    };
+    if !(own || surplus || loser || leftover) {
         let name = index.name.clone();
         stage.violated("drops_foreign", format!("action {id} drops {name}, which is not its own to drop"));
     }
@@ -391,8 +401,9 @@ pub fn at_end(stage: &mut Stage, scenario: &Scenario) {
 fn cured(stage: &mut Stage, number: usize) {
     let lambda = observe::true_lambda(&mut stage.world, number);
     let in_flight = stage.store.in_flight(number);
-    // Where the disk has no room nothing can be built.
-    if lambda >= CURED || in_flight > 0 || stage.store.reasons[number] == Some(Reason::DiskHeadroom) {
+    // Where the disk has no room nothing can be built, and where it is full nothing dropped.
+    let full = stage.world.disk_free() == 0 || stage.store.reasons[number] == Some(Reason::DiskHeadroom);
+    if lambda >= CURED || in_flight > 0 || full {
         return;
     }
     let reason = stage.store.reasons[number].map_or("none", |reason| reason.as_str());

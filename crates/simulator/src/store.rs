@@ -89,7 +89,7 @@ pub struct Planned {
     pub before: Snapshot,
     /// When that was taken, in truth.
     pub observed: UnixMs,
-    /// When what it rests on was measured, in truth: an old panel, or the moment of the decision.
+    /// When what it rests on was measured, in truth: an old reading, or the moment of the decision.
     pub panel: UnixMs,
     /// The indexes that the plan names in truth, when it was made.
     pub true_before: Vec<Condition>,

@@ -20,7 +20,7 @@ use simulator::simulation::{run, run_with};
 /// Seeds with a violation after which a run ends.
 const FAILURES_MAX: usize = 5;
 /// From so many seeds on everything should have been met.
-const LONG_RUN: u64 = 5000;
+const LONG_RUN: u64 = 2000;
 
 #[derive(Parser)]
 #[command(about = "The healer's core in a virtual world")]
