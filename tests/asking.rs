@@ -20,7 +20,9 @@ fn spoiled(client: &mut Client, settings: &str) {
         ))
         .unwrap();
     wait_for("a weak state", PATIENCE, || {
-        client.query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE state IN ('stress', 'critical')", &[]).unwrap()
+        client
+            .query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE state IN ('stress', 'critical')", &[])
+            .unwrap()
     })
     .unwrap();
 }
@@ -38,7 +40,8 @@ fn why_not(client: &mut Client) -> String {
 fn in_observe_mode_nothing_happens_but_a_human_can_execute() {
     let (_cluster, mut client) = start();
     spoiled(&mut client, r#"{"mode": "observe"}"#);
-    wait_for("the reason", PATIENCE, || why_not(&mut client).contains("The mode is observe").then_some(())).unwrap();
+    wait_for("the reason", PATIENCE, || why_not(&mut client).contains("The mode is observe").then_some(()))
+        .unwrap();
     let actions = "SELECT count(*) FROM ruvector.actions";
     assert_eq!(client.query_one(actions, &[]).unwrap().get::<_, i64>(0), 0);
 
@@ -81,7 +84,8 @@ fn in_approve_mode_a_plan_waits_for_a_human() {
     })
     .unwrap()
     .get(0);
-    let pending = "SELECT pending_approvals, why_not FROM ruvector_healing_status() WHERE collection = 'docs'";
+    let pending =
+        "SELECT pending_approvals, why_not FROM ruvector_healing_status() WHERE collection = 'docs'";
     let row = client.query_one(pending, &[]).unwrap();
     assert_eq!(row.get::<_, i64>(0), 1);
     assert!(row.get::<_, Option<&str>>(1).is_some_and(|why| !why.is_empty()));
@@ -112,7 +116,8 @@ fn a_running_action_is_aborted_and_undone() {
         .unwrap()
         .get(0);
     wait_for("the second to wait", PATIENCE, || {
-        let query = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND status = 'proposed' AND detail LIKE 'waits: %'";
+        let query =
+            "SELECT 1 FROM ruvector.actions WHERE id = $1 AND status = 'proposed' AND detail LIKE 'waits: %'";
         client.query_opt(query, &[&second]).unwrap()
     })
     .unwrap();
@@ -229,9 +234,11 @@ fn a_trigger_on_a_healthy_collection_is_a_noop_that_says_so() {
     .unwrap();
     let action: i64 = client.query_one("SELECT ruvector_healing_trigger('docs')", &[]).unwrap().get(0);
     assert_eq!(wait(&mut client, action), "noop");
-    let row = client.query_one("SELECT reason, detail FROM ruvector.actions WHERE id = $1", &[&action]).unwrap();
+    let row =
+        client.query_one("SELECT reason, detail FROM ruvector.actions WHERE id = $1", &[&action]).unwrap();
     assert_eq!(row.get::<_, Option<&str>>(0), Some("nothing_to_do"));
-    let outcomes: i64 = client.query_one("SELECT count(*) FROM ruvector.healing_outcomes", &[]).unwrap().get(0);
+    let outcomes: i64 =
+        client.query_one("SELECT count(*) FROM ruvector.healing_outcomes", &[]).unwrap().get(0);
     assert_eq!(outcomes, 0, "what did not run has no outcome");
 }
 
@@ -261,8 +268,16 @@ fn bad_requests_are_refused_with_a_hint() {
     for (statement, state, hint) in [
         ("SELECT ruvector_healing_trigger('nothing')", "42704", "Registered: docs."),
         ("SELECT ruvector_healing_execute('docs', 'magic')", "42704", "rebuild_centroids"),
-        ("SELECT ruvector_healing_execute('docs', 'compact_indexes', '{\"batch_size\": 5}')", "22023", "no batch size"),
-        ("SELECT ruvector_healing_execute('docs', 'compact_indexes', '{\"indexes\": 5}')", "22023", "list of index names"),
+        (
+            "SELECT ruvector_healing_execute('docs', 'compact_indexes', '{\"batch_size\": 5}')",
+            "22023",
+            "no batch size",
+        ),
+        (
+            "SELECT ruvector_healing_execute('docs', 'compact_indexes', '{\"indexes\": 5}')",
+            "22023",
+            "list of index names",
+        ),
         ("SELECT ruvector_healing_approve(77)", "42704", "ruvector.actions"),
         ("SELECT ruvector_healing_abort(77)", "42704", "ruvector.actions"),
         ("CALL ruvector_healing_wait(77)", "42704", "ruvector.actions"),

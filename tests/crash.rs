@@ -51,7 +51,9 @@ impl Phase {
             BeforeCreate => "LOCK TABLE docs IN SHARE UPDATE EXCLUSIVE MODE",
             WaitingForWriters | BetweenBuildAndComparison => "DELETE FROM docs WHERE id = 0",
             // A snapshot that the last wait of the build waits for.
-            Validating => "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM ruvector.settings",
+            Validating => {
+                "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM ruvector.settings"
+            }
             InTheSwap => "COMMENT ON INDEX docs_i IS 'mine'",
             Dropping => "LOCK TABLE docs IN ACCESS SHARE MODE",
             BeforeTheOutcome => "LOCK TABLE ruvector.healing_outcomes IN SHARE MODE",
@@ -88,7 +90,8 @@ impl Phase {
             InTheSwap => waits("docs_i"),
             BetweenSwapAndDrop => "SELECT 1 FROM ruvector.actions WHERE status = 'verifying'".into(),
             Dropping => "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ruvector action'
-                            AND query LIKE 'DROP INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'".into(),
+                            AND query LIKE 'DROP INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'"
+                .into(),
             BeforeTheOutcome => waits("ruvector.healing_outcomes"),
         }
     }
@@ -129,7 +132,8 @@ fn dies(phase: Phase, victim: Victim) {
         .get(0);
     if phase == AfterIntent {
         wait_for("the intent", PATIENCE, || {
-            let query = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'ruvector.action_steps'::regclass";
+            let query =
+                "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'ruvector.action_steps'::regclass";
             client.query_opt(query, &[]).unwrap()
         })
         .unwrap();
@@ -146,7 +150,8 @@ fn dies(phase: Phase, victim: Victim) {
         journal.batch_execute("BEGIN; LOCK TABLE ruvector.action_steps IN SHARE MODE").unwrap();
         held = vec![journal];
         wait_for("the built index to be noted", PATIENCE, || {
-            let query = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'ruvector.action_steps'::regclass";
+            let query =
+                "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'ruvector.action_steps'::regclass";
             client.query_opt(query, &[]).unwrap()
         })
         .unwrap();

@@ -28,7 +28,8 @@ fn an_untrained_index_is_rebuilt_and_sessions_find_more_for_less() {
     client.batch_execute("SELECT ruvector_collection_register('docs', 'docs')").unwrap();
 
     let row = wait_for("an outcome", HEALING, || {
-        let query = "SELECT strategy, status, success, verified, story, improvement_pct, initial_lambda, final_lambda
+        let query =
+            "SELECT strategy, status, success, verified, story, improvement_pct, initial_lambda, final_lambda
                        FROM ruvector_healing_history() WHERE strategy = 'rebuild_centroids'";
         client.query_opt(query, &[]).unwrap()
     })
@@ -39,7 +40,9 @@ fn an_untrained_index_is_rebuilt_and_sessions_find_more_for_less() {
     let story: &str = row.get("story");
     assert_eq!(row.get::<_, &str>("status"), "succeeded", "{story}");
     assert!(row.get::<_, bool>("success") && row.get::<_, bool>("verified"), "{story}");
-    for part in ["Found: CentroidSkew", "Planned: rebuild_centroids", "Compared: The new index is kept", "Verified:"] {
+    for part in
+        ["Found: CentroidSkew", "Planned: rebuild_centroids", "Compared: The new index is kept", "Verified:"]
+    {
         assert!(story.contains(part), "{part} is missing in: {story}");
     }
     let (lambda_before, lambda_after): (f32, f32) = (row.get("initial_lambda"), row.get("final_lambda"));

@@ -11,9 +11,7 @@ const HEALING: Duration = Duration::from_secs(120);
 const BY_HAND: &str = r#"{"mode": "observe", "verify_window_seconds": 1, "min_healing_interval_seconds": 0}"#;
 
 fn quick(client: &mut Client) {
-    client
-        .batch_execute("SELECT ruvector_healing_configure('{\"verify_window_seconds\": 1}')")
-        .unwrap();
+    client.batch_execute("SELECT ruvector_healing_configure('{\"verify_window_seconds\": 1}')").unwrap();
 }
 
 /// A build that is cancelled while it waits for a writer.
@@ -95,9 +93,7 @@ fn an_invalid_index_beside_its_like_is_dropped() {
     let (cluster, mut client) = start();
     load_docs(&mut client, 1_000);
     quick(&mut client);
-    client
-        .batch_execute("CREATE INDEX docs_i ON docs USING hnsw (embedding vector_cosine_ops)")
-        .unwrap();
+    client.batch_execute("CREATE INDEX docs_i ON docs USING hnsw (embedding vector_cosine_ops)").unwrap();
     leave_invalid(
         &cluster,
         &mut client,
@@ -179,8 +175,10 @@ fn an_index_of_a_partition_that_is_attached_is_rebuilt_in_place() {
     })
     .unwrap();
     let (action, status) = execute(&mut client, "compact_indexes");
-    let error: Option<String> =
-        client.query_one("SELECT coalesce(error, detail) FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
+    let error: Option<String> = client
+        .query_one("SELECT coalesce(error, detail) FROM ruvector.actions WHERE id = $1", &[&action])
+        .unwrap()
+        .get(0);
     assert_eq!(status, "succeeded", "{error:?}");
     let after: i64 = client.query_one(size, &[]).unwrap().get(0);
     assert!(after < before / 2, "{before} -> {after}");
@@ -236,7 +234,9 @@ fn a_table_dropped_in_the_middle_ends_the_action_with_a_reason() {
         ))
         .unwrap();
     wait_for("an observation", PATIENCE, || {
-        client.query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut IS NOT NULL", &[]).unwrap()
+        client
+            .query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut IS NOT NULL", &[])
+            .unwrap()
     })
     .unwrap();
     // The build needs a lock that this transaction holds, and in it the table goes.
@@ -258,7 +258,8 @@ fn a_table_dropped_in_the_middle_ends_the_action_with_a_reason() {
     let error: String =
         client.query_one("SELECT error FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
     assert!(error.contains("does not exist"), "{error}");
-    let outcomes: i64 = client.query_one("SELECT count(*) FROM ruvector.healing_outcomes", &[]).unwrap().get(0);
+    let outcomes: i64 =
+        client.query_one("SELECT count(*) FROM ruvector.healing_outcomes", &[]).unwrap().get(0);
     assert_eq!(outcomes, 1);
 }
 
@@ -274,7 +275,9 @@ fn a_disk_too_full_for_a_second_index_leaves_the_first() {
         ))
         .unwrap();
     wait_for("an observation", PATIENCE, || {
-        client.query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut IS NOT NULL", &[]).unwrap()
+        client
+            .query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut IS NOT NULL", &[])
+            .unwrap()
     })
     .unwrap();
     let before = indexes(&mut client);
@@ -314,7 +317,9 @@ fn a_disk_with_too_little_room_is_a_reason_not_to_begin() {
         ))
         .unwrap();
     wait_for("an observation", PATIENCE, || {
-        client.query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut IS NOT NULL", &[]).unwrap()
+        client
+            .query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut IS NOT NULL", &[])
+            .unwrap()
     })
     .unwrap();
     // The last observation, as a full disk would make it.
@@ -325,5 +330,8 @@ fn a_disk_with_too_little_room_is_a_reason_not_to_begin() {
         &mut client,
         "SELECT * FROM ruvector_healing_execute('docs', 'rebuild_centroids', '{\"dry_run\": true}')",
     );
-    assert_eq!((state.as_str(), hint.as_str()), ("55000", "The plan needs more than max_disk_share of the free disk."));
+    assert_eq!(
+        (state.as_str(), hint.as_str()),
+        ("55000", "The plan needs more than max_disk_share of the free disk.")
+    );
 }

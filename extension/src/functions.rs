@@ -104,12 +104,8 @@ fn raise(error: &ConfigError) -> ! {
 }
 
 fn invalid(message: String, hint: String) -> ! {
-    ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-        message,
-        pgrx::function_name!(),
-    )
-    .set_hint(hint)
-    .report(PgLogLevel::ERROR);
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message, pgrx::function_name!())
+        .set_hint(hint)
+        .report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
 }

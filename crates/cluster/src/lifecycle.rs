@@ -213,12 +213,18 @@ impl Cluster {
     /// [`ClusterError::ForeignProcess`] for any other process; [`ClusterError::NotRunning`].
     pub fn limit_file_size(&self, pid: i32, bytes: u64) -> Result<(), ClusterError> {
         if process::parent(pid) != Some(self.running_pid()?) {
-            return Err(ClusterError::ForeignProcess { pid, reason: "it is no child of this cluster's postmaster" });
+            return Err(ClusterError::ForeignProcess {
+                pid,
+                reason: "it is no child of this cluster's postmaster",
+            });
         }
         // Only the process's own account may do it, not even root everywhere.
         let failed = |source| ClusterError::Program { program: "prlimit".into(), source };
         let mut command = self.account.run("prlimit".as_ref());
-        let status = command.args(["--pid", &pid.to_string(), &format!("--fsize={bytes}")]).status().map_err(failed)?;
+        let status = command
+            .args(["--pid", &pid.to_string(), &format!("--fsize={bytes}")])
+            .status()
+            .map_err(failed)?;
         if status.success() { Ok(()) } else { Err(failed(std::io::Error::other(status.to_string()))) }
     }
 

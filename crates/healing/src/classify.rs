@@ -376,28 +376,48 @@ pub fn structure(index: &Index, config: &Config) -> Structure {
     }
 }
 
-/// Each reading on the witness once, worst first.
+/// Each reading on the witness once, worst first. Centroid groups of one index that read the same are counted.
 fn evidence(witness: &[WitnessEdge]) -> Vec<String> {
-    let mut lines: Vec<(f64, String)> = witness
-        .iter()
-        .filter_map(|edge| {
-            let condition = &edge.condition;
-            let (metric, value) = (condition.metric.as_ref()?, condition.value?);
-            let cause = condition.cause?;
-            let node = if matches!(edge.to, NodeKey::Core | NodeKey::Partition { .. }) {
-                &edge.from_name
-            } else {
-                &edge.to_name
-            };
-            Some((
-                condition.health,
-                format!("{node}: {metric} = {value:.3} ({}), health {:.2}", cause.as_str(), condition.health),
-            ))
-        })
-        .collect();
-    lines.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
-    lines.dedup_by(|a, b| a.1 == b.1);
-    lines.into_iter().map(|(_, line)| line).collect()
+    struct Line<'a> {
+        health: f64,
+        reading: String,
+        name: &'a str,
+        nodes: Vec<&'a NodeKey>,
+    }
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    for edge in witness {
+        let condition = &edge.condition;
+        let (Some(metric), Some(value), Some(cause)) =
+            (condition.metric.as_ref(), condition.value, condition.cause)
+        else {
+            continue;
+        };
+        let (node, name) = if matches!(edge.to, NodeKey::Core | NodeKey::Partition { .. }) {
+            (&edge.from, &edge.from_name)
+        } else {
+            (&edge.to, &edge.to_name)
+        };
+        let health = condition.health;
+        let reading = format!("{metric} = {value:.3} ({}), health {health:.2}", cause.as_str());
+        match lines
+            .iter_mut()
+            .find(|line| line.reading == reading && line.nodes.iter().any(|known| known.same_unit(node)))
+        {
+            Some(line) if line.nodes.contains(&node) => {}
+            Some(line) => line.nodes.push(node),
+            None => lines.push(Line { health, reading, name, nodes: vec![node] }),
+        }
+    }
+    lines.sort_by(|a, b| {
+        a.health.total_cmp(&b.health).then_with(|| (a.name, &a.reading).cmp(&(b.name, &b.reading)))
+    });
+    let text = |line: Line<'_>| match line.nodes.as_slice() {
+        [NodeKey::Centroid { index, .. }, _, ..] => {
+            format!("{} centroid groups of {index}: {}", line.nodes.len(), line.reading)
+        }
+        _ => format!("{}: {}", line.name, line.reading),
+    };
+    lines.into_iter().map(text).collect()
 }
 
 /// The witness by edge types, in words.

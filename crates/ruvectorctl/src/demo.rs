@@ -114,7 +114,10 @@ pub(crate) fn run(version: Version) -> Result<()> {
     let mut unhealed = Vec::new();
     for (number, story) in STORIES.iter().enumerate() {
         let state: String = app
-            .query_one("SELECT state FROM ruvector_integrity_status() WHERE collection = $1", &[&story.collection])?
+            .query_one(
+                "SELECT state FROM ruvector_integrity_status() WHERE collection = $1",
+                &[&story.collection],
+            )?
             .get(0);
         match healed(&mut app, story.collection)? {
             Some(healed) => {
@@ -123,10 +126,15 @@ pub(crate) fn run(version: Version) -> Result<()> {
                     unhealed.push(format!("{}:\n{}", story.collection, healed.story));
                 }
             }
-            None => unhealed.push(format!("{}: nothing was tried ({})", story.collection, why(&mut app, story)?)),
+            None => {
+                unhealed.push(format!("{}: nothing was tried ({})", story.collection, why(&mut app, story)?))
+            }
         }
     }
-    println!("\n{:<9}{}", "", "seconds: detect from registering to the decision, repair, verify; recall and blocks of sessions");
+    println!(
+        "\n{:<9}{}",
+        "", "seconds: detect from registering to the decision, repair, verify; recall and blocks of sessions"
+    );
     for story in &STORIES {
         println!("{:<9}{}", story.collection, story.fault);
     }
@@ -206,9 +214,7 @@ fn spoil_notes(cluster: &Cluster, app: &mut Client, data: &Embeddings) -> Result
 /// A retention job that deletes most rows.
 fn spoil_archive(app: &mut Client, data: &Embeddings) -> Result<()> {
     create(app, data, "archive", 0..ROWS_ARCHIVE)?;
-    app.batch_execute(
-        "CREATE INDEX archive_embedding ON archive USING hnsw (embedding vector_cosine_ops)",
-    )?;
+    app.batch_execute("CREATE INDEX archive_embedding ON archive USING hnsw (embedding vector_cosine_ops)")?;
     app.execute("DELETE FROM archive WHERE id < $1", &[&(ROWS_DELETED as i32)])?;
     Ok(())
 }

@@ -98,7 +98,9 @@ fn carry_out(context: &Context<'_>, action: &mut Action) -> CameOut {
             let error = format!("not verified: {}", verification.reason);
             undo(context, action, Some(verification), error)
         }
-        Err(Stopped::Lost(reason)) => undo(context, action, None, format!("the comparison was lost: {reason}")),
+        Err(Stopped::Lost(reason)) => {
+            undo(context, action, None, format!("the comparison was lost: {reason}"))
+        }
         Err(Stopped::Failed(error)) => undo(context, action, None, error.to_string()),
     }
 }
@@ -207,11 +209,10 @@ fn tidy_up(context: &Context<'_>, action: &Action) -> CameOut {
         }
     }
     if error.is_some() {
-        error = commands(context, action, |action, entries| {
-            Ok(recovery::resolve(&action.plan, entries, true))
-        })
-        .err()
-        .map(|error| format!("it helped, but the former index could not be dropped: {error}"));
+        error =
+            commands(context, action, |action, entries| Ok(recovery::resolve(&action.plan, entries, true)))
+                .err()
+                .map(|error| format!("it helped, but the former index could not be dropped: {error}"));
     }
     CameOut { status: Status::Succeeded, verification: action.verification.clone(), error }
 }
@@ -242,9 +243,9 @@ fn undo(
 
 /// Whether anything that users could notice, or a comparison, came about: then undoing it is a rollback.
 fn took_effect(id: i64) -> Result<bool, Error> {
-    Ok(journal::entries(id)?.iter().any(|entry| {
-        entry.state == StepState::Done && !matches!(entry.step, Step::BuildIndex { .. })
-    }))
+    Ok(journal::entries(id)?
+        .iter()
+        .any(|entry| entry.state == StepState::Done && !matches!(entry.step, Step::BuildIndex { .. })))
 }
 
 /// Runs what `resolve` says is left, until nothing is.
@@ -261,7 +262,8 @@ fn commands(
             return Ok(());
         }
         transaction(|| journal::progress(action.id, "undo or finish what is left"))?;
-        let result = left.iter().try_for_each(|command| execute::recover(context, &action.plan.steps, command));
+        let result =
+            left.iter().try_for_each(|command| execute::recover(context, &action.plan.steps, command));
         if let Err(error) = result {
             tries += 1;
             if tries == UNDO_TRIES {
@@ -276,11 +278,10 @@ fn commands(
 /// The worker before this one died: finish what was verified, undo what was not.
 fn recover(context: &Context<'_>, action: &mut Action) -> CameOut {
     if action.keep {
-        let error = commands(context, action, |action, entries| {
-            Ok(recovery::resolve(&action.plan, entries, true))
-        })
-        .err()
-        .map(|error| format!("it helped, but the former index could not be dropped: {error}"));
+        let error =
+            commands(context, action, |action, entries| Ok(recovery::resolve(&action.plan, entries, true)))
+                .err()
+                .map(|error| format!("it helped, but the former index could not be dropped: {error}"));
         return CameOut { status: Status::Succeeded, verification: action.verification.clone(), error };
     }
     let (status, why) = match action.stop_reason {
@@ -288,9 +289,10 @@ fn recover(context: &Context<'_>, action: &mut Action) -> CameOut {
         Some(StopReason::Timeout) => {
             (Status::Failed, format!("stopped after its time limit of {:.0} s", action.plan.timeout_s))
         }
-        Some(StopReason::Yield) => {
-            (Status::Aborted, "gave way to a session that waited for it while it waited for that one".to_owned())
-        }
+        Some(StopReason::Yield) => (
+            Status::Aborted,
+            "gave way to a session that waited for it while it waited for that one".to_owned(),
+        ),
         None => (Status::Aborted, "its worker died".to_owned()),
     };
     let undone =
@@ -358,4 +360,3 @@ fn story(action: &Action, came_out: &CameOut) -> Result<String, Error> {
     lines.push(format!("Ended: {}{why}.", came_out.status.as_str()));
     Ok(lines.join("\n"))
 }
-

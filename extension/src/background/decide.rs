@@ -42,7 +42,8 @@ struct Observed {
 /// Whether a human asks for something on a collection.
 pub(super) fn is_asked(collection: i32) -> Result<bool, Error> {
     // One that waits for another action has had its answer until that ends.
-    let query = "SELECT EXISTS (SELECT FROM ruvector.actions a WHERE a.collection_id = $1 AND a.status = 'proposed'
+    let query =
+        "SELECT EXISTS (SELECT FROM ruvector.actions a WHERE a.collection_id = $1 AND a.status = 'proposed'
                     AND (a.detail IS NULL OR NOT EXISTS (SELECT FROM ruvector.actions o
                                 WHERE o.status IN ('approved', 'executing', 'verifying'))))";
     Ok(Spi::get_one_with_args(query, &[collection.into()])?.unwrap_or(false))
@@ -94,8 +95,7 @@ fn ask(
     observed: &Observed,
     request: &Request,
 ) -> Result<Decision, Error> {
-    let assessment =
-        assess(&observed.snapshot, config).map_err(|error| Error::refused(error.to_string()))?;
+    let assessment = assess(&observed.snapshot, config).map_err(|error| Error::refused(error.to_string()))?;
     let history: Vec<Attempt> = collect::documents(HISTORY, &[collection.id.into()])?;
     let arms = arms::of(collection.id)?;
     let this_table = history.iter().filter(|attempt| attempt.status.is_in_flight()).count() as u32;
@@ -114,7 +114,8 @@ fn ask(
 
 /// What runs in this database now, for decisions about the whole server: an action may have ended since the last look.
 fn count_in_flight() -> Result<(), Error> {
-    let query = "SELECT count(*) FROM ruvector.actions WHERE status IN ('approved', 'executing', 'verifying')";
+    let query =
+        "SELECT count(*) FROM ruvector.actions WHERE status IN ('approved', 'executing', 'verifying')";
     let actions = Spi::get_one::<i64>(query)?.unwrap_or(0);
     // SAFETY: no preconditions.
     shared::set_actions_in_flight(unsafe { pg_sys::MyDatabaseId }.to_u32(), actions as u32);
@@ -122,12 +123,7 @@ fn count_in_flight() -> Result<(), Error> {
 }
 
 /// Answers a request of a human.
-fn answer(
-    collection: &Collection,
-    config: &Config,
-    observed: &Observed,
-    asked: &Open,
-) -> Result<(), Error> {
+fn answer(collection: &Collection, config: &Config, observed: &Observed, asked: &Open) -> Result<(), Error> {
     let decision = ask(collection, config, observed, &asked.request)?;
     match &decision {
         Decision::Act { .. } => accept(asked.id, collection, observed, &decision),
@@ -157,12 +153,7 @@ fn answer(
 }
 
 /// Writes the plan to the action, which may run now or once a human has approved.
-fn accept(
-    id: i64,
-    collection: &Collection,
-    observed: &Observed,
-    decision: &Decision,
-) -> Result<(), Error> {
+fn accept(id: i64, collection: &Collection, observed: &Observed, decision: &Decision) -> Result<(), Error> {
     let Decision::Act { planned, approval, rejected, .. } = decision else { return Ok(()) };
     let status = if approval.is_some() { Status::AwaitingApproval } else { Status::Approved };
     let lambda = observed.record.lambda;

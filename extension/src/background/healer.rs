@@ -115,7 +115,10 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
         let interval_ms = config.sample_interval_seconds * 1000;
         let now = collect::now_ms();
         // The interval may have been shortened, the clock set back. Who asks gets an answer from a fresh look.
-        let due = memory.next_sample.get(&collection.id).is_none_or(|next| !(now..now + interval_ms).contains(next))
+        let due = memory
+            .next_sample
+            .get(&collection.id)
+            .is_none_or(|next| !(now..now + interval_ms).contains(next))
             || transaction(|| decide::is_asked(collection.id))?;
         if !due {
             continue;

@@ -189,7 +189,7 @@ fn maxalign(bytes: u64) -> f64 {
 }
 
 /// Bytes of one value of the index's key, from its type: `vector(384)` is 8 + 4 × 384.
-fn value_bytes(key_type: &str) -> Result<u64, String> {
+pub(crate) fn value_bytes(key_type: &str) -> Result<u64, String> {
     let (name, dims) = key_type.split_once('(').unwrap_or((key_type, ""));
     let dims: u64 =
         dims.trim_end_matches(')').parse().map_err(|_| format!("{key_type} names no dimensions"))?;
@@ -268,11 +268,6 @@ pub(crate) fn effort(row: &IndexRow) -> i32 {
             Spi::get_one_with_args(query, &[row.method.effort_setting().into()]).ok().flatten()
         })
         .unwrap_or(row.method.default_effort() as i32)
-}
-
-/// Bytes of one tuple of the index, when its values have a fixed size.
-pub(crate) fn tuple_bytes(row: &IndexRow) -> Option<f64> {
-    value_bytes(&row.key_type).ok().map(|bytes| TUPLE_HEADER + maxalign(bytes))
 }
 
 fn disk_free() -> Reading<u64> {

@@ -9,8 +9,12 @@ use super::catalog::IndexRow;
 use crate::error::Error;
 use crate::owner::{as_role, owner_of};
 
-/// Rows of the sample: twice what 100 lists need for a fresh k-means on one half of it.
+/// Rows of the sample at least, …
 const SAMPLE_ROWS: usize = 4_000;
+/// … and for each list: a fresh k-means trains on three quarters of them and wants four a list.
+const SAMPLE_ROWS_PER_LIST: usize = 6;
+/// Numbers of the sample at most: 64 MiB.
+const SAMPLE_VALUES: usize = 16 << 20;
 /// Blocks read for the sample at most.
 const SAMPLE_BLOCKS: f64 = 8_000.0;
 const META_MAGIC: u32 = 0x14FF_1A7;
@@ -50,11 +54,11 @@ pub(crate) fn read(index: &IndexRow, seed: i64) -> Result<Result<Raw, String>, E
     let Some(owner) = owner_of(index.table.into()) else {
         return Err(Error::refused("the table is gone"));
     };
-    let sample = as_role(owner, || sample(index, dims, seed))?;
+    let sample = as_role(owner, || sample(index, dims, centres.len() / dims.max(1), seed))?;
     Ok(Ok(Raw { centres, dims, sample, metric }))
 }
 
-/// Judges what was read; takes up to about a second, so it should hold no snapshot.
+/// Judges what was read; takes one or two seconds, so it should hold no snapshot.
 pub(crate) fn judge(raw: &Raw, seed: i64) -> Reading<IvfHealth> {
     match analyse(&raw.centres, raw.dims, &raw.sample, raw.metric, seed as u64) {
         Ok(health) => Reading::Known(health),
@@ -63,7 +67,7 @@ pub(crate) fn judge(raw: &Raw, seed: i64) -> Reading<IvfHealth> {
 }
 
 /// Values of the sampled rows, row-major.
-fn sample(index: &IndexRow, dims: usize, seed: i64) -> Result<Vec<f32>, Error> {
+fn sample(index: &IndexRow, dims: usize, lists: usize, seed: i64) -> Result<Vec<f32>, Error> {
     let IndexRow { table_name: table, key, .. } = index;
     let condition = match &index.predicate {
         Some(predicate) => format!("({predicate}) AND ({key}) IS NOT NULL"),
@@ -74,11 +78,12 @@ fn sample(index: &IndexRow, dims: usize, seed: i64) -> Result<Vec<f32>, Error> {
         &[pg_sys::Oid::from(index.table).into()],
     )?
     .unwrap_or(0);
+    let rows = SAMPLE_ROWS.max(SAMPLE_ROWS_PER_LIST * lists).min(SAMPLE_VALUES / dims.max(1));
     let percent = (100.0 * SAMPLE_BLOCKS / blocks.max(1) as f64).min(100.0);
     let query = format!(
         "SELECT ({key})::real[]
            FROM ONLY {table} TABLESAMPLE SYSTEM ({percent}) REPEATABLE ({seed})
-          WHERE {condition} ORDER BY md5(ctid::text || {seed}) LIMIT {SAMPLE_ROWS}"
+          WHERE {condition} ORDER BY md5(ctid::text || {seed}) LIMIT {rows}"
     );
     Spi::connect(|client| {
         let mut values = Vec::new();

@@ -6,8 +6,8 @@ mod panel;
 mod readings;
 
 pub(crate) use catalog::{
-    Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes, now_ms, snapshot,
-    tuple_bytes,
+    Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes, now_ms,
+    snapshot, value_bytes,
 };
 pub(crate) use panel::{Panel, draw as draw_panel, search as search_panel};
 pub(crate) use readings::{Kind, seed, take};

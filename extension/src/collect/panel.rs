@@ -120,7 +120,8 @@ fn searched(panel: &Panel, index: &IndexRow, effort: i32) -> Result<Reading<Reca
             Ok(found)
         })?;
         costs.push((buffers() - before) as f64);
-        let hits = found.iter().take(panel.k as usize).filter(|&&distance| distance <= query.farthest).count();
+        let hits =
+            found.iter().take(panel.k as usize).filter(|&&distance| distance <= query.farthest).count();
         recalls.push(hits as f64 / query.neighbours as f64);
     }
     let (recall, recall_ci) = mean_and_half_width(&recalls);
@@ -171,12 +172,12 @@ fn nearest(
 ) -> Result<Vec<Vec<f64>>, Error> {
     let IndexRow { table_name: table, key, key_type, operator, .. } = index;
     // The vectors are PostgreSQL's own text of values of this type: digits and brackets, nothing to quote.
-    let distances: Vec<String> =
-        probes.iter().map(|(_, vector)| format!("(({key}) {operator} '{vector}'::{key_type})::float8")).collect();
-    let query = format!(
-        "SELECT ctid::text, ARRAY[{}] FROM ONLY {table} WHERE {condition}",
-        distances.join(", ")
-    );
+    let distances: Vec<String> = probes
+        .iter()
+        .map(|(_, vector)| format!("(({key}) {operator} '{vector}'::{key_type})::float8"))
+        .collect();
+    let query =
+        format!("SELECT ctid::text, ARRAY[{}] FROM ONLY {table} WHERE {condition}", distances.join(", "));
     let mut nearest = vec![Vec::with_capacity(k as usize + 1); probes.len()];
     Spi::connect(|client| -> Result<(), Error> {
         let mut cursor = client.open_cursor(query.as_str(), &[]);

@@ -24,7 +24,8 @@ pub(super) fn old_and_trial(
 ) -> Result<Verdict, Error> {
     let (old, trial_found) = transaction(|| {
         let row = row(collection, of)?;
-        let trial = lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
+        let trial =
+            lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
         Ok((row, trial))
     })?;
     if !trial_found.valid {
@@ -35,14 +36,19 @@ pub(super) fn old_and_trial(
     let panel = match panel(&trial, config)? {
         Reading::Known(panel) => panel,
         Reading::Unknown(reason) if criterion == Criterion::Valid => {
-            return Ok(unmeasured(true, format!("it is valid; its recall was not measured: {reason}"), sizes));
+            return Ok(unmeasured(
+                true,
+                format!("it is valid; its recall was not measured: {reason}"),
+                sizes,
+            ));
         }
         Reading::Unknown(reason) => {
             return Ok(unmeasured(false, format!("the two could not be compared: {reason}"), sizes));
         }
     };
     let present = transaction(|| Ok(collect::effort(&old)))?.max(1) as u32;
-    let old_points = if old.valid { curve(&panel, &old, config.recall_objective, &[present])? } else { vec![] };
+    let old_points =
+        if old.valid { curve(&panel, &old, config.recall_objective, &[present])? } else { vec![] };
     let new_points = curve(&panel, &trial, config.recall_objective, &[present])?;
     Ok(verdict::compare(&Comparison {
         old: old.valid.then_some(old_points.as_slice()),
@@ -71,7 +77,10 @@ pub(super) fn least_effort(
     let meets = points.iter().filter(|point| point.recall >= objective).min_by_key(|point| point.effort);
     meets.copied().ok_or_else(|| {
         let best = points.iter().map(|point| point.recall).fold(0.0, f64::max);
-        Error::refused(format!("no {} finds {objective:.3}; the best finds {best:.3}", of.method.effort_setting()))
+        Error::refused(format!(
+            "no {} finds {objective:.3}; the best finds {best:.3}",
+            of.method.effort_setting()
+        ))
     })
 }
 
@@ -122,12 +131,7 @@ fn panel(index: &IndexRow, config: &Config) -> Result<Reading<Panel>, Error> {
 /// Recall against work: efforts of the schedule up to the first that surely meets the objective, then between those
 /// around it. The verdict looks at both ends of the intervals, so the efforts at which these meet the objective are
 /// sought like that of the mean: without them an index that is far better could not be told from its like.
-fn curve(
-    panel: &Panel,
-    index: &IndexRow,
-    objective: f64,
-    also: &[u32],
-) -> Result<Vec<RecallPoint>, Error> {
+fn curve(panel: &Panel, index: &IndexRow, objective: f64, also: &[u32]) -> Result<Vec<RecallPoint>, Error> {
     let mut points: Vec<RecallPoint> = Vec::new();
     let lists = (index.method == Method::Ivfflat).then(|| index.lists.unwrap_or(collect::LISTS_DEFAULT));
     let measure = |effort: u32, points: &mut Vec<RecallPoint>| -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use healing::ivf::{BUILD_MEMORY_BYTES, kmeans_bytes};
 use healing::plan::IndexRef;
 use healing::snapshot::Oid;
 use pgrx::prelude::*;
@@ -56,13 +57,17 @@ pub(super) fn create(definition: &str, name: Option<&str>, lists: Option<u32>) -
 
 /// Gives this process the memory that building needs. The setting is the server's own, or more if k-means would be
 /// refused with it; never more than a share of the machine's memory.
-pub(super) fn provide_memory(lists: Option<u32>, tuple_bytes: f64) -> Result<(), Error> {
-    let Some(lists) = lists else { return Ok(()) };
+///
+/// `rows` that the index covers, `value_bytes` of one value as stored.
+pub(super) fn provide_memory(lists: u32, rows: f64, value_bytes: f64) -> Result<(), Error> {
     let set_kb = transaction(|| {
-        Ok(Spi::get_one::<i64>("SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'")?
-            .unwrap_or(0))
+        Ok(Spi::get_one::<i64>(
+            "SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'",
+        )?
+        .unwrap_or(0))
     })?;
-    let needed_kb = kmeans_kb(lists, tuple_bytes).min(MEMORY_MAX_KB);
+    let needed_kb =
+        (BUILD_MARGIN * kmeans_bytes(lists, rows, value_bytes) / 1024.0).min(MEMORY_MAX_KB).ceil();
     if needed_kb > set_kb as f64 {
         let value = CString::new(format!("{needed_kb:.0}")).unwrap_or_default();
         // SAFETY: both strings live across the call, which copies them; this process builds and ends.
@@ -79,17 +84,9 @@ pub(super) fn provide_memory(lists: Option<u32>, tuple_bytes: f64) -> Result<(),
 }
 
 /// Most that a build gets beyond the server's own setting.
-const MEMORY_MAX_KB: f64 = 1_048_576.0;
-
-/// What pgvector's k-means asks for (`ElkanKmeans` in `ivfkmeans.c`): samples, lower bounds, centres, and what lies
-/// between centres; a tenth more for the rest.
-fn kmeans_kb(lists: u32, tuple_bytes: f64) -> f64 {
-    let lists = f64::from(lists);
-    let samples = (50.0 * lists).max(10_000.0);
-    let bytes =
-        samples * (tuple_bytes + 12.0) + samples * lists * 4.0 + 3.0 * lists * tuple_bytes + 4.0 * lists * lists;
-    bytes * 1.1 / 1024.0
-}
+const MEMORY_MAX_KB: f64 = (BUILD_MEMORY_BYTES / 1024) as f64;
+/// The rows may be more by the time they are sampled.
+const BUILD_MARGIN: f64 = 1.1;
 
 /// Gives the new index what `CREATE INDEX` did not copy: comment, statistics targets, dependencies on extensions. Must
 /// run in a transaction.

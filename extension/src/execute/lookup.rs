@@ -47,7 +47,10 @@ pub(crate) fn as_planned(of: &IndexRef) -> Result<Found, Error> {
     let index = itself(of)?
         .ok_or_else(|| Error::refused(format!("{} was dropped since the plan was made", of.name)))?;
     if index.name != of.name {
-        return Err(Error::refused(format!("{} was renamed to {} since the plan was made", of.name, index.name)));
+        return Err(Error::refused(format!(
+            "{} was renamed to {} since the plan was made",
+            of.name, index.name
+        )));
     }
     if index.relfilenode != of.relfilenode {
         return Err(Error::refused(format!("{} was rebuilt since the plan was made", of.name)));

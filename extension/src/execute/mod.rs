@@ -132,11 +132,16 @@ fn build(
         let details = json!({ "definition": &definition });
         Ok((definition, details))
     })?;
-    let tuple_bytes = transaction(|| {
-        let rows = crate::collect::indexes(context.collection)?;
-        Ok(rows.iter().find(|row| row.oid == of.oid).and_then(crate::collect::tuple_bytes))
-    })?;
-    index::provide_memory(lists, tuple_bytes.unwrap_or(0.0))?;
+    if let Some(lists) = lists {
+        let known = transaction(|| Ok(crate::collect::indexes(context.collection)?))?;
+        if let Some(row) = known.iter().find(|row| row.oid == of.oid) {
+            index::provide_memory(
+                lists,
+                row.rows,
+                crate::collect::value_bytes(&row.key_type).unwrap_or(0) as f64,
+            )?;
+        }
+    }
     index::create(&definition, Some(&lookup::trial_name(of)), lists)?;
     transaction(|| {
         let trial = lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there"))?;
@@ -171,7 +176,8 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
     // wrong effort. The old index keeps its own.
     context.intend(step_no, step, || {
         lookup::as_planned(of)?;
-        let trial = lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
+        let trial =
+            lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
         let effort = effort_for(context, of)?;
         if effort.is_some() {
             efforts::store(context.collection.id, trial.oid, of.method.effort_setting(), effort)?;
@@ -182,7 +188,8 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
     patiently(|| {
         index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
         let old = lookup::as_planned(of)?;
-        let trial = lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
+        let trial =
+            lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
         if !trial.valid {
             return Err(Error::refused("the new index is not valid any more"));
         }
@@ -228,11 +235,7 @@ fn reindex(
 }
 
 /// Undoes or finishes what an action left, and notes it.
-pub(crate) fn recover(
-    context: &Context<'_>,
-    steps: &[Step],
-    command: &RecoveryCommand,
-) -> Result<(), Error> {
+pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryCommand) -> Result<(), Error> {
     let step_no = command.step_no();
     let note = |details: Value| match steps.get(step_no as usize) {
         Some(step) => context.note(step_no, step, command.leaves(), details),
