@@ -88,12 +88,20 @@ pub(crate) fn progress(id: i64, text: &str) -> Result<(), Error> {
     )?)
 }
 
-/// Records the verdict to keep what was done: from here on recovery finishes, before it undoes.
+/// Records the verdict to keep what was done: from here on recovery finishes, before it undoes. Refused when somebody
+/// has asked for a stop: one of the two is first, and that one counts.
 pub(crate) fn keep(id: i64, verification: &Verification) -> Result<(), Error> {
-    Ok(Spi::run_with_args(
-        "UPDATE ruvector.actions SET verification = $2, keep = true WHERE id = $1",
+    let kept = Spi::get_one_with_args::<bool>(
+        "WITH kept AS (
+             UPDATE ruvector.actions SET verification = $2, keep = true
+              WHERE id = $1 AND stop_reason IS NULL RETURNING 1)
+         SELECT EXISTS (SELECT FROM kept)",
         &[id.into(), JsonB(serde_json::to_value(verification)?).into()],
-    )?)
+    )?;
+    match kept {
+        Some(true) => Ok(()),
+        _ => Err(Error::refused("it was asked to stop before the verdict was recorded")),
+    }
 }
 
 /// Appends to the journal.

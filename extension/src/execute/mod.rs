@@ -243,6 +243,7 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
     };
     match command {
         RecoveryCommand::DropTrial { of, .. } => {
+            // None bears this name but what an action made, see `TRIAL_PREFIX`.
             if let Some(trial) = transaction(|| lookup::trial(of))? {
                 index::drop_concurrently(&trial)?;
             }
@@ -253,7 +254,14 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
             let old = lookup::itself(of)?.filter(|old| old.relation_name == lookup::trial_name(of));
             match (old, lookup::bearing_its_name(of)?) {
-                (Some(old), Some(new)) => index::exchange_names(&old, &new, of.table)?,
+                (Some(old), Some(new)) if Some(new.oid) == built(context, step_no)? => {
+                    index::exchange_names(&old, &new, of.table)?;
+                }
+                // Somebody made an index of this name since: it is theirs, and the old one gets a name of its own.
+                (Some(old), Some(_)) => {
+                    index::rename(&old.name, &free_name(of)?)?;
+                    index::plan_anew(of.table);
+                }
                 // The new one was dropped by somebody: the old one gets its name back.
                 (Some(old), None) => {
                     index::rename(&old.name, &bare_name(of)?)?;
@@ -300,6 +308,28 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             transaction(|| note(json!({})))
         }
     }
+}
+
+/// The index that this action exchanged in a swap, as the swap's intent noted it.
+fn built(context: &Context<'_>, swap_no: u32) -> Result<Option<Oid>, Error> {
+    let entries = journal::entries(context.action_id)?;
+    let noted = entries.iter().find(|entry| entry.step_no == swap_no && entry.state == StepState::Intent);
+    let oid = noted.and_then(|entry| entry.details.get("trial")?.get("oid")?.as_u64());
+    Ok(oid.and_then(|oid| Oid::try_from(oid).ok()))
+}
+
+/// A name beside the index's own that no relation of its schema bears.
+fn free_name(of: &IndexRef) -> Result<String, Error> {
+    Spi::get_one_with_args::<String>(
+        "SELECT left(p[2], 48) || '_former' || CASE n WHEN 0 THEN '' ELSE n::text END
+           FROM parse_ident($1) p, generate_series(0, 1000) n
+          WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
+                             WHERE s.nspname = p[1]
+                               AND c.relname = left(p[2], 48) || '_former' || CASE n WHEN 0 THEN '' ELSE n::text END)
+          ORDER BY n LIMIT 1",
+        &[of.name.as_str().into()],
+    )?
+    .ok_or_else(|| Error::refused(format!("no name is free beside {}", of.name)))
 }
 
 /// The index's name without its schema.

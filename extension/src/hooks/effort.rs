@@ -93,7 +93,9 @@ unsafe extern "C-unwind" fn prepare(query: *mut pg_sys::QueryDesc) -> i32 {
 
 unsafe fn finish(nest: i32) {
     if nest > 0 {
-        raw::AtEOXact_GUC(false, nest);
+        // As a function with settings of its own ends (`fmgr_security_definer`): what is saved is put back, what the
+        // statement itself set for its session or transaction stays.
+        raw::AtEOXact_GUC(true, nest);
     }
 }
 
