@@ -41,7 +41,8 @@ GRANT USAGE ON SCHEMA ruvector TO ruvector_monitor;
 
 -- Tables ----------------------------------------------------------------------------------------------------------
 
--- Settings of the server as changed by ruvector_healing_configure(); defaults live in code.
+-- Settings of the server as changed by ruvector_healing_configure(); defaults live in code. No row until the first change:
+-- a restored dump brings its own.
 CREATE TABLE ruvector.settings (
     only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     settings    jsonb NOT NULL DEFAULT '{}',
@@ -49,7 +50,6 @@ CREATE TABLE ruvector.settings (
     changed_at  timestamptz NOT NULL DEFAULT now(),
     changed_by  text NOT NULL DEFAULT session_user
 );
-INSERT INTO ruvector.settings DEFAULT VALUES;
 
 CREATE TABLE ruvector.collections (
     id            integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -108,6 +108,8 @@ CREATE TABLE ruvector.readings (
 -- The search effort that sessions get for an index unless they set their own.
 CREATE TABLE ruvector.search_effort (
     index_id      oid PRIMARY KEY,
+    table_id      oid NOT NULL,      -- with the name: REINDEX CONCURRENTLY puts an index of another OID in its place
+    index_name    name NOT NULL,
     collection_id integer NOT NULL REFERENCES ruvector.collections ON DELETE CASCADE,
     setting       text NOT NULL CHECK (setting IN ('ivfflat.probes', 'hnsw.ef_search')),
     effort        integer NOT NULL CHECK (effort > 0),
@@ -226,6 +228,40 @@ GRANT SELECT ON ALL TABLES IN SCHEMA ruvector TO ruvector_monitor;
 
 -- What pg_dump keeps: policy, not runtime state.
 SELECT pg_catalog.pg_extension_config_dump('ruvector.settings', '');
+SELECT pg_catalog.pg_extension_config_dump('ruvector.collections', '');
+SELECT pg_catalog.pg_extension_config_dump('ruvector.collections_id_seq', '');
+
+-- A collection comes from ruvector_collection_register() or from a restored dump, whose table may number its columns
+-- otherwise: the name decides.
+CREATE FUNCTION ruvector._number_column() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    SELECT a.attnum INTO STRICT NEW.column_number FROM pg_attribute a
+     WHERE a.attrelid = NEW.relation AND a.attname = NEW.column_name AND NOT a.attisdropped;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER number_column BEFORE INSERT ON ruvector.collections
+    FOR EACH ROW EXECUTE FUNCTION ruvector._number_column();
+
+CREATE FUNCTION ruvector._begin_watching() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO ruvector.integrity (collection_id) VALUES (NEW.id);
+    PERFORM ruvector._wake();
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER begin_watching AFTER INSERT ON ruvector.collections
+    FOR EACH ROW EXECUTE FUNCTION ruvector._begin_watching();
+
+CREATE FUNCTION ruvector._server_settings() RETURNS jsonb
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT coalesce((SELECT s.settings FROM ruvector.settings s), '{}');
+END;
 
 -- Functions ---------------------------------------------------------------------------------------------------------
 
@@ -344,16 +380,15 @@ BEGIN
             HINT = 'Choose another name.';
     END IF;
 
+    settings := ruvector._patched_settings('{}', coalesce(settings, '{}'));
+    PERFORM ruvector._effective_settings(ruvector._server_settings(), settings);
     INSERT INTO ruvector.collections (name, relation, column_number, column_name, settings)
-    VALUES (name, relation, chosen.attnum, chosen.attname,
-            ruvector._patched_settings('{}', coalesce(ruvector_collection_register.settings, '{}')))
+    VALUES (name, relation, chosen.attnum, chosen.attname, ruvector_collection_register.settings)
     RETURNING id INTO new_id;
-    INSERT INTO ruvector.integrity (collection_id) VALUES (new_id);
     IF missing IS NOT NULL THEN
         RAISE WARNING 'collection "%" is registered but nothing watches it: %', name, missing
             USING HINT = 'Add ruvector to shared_preload_libraries and restart the server.';
     END IF;
-    PERFORM ruvector._wake();
     RETURN new_id;
 END
 $$;
@@ -403,17 +438,25 @@ DECLARE
     server jsonb;
 BEGIN
     IF collection IS NULL THEN
+        IF patch = '{}' THEN
+            RETURN ruvector._effective_settings(ruvector._server_settings(), '{}');
+        END IF;
+        INSERT INTO ruvector.settings DEFAULT VALUES ON CONFLICT DO NOTHING;
         SELECT s.settings INTO server FROM ruvector.settings s FOR UPDATE;
         server := ruvector._patched_settings(server, patch);
-        IF patch <> '{}' THEN
-            UPDATE ruvector.settings s
-               SET settings = server, version = version + 1, changed_at = clock_timestamp(), changed_by = session_user;
-        END IF;
+        -- What a collection has set for itself must agree with it.
+        PERFORM ruvector._effective_settings(server, c.settings) FROM ruvector.collections c;
+        UPDATE ruvector.settings s
+           SET settings = server, version = version + 1, changed_at = clock_timestamp(), changed_by = session_user;
         PERFORM ruvector._wake();
         RETURN ruvector._effective_settings(server, '{}');
     END IF;
     target := ruvector._collection(collection);
-    SELECT s.settings INTO server FROM ruvector.settings s;
+    server := ruvector._server_settings();
+    IF patch = '{}' THEN
+        RETURN ruvector._effective_settings(server, target.settings);
+    END IF;
+    PERFORM ruvector._check_owner(target);
     UPDATE ruvector.collections c SET settings = ruvector._patched_settings(c.settings, patch)
      WHERE c.id = target.id RETURNING * INTO target;
     PERFORM ruvector._wake();
@@ -437,7 +480,7 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Add ruvector to shared_preload_libraries and restart the server.';
     END IF;
-    SELECT c.id, am.amname, t.relowner INTO entry
+    SELECT c.id, am.amname, t.relowner, t.oid AS table_id, i.relname AS index_name INTO entry
       FROM pg_index x
       JOIN pg_class i ON i.oid = x.indexrelid
       JOIN pg_class t ON t.oid = x.indrelid
@@ -462,8 +505,8 @@ BEGIN
     SELECT e.effort INTO former FROM ruvector.search_effort e WHERE e.index_id = index;
     DELETE FROM ruvector.search_effort e WHERE e.index_id = index;
     IF effort IS NOT NULL THEN
-        INSERT INTO ruvector.search_effort (index_id, collection_id, setting, effort)
-        VALUES (index, entry.id,
+        INSERT INTO ruvector.search_effort (index_id, table_id, index_name, collection_id, setting, effort)
+        VALUES (index, entry.table_id, entry.index_name, entry.id,
                 CASE entry.amname WHEN 'ivfflat' THEN 'ivfflat.probes' ELSE 'hnsw.ef_search' END, effort);
     END IF;
     -- The panel is measured anew at the new effort.
@@ -590,7 +633,7 @@ BEGIN
     params := coalesce(params, '{}');
     PERFORM ruvector._check_params(strategy, params);
     IF (params ->> 'dry_run')::boolean THEN
-        SELECT s.settings INTO server FROM ruvector.settings s;
+        server := ruvector._server_settings();
         SELECT i.snapshot INTO observed FROM ruvector.integrity i WHERE i.collection_id = entry.id;
         IF observed IS NULL THEN
             RAISE EXCEPTION 'collection "%" was not observed yet', collection
@@ -627,6 +670,13 @@ DECLARE
     entry ruvector.actions := ruvector._action(action_id);
 BEGIN
     PERFORM ruvector._check_owner(c) FROM ruvector.collections c WHERE c.id = entry.collection_id;
+    IF NOT EXISTS (SELECT FROM ruvector.collections c
+                    WHERE c.id = entry.collection_id AND ruvector._enabled()
+                      AND (ruvector._effective_settings(ruvector._server_settings(), c.settings) ->> 'enabled')::boolean) THEN
+        RAISE EXCEPTION 'healing of collection "%" is switched off', entry.collection_name
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Switch it on first: ruvector_healing_configure(''{"enabled": true}'') or ruvector.enabled.';
+    END IF;
     UPDATE ruvector.actions a SET status = 'approved', approved_by = session_user
      WHERE a.id = action_id AND a.status = 'awaiting_approval';
     IF NOT FOUND THEN
@@ -668,6 +718,30 @@ BEGIN
 END
 $$;
 
+-- Lets remedies run again that wait after failures or are switched off after too many: all of a collection, or one.
+-- Returns how many there were.
+CREATE FUNCTION ruvector_healing_reset(collection text, strategy text DEFAULT NULL) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    entry  ruvector.collections := ruvector._collection(collection);
+    closed integer;
+BEGIN
+    PERFORM ruvector._check_owner(entry);
+    IF NOT strategy = ANY (ruvector._strategies()) THEN
+        RAISE EXCEPTION 'there is no strategy "%"', strategy
+            USING ERRCODE = 'undefined_object',
+                  HINT = format('There are: %s.', array_to_string(ruvector._strategies(), ', '));
+    END IF;
+    DELETE FROM ruvector.healing_arms a
+     WHERE a.collection_id = entry.id AND a.strategy = coalesce(ruvector_healing_reset.strategy, a.strategy)
+       AND (a.breaker_open OR a.failures > 0);
+    GET DIAGNOSTICS closed = ROW_COUNT;
+    PERFORM ruvector._wake();
+    RETURN closed;
+END
+$$;
+
 CREATE FUNCTION ruvector._action_status(action_id bigint) RETURNS text
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$ SELECT (ruvector._action(action_id)).status $$;
@@ -698,10 +772,9 @@ RETURNS TABLE (enabled boolean, last_healing timestamptz, total_healings_24h big
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     WITH per_collection AS (
-        SELECT c.id, c.name, ruvector._effective_settings(s.settings, c.settings) AS config, i.state, i.lambda_cut,
-               i.decision, i.note
+        SELECT c.id, c.name, ruvector._effective_settings(ruvector._server_settings(), c.settings) AS config, i.state,
+               i.lambda_cut, i.decision, i.note
           FROM ruvector.collections c
-         CROSS JOIN ruvector.settings s
           JOIN ruvector.integrity i ON i.collection_id = c.id
     ), counted AS (
         SELECT o.collection_id, max(o.completed_at) AS last_healing,
@@ -724,7 +797,7 @@ BEGIN ATOMIC
            (SELECT min(p.lambda_cut) FROM per_collection p), (SELECT coalesce(sum(pending), 0)::bigint FROM moving),
            CASE WHEN ruvector._not_ready() IS NOT NULL THEN ruvector._not_ready()
                 WHEN NOT ruvector._enabled() THEN 'ruvector.enabled is off' END
-      FROM ruvector.settings s
+      FROM (SELECT ruvector._server_settings() AS settings) s
     UNION ALL
     (SELECT (p.config ->> 'enabled')::boolean AND ruvector._enabled() AND ruvector._not_ready() IS NULL,
            c.last_healing, coalesce(c.healings_24h, 0), c.verified / nullif(c.all_outcomes, 0),
@@ -760,7 +833,7 @@ DECLARE
     f record;
     acting constant text[] := ARRAY['ruvector_collection_register', 'ruvector_collection_unregister',
         'ruvector_healing_configure', 'ruvector_search_effort_set', 'ruvector_healing_trigger', 'ruvector_healing_execute',
-        'ruvector_healing_approve', 'ruvector_healing_abort'];
+        'ruvector_healing_approve', 'ruvector_healing_abort', 'ruvector_healing_reset'];
 BEGIN
     FOR f IN SELECT p.oid::regprocedure AS signature, p.proname, p.prokind
                FROM pg_catalog.pg_proc p
@@ -772,7 +845,7 @@ BEGIN
         EXECUTE pg_catalog.format('GRANT EXECUTE ON %s %s TO %I',
             CASE f.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, f.signature,
             CASE WHEN f.proname = ANY (acting) THEN 'ruvector_operator'
-                 WHEN f.proname IN ('_wake', '_propose') THEN current_user
+                 WHEN f.proname IN ('_wake', '_propose', '_number_column', '_begin_watching', '_server_settings') THEN current_user
                  ELSE 'ruvector_monitor' END);
     END LOOP;
 END

@@ -12,6 +12,7 @@ pub(crate) fn load() -> Result<(), Error> {
         index: u32,
         effort: i32,
     }
+    follow()?;
     let rows: Vec<Row> = collect::documents(
         "SELECT jsonb_build_object('index', e.index_id::bigint, 'effort', e.effort)
            FROM ruvector.search_effort e JOIN pg_class i ON i.oid = e.index_id",
@@ -26,6 +27,24 @@ pub(crate) fn load() -> Result<(), Error> {
     Ok(())
 }
 
+/// An effort is meant for the index of a name. `REINDEX CONCURRENTLY` puts another in its place, and the former, if it is
+/// still there, is not valid any more.
+fn follow() -> Result<(), Error> {
+    Spi::run(
+        "UPDATE ruvector.search_effort e SET index_id = i.oid
+           FROM pg_class i JOIN pg_index x ON x.indexrelid = i.oid JOIN pg_am m ON m.oid = i.relam
+          WHERE x.indrelid = e.table_id AND i.relname = e.index_name AND x.indisvalid
+            AND split_part(e.setting, '.', 1) = m.amname
+            AND NOT EXISTS (SELECT FROM pg_index o WHERE o.indexrelid = e.index_id AND o.indisvalid)
+            AND NOT EXISTS (SELECT FROM ruvector.search_effort f WHERE f.index_id = i.oid)",
+    )?;
+    Ok(Spi::run(
+        "UPDATE ruvector.search_effort e SET index_name = i.relname
+           FROM pg_class i JOIN pg_index x ON x.indexrelid = i.oid
+          WHERE i.oid = e.index_id AND x.indisvalid AND i.relname <> e.index_name",
+    )?)
+}
+
 /// The managed effort of an index as stored.
 pub(crate) fn stored(index: u32) -> Result<Option<i32>, Error> {
     let query = "SELECT (SELECT e.effort FROM ruvector.search_effort e WHERE e.index_id = $1)";
@@ -38,8 +57,9 @@ pub(crate) fn store(collection: i32, index: u32, setting: &str, effort: Option<i
     Spi::run_with_args("DELETE FROM ruvector.search_effort WHERE index_id = $1", &[index.into()])?;
     if let Some(effort) = effort {
         Spi::run_with_args(
-            "INSERT INTO ruvector.search_effort (index_id, collection_id, setting, effort, set_by)
-             VALUES ($1, $2, $3, $4, 'ruvector')",
+            "INSERT INTO ruvector.search_effort (index_id, table_id, index_name, collection_id, setting, effort, set_by)
+             SELECT $1, x.indrelid, i.relname, $2, $3, $4, 'ruvector'
+               FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indexrelid = $1",
             &[index.into(), collection.into(), setting.into(), effort.into()],
         )?;
     }

@@ -38,7 +38,7 @@ pub(crate) struct Action {
 pub(crate) enum StopReason {
     Abort,
     Timeout,
-    /// A session waited for it while it waited for that session.
+    /// A session waited for its lock.
     Yield,
 }
 
@@ -102,6 +102,15 @@ pub(crate) fn keep(id: i64, verification: &Verification) -> Result<(), Error> {
         Some(true) => Ok(()),
         _ => Err(Error::refused("it was asked to stop before the verdict was recorded")),
     }
+}
+
+/// Ends an action that was approved and never began.
+pub(crate) fn give_up(id: i64, why: &str) -> Result<(), Error> {
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.actions SET status = 'aborted', ended_at = clock_timestamp(), detail = $2
+          WHERE id = $1 AND status = 'approved'",
+        &[id.into(), why.into()],
+    )?)
 }
 
 /// Appends to the journal.

@@ -27,7 +27,11 @@ pub extern "C-unwind" fn _PG_init() {
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         settings::init();
         shared::init();
-        background::init();
-        hooks::init();
+        // pg_upgrade needs the server for itself.
+        // SAFETY: as above.
+        if !unsafe { pg_sys::IsBinaryUpgrade } {
+            background::init();
+            hooks::init();
+        }
     }
 }

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
-/// Databases with a healer at the same time; more are refused with a log line. 64 × 32 bytes.
+/// Databases with a healer at the same time; more are refused with a log line. 64 × 64 bytes.
 pub(crate) const HEALERS_MAX: usize = 64;
+/// Workers of one database that are known by their process ids.
+const WORKERS_MAX: usize = 8;
 /// Indexes with a managed search effort on the whole server; 16 KiB.
 const EFFORTS_MAX: usize = 1024;
 
@@ -23,6 +25,8 @@ pub(crate) struct HealerSlot {
     pub(crate) wanted: bool,
     /// Actions of this database that are approved, executing or verifying.
     pub(crate) actions: u32,
+    /// Process ids of the workers of this database, 0 for none; those beyond are not known here.
+    pub(crate) workers: [i32; WORKERS_MAX],
     /// No start before this, in PostgreSQL microseconds: somebody needs the database to have no sessions.
     pub(crate) aside_until: i64,
 }
@@ -92,6 +96,46 @@ pub(crate) fn set_actions_in_flight(database: u32, actions: u32) {
 pub(crate) fn action_begins(database: u32) {
     if let Some(slot) = HEALERS.exclusive().slot(database) {
         slot.actions += 1;
+    }
+}
+
+/// Notes this process as a worker of a database until it ends.
+pub(crate) fn worker_begins(database: u32) {
+    // SAFETY: own process id, own exit callback.
+    let pid = unsafe { pg_sys::MyProcPid };
+    if let Some(slot) = HEALERS.exclusive().slot(database)
+        && let Some(free) = slot.workers.iter_mut().find(|worker| **worker == 0)
+    {
+        *free = pid;
+    }
+    unsafe { pg_sys::before_shmem_exit(Some(worker_ends), pg_sys::Datum::null()) }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn worker_ends(_code: i32, _argument: pg_sys::Datum) {
+    let pid = pg_sys::MyProcPid;
+    let mut healers = HEALERS.exclusive();
+    for worker in healers.slots.iter_mut().flat_map(|slot| &mut slot.workers).filter(|worker| **worker == pid)
+    {
+        *worker = 0;
+    }
+}
+
+/// Workers that run on the whole server.
+pub(crate) fn workers() -> usize {
+    HEALERS.share().slots.iter().flat_map(|slot| slot.workers).filter(|worker| *worker != 0).count()
+}
+
+/// Frees the slots of databases that have no healer, want none and need not be kept away from, and those of databases
+/// that are not there any more.
+pub(crate) fn free_slots(databases: &[u32]) {
+    // SAFETY: no preconditions.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    for slot in &mut HEALERS.exclusive().slots {
+        let idle = slot.pid == 0 && slot.workers == [0; WORKERS_MAX] && slot.aside_until < now;
+        if idle && (!slot.wanted || !databases.contains(&slot.database)) {
+            *slot = HealerSlot::default();
+        }
     }
 }
 

@@ -28,6 +28,15 @@ pub(crate) fn transaction<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<
     result
 }
 
+/// Lets the present transaction see what was committed until now: after waiting for a lock, its first snapshot is old.
+pub(crate) fn look_again() {
+    // SAFETY: in a transaction of `transaction`, which has one snapshot active.
+    unsafe {
+        pg_sys::PopActiveSnapshot();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+    }
+}
+
 /// Runs `work`, turning an ERROR or a panic into a value. The caller must abort the transaction then.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     let mut work = Some(work);

@@ -241,21 +241,50 @@ impl Params {
 
     /// Whether an index is among those named, or none is named.
     pub fn names(&self, index: &Index) -> bool {
-        let bare = |name: &str| name.rsplit('.').next().unwrap_or(name).trim_matches('"').to_owned();
-        self.indexes
-            .as_ref()
-            .is_none_or(|names| names.iter().any(|name| *name == index.name || *name == bare(&index.name)))
+        self.indexes.as_ref().is_none_or(|names| {
+            names.iter().any(|name| *name == index.name || *name == bare_name(&index.name))
+        })
     }
 
     /// Whether the problem has an index that is named, or none is named.
     pub(crate) fn concerns(&self, problem: &Problem) -> bool {
-        let bare = |name: &str| name.rsplit('.').next().unwrap_or(name).trim_matches('"').to_owned();
         let Some(names) = &self.indexes else { return true };
         problem.component.nodes.iter().any(|key| match key {
             NodeKey::Index { index, .. } | NodeKey::Centroid { index, .. } => {
-                names.iter().any(|name| name == index || *name == bare(index))
+                names.iter().any(|name| name == index || *name == bare_name(index))
             }
             NodeKey::Core | NodeKey::Partition { .. } => false,
         })
+    }
+}
+
+/// The name without its schema and without quotes, of a name as `format('%I.%I')` writes it.
+fn bare_name(qualified: &str) -> String {
+    let mut quoted = false;
+    let dot = qualified.char_indices().find(|(_, c)| {
+        quoted ^= *c == '"';
+        *c == '.' && !quoted
+    });
+    let name = dot.map_or(qualified, |(at, _)| &qualified[at + 1..]);
+    match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
+        Some(inner) => inner.replace("\"\"", "\""),
+        None => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bare_name;
+
+    #[test]
+    fn names_with_dots_and_quotes_are_read_as_postgresql_writes_them() {
+        for (qualified, bare) in [
+            ("public.docs_i", "docs_i"),
+            (r#"public."Docs.i""#, "Docs.i"),
+            (r#""my.schema".docs_i"#, "docs_i"),
+            (r#""a.""b"."c""d.e""#, r#"c"d.e"#),
+        ] {
+            assert_eq!(bare_name(qualified), bare, "{qualified}");
+        }
     }
 }

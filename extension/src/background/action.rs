@@ -25,11 +25,13 @@ use crate::collect::{self, Kind};
 use crate::error::Error;
 use crate::execute::{self, Context, Went};
 use crate::journal::{self, Action, Ending, StopReason};
+use crate::shared;
 use crate::transaction::transaction;
 
-/// First key of the advisory locks that living workers hold; the second is the action's number. A number of our own,
-/// so that an application's locks do not meet it by chance.
-pub(super) const LOCK_CLASS: i32 = 0x7275_7665;
+/// First key of the advisory locks that living workers hold; the second is the action's number.
+pub(super) const LOCK_CLASS: u32 = 0x7275_7665;
+/// Kind of these locks. Those that SQL can take are of kind 1 (one key) and 2 (two keys): nobody else can hold ours.
+pub(super) const LOCK_KIND: i16 = 3;
 /// Times that an undo is tried before a human must look, with a growing pause between.
 const UNDO_TRIES: u32 = 6;
 /// The window is extended this often while a measurement is missing.
@@ -37,7 +39,7 @@ const WINDOWS_MAX: u32 = 3;
 
 pub(super) fn run(database: pg_sys::Oid, id: i64) {
     process::start(Some(database), c"ruvector action");
-    match transaction(|| lock(id)) {
+    match transaction(|| Ok(lock(id))) {
         Ok(true) => {}
         Ok(false) => return,
         Err(error) => {
@@ -45,6 +47,7 @@ pub(super) fn run(database: pg_sys::Oid, id: i64) {
             return;
         }
     }
+    shared::worker_begins(database.to_u32());
     if let Err(error) = work(id) {
         // The action stays as it is; the healer starts another worker for it.
         pgrx::warning!("ruvector: action {id}: {error}");
@@ -52,9 +55,21 @@ pub(super) fn run(database: pg_sys::Oid, id: i64) {
     }
 }
 
-fn lock(id: i64) -> Result<bool, Error> {
-    let query = "SELECT pg_try_advisory_lock($1, $2)";
-    Ok(Spi::get_one_with_args::<bool>(query, &[LOCK_CLASS.into(), (id as i32).into()])?.unwrap_or(false))
+/// Takes the action's lock until this process ends.
+fn lock(id: i64) -> bool {
+    // SAFETY: a complete tag; a session-level lock needs no transaction to outlive.
+    let result = unsafe {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: pg_sys::MyDatabaseId.to_u32(),
+            locktag_field2: LOCK_CLASS,
+            locktag_field3: id as u32,
+            locktag_field4: LOCK_KIND as u16,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+            locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+        };
+        pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as i32, true, true)
+    };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
 /// How the work on an action came out.
@@ -72,6 +87,9 @@ fn work(id: i64) -> Result<(), Error> {
     let config = collection.config()?;
     let context = Context { action_id: id, collection: &collection, config: &config };
     let came_out = match action.status {
+        Status::Approved if !config.enabled => {
+            return transaction(|| journal::give_up(id, "healing was switched off before it began"));
+        }
         Status::Approved => {
             transaction(|| {
                 journal::advance(id, Status::Approved, Status::Executing)?;
@@ -226,7 +244,10 @@ fn undo(
 ) -> CameOut {
     let took_effect = transaction(|| took_effect(action.id)).unwrap_or(true);
     let undone = commands(context, action, |_, entries| {
-        recovery::undo(entries).map_err(|error| Error::refused(error.to_string()))
+        let mut left = recovery::undo(entries).map_err(|error| Error::refused(error.to_string()))?;
+        // An invalid index that was surplus is not missed.
+        left.retain(|command| !matches!(command, RecoveryCommand::RebuildDropped { .. }));
+        Ok(left)
     });
     match undone {
         Ok(()) => {
@@ -289,10 +310,9 @@ fn recover(context: &Context<'_>, action: &mut Action) -> CameOut {
         Some(StopReason::Timeout) => {
             (Status::Failed, format!("stopped after its time limit of {:.0} s", action.plan.timeout_s))
         }
-        Some(StopReason::Yield) => (
-            Status::Aborted,
-            "gave way to a session that waited for it while it waited for that one".to_owned(),
-        ),
+        Some(StopReason::Yield) => {
+            (Status::Aborted, "gave way to a session that waited for its lock".to_owned())
+        }
         None => (Status::Aborted, "its worker died".to_owned()),
     };
     let undone =

@@ -111,7 +111,13 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
     let collections = transaction(collect::collections)?;
     memory.next_sample.retain(|id, _| collections.iter().any(|collection| collection.id == *id));
     for collection in &collections {
-        let config = collection.config()?;
+        let config = match collection.config() {
+            Ok(config) => config,
+            Err(error) => {
+                transaction(|| remember_failure(collection.id, &error))?;
+                continue;
+            }
+        };
         let interval_ms = config.sample_interval_seconds * 1000;
         let now = collect::now_ms();
         // The interval may have been shortened, the clock set back. Who asks gets an answer from a fresh look.
@@ -128,13 +134,7 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
         let result =
             sample(collection, &config).and_then(|()| transaction(|| decide::decide(collection, &config)));
         if let Err(error) = result {
-            let note = error.to_string();
-            transaction(|| {
-                Ok(Spi::run_with_args(
-                    "UPDATE ruvector.integrity SET note = $2, sampled_at = clock_timestamp() WHERE collection_id = $1",
-                    &[collection.id.into(), note.into()],
-                )?)
-            })?;
+            transaction(|| remember_failure(collection.id, &error))?;
         }
     }
     memory.workers.supervise()?;
@@ -145,6 +145,15 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
         pause_ms = pause_ms.min(WATCHING_PAUSE_MS);
     }
     Ok(Duration::from_millis(pause_ms.clamp(1, default_ms.max(pause_ms)) as u64))
+}
+
+/// Says at the collection why it could not be sampled.
+fn remember_failure(collection: i32, error: &Error) -> Result<(), Error> {
+    let note = error.to_string();
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.integrity SET note = $2, sampled_at = clock_timestamp() WHERE collection_id = $1",
+        &[collection.into(), note.into()],
+    )?)
 }
 
 /// One sample of one collection: a due inspection and a due recall panel first (at most one each, the indexes take

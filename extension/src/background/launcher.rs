@@ -31,7 +31,10 @@ pub(super) fn run() {
     loop {
         let now = now_us();
         if now - scanned_at >= SCAN_INTERVAL_S as i64 * 1_000_000 {
-            for database in databases() {
+            let databases = databases();
+            shared::free_slots(&databases);
+            seen.retain(|database| databases.contains(database));
+            for database in databases {
                 if !seen.contains(&database) {
                     seen.push(database);
                     wish(database);

@@ -33,9 +33,12 @@ pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
         set(c"search_path", c"pg_catalog, pg_temp");
         // A user's settings for the database must not end our work half-way.
         set(c"statement_timeout", c"0");
+        set(c"lock_timeout", c"0");
         set(c"idle_in_transaction_session_timeout", c"0");
         set(c"default_transaction_read_only", c"off");
         set(c"default_transaction_isolation", c"read committed");
+        // An index without a tablespace of its own stays where it is.
+        set(c"default_tablespace", c"");
         #[cfg(feature = "pg18")]
         set(c"transaction_timeout", c"0");
     }

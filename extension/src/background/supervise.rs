@@ -3,16 +3,30 @@
 
 use std::collections::HashMap;
 
+use healing::config::Config;
 use healing::lifecycle::Status;
+use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde::Deserialize;
 
-use super::action::LOCK_CLASS;
+use super::action::{LOCK_CLASS, LOCK_KIND};
 use super::process::{Child, ChildState};
-use crate::collect;
 use crate::error::Error;
-use crate::shared;
 use crate::transaction::transaction;
+use crate::{collect, journal, shared};
+
+/// How long a session may wait for a lock that a worker holds, seconds.
+const WAIT_MAX_S: f64 = 1.0;
+
+/// Actions that may run at a time on this server.
+fn max_concurrent() -> Result<usize, Error> {
+    let server = transaction(|| {
+        Ok(Spi::get_one::<pgrx::JsonB>("SELECT ruvector._server_settings()")?.map(|JsonB(value)| value))
+    })?;
+    let config = Config::layered(&server.unwrap_or_default(), &serde_json::json!({}))
+        .map_err(|error| Error::refused(error.to_string()))?;
+    Ok(config.max_concurrent_actions as usize)
+}
 
 /// The workers that this healer started.
 #[derive(Default)]
@@ -30,7 +44,8 @@ struct InFlight {
     /// It was asked to stop before.
     stopping: bool,
     keep: bool,
-    /// A session waits for its worker while that waits for a lock itself: a deadlock, or soon one.
+    /// A session waits for a lock that its worker holds: for longer than it should, or while the worker waits for that
+    /// session (a deadlock, or soon one).
     in_the_way: bool,
 }
 
@@ -43,18 +58,20 @@ impl Workers {
                 "SELECT jsonb_build_object('id', a.id, 'status', a.status, 'pid', l.pid, 'keep', a.keep,
                         'overdue', coalesce(clock_timestamp() > a.deadline, false),
                         'stopping', a.stop_reason IS NOT NULL,
-                        'in_the_way', EXISTS (SELECT FROM pg_locks own WHERE own.pid = l.pid AND NOT own.granted)
-                                      AND EXISTS (SELECT FROM pg_locks other WHERE NOT other.granted AND other.pid <> l.pid
-                                                     AND l.pid = ANY (pg_blocking_pids(other.pid))
-                                                     AND other.pid = ANY (pg_blocking_pids(l.pid))),
+                        'in_the_way', EXISTS (SELECT FROM pg_locks other JOIN pg_stat_activity s ON s.pid = other.pid
+                                               WHERE NOT other.granted AND other.locktype = 'relation' AND other.pid <> l.pid
+                                                 AND s.backend_type <> 'autovacuum worker'
+                                                 AND l.pid = ANY (pg_blocking_pids(other.pid))
+                                                 AND (other.waitstart < clock_timestamp() - make_interval(secs => $2)
+                                                      OR other.pid = ANY (pg_blocking_pids(l.pid)))),
                         'stop_wanted', a.stop_reason IS NOT NULL AND l.pid IS NOT NULL
                                        AND EXISTS (SELECT FROM pg_stat_activity s
                                                     WHERE s.pid = l.pid AND s.backend_start < a.stop_asked_at))
                    FROM ruvector.actions a
                    LEFT JOIN pg_locks l ON l.locktype = 'advisory' AND l.granted AND l.classid = $1 AND l.objid::bigint = a.id
-                        AND l.objsubid = 2 AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                        AND l.objsubid = $3 AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
                   WHERE a.status IN ('approved', 'executing', 'verifying') ORDER BY a.id",
-                &[pg_sys::Oid::from(LOCK_CLASS as u32).into()],
+                &[pg_sys::Oid::from(LOCK_CLASS).into(), WAIT_MAX_S.into(), LOCK_KIND.into()],
             )
         })?;
         self.0.retain(|id, child| {
@@ -100,13 +117,11 @@ impl Workers {
             return Ok(());
         }
         if action.status == Status::Approved && action.stopping {
-            return transaction(|| {
-                Ok(Spi::run_with_args(
-                    "UPDATE ruvector.actions SET status = 'aborted', ended_at = clock_timestamp(),
-                            detail = 'aborted before it began' WHERE id = $1 AND status = 'approved'",
-                    &[id.into()],
-                )?)
-            });
+            return transaction(|| journal::give_up(id, "aborted before it began"));
+        }
+        // What a human approved also waits for its turn on this server.
+        if action.status == Status::Approved && shared::workers() >= max_concurrent()? {
+            return Ok(());
         }
         // SAFETY: no preconditions.
         let database = unsafe { pg_sys::MyDatabaseId };
@@ -128,10 +143,10 @@ fn expire() -> Result<(), Error> {
         "UPDATE ruvector.actions a
             SET status = 'expired', ended_at = clock_timestamp(),
                 detail = CASE a.status WHEN 'proposed' THEN detail ELSE 'nobody approved it in time' END
-           FROM ruvector.settings s, ruvector.collections c
+           FROM ruvector.collections c
           WHERE a.status IN ('proposed', 'awaiting_approval') AND c.id = a.collection_id
             AND coalesce(a.decided_at, a.requested_at) + make_interval(secs =>
-                    (ruvector._effective_settings(s.settings, c.settings) ->> 'approval_timeout_seconds')::float8)
+                    (ruvector._effective_settings(ruvector._server_settings(), c.settings) ->> 'approval_timeout_seconds')::float8)
                 < clock_timestamp()",
     )?)
 }

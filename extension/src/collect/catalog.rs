@@ -1,5 +1,8 @@
 //! What the catalogs and statistics views say: cheap enough for every sample.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use healing::clean_size;
 use healing::config::Config;
 use healing::snapshot::{Index, Method, Oid, Partition, Reading, Replacement, Snapshot};
@@ -70,13 +73,18 @@ pub(crate) struct IndexRow {
 /// One jsonb document a registered collection. `$1` its number, or NULL for all.
 const COLLECTIONS: &str = "
 SELECT jsonb_build_object('id', c.id, 'name', c.name, 'relation', c.relation::oid::bigint,
-       'column_number', c.column_number, 'settings', c.settings, 'server_settings', s.settings,
+       'column_number', c.column_number, 'settings', c.settings, 'server_settings', ruvector._server_settings(),
        'exists', EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation))
-  FROM ruvector.collections c CROSS JOIN ruvector.settings s
+  FROM ruvector.collections c
  WHERE $1 IS NULL OR c.id = $1 ORDER BY c.id";
 
 /// The registered collections of this database.
 pub(crate) fn collections() -> Result<Vec<Collection>, Error> {
+    // A column may be renamed; a dump is to name it as it is.
+    Spi::run(
+        "UPDATE ruvector.collections c SET column_name = a.attname FROM pg_attribute a
+          WHERE a.attrelid = c.relation AND a.attnum = c.column_number AND NOT a.attisdropped AND a.attname <> c.column_name",
+    )?;
     documents(COLLECTIONS, &[None::<i32>.into()])
 }
 
@@ -122,16 +130,65 @@ pub(crate) fn indexes(collection: &Collection) -> Result<Vec<IndexRow>, Error> {
 /// many blocks is about 2 % where rows are spread evenly.
 const COUNTED_BLOCKS: f64 = 2000.0;
 
-/// Rows of a table (that meet a predicate), counted in a block sample as its owner.
+/// Share of a table's rows that may have changed since they were counted, by the statistics views, before they are
+/// counted again.
+const RECOUNTED_SHARE: f64 = 0.01;
+/// They are counted again after this long in any case: `track_counts` may be off.
+const COUNT_AGE_MAX_MS: i64 = 60_000;
+
+/// A count that this process made.
+struct Count {
+    rows: f64,
+    blocks: i64,
+    changes: i64,
+    at: i64,
+}
+
+thread_local! {
+    /// By table and predicate.
+    static COUNTS: RefCell<HashMap<(Oid, Option<String>), Count>> = RefCell::default();
+}
+
+/// Rows of a table (that meet a predicate): as last counted by this process, or anew when it has changed since.
+fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Error> {
+    #[derive(Deserialize)]
+    struct Table {
+        blocks: i64,
+        changes: i64,
+    }
+    let now = documents::<Table>(
+        "SELECT jsonb_build_object('blocks', pg_relation_size($1) / current_setting('block_size')::bigint, 'changes',
+                pg_stat_get_tuples_inserted($1) + pg_stat_get_tuples_updated($1) + pg_stat_get_tuples_deleted($1))",
+        &[pg_sys::Oid::from(table).into()],
+    )?
+    .pop()
+    .ok_or_else(|| Error::refused("the table is gone"))?;
+    let key = (table, predicate.map(str::to_owned));
+    let known = COUNTS.with_borrow(|counts| {
+        let count = counts.get(&key)?;
+        let changes = now.changes.checked_sub(count.changes).filter(|changes| *changes >= 0)?;
+        let same = now.blocks == count.blocks
+            && changes as f64 <= RECOUNTED_SHARE * count.rows
+            && (0..COUNT_AGE_MAX_MS).contains(&(now_ms() - count.at));
+        same.then_some(count.rows)
+    });
+    if let Some(rows) = known {
+        return Ok(rows);
+    }
+    let rows = count_rows(table, name, predicate, now.blocks)?;
+    let count = Count { rows, blocks: now.blocks, changes: now.changes, at: now_ms() };
+    COUNTS.with_borrow_mut(|counts| {
+        counts.retain(|_, count| (0..COUNT_AGE_MAX_MS).contains(&(now_ms() - count.at)));
+        counts.insert(key, count);
+    });
+    Ok(rows)
+}
+
+/// Counts in a block sample, as the table's owner.
 ///
 /// The statistics views will not do: an ANALYZE sets `n_live_tup`, and the counts of a load that another session (or the
 /// same one, a second later) still has to report are added to it, so that a table just loaded seems twice its size.
-fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Error> {
-    let blocks: i64 = Spi::get_one_with_args(
-        "SELECT pg_relation_size($1) / current_setting('block_size')::bigint",
-        &[pg_sys::Oid::from(table).into()],
-    )?
-    .unwrap_or(0);
+fn count_rows(table: Oid, name: &str, predicate: Option<&str>, blocks: i64) -> Result<f64, Error> {
     let owner = owner_of(table.into()).ok_or_else(|| Error::refused("the table is gone"))?;
     let percent = (100.0 * COUNTED_BLOCKS / blocks.max(1) as f64).min(100.0);
     let sample = if percent < 100.0 { format!("TABLESAMPLE SYSTEM ({percent})") } else { String::new() };
@@ -174,7 +231,7 @@ pub(crate) fn snapshot(collection: &Collection, rows: &[IndexRow], now: i64) -> 
         in_recovery: unsafe { pg_sys::RecoveryInProgress() },
         partitions,
         indexes: rows.iter().map(index).collect(),
-        disk_free_bytes: disk_free(),
+        disk_free_bytes: disk_free(rows)?,
     })
 }
 
@@ -270,12 +327,24 @@ pub(crate) fn effort(row: &IndexRow) -> i32 {
         .unwrap_or(row.method.default_effort() as i32)
 }
 
-fn disk_free() -> Reading<u64> {
-    match rustix::fs::statvfs(".") {
-        // A server process works in its data directory.
-        Ok(disk) => Reading::Known(disk.f_bavail.saturating_mul(disk.f_frsize)),
-        Err(error) => Reading::unknown(format!("statvfs: {error}")),
+/// Free bytes of the fullest file system that a new index concerns: data directory, WAL, tablespaces of the indexes.
+fn disk_free(rows: &[IndexRow]) -> Result<Reading<u64>, Error> {
+    let indexes: Vec<pg_sys::Oid> = rows.iter().map(|row| row.oid.into()).collect();
+    let tablespaces: Vec<String> = documents(
+        "SELECT DISTINCT to_jsonb('pg_tblspc/' || i.reltablespace) FROM pg_class i
+          WHERE i.oid = ANY ($1) AND i.reltablespace NOT IN (0, (SELECT oid FROM pg_tablespace WHERE spcname = 'pg_default'))",
+        &[indexes.into()],
+    )?;
+    // A server process works in its data directory.
+    let directories = [".", "pg_wal"].into_iter().chain(tablespaces.iter().map(String::as_str));
+    let mut least = u64::MAX;
+    for directory in directories {
+        match rustix::fs::statvfs(directory) {
+            Ok(disk) => least = least.min(disk.f_bavail.saturating_mul(disk.f_frsize)),
+            Err(error) => return Ok(Reading::unknown(format!("statvfs of {directory}: {error}"))),
+        }
     }
+    Ok(Reading::Known(least))
 }
 
 /// Runs a query of one jsonb column and reads each row as a `T`.
@@ -302,7 +371,13 @@ SELECT jsonb_build_object(
     'table', t.oid::bigint, 'table_name', format('%I.%I', n.nspname, t.relname),
     'changes', pg_stat_get_tuples_inserted(t.oid) + pg_stat_get_tuples_updated(t.oid) + pg_stat_get_tuples_deleted(t.oid),
     'method', am.amname, 'valid', x.indisvalid AND x.indisready,
-    'building', EXISTS (SELECT FROM pg_stat_progress_create_index b WHERE b.index_relid = i.oid),
+    -- CREATE INDEX CONCURRENTLY shows its index there; REINDEX CONCURRENTLY only one of them at a time, but keeps all of
+    -- them locked to its end (indexcmds.c).
+    'building', EXISTS (SELECT FROM pg_stat_progress_create_index b WHERE b.index_relid = i.oid)
+                OR NOT x.indisvalid AND EXISTS (SELECT FROM pg_locks l
+                       WHERE l.locktype = 'relation' AND l.relation = i.oid AND l.granted AND l.pid <> pg_backend_pid()
+                         AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                         AND l.mode IN ('ShareUpdateExclusiveLock', 'AccessExclusiveLock')),
     'attached', EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.oid),
     'equal_valid', (SELECT min(o.indexrelid::bigint) FROM pg_index o JOIN pg_class oc ON oc.oid = o.indexrelid
                      WHERE o.indrelid = x.indrelid AND o.indexrelid <> x.indexrelid AND o.indisvalid

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod ivfflat;
+mod memory;
 mod panel;
 mod readings;
 
@@ -9,5 +10,6 @@ pub(crate) use catalog::{
     Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes, now_ms,
     snapshot, value_bytes,
 };
+pub(crate) use memory::free_bytes as memory_free_bytes;
 pub(crate) use panel::{Panel, draw as draw_panel, search as search_panel};
 pub(crate) use readings::{Kind, seed, take};

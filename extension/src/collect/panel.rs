@@ -191,7 +191,8 @@ fn nearest(
                 let identity = row.get::<String>(1)?.unwrap_or_default();
                 let Some(distances) = row.get::<Vec<f64>>(2)? else { continue };
                 for ((kept, distance), (own, _)) in nearest.iter_mut().zip(distances).zip(probes) {
-                    if identity != *own {
+                    // A row of zeros has no cosine distance: it is no neighbour, and an index has no entry of it.
+                    if identity != *own && !distance.is_nan() {
                         keep_nearest(kept, distance, k as usize);
                     }
                 }

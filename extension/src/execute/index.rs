@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use healing::ivf::{BUILD_MEMORY_BYTES, kmeans_bytes};
 use healing::plan::IndexRef;
-use healing::snapshot::Oid;
+use healing::snapshot::{Method, Oid};
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use super::lookup::{self, Found, trial_name};
 use super::toplevel;
 use crate::collect;
 use crate::error::Error;
-use crate::transaction::transaction;
+use crate::transaction::{look_again, transaction};
 
 /// The definition as `CREATE INDEX` with tablespace and options (`pg_get_indexdef_string`). Must run in a transaction.
 pub(super) fn definition(index: Oid) -> Result<String, Error> {
@@ -56,9 +56,12 @@ pub(super) fn create(definition: &str, name: Option<&str>, lists: Option<u32>) -
 }
 
 /// Gives this process the memory that building needs. The setting is the server's own, or more if k-means would be
-/// refused with it; never more than a share of the machine's memory.
+/// refused with it; never more than a share of the memory that is free.
 ///
 /// `rows` that the index covers, `value_bytes` of one value as stored.
+///
+/// # Errors
+/// When it needs more than there is.
 pub(super) fn provide_memory(lists: u32, rows: f64, value_bytes: f64) -> Result<(), Error> {
     let set_kb = transaction(|| {
         Ok(Spi::get_one::<i64>(
@@ -69,6 +72,14 @@ pub(super) fn provide_memory(lists: u32, rows: f64, value_bytes: f64) -> Result<
     let needed_kb =
         (BUILD_MARGIN * kmeans_bytes(lists, rows, value_bytes) / 1024.0).min(MEMORY_MAX_KB).ceil();
     if needed_kb > set_kb as f64 {
+        let free_kb = crate::collect::memory_free_bytes().map(|bytes| bytes as f64 / 1024.0);
+        if let Some(free_kb) = free_kb.filter(|free_kb| needed_kb > MEMORY_SHARE_MAX * free_kb) {
+            return Err(Error::refused(format!(
+                "building {lists} lists needs {:.0} MB of memory, and {:.0} MB are free",
+                needed_kb / 1024.0,
+                free_kb / 1024.0
+            )));
+        }
         let value = CString::new(format!("{needed_kb:.0}")).unwrap_or_default();
         // SAFETY: both strings live across the call, which copies them; this process builds and ends.
         unsafe {
@@ -85,6 +96,8 @@ pub(super) fn provide_memory(lists: u32, rows: f64, value_bytes: f64) -> Result<
 
 /// Most that a build gets beyond the server's own setting.
 const MEMORY_MAX_KB: f64 = (BUILD_MEMORY_BYTES / 1024) as f64;
+/// Most that a build may take of the memory that is free.
+const MEMORY_SHARE_MAX: f64 = 0.5;
 /// The rows may be more by the time they are sampled.
 const BUILD_MARGIN: f64 = 1.1;
 
@@ -134,14 +147,84 @@ fn quoted(name: &str) -> Result<String, Error> {
         .ok_or_else(|| Error::refused("a name is missing"))
 }
 
-/// Drops an index concurrently, and what is kept of it.
-pub(super) fn drop_concurrently(index: &Found) -> Result<(), Error> {
-    toplevel::run(&format!("DROP INDEX CONCURRENTLY {}", index.name), toplevel::unchanged)?;
+/// Drops an index concurrently, if it still is what it was when it was found, and what is kept of it. One that is gone
+/// is no error.
+pub(super) fn drop_concurrently(index: &Found, lock_timeout_ms: i64) -> Result<(), Error> {
+    let still = |now: &Found| match (index.valid, now.valid) {
+        (false, true) => Err(Error::refused(format!("{} is valid by now: it is not dropped", index.name))),
+        _ => Ok(()),
+    };
+    while_locked(index, lock_timeout_ms, still, || {
+        toplevel::run(&format!("DROP INDEX CONCURRENTLY {}", index.name), toplevel::unchanged)
+    })?;
     transaction(|| {
         let oid = pg_sys::Oid::from(index.oid);
         Spi::run_with_args("DELETE FROM ruvector.search_effort WHERE index_id = $1", &[oid.into()])?;
         Ok(Spi::run_with_args("DELETE FROM ruvector.readings WHERE index_id = $1", &[oid.into()])?)
     })
+}
+
+/// Runs commands on an index by its name while nobody can rename, rebuild or drop it, after a look at what it is then.
+/// Nothing is run when it is gone. `work` must end every transaction that it begins, by an abort if it fails.
+pub(super) fn while_locked(
+    index: &Found,
+    lock_timeout_ms: i64,
+    look: impl FnOnce(&Found) -> Result<(), Error>,
+    work: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    // SAFETY: a lock of this session, which an abort releases with all others of its kind (`ProcReleaseLocks`).
+    let mut lock = pg_sys::LockRelId { relId: index.oid.into(), dbId: unsafe { pg_sys::MyDatabaseId } };
+    let mode = pg_sys::ShareUpdateExclusiveLock as i32;
+    let there = transaction(|| {
+        wait_for_locks_at_most(lock_timeout_ms)?;
+        unsafe { pg_sys::LockRelationIdForSession(&mut lock, mode) }
+        look_again();
+        let Some(now) = lookup::by_oid(index.oid)? else { return Ok(false) };
+        if now.name != index.name {
+            return Err(Error::refused(format!("{} was renamed to {}", index.name, now.name)));
+        }
+        look(&now)?;
+        Ok(true)
+    })?;
+    if there {
+        work()?;
+    }
+    unsafe { pg_sys::UnlockRelationIdForSession(&mut lock, mode) }
+    Ok(())
+}
+
+/// Locks indexes against renaming, rebuilding and dropping until the present transaction ends, which then sees them as
+/// they are.
+pub(super) fn lock(indexes: &[Oid]) {
+    let mut sorted = indexes.to_vec();
+    sorted.sort_unstable();
+    for index in sorted {
+        // SAFETY: a lock on an OID that is gone by now does no harm.
+        unsafe { pg_sys::LockRelationOid(index.into(), pg_sys::ShareUpdateExclusiveLock as i32) }
+    }
+    look_again();
+}
+
+/// Parallel builds of hnsw overflow a buffer before pgvector 0.8.2 (its change log, CVE-2026-3172).
+pub(super) fn avoid_parallel_hnsw_build(of: &IndexRef) -> Result<(), Error> {
+    let safe = transaction(|| {
+        Ok(Spi::get_one::<bool>(
+            "SELECT string_to_array(substring(extversion from '^[0-9.]+'), '.')::integer[] >= ARRAY[0, 8, 2]
+               FROM pg_extension WHERE extname = 'vector'",
+        )?)
+    })?;
+    if of.method == Method::Hnsw && safe != Some(true) {
+        // SAFETY: both strings are constants; this process builds and ends.
+        unsafe {
+            pg_sys::SetConfigOption(
+                c"max_parallel_maintenance_workers".as_ptr(),
+                c"0".as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Waits at most this long for each lock of the present transaction.
@@ -160,6 +243,24 @@ pub(super) fn loser(of: &IndexRef) -> Result<Option<Found>, Error> {
     } else {
         Err(Error::refused(format!("{} was not replaced by a valid index: it is not dropped", of.name)))
     }
+}
+
+/// The `lists` that an index was given, as the journal keeps them.
+pub(super) fn lists_set(index: Oid) -> Result<Value, Error> {
+    let set = Spi::get_one_with_args::<i32>(
+        "SELECT (SELECT split_part(o, '=', 2)::integer FROM pg_class i, unnest(i.reloptions) o
+                  WHERE i.oid = $1 AND o LIKE 'lists=%')",
+        &[pg_sys::Oid::from(index).into()],
+    )?;
+    Ok(json!({ "set": set }))
+}
+
+/// Gives an index other `lists`, or pgvector's own number. They count from its next build.
+pub(super) fn set_lists(index: &str, lists: Option<u32>) -> Result<(), Error> {
+    Ok(match lists {
+        Some(lists) => Spi::run(&format!("ALTER INDEX {index} SET (lists = {lists})"))?,
+        None => Spi::run(&format!("ALTER INDEX {index} RESET (lists)"))?,
+    })
 }
 
 /// What the journal keeps of an index.

@@ -21,6 +21,11 @@ pub(crate) struct Found {
     pub(crate) bytes: u64,
 }
 
+/// The index of this OID.
+pub(crate) fn by_oid(index: Oid) -> Result<Option<Found>, Error> {
+    Ok(select("x.indexrelid", index)?.pop())
+}
+
 /// The name of the trial index beside this one; after the swap the loser bears it.
 pub(crate) fn trial_name(of: &IndexRef) -> String {
     format!("{TRIAL_PREFIX}{}", of.oid)
@@ -58,29 +63,41 @@ pub(crate) fn as_planned(of: &IndexRef) -> Result<Found, Error> {
     Ok(index)
 }
 
-/// What `REINDEX CONCURRENTLY` of this index left behind when it was interrupted.
+/// What `REINDEX CONCURRENTLY` of this index left behind when it was interrupted: the new index before the exchange of
+/// the names, the former one (which has the OID of the plan) after it.
 pub(crate) fn reindex_leftovers(of: &IndexRef) -> Result<Vec<Found>, Error> {
-    let Some(index) = itself(of)? else { return Ok(vec![]) };
-    let leftover = |name: &str| {
-        let bare = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let on_table = on_table(of.table)?;
+    // Invalid and under its own name it is the index itself.
+    let leftover = |found: &Found| {
+        let bare = found.relation_name.trim_end_matches(|c: char| c.is_ascii_digit());
         ["_ccnew", "_ccold"].iter().any(|ending| {
-            bare.strip_suffix(ending)
-                .is_some_and(|stem| !stem.is_empty() && index.relation_name.starts_with(stem))
+            // A long name is cut before the ending is added.
+            bare.strip_suffix(ending).is_some_and(|stem| {
+                !stem.is_empty()
+                    && on_table.iter().any(|index| {
+                        index.name == of.name
+                            && index.oid != found.oid
+                            && index.relation_name.starts_with(stem)
+                    })
+            })
         })
     };
-    Ok(on_table(of.table)?
-        .into_iter()
-        .filter(|found| found.oid != of.oid && !found.valid && leftover(&found.relation_name))
-        .collect())
+    Ok(on_table.iter().filter(|found| !found.valid && leftover(found)).cloned().collect())
 }
 
 fn on_table(table: Oid) -> Result<Vec<Found>, Error> {
+    select("x.indrelid", table)
+}
+
+fn select(column: &str, oid: Oid) -> Result<Vec<Found>, Error> {
     documents(
-        "SELECT jsonb_build_object('oid', i.oid::bigint, 'relfilenode', i.relfilenode::bigint, 'relation_name', i.relname,
-                'schema', n.nspname, 'name', format('%I.%I', n.nspname, i.relname),
-                'valid', x.indisvalid AND x.indisready AND x.indislive, 'bytes', pg_relation_size(i.oid))
-           FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_namespace n ON n.oid = i.relnamespace
-          WHERE x.indrelid = $1",
-        &[pgrx::pg_sys::Oid::from(table).into()],
+        &format!(
+            "SELECT jsonb_build_object('oid', i.oid::bigint, 'relfilenode', i.relfilenode::bigint, 'relation_name', i.relname,
+                    'schema', n.nspname, 'name', format('%I.%I', n.nspname, i.relname),
+                    'valid', x.indisvalid AND x.indisready AND x.indislive, 'bytes', pg_relation_size(i.oid))
+               FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_namespace n ON n.oid = i.relnamespace
+              WHERE {column} = $1"
+        ),
+        &[pgrx::pg_sys::Oid::from(oid).into()],
     )
 }

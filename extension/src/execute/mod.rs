@@ -8,7 +8,7 @@ use healing::snapshot::Oid;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
-use crate::collect::Collection;
+use crate::collect::{self, Collection};
 use crate::error::Error;
 use crate::transaction::transaction;
 use crate::{efforts, journal};
@@ -80,19 +80,25 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
                 Ok((loser, details))
             })?;
             if let Some(loser) = loser {
-                index::drop_concurrently(&loser)?;
+                index::drop_concurrently(&loser, context.config.lock_timeout_ms)?;
             }
             context.done(step_no, step, json!({}))?;
         }
         Step::DropInvalid { of } => {
             let found = context.intend(step_no, step, || {
+                // Somebody else may have dropped it: that is what was wanted.
+                if lookup::itself(of)?.is_none() {
+                    return Ok((None, json!({})));
+                }
                 let found = lookup::as_planned(of)?;
                 if found.valid {
                     return Err(Error::refused(format!("{} is valid again", of.name)));
                 }
-                Ok((found, json!({ "definition": index::definition(of.oid)? })))
+                Ok((Some(found), json!({ "definition": index::definition(of.oid)? })))
             })?;
-            index::drop_concurrently(&found)?;
+            if let Some(found) = found {
+                index::drop_concurrently(&found, context.config.lock_timeout_ms)?;
+            }
             context.done(step_no, step, json!({}))?;
         }
         Step::ReindexConcurrently { of, lists } => reindex(context, step_no, step, of, *lists)?,
@@ -124,7 +130,7 @@ fn build(
 ) -> Result<(), Error> {
     // What an interrupted action of another installation left under this name is ours to remove.
     if let Some(leftover) = transaction(|| lookup::trial(of))? {
-        index::drop_concurrently(&leftover)?;
+        index::drop_concurrently(&leftover, context.config.lock_timeout_ms)?;
     }
     let definition = context.intend(step_no, step, || {
         lookup::as_planned(of)?;
@@ -132,16 +138,7 @@ fn build(
         let details = json!({ "definition": &definition });
         Ok((definition, details))
     })?;
-    if let Some(lists) = lists {
-        let known = transaction(|| Ok(crate::collect::indexes(context.collection)?))?;
-        if let Some(row) = known.iter().find(|row| row.oid == of.oid) {
-            index::provide_memory(
-                lists,
-                row.rows,
-                crate::collect::value_bytes(&row.key_type).unwrap_or(0) as f64,
-            )?;
-        }
-    }
+    prepare_to_build(context, of, lists)?;
     index::create(&definition, Some(&lookup::trial_name(of)), lists)?;
     transaction(|| {
         let trial = lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there"))?;
@@ -155,10 +152,26 @@ fn build(
     })
 }
 
-/// The effort that sessions are to get with the new index: what its comparison found.
+/// Settings of this process that building the index needs.
+fn prepare_to_build(context: &Context<'_>, of: &IndexRef, lists: Option<u32>) -> Result<(), Error> {
+    index::avoid_parallel_hnsw_build(of)?;
+    let Some(lists) = lists else { return Ok(()) };
+    let known = transaction(|| collect::indexes(context.collection))?;
+    match known.iter().find(|row| row.oid == of.oid) {
+        Some(row) => {
+            let value_bytes = collect::value_bytes(&row.key_type).unwrap_or(0) as f64;
+            index::provide_memory(lists, row.rows, value_bytes)
+        }
+        None => Ok(()),
+    }
+}
+
+/// The effort that sessions are to get with the new index: what its comparison found to meet the objective; else what
+/// was set for the old one.
 fn effort_for(context: &Context<'_>, of: &IndexRef) -> Result<Option<i32>, Error> {
+    let former = efforts::stored(of.oid)?;
     if !context.config.manage_search_effort {
-        return Ok(None);
+        return Ok(former);
     }
     let entries = journal::entries(context.action_id)?;
     let compared = entries.iter().rev().find(|entry| {
@@ -166,9 +179,7 @@ fn effort_for(context: &Context<'_>, of: &IndexRef) -> Result<Option<i32>, Error
             && entry.state == StepState::Done
     });
     let verdict = compared.and_then(|entry| journal::verdicts(std::slice::from_ref(entry)).pop());
-    Ok(verdict
-        .and_then(|verdict| verdict.effort.or(verdict.new_at_objective.map(|point| point.effort)))
-        .map(|effort| effort as i32))
+    Ok(verdict.and_then(|verdict| verdict.effort).map(|effort| effort as i32).or(former))
 }
 
 fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Result<(), Error> {
@@ -187,9 +198,12 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
     transaction(efforts::load)?;
     patiently(|| {
         index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
-        let old = lookup::as_planned(of)?;
         let trial =
             lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
+        index::lock(&[of.oid, trial.oid]);
+        let old = lookup::as_planned(of)?;
+        let trial = (lookup::trial(of)?.filter(|now| now.oid == trial.oid))
+            .ok_or_else(|| Error::refused("the new index is not there any more"))?;
         if !trial.valid {
             return Err(Error::refused("the new index is not valid any more"));
         }
@@ -219,19 +233,50 @@ fn reindex(
     of: &IndexRef,
     lists: Option<u32>,
 ) -> Result<(), Error> {
-    context.intend(step_no, step, || {
-        lookup::as_planned(of)?;
+    let found = context.intend(step_no, step, || {
+        let found = lookup::as_planned(of)?;
         let before: Vec<Oid> = lookup::reindex_leftovers(of)?.iter().map(|found| found.oid).collect();
-        Ok(((), json!({ "leftovers_before": before, "definition": index::definition(of.oid)? })))
+        let details = json!({
+            "leftovers_before": before,
+            "definition": index::definition(of.oid)?,
+            (FORMER_LISTS): lists.map(|_| index::lists_set(of.oid)).transpose()?,
+        });
+        Ok((found, details))
     })?;
-    if let Some(lists) = lists {
-        patiently(|| {
-            index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
-            Ok(Spi::run(&format!("ALTER INDEX {} SET (lists = {lists})", of.name))?)
-        })?;
-    }
-    toplevel::run(&format!("REINDEX INDEX CONCURRENTLY {}", of.name), toplevel::unchanged)?;
+    prepare_to_build(context, of, lists)?;
+    let as_planned = |_: &lookup::Found| lookup::as_planned(of).map(drop);
+    index::while_locked(&found, context.config.lock_timeout_ms, as_planned, || {
+        if let Some(lists) = lists {
+            transaction(|| index::set_lists(&of.name, Some(lists)))?;
+        }
+        toplevel::run(&format!("REINDEX INDEX CONCURRENTLY {}", of.name), toplevel::unchanged)
+    })?;
     context.done(step_no, step, json!({}))
+}
+
+/// Name under which a reindex notes the `lists` set before it: `{"set": null}` when none were.
+const FORMER_LISTS: &str = "former_lists";
+
+/// Drops what an interrupted reindex left, and sets the `lists` again that the index has, unless it was exchanged already.
+fn clean_up_reindex(context: &Context<'_>, of: &IndexRef, details: &Value) -> Result<(), Error> {
+    let before: Vec<Oid> = details
+        .get("leftovers_before")
+        .and_then(|list| serde_json::from_value(list.clone()).ok())
+        .unwrap_or_default();
+    for leftover in transaction(|| lookup::reindex_leftovers(of))? {
+        if !before.contains(&leftover.oid) {
+            index::drop_concurrently(&leftover, context.config.lock_timeout_ms)?;
+        }
+    }
+    let Some(former) = details.get(FORMER_LISTS).and_then(|former| former.get("set")) else { return Ok(()) };
+    patiently(|| {
+        index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
+        index::lock(&[of.oid]);
+        match lookup::itself(of)?.filter(|index| index.name == of.name) {
+            Some(index) => index::set_lists(&index.name, former.as_u64().map(|lists| lists as u32)),
+            None => Ok(()),
+        }
+    })
 }
 
 /// Undoes or finishes what an action left, and notes it.
@@ -245,13 +290,15 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
         RecoveryCommand::DropTrial { of, .. } => {
             // None bears this name but what an action made, see `TRIAL_PREFIX`.
             if let Some(trial) = transaction(|| lookup::trial(of))? {
-                index::drop_concurrently(&trial)?;
+                index::drop_concurrently(&trial, context.config.lock_timeout_ms)?;
             }
             transaction(|| note(json!({})))?;
             transaction(efforts::load)
         }
         RecoveryCommand::SwapBack { of, .. } => patiently(|| {
             index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
+            let named: Vec<Oid> = lookup::bearing_its_name(of)?.iter().map(|index| index.oid).collect();
+            index::lock(&[&named[..], &[of.oid]].concat());
             let old = lookup::itself(of)?.filter(|old| old.relation_name == lookup::trial_name(of));
             match (old, lookup::bearing_its_name(of)?) {
                 (Some(old), Some(new)) if Some(new.oid) == built(context, step_no)? => {
@@ -282,28 +329,19 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
         }
         RecoveryCommand::RebuildDropped { of, details, .. } => {
             let gone = transaction(|| Ok(lookup::bearing_its_name(of)?.is_none()))?;
-            if gone {
-                let definition = details.get("definition").and_then(Value::as_str);
-                let definition = definition.ok_or_else(|| Error::refused("its definition was not noted"))?;
+            // Without a definition it was gone before the step.
+            if let (true, Some(definition)) = (gone, details.get("definition").and_then(Value::as_str)) {
                 index::create(definition, None, None)?;
             }
             transaction(|| note(json!({})))
         }
         RecoveryCommand::DropReindexLeftover { of, details, .. } => {
-            let before: Vec<Oid> = details
-                .get("leftovers_before")
-                .and_then(|list| serde_json::from_value(list.clone()).ok())
-                .unwrap_or_default();
-            for leftover in transaction(|| lookup::reindex_leftovers(of))? {
-                if !before.contains(&leftover.oid) {
-                    index::drop_concurrently(&leftover)?;
-                }
-            }
+            clean_up_reindex(context, of, details)?;
             transaction(|| note(json!({})))
         }
         RecoveryCommand::DropLoser { of, .. } => {
             if let Some(loser) = transaction(|| index::loser(of))? {
-                index::drop_concurrently(&loser)?;
+                index::drop_concurrently(&loser, context.config.lock_timeout_ms)?;
             }
             transaction(|| note(json!({})))
         }

@@ -1,6 +1,7 @@
-//! A healer is a session, and some commands need a database to have none: DROP DATABASE, CREATE DATABASE … TEMPLATE,
-//! ALTER DATABASE … SET TABLESPACE and RENAME. Before one of them the healer of that database is asked to end, and
-//! the launcher starts none until some seconds later.
+//! Healer and workers are sessions, and some commands need a database to have none: DROP DATABASE, CREATE DATABASE
+//! (of its template), ALTER DATABASE … SET TABLESPACE and RENAME. Before one of them those of that database are asked to
+//! end, and the launcher starts no healer until some seconds later. A worker that ends is as one that died: its action
+//! is recovered by the next.
 
 use std::ffi::{CStr, c_char};
 
@@ -99,8 +100,8 @@ unsafe fn database_to_leave(statement: *mut pg_sys::Node) -> Option<*const c_cha
         }
         pg_sys::NodeTag::T_CreatedbStmt => {
             let create = statement.cast::<pg_sys::CreatedbStmt>();
-            let template = option((*create).options, c"template")?;
-            (!(*template).arg.is_null()).then(|| pg_sys::defGetString(template) as *const c_char)
+            let template = option((*create).options, c"template").filter(|named| !(**named).arg.is_null());
+            Some(template.map_or(c"template1".as_ptr(), |named| pg_sys::defGetString(named) as *const c_char))
         }
         _ => None,
     }
@@ -126,19 +127,23 @@ unsafe fn step_aside(name: *const c_char) {
     if !pg_sys::superuser() && !owns_database(database.into(), owner) {
         return;
     }
-    let pid = {
+    let (pid, workers) = {
         let mut healers = shared::HEALERS.exclusive();
         let Some(at) = healers.slots.iter().position(|slot| slot.database == database) else { return };
         let slot = &mut healers.slots[at];
         // A database that is only copied or moved gets its healer back; one that was dropped is tried once in vain.
         slot.aside_until = pg_sys::GetCurrentTimestamp() + ASIDE_US;
-        slot.pid
+        (slot.pid, slot.workers)
     };
     background::wake(pid);
+    for worker in workers.iter().filter_map(|worker| rustix::process::Pid::from_raw(*worker)) {
+        // One that has just ended is what is wanted.
+        let _ = rustix::process::kill_process(worker, rustix::process::Signal::TERM);
+    }
+    let sessions =
+        |slot: &shared::HealerSlot| slot.pid != 0 || slot.workers.iter().any(|worker| *worker != 0);
     for _ in 0..WAIT_STEPS {
-        let gone =
-            shared::HEALERS.share().slots.iter().all(|slot| slot.database != database || slot.pid == 0);
-        if gone {
+        if !shared::HEALERS.share().slots.iter().any(|slot| slot.database == database && sessions(slot)) {
             return;
         }
         pgrx::check_for_interrupts!();
