@@ -92,3 +92,29 @@ fn a_wrong_effort_is_refused_with_a_hint() {
     assert_eq!((code.as_str(), hint.as_str()), ("22023", "For hnsw it is 1 to 1000."));
     assert_eq!(refused(&mut client, "SELECT ruvector_search_effort_set('t_pkey', 5)").0, "42809");
 }
+
+#[test]
+fn the_effort_follows_an_index_that_is_rebuilt() {
+    let (cluster, mut client) = start();
+    load_docs(&mut client, 1_000);
+    client
+        .batch_execute(
+            "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 100);
+             ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs');
+             SELECT ruvector_search_effort_set('docs_i', 100)",
+        )
+        .unwrap();
+    client.batch_execute("REINDEX INDEX CONCURRENTLY docs_i").unwrap();
+    let mut session = cluster.connect("app").unwrap();
+    session.batch_execute("SET enable_seqscan = off").unwrap();
+    wait_for("the effort", PATIENCE, || (found(&mut session) == 200).then_some(())).unwrap();
+    client.batch_execute("ALTER INDEX docs_i RENAME TO docs_renamed").unwrap();
+    let named = "SELECT 1 FROM ruvector.search_effort WHERE index_name = 'docs_renamed'";
+    wait_for("the new name", PATIENCE, || client.query_opt(named, &[]).unwrap()).unwrap();
+    client.batch_execute("REINDEX INDEX CONCURRENTLY docs_renamed").unwrap();
+    wait_for("the effort", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.search_effort WHERE index_id = 'docs_renamed'::regclass";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+}

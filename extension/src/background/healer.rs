@@ -13,7 +13,7 @@ use super::{decide, process};
 use crate::collect::{self, Collection, Kind};
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{efforts, shared};
+use crate::{efforts, execute, shared};
 
 /// Rest after a round that failed as a whole, so that a broken database does not fill its log.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
@@ -166,6 +166,9 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
     }
     // While an action changes the collection its worker measures, and a build should not have to wait for us.
     if !transaction(|| is_acted_on(collection.id))? {
+        if config.enabled {
+            execute::sweep(collection)?;
+        }
         let rows = transaction(|| collect::indexes(collection))?;
         for kind in [Kind::Structure, Kind::Panel] {
             let due = rows.iter().filter(|row| row.valid && kind.is_due(row, config));

@@ -4,7 +4,7 @@ use healing::plan::IndexRef;
 use healing::snapshot::Oid;
 use serde::Deserialize;
 
-use crate::collect::documents;
+use crate::collect::{Collection, documents};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 
@@ -45,6 +45,37 @@ pub(crate) fn bearing_its_name(of: &IndexRef) -> Result<Option<Found>, Error> {
 pub(crate) fn trial(of: &IndexRef) -> Result<Option<Found>, Error> {
     let name = trial_name(of);
     Ok(on_table(of.table)?.into_iter().find(|index| index.relation_name == name && index.oid != of.oid))
+}
+
+/// An index that an action left behind.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct Orphan {
+    pub(crate) oid: Oid,
+    pub(crate) table: Oid,
+    /// Schema-qualified and quoted.
+    pub(crate) name: String,
+}
+
+/// Trial indexes of a collection on which no action is under way, invalid or with a valid index like them.
+pub(crate) fn orphans(collection: &Collection) -> Result<Vec<Orphan>, Error> {
+    documents(
+        r"SELECT jsonb_build_object('oid', i.oid::bigint, 'table', x.indrelid::bigint, 'name', format('%I.%I', n.nspname, i.relname))
+            FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_namespace n ON n.oid = i.relnamespace
+           WHERE (x.indrelid = $1 OR x.indrelid IN (SELECT l.relid FROM pg_partition_tree($1) l WHERE l.isleaf))
+             AND i.relname ~ $2
+             AND NOT EXISTS (SELECT FROM ruvector.actions a
+                              WHERE a.collection_id = $3 AND a.status IN ('approved', 'executing', 'verifying'))
+             AND (NOT x.indisvalid OR EXISTS (SELECT FROM pg_index o JOIN pg_class oc ON oc.oid = o.indexrelid
+                     WHERE o.indrelid = x.indrelid AND o.indexrelid <> x.indexrelid AND o.indisvalid AND oc.relname !~ $2
+                       AND oc.relam = i.relam AND o.indkey = x.indkey AND o.indclass = x.indclass
+                       AND o.indexprs::text IS NOT DISTINCT FROM x.indexprs::text
+                       AND o.indpred::text IS NOT DISTINCT FROM x.indpred::text))",
+        &[
+            pgrx::pg_sys::Oid::from(collection.relation).into(),
+            format!("^{TRIAL_PREFIX}[0-9]+$").into(),
+            collection.id.into(),
+        ],
+    )
 }
 
 /// The index, if it is still what it was when the plan was made.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::collect::{self, Collection};
 use crate::error::Error;
-use crate::transaction::transaction;
+use crate::transaction::{look_again, transaction};
 use crate::{efforts, journal};
 
 mod compare;
@@ -346,6 +346,33 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             transaction(|| note(json!({})))
         }
     }
+}
+
+/// Removes what actions left behind that no journal knows any more, because the extension was dropped meanwhile or the
+/// former index could not be dropped in time: trial indexes of a collection on which no action is under way, if they are
+/// invalid or a valid index like them is there. Waits for nothing: a table in use is left for another time.
+pub(crate) fn sweep(collection: &Collection) -> Result<(), Error> {
+    for orphan in transaction(|| lookup::orphans(collection))? {
+        let swept = transaction(|| {
+            // SAFETY: a lock on an OID that is gone by now does no harm.
+            let locked = unsafe {
+                pg_sys::ConditionalLockRelationOid(orphan.table.into(), pg_sys::AccessExclusiveLock as i32)
+            };
+            if !locked {
+                return Ok(false);
+            }
+            look_again();
+            let still = lookup::orphans(collection)?.contains(&orphan);
+            if still {
+                Spi::run(&format!("DROP INDEX {}", orphan.name))?;
+            }
+            Ok(still)
+        })?;
+        if swept {
+            pgrx::log!("ruvector: collection {}: dropped {}, a left-over", collection.name, orphan.name);
+        }
+    }
+    Ok(())
 }
 
 /// The index that this action exchanged in a swap, as the swap's intent noted it.

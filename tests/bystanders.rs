@@ -1,0 +1,240 @@
+//! What others do on the same tables meanwhile is theirs: their reindex, their index of the same name, their locks.
+
+use cluster::dataset::Column;
+use cluster::{Cluster, wait_for};
+use postgres::Client;
+use tests::{PATIENCE, load_docs, said, start};
+
+const BY_HAND: &str = r#"{"mode": "observe", "verify_window_seconds": 1, "min_healing_interval_seconds": 0}"#;
+
+fn registered(client: &mut Client, rows: usize, index: &str, settings: &str) {
+    load_docs(client, rows);
+    client
+        .batch_execute(&format!(
+            "{index}; ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs', settings => '{settings}')"
+        ))
+        .unwrap();
+    wait_for("an observation", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut IS NOT NULL";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+}
+
+fn execute(client: &mut Client, strategy: &str) -> i64 {
+    let query = "SELECT action_id FROM ruvector_healing_execute('docs', $1)";
+    client.query_one(query, &[&strategy]).unwrap().get(0)
+}
+
+fn wait(client: &mut Client, action: i64) -> String {
+    client.query_one(&format!("CALL ruvector_healing_wait({action}, '2 minutes')"), &[]).unwrap().get(0)
+}
+
+/// A session whose transaction has written to `docs` and stays open: concurrent builds wait for it.
+fn writer(cluster: &Cluster) -> Client {
+    let mut writer = cluster.connect("app").unwrap();
+    writer.batch_execute("BEGIN; DELETE FROM docs WHERE id = 0").unwrap();
+    writer
+}
+
+fn wait_for_a_build_that_waits(client: &mut Client) {
+    wait_for("the build to wait for the writer", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for %'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+}
+
+fn names(client: &mut Client) -> Vec<String> {
+    let query = "SELECT c.relname::text FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid
+                  WHERE x.indrelid = 'docs'::regclass AND NOT x.indisprimary ORDER BY 1";
+    client.query(query, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+fn samples(client: &mut Client) -> i64 {
+    client.query_one("SELECT samples FROM ruvector_integrity_status()", &[]).unwrap().get(0)
+}
+
+#[test]
+fn a_reindex_of_the_whole_table_under_way_is_not_taken_for_an_abandoned_one() {
+    let (cluster, mut client) = start();
+    registered(
+        &mut client,
+        1_000,
+        "CREATE INDEX docs_a ON docs USING hnsw (embedding vector_cosine_ops);
+         CREATE INDEX docs_b ON docs USING hnsw (embedding vector_l2_ops)",
+        r#"{"verify_window_seconds": 1, "dwell_samples": 2}"#,
+    );
+    let mut writer = writer(&cluster);
+    let mut reindexer = cluster.connect("app").unwrap();
+    let reindex = std::thread::spawn(move || reindexer.batch_execute("REINDEX TABLE CONCURRENTLY docs"));
+    // Its indexes (one of them for the primary key) are there, all invalid, and the progress view shows one of them.
+    wait_for("the new indexes", PATIENCE, || {
+        (names(&mut client).iter().filter(|name| name.contains("_ccnew")).count() == 3).then_some(())
+    })
+    .unwrap();
+    wait_for_a_build_that_waits(&mut client);
+    let building: bool =
+        client.query_one("SELECT count(*) = 1 FROM pg_stat_progress_create_index", &[]).unwrap().get(0);
+    assert!(building);
+    let first = samples(&mut client);
+    wait_for("six samples", PATIENCE, || (samples(&mut client) >= first + 6).then_some(())).unwrap();
+    let actions: i64 = client.query_one("SELECT count(*) FROM ruvector.actions", &[]).unwrap().get(0);
+    assert_eq!(actions, 0, "{}", said(&mut client));
+    let building: i64 =
+        client.query_one("SELECT count(*) FROM ruvector_index_health() WHERE building", &[]).unwrap().get(0);
+    assert_eq!(building, 2);
+    writer.batch_execute("ROLLBACK").unwrap();
+    reindex.join().unwrap().unwrap();
+    assert_eq!(names(&mut client), ["docs_a", "docs_b"]);
+}
+
+#[test]
+fn an_index_that_somebody_made_under_the_name_is_not_touched_by_the_undo() {
+    let (_cluster, mut client) = start();
+    registered(
+        &mut client,
+        6_000,
+        "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 20)",
+        r#"{"mode": "observe", "verify_window_seconds": 600, "min_healing_interval_seconds": 0}"#,
+    );
+    let action = execute(&mut client, "rebuild_centroids");
+    wait_for("the verification", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND status = 'verifying'";
+        client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    client
+        .batch_execute(
+            "DROP INDEX docs_i; CREATE INDEX docs_i ON docs USING hnsw (embedding vector_cosine_ops) WITH (m = 4)",
+        )
+        .unwrap();
+    client.execute("SELECT ruvector_healing_abort($1)", &[&action]).unwrap();
+    assert_eq!(wait(&mut client, action), "aborted", "{}", said(&mut client));
+    let defined: Vec<String> = client
+        .query(
+            "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'docs'::regclass AND NOT indisprimary
+              ORDER BY indexrelid::regclass::text",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(names(&mut client), ["docs_i", "docs_i_former"]);
+    assert!(defined[0].contains("hnsw") && defined[0].contains("m='4'"), "{defined:?}");
+    assert!(defined[1].contains("ivfflat"), "{defined:?}");
+}
+
+#[test]
+fn a_session_waits_for_a_build_no_longer_than_a_moment() {
+    let (cluster, mut client) = start();
+    registered(
+        &mut client,
+        1_000,
+        "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 10)",
+        BY_HAND,
+    );
+    let mut writer = writer(&cluster);
+    let action = execute(&mut client, "rebuild_centroids");
+    wait_for_a_build_that_waits(&mut client);
+    // A lock that only the build stands in the way of. The writer is another session.
+    let mut other = cluster.connect("app").unwrap();
+    let waits = std::thread::spawn(move || {
+        other.batch_execute("BEGIN; LOCK TABLE docs IN SHARE UPDATE EXCLUSIVE MODE; COMMIT")
+    });
+    wait_for("the action to give way", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND stop_reason = 'yield'";
+        client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap();
+    waits.join().unwrap().unwrap();
+    writer.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(wait(&mut client, action), "aborted");
+    assert_eq!(names(&mut client), ["docs_i"]);
+}
+
+#[test]
+fn an_extension_dropped_in_the_middle_leaves_the_table_and_its_index() {
+    let (cluster, mut client) = start();
+    registered(
+        &mut client,
+        1_000,
+        "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 10)",
+        BY_HAND,
+    );
+    let mut writer = writer(&cluster);
+    execute(&mut client, "rebuild_centroids");
+    wait_for_a_build_that_waits(&mut client);
+    client.batch_execute("DROP EXTENSION ruvector").unwrap();
+    writer.batch_execute("ROLLBACK").unwrap();
+    wait_for("the worker's end", PATIENCE, || {
+        let query = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'ruvector action')";
+        client.query_one(query, &[]).unwrap().get::<_, bool>(0).then_some(())
+    })
+    .unwrap();
+    let sound: bool = client
+        .query_one("SELECT indisvalid FROM pg_index WHERE indexrelid = 'docs_i'::regclass", &[])
+        .unwrap()
+        .get(0);
+    assert!(sound);
+    // Installed again, it takes away what the former one left.
+    client.batch_execute("CREATE EXTENSION ruvector").unwrap();
+    client.batch_execute("SELECT ruvector_healing_configure('{\"sample_interval_seconds\": 1}')").unwrap();
+    client.batch_execute("SELECT ruvector_collection_register('docs', 'docs')").unwrap();
+    wait_for("the trial's end", PATIENCE, || (names(&mut client) == ["docs_i"]).then_some(()))
+        .unwrap_or_else(|error| panic!("{error}: {:?}", names(&mut client)));
+}
+
+#[test]
+fn names_that_need_quotes_and_tablespaces_are_kept() {
+    let (_cluster, mut client) = start();
+    let data = cluster::dataset::Embeddings::load().unwrap();
+    client.batch_execute("SET allow_in_place_tablespaces = on").unwrap();
+    client.batch_execute("CREATE TABLESPACE elsewhere LOCATION ''").unwrap();
+    client
+        .batch_execute(
+            r#"CREATE SCHEMA "my.schema";
+               CREATE TABLE "my.schema"."The ""Docs""" ("Id" int PRIMARY KEY, "Emb.1" vector(384))"#,
+        )
+        .unwrap();
+    client.batch_execute("CREATE TABLE docs (id int PRIMARY KEY, embedding vector(384))").unwrap();
+    data.load_into(&mut client, "docs", &Column::ID_AND_EMBEDDING, 0..4_000).unwrap();
+    client
+        .batch_execute(
+            r#"INSERT INTO "my.schema"."The ""Docs""" SELECT * FROM docs WHERE id < 200;
+               CREATE INDEX "An ""odd"".index" ON "my.schema"."The ""Docs""" USING ivfflat ("Emb.1" vector_cosine_ops)
+                      WITH (lists = 100) TABLESPACE elsewhere;
+               COMMENT ON INDEX "my.schema"."An ""odd"".index" IS 'kept';
+               INSERT INTO "my.schema"."The ""Docs""" SELECT * FROM docs WHERE id >= 200;
+               DROP TABLE docs;
+               SELECT ruvector_collection_register('The "Docs"', '"my.schema"."The ""Docs"""',
+                      settings => '{"mode": "observe", "verify_window_seconds": 1}')"#,
+        )
+        .unwrap();
+    wait_for("an observation", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut IS NOT NULL";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let action: i64 = client
+        .query_one(
+            r#"SELECT action_id FROM ruvector_healing_execute('The "Docs"', 'rebuild_centroids',
+                      '{"indexes": ["An \"odd\".index"]}')"#,
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(wait(&mut client, action), "succeeded", "{}", said(&mut client));
+    let row = client
+        .query_one(
+            r#"SELECT c.relname::text, t.spcname::text, obj_description(c.oid, 'pg_class'), c.reloptions::text, x.indisvalid
+                 FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid JOIN pg_tablespace t ON t.oid = c.reltablespace
+                WHERE x.indrelid = '"my.schema"."The ""Docs"""'::regclass"#,
+            &[],
+        )
+        .unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), (r#"An "odd".index"#, "elsewhere"));
+    assert_eq!(row.get::<_, Option<&str>>(2), Some("kept"));
+    assert!(row.get::<_, &str>(3) != "{lists=100}" && row.get::<_, bool>(4), "{}", row.get::<_, &str>(3));
+}

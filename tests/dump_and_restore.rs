@@ -1,0 +1,62 @@
+//! A dump keeps what people decided (settings, collections), not what was measured; it restores without an error.
+
+use std::process::Stdio;
+
+use cluster::wait_for;
+use tests::{PATIENCE, start};
+
+#[test]
+fn settings_and_collections_survive_and_are_watched_again() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            r#"CREATE TABLE docs (gone int, id int PRIMARY KEY, former vector(3));
+               ALTER TABLE docs DROP COLUMN gone;
+               INSERT INTO docs SELECT i, array[i, 1, 2]::real[]::vector FROM generate_series(1, 500) i;
+               CREATE INDEX docs_i ON docs USING hnsw (former vector_l2_ops);
+               SELECT ruvector_collection_register('docs', 'docs', settings => '{"panel_queries": 16}');
+               ALTER TABLE docs RENAME COLUMN former TO embedding;
+               SELECT ruvector_healing_configure('{"recall_objective": 0.9}')"#,
+        )
+        .unwrap();
+    let named = "SELECT 1 FROM ruvector.collections WHERE column_name = 'embedding'";
+    wait_for("the column's new name", PATIENCE, || client.query_opt(named, &[]).unwrap()).unwrap();
+    client.batch_execute("CREATE DATABASE restored").unwrap();
+
+    let mut dump = cluster.client_command("pg_dump", "app").stdout(Stdio::piped()).spawn().unwrap();
+    let restore = cluster
+        .client_command("psql", "restored")
+        .args(["-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null"])
+        .stdin(dump.stdout.take().unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let restored = restore.wait_with_output().unwrap();
+    assert!(dump.wait().unwrap().success());
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+
+    let mut client = cluster.connect("restored").unwrap();
+    let row = client
+        .query_one(
+            "SELECT name, relation::text, column_name, settings::text, column_number,
+                    ruvector_healing_configure(collection => 'docs') ->> 'recall_objective'
+               FROM ruvector.collections",
+            &[],
+        )
+        .unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("docs", "docs"));
+    assert_eq!(row.get::<_, &str>(2), "embedding");
+    assert_eq!(row.get::<_, &str>(3), r#"{"panel_queries": 16}"#);
+    assert_eq!(row.get::<_, i16>(4), 2, "the restored table numbers its columns anew");
+    assert_eq!(row.get::<_, &str>(5), "0.9");
+    wait_for("a sample", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut IS NOT NULL AND collection = 'docs'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    // The next collection gets a number of its own.
+    client
+        .batch_execute("CREATE TABLE more (e vector(3)); SELECT ruvector_collection_register('more', 'more')")
+        .unwrap();
+}
