@@ -49,6 +49,11 @@ lint:
 	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny check
 
+# The cut against the crates that others use, on the graphs of its README: ratios, side by side (SECONDS=15 a measurement).
+bench:
+	cargo run --release --target-dir target --manifest-path crates/mincut/benches/peers/Cargo.toml -- \
+	  --seconds $(or $(SECONDS),15)
+
 # A lasting server with the extension preloaded and created: make sandbox DIR=/tmp/somewhere
 sandbox:
 	@test -n "$(DIR)" || { echo 'which directory? make sandbox DIR=/path' >&2; exit 2; }

@@ -64,13 +64,15 @@ fn in_observe_mode_nothing_happens_but_a_human_can_execute() {
     assert_eq!(wait(&mut client, action), "succeeded");
     let row = client
         .query_one(
-            "SELECT enabled, last_healing IS NOT NULL, total_healings_24h, success_rate, active_remediations, cooldown_until
+            "SELECT enabled, last_healing IS NOT NULL, total_healings_24h, success_rate, active_remediations::text,
+                    cooldown_until > now()
                FROM ruvector_healing_status() WHERE collection IS NULL",
             &[],
         )
         .unwrap();
     assert!(row.get::<_, bool>(0) && row.get::<_, bool>(1));
-    assert_eq!((row.get::<_, i64>(2), row.get::<_, f64>(3), row.get::<_, i64>(4)), (1, 1.0, 0));
+    assert_eq!((row.get::<_, i64>(2), row.get::<_, f64>(3), row.get::<_, &str>(4)), (1, 1.0, "[]"));
+    assert_eq!(row.get::<_, Option<bool>>(5), Some(true));
     let cooling = "SELECT cooldown_until > now() FROM ruvector_healing_status() WHERE collection = 'docs'";
     assert_eq!(client.query_one(cooling, &[]).unwrap().get::<_, Option<bool>>(0), Some(true));
 }
@@ -90,6 +92,9 @@ fn in_approve_mode_a_plan_waits_for_a_human() {
     assert_eq!(row.get::<_, i64>(0), 1);
     assert!(row.get::<_, Option<&str>>(1).is_some_and(|why| !why.is_empty()));
     let approve = format!("SELECT ruvector_healing_approve({action})");
+    client.batch_execute("SELECT ruvector_healing_configure('{\"enabled\": false}', 'docs')").unwrap();
+    assert_eq!(refused(&mut client, &approve).0, "55000", "what is switched off does not run");
+    client.batch_execute("SELECT ruvector_healing_configure('{\"enabled\": true}', 'docs')").unwrap();
     assert!(client.query_one(&approve, &[]).unwrap().get::<_, bool>(0));
     assert_eq!(wait(&mut client, action), "succeeded");
     assert!(!client.query_one(&approve, &[]).unwrap().get::<_, bool>(0), "nothing waits any more");
@@ -110,6 +115,14 @@ fn a_running_action_is_aborted_and_undone() {
         client.query_opt(query, &[]).unwrap()
     })
     .unwrap();
+    let under_way: String = client
+        .query_one(
+            "SELECT active_remediations #>> '{0,strategy}' FROM ruvector_healing_status() WHERE collection IS NULL",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(under_way, "rebuild_centroids");
     // A second request waits for the first.
     let second: i64 = client
         .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'tune_search_effort')", &[])
@@ -214,6 +227,10 @@ fn an_action_beyond_its_time_is_stopped_and_undone_and_its_remedy_waits() {
     expect("{}", "cooldown");
     expect(r#"{"min_healing_interval_seconds": 0}"#, "arm_backoff");
     expect(r#"{"max_attempts_per_window": 1}"#, "attempts_exhausted");
+    // A human lets the remedy run again.
+    let reset = "SELECT ruvector_healing_reset('docs', 'rebuild_centroids')";
+    let changed = |client: &mut Client| client.query_one(reset, &[]).unwrap().get::<_, i32>(0);
+    assert_eq!((changed(&mut client), changed(&mut client)), (1, 0));
     let actions: i64 = client.query_one("SELECT count(*) FROM ruvector.actions", &[]).unwrap().get(0);
     assert_eq!(actions, 1);
 }

@@ -81,6 +81,15 @@ fn only_the_owner_among_operators_registers() {
         assert_eq!(refused(&mut session, register).0, "42501", "{role}");
     }
     cluster.connect_as("owner", "app").unwrap().batch_execute(register).unwrap();
+    let mut other = cluster.connect_as("other", "app").unwrap();
+    for statement in [
+        r#"SELECT ruvector_healing_configure('{"mode": "observe"}', 'mine')"#,
+        "SELECT ruvector_healing_reset('mine')",
+        "SELECT ruvector_collection_unregister('mine')",
+    ] {
+        assert_eq!(refused(&mut other, statement).0, "42501", "{statement}");
+    }
+    other.query_one("SELECT ruvector_healing_configure(collection => 'mine')", &[]).unwrap();
 }
 
 #[test]
@@ -97,4 +106,15 @@ fn settings_are_checked_and_returned_effective() {
     let (code, hint) = refused(&mut client, r#"SELECT ruvector_healing_configure('{"enabeld": false}')"#);
     assert_eq!(code, "22023");
     assert!(hint.contains("enabled"), "{hint}");
+
+    // What belongs to the server cannot be set for one collection, in whatever way; nothing of it stays.
+    client.batch_execute("CREATE TABLE docs (id int, e vector(3))").unwrap();
+    let of_the_server = r#"{"max_concurrent_actions": 2}"#;
+    let register =
+        format!("SELECT ruvector_collection_register('docs', 'docs', settings => '{of_the_server}')");
+    assert_eq!(refused(&mut client, &register).0, "22023");
+    client.batch_execute("SELECT ruvector_collection_register('docs', 'docs')").unwrap();
+    let configure = format!("SELECT ruvector_healing_configure('{of_the_server}', 'docs')");
+    assert_eq!(refused(&mut client, &configure).0, "22023");
+    client.query("SELECT * FROM ruvector_healing_status()", &[]).unwrap();
 }

@@ -6,8 +6,8 @@
 //! exchanging the names again; a rebuild in place cannot be undone and says so.
 
 use super::{
-    Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, build_s, cause, comparisons_won, index_ref,
-    manual_targets, replaced, targets,
+    Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, build_s, cause, check_comparable,
+    comparisons_won, index_ref, manual_targets, replaced, targets,
 };
 use crate::classify::{Problem, ProblemClass, Structure, index_fragmentation_of};
 use crate::config::Config;
@@ -69,10 +69,13 @@ impl Remedy for CompactIndexes {
         let mut first_refusal = None;
         let mut disk_bytes = 0u64;
         for index in targets {
-            let needed = fits(index).and_then(|()| build_bytes(index)).and_then(|bytes| {
-                let sum = disk_bytes.saturating_add(bytes);
-                limits.check_disk(sum).map(|()| sum)
-            });
+            let needed = fits(index)
+                .and_then(|()| check_comparable(index))
+                .and_then(|()| build_bytes(index))
+                .and_then(|bytes| {
+                    let sum = disk_bytes.saturating_add(bytes);
+                    limits.check_disk(sum).map(|()| sum)
+                });
             let too_long = !chosen.is_empty() && self.expected_s(&chosen) + build_s(index) > budget_s;
             match needed {
                 Ok(sum) if !too_long => {

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::graph::{Cause, ContractedGraph, Held, NodeKey};
 use crate::integrity::{Component, component_lambda};
 use crate::plan::{IndexRef, Plan};
-use crate::snapshot::{Index, Method, Oid, Reading, Snapshot};
+use crate::snapshot::{Index, Method, Oid, Reading, Replacement, Snapshot};
 pub(crate) use crate::verification::{comparisons_won, replaced, same_index};
 
 mod compact_indexes;
@@ -105,6 +105,17 @@ pub(crate) fn build_bytes(index: &Index) -> Result<u64, NotApplicable> {
         (Reading::Unknown(reason), _) => {
             Err(NotApplicable::MeasurementMissing { detail: format!("size of {}: {reason}", index.name) })
         }
+    }
+}
+
+/// Whether an old and a new build of this index could be compared: what is too large to measure now will be too large
+/// then, and a build that cannot be kept is not begun.
+pub(crate) fn check_comparable(index: &Index) -> Result<(), NotApplicable> {
+    match (&index.recall, &index.replacement) {
+        (Reading::Unknown(reason), Replacement::BlueGreen) => Err(NotApplicable::MeasurementMissing {
+            detail: format!("recall of {}, so a new build could not be compared: {reason}", index.name),
+        }),
+        _ => Ok(()),
     }
 }
 

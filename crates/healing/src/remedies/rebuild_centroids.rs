@@ -6,8 +6,8 @@
 //! hides the old index before the new one is verified. Undone by exchanging the names again and dropping the trial.
 
 use super::{
-    Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, build_s, cause, comparisons_won, index_ref,
-    manual_targets, replaced, targets,
+    Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, build_s, cause, check_comparable,
+    comparisons_won, index_ref, manual_targets, replaced, targets,
 };
 use crate::classify::{Problem, ProblemClass, Structure, centroid_skew_of};
 use crate::config::Config;
@@ -74,6 +74,7 @@ impl Remedy for RebuildCentroids {
         if rows < 1.0 {
             return Err(NotApplicable::NothingToDo { detail: format!("{} covers no row", index.name) });
         }
+        check_comparable(index)?;
         // Without the size of a tuple the number of lists stays as it is.
         let lists =
             index.tuple_bytes.known().map(|tuple| ivf::choose_lists(rows, *tuple, limits.build_memory_bytes));

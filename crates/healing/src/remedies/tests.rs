@@ -193,6 +193,27 @@ fn a_build_without_disk_or_without_knowing_the_disk_is_refused() {
 }
 
 #[test]
+fn what_cannot_be_compared_is_not_built_beside() {
+    for (groups, hnsw, name) in [(8, 0, "rebuild_centroids"), (0, 1, "compact_indexes")] {
+        let mut sick = snapshot(2, groups, hnsw);
+        if hnsw > 0 {
+            fragment(&mut sick.indexes[0], 60.0);
+        } else {
+            drift(&mut sick.indexes[0], 2.0);
+        }
+        let problem = first_problem(&sick);
+        sick.indexes[0].recall = Reading::unknown("too many rows");
+        let refused = remedy(name).plan(&problem, &sick, &limits(&sick));
+        assert!(
+            matches!(&refused, Err(NotApplicable::MeasurementMissing { detail }) if detail.contains("too many rows")),
+            "{name}: {refused:?}"
+        );
+        sick.indexes[0].replacement = Replacement::ReindexOnly("it is attached".into());
+        remedy(name).plan(&problem, &sick, &limits(&sick)).unwrap();
+    }
+}
+
+#[test]
 fn the_limits_of_time_are_kept() {
     let (sick, _) = cases().remove(0);
     let problem = first_problem(&sick);
