@@ -141,10 +141,8 @@ fn dies(phase: Phase, victim: Victim) {
         readings.batch_execute("BEGIN; LOCK TABLE ruvector.readings IN ACCESS EXCLUSIVE MODE").unwrap();
         held = vec![readings];
     }
-    wait_for(&format!("the phase {phase:?}"), PATIENCE, || {
-        client.query_opt(phase.reached().as_str(), &[]).unwrap()
-    })
-    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    wait_for(format!("the phase {phase:?}"), PATIENCE, || client.query_opt(&phase.reached(), &[]).unwrap())
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     if phase == BetweenBuildAndComparison {
         let mut journal = cluster.connect("app").unwrap();
         journal.batch_execute("BEGIN; LOCK TABLE ruvector.action_steps IN SHARE MODE").unwrap();

@@ -132,8 +132,7 @@ pub(crate) fn run(version: Version) -> Result<()> {
         }
     }
     println!(
-        "\n{:<9}{}",
-        "", "seconds: detect from registering to the decision, repair, verify; recall and blocks of sessions"
+        "\n         seconds: detect from registering to the decision, repair, verify; recall and blocks of sessions"
     );
     for story in &STORIES {
         println!("{:<9}{}", story.collection, story.fault);

@@ -185,22 +185,20 @@ unsafe extern "C-unwind" fn at_transaction_end(
     _argument: *mut std::ffi::c_void,
 ) {
     match event {
-        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
-            if WAKE_WANTED.replace(false) {
-                let database = pg_sys::MyDatabaseId.to_u32();
-                let pid = {
-                    let mut healers = shared::HEALERS.exclusive();
-                    match healers.slot(database) {
-                        Some(slot) => {
-                            slot.wanted = true;
-                            slot.pid
-                        }
-                        None => 0,
+        pg_sys::XactEvent::XACT_EVENT_COMMIT if WAKE_WANTED.replace(false) => {
+            let database = pg_sys::MyDatabaseId.to_u32();
+            let pid = {
+                let mut healers = shared::HEALERS.exclusive();
+                match healers.slot(database) {
+                    Some(slot) => {
+                        slot.wanted = true;
+                        slot.pid
                     }
-                };
-                let launcher = shared::LAUNCHER_PID.get().load(std::sync::atomic::Ordering::Relaxed);
-                wake(if pid != 0 { pid } else { launcher });
-            }
+                    None => 0,
+                }
+            };
+            let launcher = shared::LAUNCHER_PID.get().load(std::sync::atomic::Ordering::Relaxed);
+            wake(if pid != 0 { pid } else { launcher });
         }
         pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => WAKE_WANTED.set(false),
         _ => {}

@@ -17,7 +17,7 @@ const SAMPLE_ROWS_PER_LIST: usize = 6;
 const SAMPLE_VALUES: usize = 16 << 20;
 /// Blocks read for the sample at most.
 const SAMPLE_BLOCKS: f64 = 8_000.0;
-const META_MAGIC: u32 = 0x14FF_1A7;
+const META_MAGIC: u32 = 0x014F_F1A7;
 const META_VERSION: u32 = 1;
 const PAGE_ID: u16 = 0xFF84;
 /// Page header, `SizeOfPageHeaderData` rounded up.

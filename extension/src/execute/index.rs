@@ -257,10 +257,11 @@ pub(super) fn lists_set(index: Oid) -> Result<Value, Error> {
 
 /// Gives an index other `lists`, or pgvector's own number. They count from its next build.
 pub(super) fn set_lists(index: &str, lists: Option<u32>) -> Result<(), Error> {
-    Ok(match lists {
-        Some(lists) => Spi::run(&format!("ALTER INDEX {index} SET (lists = {lists})"))?,
-        None => Spi::run(&format!("ALTER INDEX {index} RESET (lists)"))?,
-    })
+    let change = match lists {
+        Some(lists) => format!("SET (lists = {lists})"),
+        None => "RESET (lists)".to_owned(),
+    };
+    Ok(Spi::run(&format!("ALTER INDEX {index} {change}"))?)
 }
 
 /// What the journal keeps of an index.
