@@ -99,6 +99,7 @@ CREATE TABLE ruvector.readings (
     collection_id integer NOT NULL REFERENCES ruvector.collections ON DELETE CASCADE,
     relfilenode   oid NOT NULL,
     measured_at   timestamptz NOT NULL,
+    took_s        double precision NOT NULL,
     changes       bigint NOT NULL,   -- rows inserted + updated + deleted in the table when it was measured
     seed          bigint NOT NULL,
     reading       jsonb NOT NULL,

@@ -10,6 +10,7 @@ use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde::Deserialize;
 
+use super::readings::Last;
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 use crate::owner::{as_role, owner_of, set_local};
@@ -62,12 +63,10 @@ pub(crate) struct IndexRow {
     pub(crate) operator: String,
     /// The recall panel's last reading, if it was made on this very file.
     pub(crate) panel: Option<Reading<healing::snapshot::RecallPoint>>,
-    pub(crate) panel_age_s: Option<f64>,
-    pub(crate) panel_changes: Option<i64>,
+    pub(crate) panel_last: Option<Last>,
     /// The last inspection of its structure, if it was made on this very file.
     pub(crate) structure: Option<Reading<healing::snapshot::IvfHealth>>,
-    pub(crate) structure_age_s: Option<f64>,
-    pub(crate) structure_changes: Option<i64>,
+    pub(crate) structure_last: Option<Last>,
 }
 
 /// One jsonb document a registered collection. `$1` its number, or NULL for all.
@@ -398,9 +397,10 @@ SELECT jsonb_build_object(
                    FROM pg_opclass oc JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = oc.opcintype
                    JOIN pg_operator op ON op.oid = ao.amopopr JOIN pg_namespace pn ON pn.oid = op.oprnamespace
                   WHERE oc.oid = x.indclass[0] AND ao.amoppurpose = 'o' AND ao.amopstrategy = 1),
-    'panel', p.reading, 'panel_age_s', extract(epoch FROM clock_timestamp() - p.measured_at), 'panel_changes', p.changes,
-    'structure', q.reading, 'structure_age_s', extract(epoch FROM clock_timestamp() - q.measured_at),
-    'structure_changes', q.changes)
+    'panel', p.reading, 'panel_last', CASE WHEN p.kind IS NOT NULL THEN jsonb_build_object('changes', p.changes,
+        'took_s', p.took_s, 'age_s', extract(epoch FROM clock_timestamp() - p.measured_at)) END,
+    'structure', q.reading, 'structure_last', CASE WHEN q.kind IS NOT NULL THEN jsonb_build_object('changes', q.changes,
+        'took_s', q.took_s, 'age_s', extract(epoch FROM clock_timestamp() - q.measured_at)) END)
   FROM pg_index x
   JOIN pg_class i ON i.oid = x.indexrelid
   JOIN pg_namespace s ON s.oid = i.relnamespace

@@ -4,6 +4,8 @@
 //! flatter recall by 1/k). Truth is an exact scan. Distances are compared, not row identities, so that equal vectors
 //! count alike. All of it runs as the table's owner, in a security-restricted context.
 
+use std::ops::Range;
+
 use healing::snapshot::{Reading, RecallPoint};
 use pgrx::prelude::*;
 
@@ -11,10 +13,13 @@ use super::catalog::IndexRow;
 use crate::error::Error;
 use crate::hooks::with_only_index;
 use crate::owner::{as_role, owner_of, set_local};
+use crate::transaction::transaction;
 
 /// Distance computations of one draw, rows × queries: a few seconds at 1000 dimensions. Of large tables fewer queries
 /// are drawn, and the interval is as wide as that makes it.
 const DISTANCES_MAX: f64 = 2e7;
+/// Distance computations of one transaction of it: less than a second.
+const DISTANCES_A_SCAN: f64 = 1e6;
 /// Fewest queries that say something.
 const QUERIES_MIN: u32 = 8;
 /// Rows below which nearest neighbours say nothing about an index, as a multiple of k.
@@ -47,7 +52,8 @@ impl Panel {
 
 /// Draws queries from the rows that `index` covers and finds their true neighbours by an exact scan.
 ///
-/// Must run in a transaction. The same seed on the same table draws the same queries.
+/// Opens its own, short transactions, a range of blocks each: vacuum and concurrent builds wait for none of them long. A
+/// row that moves meanwhile may be missed or met twice. The same seed on the same table draws the same queries.
 pub(crate) fn draw(index: &IndexRow, queries: u32, k: u32, seed: i64) -> Result<Reading<Panel>, Error> {
     let affordable = (DISTANCES_MAX / index.rows.max(1.0)) as u32;
     if affordable < QUERIES_MIN {
@@ -57,27 +63,30 @@ pub(crate) fn draw(index: &IndexRow, queries: u32, k: u32, seed: i64) -> Result<
         )));
     }
     let queries = queries.min(affordable);
-    as_owner(index, || {
-        set_local(c"enable_indexscan", c"off");
-        let condition = condition(index);
-        let probes = probes(index, &condition, queries, seed)?;
-        if probes.len() < queries.min(QUERIES_MIN) as usize || index.rows < f64::from(k) * ROWS_MIN_PER_K {
-            return Ok(Reading::unknown(format!(
-                "too few rows for recall@{k}: {} queries drawn",
-                probes.len()
-            )));
+    let condition = condition(index);
+    let (probes, blocks) = transaction(|| {
+        let blocks = blocks(index)?;
+        Ok((as_owner(index, || probes(index, &condition, queries, seed, blocks))?, blocks))
+    })?;
+    if probes.len() < queries.min(QUERIES_MIN) as usize || index.rows < f64::from(k) * ROWS_MIN_PER_K {
+        return Ok(Reading::unknown(format!("too few rows for recall@{k}: {} queries drawn", probes.len())));
+    }
+    let mut nearest = vec![Vec::with_capacity(k as usize + 1); probes.len()];
+    let distances_a_block = index.rows / blocks.max(1) as f64 * probes.len() as f64;
+    let step = ((DISTANCES_A_SCAN / distances_a_block.max(1.0)) as i64).max(1);
+    for from in (0..blocks).step_by(step as usize) {
+        let range = from..from + step;
+        transaction(|| as_owner(index, || scan(index, &condition, &probes, k, &range, &mut nearest)))?;
+    }
+    let mut panel = Panel { k, queries: Vec::with_capacity(probes.len()) };
+    for ((row, vector), distances) in probes.into_iter().zip(nearest) {
+        if let Some(farthest) = distances.last() {
+            // Rounding may differ between two plans by some units in the last place.
+            let farthest = farthest + farthest.abs() * 1e-6 + 1e-9;
+            panel.queries.push(Query { row, vector, neighbours: distances.len(), farthest });
         }
-        let nearest = nearest(index, &condition, &probes, k)?;
-        let mut panel = Panel { k, queries: Vec::with_capacity(probes.len()) };
-        for ((row, vector), distances) in probes.into_iter().zip(nearest) {
-            if let Some(farthest) = distances.last() {
-                // Rounding may differ between two plans by some units in the last place.
-                let farthest = farthest + farthest.abs() * 1e-6 + 1e-9;
-                panel.queries.push(Query { row, vector, neighbours: distances.len(), farthest });
-            }
-        }
-        Ok(Reading::Known(panel))
-    })
+    }
+    Ok(Reading::Known(panel))
 }
 
 /// Recall@k and buffers per query of the panel through `index` at this search effort.
@@ -162,23 +171,33 @@ fn distance(index: &IndexRow) -> String {
 /// Rows fetched at a time.
 const FETCH: i64 = 500;
 
-/// Distances of the k nearest rows to each query, ascending, from one scan of the table: each row is read (and, if it
-/// is a long one, put together from its TOAST chunks) once for all queries.
-fn nearest(
+/// Keeps the distances of the k nearest rows to each query, ascending, from one scan of some blocks: each row is read
+/// (and, if it is a long one, put together from its TOAST chunks) once for all queries.
+fn scan(
     index: &IndexRow,
     condition: &str,
     probes: &[(String, String)],
     k: u32,
-) -> Result<Vec<Vec<f64>>, Error> {
+    blocks: &Range<i64>,
+    nearest: &mut [Vec<f64>],
+) -> Result<(), Error> {
+    // What is left is a scan of the range of row identities.
+    set_local(c"enable_seqscan", c"off");
+    set_local(c"enable_indexscan", c"off");
+    set_local(c"enable_bitmapscan", c"off");
     let IndexRow { table_name: table, key, key_type, operator, .. } = index;
     // The vectors are PostgreSQL's own text of values of this type: digits and brackets, nothing to quote.
     let distances: Vec<String> = probes
         .iter()
         .map(|(_, vector)| format!("(({key}) {operator} '{vector}'::{key_type})::float8"))
         .collect();
-    let query =
-        format!("SELECT ctid::text, ARRAY[{}] FROM ONLY {table} WHERE {condition}", distances.join(", "));
-    let mut nearest = vec![Vec::with_capacity(k as usize + 1); probes.len()];
+    let query = format!(
+        "SELECT ctid::text, ARRAY[{}] FROM ONLY {table}
+          WHERE ctid >= '({},0)'::tid AND ctid < '({},0)'::tid AND {condition}",
+        distances.join(", "),
+        blocks.start,
+        blocks.end
+    );
     Spi::connect(|client| -> Result<(), Error> {
         let mut cursor = client.open_cursor(query.as_str(), &[]);
         loop {
@@ -198,8 +217,7 @@ fn nearest(
                 }
             }
         }
-    })?;
-    Ok(nearest)
+    })
 }
 
 /// Keeps the `k` smallest values, ascending.
@@ -212,18 +230,20 @@ fn keep_nearest(kept: &mut Vec<f64>, distance: f64, k: usize) {
     kept.truncate(k);
 }
 
+/// Blocks of the index's table.
+fn blocks(index: &IndexRow) -> Result<i64, Error> {
+    let query = "SELECT pg_relation_size($1) / current_setting('block_size')::bigint";
+    Ok(Spi::get_one_with_args(query, &[pg_sys::Oid::from(index.table).into()])?.unwrap_or(0))
+}
+
 /// Row identities and vectors (as text) of the queries.
 fn probes(
     index: &IndexRow,
     condition: &str,
     queries: u32,
     seed: i64,
+    blocks: i64,
 ) -> Result<Vec<(String, String)>, Error> {
-    let blocks: i64 = Spi::get_one_with_args(
-        "SELECT pg_relation_size($1) / current_setting('block_size')::bigint",
-        &[pg_sys::Oid::from(index.table).into()],
-    )?
-    .unwrap_or(0);
     let IndexRow { table_name: table, key, .. } = index;
     // About 40 blocks a query are enough to draw from; of a small table, all.
     let percent = (100.0 * f64::from(queries) * 40.0 / blocks.max(1) as f64).min(100.0);

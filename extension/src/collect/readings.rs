@@ -5,13 +5,27 @@ use healing::config::Config;
 use healing::snapshot::{Method, Reading};
 use pgrx::JsonB;
 use pgrx::prelude::*;
+use serde::Deserialize;
 
-use super::{Collection, IndexRow, effort, ivfflat, panel};
+use super::{Collection, IndexRow, effort, ivfflat, now_ms, panel};
 use crate::error::Error;
 use crate::transaction::transaction;
 
 /// Share of a table's rows that must have changed for the panel to be measured again before its time.
 const CHANGED_SHARE: f64 = 0.1;
+
+/// Most of the time that goes into measuring one index: what takes a minute is not done again within half an hour.
+const TIME_SHARE_MAX: f64 = 1.0 / 30.0;
+
+/// When a measurement was made.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(crate) struct Last {
+    age_s: f64,
+    /// Seconds that it took.
+    took_s: f64,
+    /// Rows inserted + updated + deleted in the table by then.
+    changes: i64,
+}
 
 /// The slow measurements.
 #[derive(Clone, Copy)]
@@ -28,15 +42,15 @@ impl Kind {
         }
     }
 
-    fn last(self, row: &IndexRow) -> Option<(f64, i64)> {
+    fn last(self, row: &IndexRow) -> Option<Last> {
         match self {
-            Kind::Panel => row.panel_age_s.zip(row.panel_changes),
-            Kind::Structure => row.structure_age_s.zip(row.structure_changes),
+            Kind::Panel => row.panel_last,
+            Kind::Structure => row.structure_last,
         }
     }
 
     pub(crate) fn age_s(self, row: &IndexRow) -> f64 {
-        self.last(row).map_or(f64::INFINITY, |(age_s, _)| age_s)
+        self.last(row).map_or(f64::INFINITY, |last| last.age_s)
     }
 
     pub(crate) fn is_due(self, row: &IndexRow, config: &Config) -> bool {
@@ -45,14 +59,16 @@ impl Kind {
             Kind::Structure if row.method == Method::Ivfflat => config.structure_interval_seconds,
             Kind::Structure => return false,
         } as f64;
-        let Some((age_s, changes)) = self.last(row) else { return true };
-        // A statistics reset makes the difference negative: then the time alone decides.
-        let changed = (row.changes - changes) as f64 > row.rows.max(1.0) * CHANGED_SHARE;
-        match self {
+        let Some(Last { age_s, took_s, changes }) = self.last(row) else { return true };
+        // A statistics reset makes the difference negative: nobody knows what has changed.
+        let difference = (row.changes - changes) as f64;
+        let changed = difference < 0.0 || difference > row.rows.max(1.0) * CHANGED_SHARE;
+        let due = match self {
             Kind::Panel => age_s >= interval_s || changed,
             // The lists do not move while the rows stay: look again only for changes.
             Kind::Structure => age_s >= interval_s && changed,
-        }
+        };
+        due && took_s <= TIME_SHARE_MAX * age_s
     }
 }
 
@@ -70,11 +86,12 @@ pub(crate) fn take(
 ) -> Result<(), Error> {
     match kind {
         Kind::Structure => inspect(collection, row),
-        Kind::Panel => transaction(|| measure(collection, row, config)),
+        Kind::Panel => measure(collection, row, config),
     }
 }
 
 fn inspect(collection: &Collection, row: &IndexRow) -> Result<(), Error> {
+    let began = now_ms();
     let (read, seed) = transaction(|| {
         let seed = seed()?;
         Ok((ivfflat::read(row, seed)?, seed))
@@ -84,33 +101,38 @@ fn inspect(collection: &Collection, row: &IndexRow) -> Result<(), Error> {
         Ok(raw) => ivfflat::judge(&raw, seed),
         Err(reason) => Reading::Unknown(reason),
     };
-    transaction(|| keep(collection, row, Kind::Structure, seed, serde_json::to_value(&structure)?))
+    let structure = serde_json::to_value(&structure)?;
+    transaction(|| keep(collection, row, Kind::Structure, seed, began, structure))
 }
 
 fn measure(collection: &Collection, row: &IndexRow, config: &Config) -> Result<(), Error> {
-    let seed = seed()?;
+    let began = now_ms();
+    let seed = transaction(seed)?;
     let reading = match panel::draw(row, config.panel_queries as u32, config.recall_k as u32, seed)? {
-        Reading::Known(panel) => panel::search(&panel, row, effort(row))?,
+        Reading::Known(panel) => transaction(|| panel::search(&panel, row, effort(row)))?,
         Reading::Unknown(reason) => Reading::Unknown(reason),
     };
-    keep(collection, row, Kind::Panel, seed, serde_json::to_value(&reading)?)
+    let reading = serde_json::to_value(&reading)?;
+    transaction(|| keep(collection, row, Kind::Panel, seed, began, reading))
 }
 
-/// Stores a measurement until the next of its kind.
+/// Stores a measurement, which began at this time, until the next of its kind.
 fn keep(
     collection: &Collection,
     row: &IndexRow,
     kind: Kind,
     seed: i64,
+    began: i64,
     reading: serde_json::Value,
 ) -> Result<(), Error> {
+    let took_s = (now_ms() - began).max(0) as f64 / 1000.0;
     Ok(Spi::run_with_args(
-        "INSERT INTO ruvector.readings AS r (index_id, kind, collection_id, relfilenode, measured_at, changes, seed, reading)
-         VALUES ($1, $2, $3, $4, clock_timestamp(), $5, $6, $7)
+        "INSERT INTO ruvector.readings AS r (index_id, kind, collection_id, relfilenode, measured_at, took_s, changes, seed, reading)
+         VALUES ($1, $2, $3, $4, clock_timestamp(), $8, $5, $6, $7)
          ON CONFLICT (index_id, kind) DO UPDATE
-            SET (collection_id, relfilenode, measured_at, changes, seed, reading)
-              = (EXCLUDED.collection_id, EXCLUDED.relfilenode, EXCLUDED.measured_at, EXCLUDED.changes, EXCLUDED.seed,
-                 EXCLUDED.reading)",
+            SET (collection_id, relfilenode, measured_at, took_s, changes, seed, reading)
+              = (EXCLUDED.collection_id, EXCLUDED.relfilenode, EXCLUDED.measured_at, EXCLUDED.took_s, EXCLUDED.changes,
+                 EXCLUDED.seed, EXCLUDED.reading)",
         &[
             pg_sys::Oid::from(row.oid).into(),
             kind.name().into(),
@@ -119,6 +141,7 @@ fn keep(
             row.changes.into(),
             seed.into(),
             JsonB(reading).into(),
+            took_s.into(),
         ],
     )?)
 }

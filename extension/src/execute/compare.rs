@@ -114,10 +114,7 @@ fn panel(index: &IndexRow, config: &Config) -> Result<Reading<Panel>, Error> {
     let mut joined: Option<Panel> = None;
     let seed = transaction(collect::seed)?;
     for draw in 0..DRAWS {
-        let drawn = transaction(|| {
-            collect::draw_panel(index, config.panel_queries as u32, config.recall_k as u32, seed + draw)
-        })?;
-        match drawn {
+        match collect::draw_panel(index, config.panel_queries as u32, config.recall_k as u32, seed + draw)? {
             Reading::Unknown(reason) => return Ok(Reading::Unknown(reason)),
             Reading::Known(panel) => match &mut joined {
                 Some(all) => all.join(panel),
