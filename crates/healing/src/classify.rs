@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::graph::{Cause, EdgeKind, NodeKey, drift_excess, fragmentation_pct};
 use crate::health::{DEAD, DRIFT_EXCESS, FRAGMENTATION};
 use crate::integrity::{Assessment, Component, WitnessEdge};
+use crate::plan::IndexRef;
 use crate::snapshot::{Index, Method, Oid, Snapshot};
 
 /// The spec's class names, in the order of its enum.
@@ -149,6 +150,19 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// The part of the problem that these indexes are; all of it when none of them is in its component.
+    #[must_use]
+    pub fn only(&self, indexes: &[IndexRef]) -> Problem {
+        let mut part = self.clone();
+        part.component.nodes.retain(|node| match node {
+            NodeKey::Index { partition, index } | NodeKey::Centroid { partition, index, .. } => {
+                indexes.iter().any(|of| of.table == *partition && of.name == *index)
+            }
+            NodeKey::Core | NodeKey::Partition { .. } => false,
+        });
+        if part.component.nodes.is_empty() { self.clone() } else { part }
+    }
+
     /// What `problem_details` holds: the class's fields, λ of the component, and the evidence.
     pub fn details(&self) -> Value {
         // Externally tagged: one key, the class, with the fields below it.

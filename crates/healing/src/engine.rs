@@ -6,7 +6,7 @@ use serde_json::Value;
 pub use pacing::{Arm, Attempt, cooldown_until};
 pub use reason::Reason;
 
-use pacing::{attempts_exhausted_until, ineffective, on_component};
+use pacing::{attempts_exhausted_until, ineffective, on_component, waits_here};
 
 use crate::classify::{Problem, ProblemClass, diagnose};
 use crate::config::{Config, Mode};
@@ -342,6 +342,12 @@ impl Candidate {
         if let Some(until) = arm.and_then(|arm| arm.backoff_until).filter(|until| *until > input.now) {
             let seconds = (until - input.now + 999) / 1000;
             let detail = format!("{} failed lately and waits {seconds} s more", plan.strategy);
+            return Some(Refusal::new(Reason::ArmBackoff, detail).until(until));
+        }
+        let (problem, history) = (&self.0.problem, input.history);
+        if let Some((detail, until)) =
+            waits_here(problem, &plan.strategy, history, arm, input.config, input.now)
+        {
             return Some(Refusal::new(Reason::ArmBackoff, detail).until(until));
         }
         if plan.impact > input.config.max_auto_heal_impact {

@@ -22,9 +22,9 @@ pub enum Status {
     RolledBack,
     /// The undo itself failed: a human must look. The breaker opens.
     RollbackFailed,
-    /// Failed before it changed anything, or what it changed needed no undo.
+    /// Failed before it changed anything, or what it changed needed no undo. Its worker died: undone.
     Failed,
-    /// Stopped by a human or by the server going down; undone.
+    /// Stopped by a human, by a session that it stood in the way of, or by the server going down in order; undone.
     Aborted,
     /// Its time to be approved ran out, or its problem went away while it waited.
     Expired,
@@ -137,11 +137,66 @@ impl Status {
     pub fn counts_as_attempt(self) -> bool {
         matches!(self, Executing | Verifying | Succeeded | RolledBack | RollbackFailed | Failed | Aborted)
     }
+}
 
-    /// Whether it counts as a failure of its remedy: backs off, and after several opens the breaker.
-    /// What a human aborted is no evidence against the remedy.
-    pub fn counts_as_failure(self) -> bool {
-        matches!(self, RolledBack | RollbackFailed | Failed)
+/// What the end of an action says of its remedy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lesson {
+    /// It helped.
+    Helped,
+    /// It was carried out, or tried, and nothing was better for it: a lost comparison, no gain when measured again, no
+    /// search effort that finds enough. Its machinery works, so its breaker stays closed; this part does not want it
+    /// now, so it waits here, until that wait is over or the part has become clearly worse.
+    NoGain,
+    /// Circumstances were in the way: its locks were not given in time, a panel was cancelled, the world was no longer
+    /// as planned. It waits for a quieter moment; no evidence against it.
+    Postponed,
+    /// A step failed, its time ran out or its worker died: it backs off, and after several opens its breaker.
+    Fault,
+    /// It could not be undone: a human must look, its breaker opens.
+    UndoFailed,
+    /// Nothing: it never ran, or a human or the server's operator stopped it.
+    Nothing,
+}
+
+impl Lesson {
+    /// Every lesson.
+    pub const ALL: [Lesson; 6] = [
+        Lesson::Helped,
+        Lesson::NoGain,
+        Lesson::Postponed,
+        Lesson::Fault,
+        Lesson::UndoFailed,
+        Lesson::Nothing,
+    ];
+
+    /// The name stored in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lesson::Helped => "helped",
+            Lesson::NoGain => "no_gain",
+            Lesson::Postponed => "postponed",
+            Lesson::Fault => "fault",
+            Lesson::UndoFailed => "undo_failed",
+            Lesson::Nothing => "nothing",
+        }
+    }
+
+    /// The lesson of that name.
+    pub fn parse(name: &str) -> Option<Lesson> {
+        Lesson::ALL.into_iter().find(|lesson| lesson.as_str() == name)
+    }
+
+    /// What a status alone says, where nothing more was noted.
+    pub fn of(status: Status) -> Lesson {
+        match status {
+            Succeeded => Lesson::Helped,
+            RolledBack | Failed => Lesson::Fault,
+            RollbackFailed => Lesson::UndoFailed,
+            Proposed | AwaitingApproval | Approved | Executing | Verifying | Aborted | Expired | Noop
+            | Refused => Lesson::Nothing,
+        }
     }
 }
 
@@ -188,6 +243,19 @@ mod tests {
         for status in [Succeeded, RolledBack, RollbackFailed, Failed, Aborted] {
             assert!(status.counts_as_attempt(), "{status:?}");
         }
-        assert!(!Aborted.counts_as_failure());
+    }
+
+    #[test]
+    fn a_lesson_has_one_name_and_what_a_human_stopped_says_nothing() {
+        for lesson in Lesson::ALL {
+            assert_eq!(Lesson::parse(lesson.as_str()), Some(lesson));
+            assert_eq!(serde_json::to_value(lesson).unwrap(), lesson.as_str());
+        }
+        assert_eq!(Lesson::parse("x"), None);
+        let says = |lesson| Status::ALL.into_iter().filter(move |s| Lesson::of(*s) == lesson);
+        assert_eq!(says(Lesson::Helped).collect::<Vec<_>>(), [Succeeded]);
+        assert_eq!(says(Lesson::Fault).collect::<Vec<_>>(), [RolledBack, Failed]);
+        assert_eq!(says(Lesson::UndoFailed).collect::<Vec<_>>(), [RollbackFailed]);
+        assert_eq!(Lesson::of(Aborted), Lesson::Nothing);
     }
 }

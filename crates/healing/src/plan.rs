@@ -27,6 +27,16 @@ pub struct Plan {
     pub skipped: Vec<Skipped>,
 }
 
+impl Plan {
+    /// The part of the plan that concerns these indexes.
+    #[must_use]
+    pub fn only(&self, indexes: &[IndexRef]) -> Plan {
+        let mut part = self.clone();
+        part.steps.retain(|step| indexes.iter().any(|index| index.oid == step.target().oid));
+        part
+    }
+}
+
 /// A target that the plan leaves alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Skipped {

@@ -9,11 +9,17 @@
 //! - `DropTrial` never drops the index whose OID is `of.oid`, `DropLoser` never another, and only while a valid index
 //!   bears `of.name`.
 //! - An intent's details hold what its inverse needs (former effort, definition, OID and LSN at that moment).
+//!
+//! A plan may have several parts, one an index. A part that is complete (carried out, its comparison won) does not go
+//! down with a later one: [`retreat`] undoes the others, and what is complete is verified and kept by itself.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::lifecycle::{Lesson, Status};
 use crate::plan::{IndexRef, Plan, Step};
+use crate::snapshot::UnixMs;
+use crate::verdict::Verdict;
 
 /// How far a step came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,7 +59,7 @@ pub enum RecoveryCommand {
         /// The index to be replaced.
         of: IndexRef,
     },
-    /// Exchange the names again if `of` bears the trial's name, and restore the effort noted in `details`.
+    /// Give the names back as [`swap_back`] says.
     SwapBack {
         /// Step that it undoes.
         step_no: u32,
@@ -147,6 +153,213 @@ pub fn undo(entries: &[JournalEntry]) -> Result<Vec<RecoveryCommand>, CannotUndo
         }
     }
     Ok(inverses(entries))
+}
+
+/// What is left of a plan whose rest is given up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retreat {
+    /// The inverses of all that is not complete, last first.
+    pub commands: Vec<RecoveryCommand>,
+    /// The indexes whose part is complete: to be verified and kept by themselves.
+    pub complete: Vec<IndexRef>,
+}
+
+/// The indexes whose part of the plan is complete: every step before the verdict done, every comparison won.
+pub fn complete(plan: &Plan, entries: &[JournalEntry]) -> Vec<IndexRef> {
+    let mut parts: Vec<IndexRef> = Vec::new();
+    for of in plan.steps.iter().map(Step::target) {
+        if !parts.iter().any(|part| part.oid == of.oid) {
+            parts.push(of.clone());
+        }
+    }
+    parts.retain(|part| {
+        (0u32..)
+            .zip(&plan.steps)
+            .filter(|(_, step)| step.target().oid == part.oid && !matches!(step, Step::DropLoser { .. }))
+            .all(|(step_no, step)| {
+                let done = latest(entries, step_no).is_some_and(|entry| entry.state == StepState::Done);
+                let won = || notes(entries, step_no)["verdict"]["keep"] == Value::Bool(true);
+                done && (!matches!(step, Step::CompareIndexes { .. }) || won())
+            })
+    });
+    parts
+}
+
+/// The verdicts of the comparisons of these steps, as noted.
+pub fn verdicts(plan: &Plan, entries: &[JournalEntry]) -> Vec<Verdict> {
+    let own = |entry: &&JournalEntry| plan.steps.contains(&entry.step);
+    let noted = entries.iter().filter(own).filter_map(|entry| entry.details.get("verdict"));
+    noted.filter_map(|verdict| serde_json::from_value(verdict.clone()).ok()).collect()
+}
+
+/// What to take back when a part of the plan failed, or the worker died over it; the complete parts stay.
+pub fn retreat(plan: &Plan, entries: &[JournalEntry]) -> Retreat {
+    let complete = complete(plan, entries);
+    let rest: Vec<JournalEntry> = entries
+        .iter()
+        .filter(|entry| !complete.iter().any(|part| part.oid == entry.step.target().oid))
+        .cloned()
+        .collect();
+    Retreat { commands: inverses(&rest), complete }
+}
+
+/// The inverse of one part: its comparison was lost, the others go on.
+pub fn undo_part(entries: &[JournalEntry], of: &IndexRef) -> Vec<RecoveryCommand> {
+    let own: Vec<JournalEntry> =
+        entries.iter().filter(|entry| entry.step.target().oid == of.oid).cloned().collect();
+    inverses(&own)
+}
+
+/// The inverse of an action that was not verified: like [`undo`], but an index that was rebuilt in place stays. It is
+/// valid, and as good as a build can make it; that it was no gain is an end without an undo, not a failed one.
+///
+/// # Errors
+/// [`CannotUndo`] when a loser is dropped.
+pub fn take_back(entries: &[JournalEntry]) -> Result<Vec<RecoveryCommand>, CannotUndo> {
+    match undo(entries) {
+        Err(CannotUndo::RebuiltInPlace { .. }) => {
+            let others: Vec<JournalEntry> = entries
+                .iter()
+                .filter(|entry| !matches!(entry.step, Step::ReindexConcurrently { .. }))
+                .cloned()
+                .collect();
+            undo(&others)?;
+            Ok(inverses(entries))
+        }
+        result => result,
+    }
+}
+
+/// What undoing a swap finds in the catalog, and does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SwapBack {
+    /// The old index is gone, or does not bear the trial's name: nothing is left to give back.
+    Nothing,
+    /// Exchange the names of the old index and of the new one that the intent noted, whatever that is called by now.
+    Exchange,
+    /// Rename the old index to its own name: the journal does not say which the new one was, and the name is free.
+    OwnName,
+    /// Rename the old index to a free name beside its own (`_former`), so that all see it, and say so: a human has
+    /// dropped or replaced the new one. What was asked for by name stays done: the name is theirs, free or taken (a
+    /// script that drops, loads and creates goes on). But the statement meant one index and met another, and of two
+    /// mistakes this is the smaller: an index too many costs a DROP, one too few a build and all searches until then.
+    FormerName,
+}
+
+/// How a swap is undone. `old_is_hidden`: the old index is there under the trial's name. `new_is_there`: the new one,
+/// by the OID that the intent noted; None: it noted none. `name_is_taken`: an index of the table bears the name.
+pub fn swap_back(old_is_hidden: bool, new_is_there: Option<bool>, name_is_taken: bool) -> SwapBack {
+    match (old_is_hidden, new_is_there) {
+        (false, _) => SwapBack::Nothing,
+        (true, Some(true)) => SwapBack::Exchange,
+        (true, None) if !name_is_taken => SwapBack::OwnName,
+        (true, _) => SwapBack::FormerName,
+    }
+}
+
+/// Why an action has no worker any more although it is not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gone {
+    /// A human asked for it to stop.
+    Abort,
+    /// Its time was over.
+    Timeout,
+    /// A session waited for it while it waited for that session.
+    Yield,
+    /// The server was shut down or restarted in order.
+    Restart,
+    /// It died of anything else: killed, out of memory, a crash of the server. Whose fault that was cannot be told, so it
+    /// counts against the remedy: a build that always runs out of memory must not take the server down for ever.
+    Death,
+}
+
+impl Gone {
+    /// How an action ends whose worker is gone so, once it is undone: its status, what that says of the remedy, and why
+    /// in words.
+    pub fn ending(self) -> (Status, Lesson, &'static str) {
+        match self {
+            Gone::Abort => (Status::Aborted, Lesson::Nothing, "stopped by a human"),
+            Gone::Timeout => (Status::Failed, Lesson::Fault, "stopped after its time limit"),
+            Gone::Yield => (
+                Status::Aborted,
+                Lesson::Postponed,
+                "gave way to a session that waited for it while it waited for that one",
+            ),
+            Gone::Restart => (Status::Aborted, Lesson::Nothing, "the server was restarted"),
+            Gone::Death => (Status::Failed, Lesson::Fault, "its worker died"),
+        }
+    }
+
+    /// Whether the parts that are complete are to be verified and kept: nobody wanted them undone.
+    pub fn keeps_complete_parts(self) -> bool {
+        matches!(self, Gone::Restart | Gone::Death)
+    }
+}
+
+/// Workers that one action gets. The second recovers it; each further one is for a recovery that died too, or could not
+/// even read the journal. Six tries with a growing pause span a minute: what lasts longer is not for a worker to mend.
+pub const STARTS_MAX: u32 = 6;
+/// Pause before the first restart, milliseconds; each further one is twice as long.
+const RESTART_PAUSE_MS: i64 = 2000;
+
+/// Whether an action without a worker gets one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "start", rename_all = "snake_case")]
+pub enum Start {
+    /// At once.
+    Now,
+    /// Not before this moment.
+    NotBefore {
+        /// The moment.
+        at: UnixMs,
+    },
+    /// Not any more: the action ends as [`given_up`] says.
+    GiveUp,
+}
+
+/// Whether to start a worker for an action that had so many, the last one at `last`.
+pub fn start(starts: u32, last: Option<UnixMs>, now: UnixMs) -> Start {
+    let Some(last) = last.filter(|_| starts > 0) else { return Start::Now };
+    if starts >= STARTS_MAX {
+        return Start::GiveUp;
+    }
+    // At most 2 s x 2^4.
+    let at = last.saturating_add(RESTART_PAUSE_MS << (starts - 1));
+    // A clock that went back makes nobody wait longer than the pause itself.
+    if now >= at || now < last { Start::Now } else { Start::NotBefore { at } }
+}
+
+/// How an action ends that no worker could bring to its end. What [`resolve`] still has to do stays to be done: see
+/// [`retry_at`].
+pub fn given_up(plan: &Plan, entries: &[JournalEntry], keep_recorded: bool) -> (Status, Lesson) {
+    if keep_recorded {
+        (Status::Succeeded, Lesson::Helped)
+    } else if resolve(plan, entries, false).is_empty() {
+        (Status::Failed, Lesson::Fault)
+    } else {
+        (Status::RollbackFailed, Lesson::UndoFailed)
+    }
+}
+
+/// First pause between two tries of a recovery that the action could not wait for, and the longest, milliseconds.
+const RETRY_MS: (i64, i64) = (600_000, 24 * 3_600_000);
+
+/// When the recovery of an action that has ended is tried again: `tries` were made, the last one, or the action's end,
+/// at `last`. Nothing else acts on the table until it is through, and a human who closes the breaker has it tried at once.
+pub fn retry_at(tries: u32, last: UnixMs) -> UnixMs {
+    let pause = RETRY_MS.0.saturating_mul(1 << tries.min(16)).min(RETRY_MS.1);
+    last.saturating_add(pause)
+}
+
+/// Times that a lock or a panel is asked for before the action is put off.
+pub const PATIENCE_TRIES: u32 = 8;
+
+/// Seconds to wait before the next try of what needs a quiet moment (a lock, a panel that was cancelled), after so many
+/// tries; None: put the action off. A build is thrown away then, so the waits grow to a minute: three in all.
+pub fn patience_s(tries: u32) -> Option<u64> {
+    (tries < PATIENCE_TRIES).then(|| 1u64 << tries.min(6)).map(|seconds| seconds.min(60))
 }
 
 fn step_numbers(entries: &[JournalEntry]) -> Vec<u32> {

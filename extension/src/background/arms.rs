@@ -2,7 +2,7 @@
 
 use healing::config::Config;
 use healing::engine::Arm;
-use healing::lifecycle::Status;
+use healing::lifecycle::{Lesson, Status};
 use healing::snapshot::UnixMs;
 use pgrx::prelude::*;
 
@@ -30,7 +30,7 @@ pub(super) fn record(
 ) -> Result<(), Error> {
     let arms = of(collection)?;
     let arm = arms.into_iter().find(|arm| arm.strategy == strategy).unwrap_or_else(|| Arm::new(strategy));
-    let arm = arm.after(status, now, config, now as u64);
+    let arm = arm.after(Lesson::of(status), now, config, now as u64);
     Ok(Spi::run_with_args(
         "INSERT INTO ruvector.healing_arms (collection_id, strategy, failures, backoff_until, breaker_open)
          VALUES ($1, $2, $3, to_timestamp($4::float8 / 1000), $5)

@@ -1,15 +1,26 @@
 //! How often and how soon: cooldown, attempts of the window, ineffective healing, backoff and breaker.
+//!
+//! The breaker is for machinery that fails: steps, undoing, workers that die. An outcome of "not better" is knowledge
+//! about one part: there the remedy waits, twice as long each time, and no longer once that part has become clearly
+//! worse than it was when judged. A lock or a panel that was not to be had only puts the remedy off.
 
 use serde::{Deserialize, Serialize};
 
 use crate::classify::Problem;
 use crate::config::Config;
 use crate::graph::NodeKey;
-use crate::lifecycle::Status;
+use crate::lifecycle::{Lesson, Status};
 use crate::snapshot::UnixMs;
 
 /// Actions further back than this say nothing about whether healing works now, milliseconds.
 const INEFFECTIVE_WINDOW_MS: i64 = 24 * 3_600_000;
+/// λ of a part below this share of what it was when a remedy was judged to be no gain: judge again. Noise of a reading
+/// does not take a fifth of λ, and from 0.7 to nothing there are at most twenty such steps.
+const CLEARLY_WORSE: f64 = 0.8;
+/// What was no gain, or was put off, longer ago than this is another story: a week, seven of the longest waits.
+const SAME_STORY_MS: i64 = 7 * 24 * 3_600_000;
+/// λ below this counts as this: it may be 0.
+const LAMBDA_FLOOR: f64 = 0.01;
 
 /// One earlier action on this collection.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,12 +35,25 @@ pub struct Attempt {
     pub strategy: String,
     /// Class name of its problem.
     pub problem_class: String,
-    /// λ of its component before.
+    /// What its end says of the strategy; None: what its status says.
+    #[serde(default)]
+    pub lesson: Option<Lesson>,
+    /// λ of its component when it was planned.
+    #[serde(default)]
+    pub lambda_planned: Option<f64>,
+    /// λ of its component before, as verified.
     pub lambda_before: Option<f64>,
     /// λ of its component after.
     pub lambda_after: Option<f64>,
     /// Nodes of its component.
     pub nodes: Vec<NodeKey>,
+}
+
+impl Attempt {
+    /// What its end says of its strategy.
+    pub fn lesson(&self) -> Lesson {
+        self.lesson.unwrap_or(Lesson::of(self.status))
+    }
 }
 
 /// What is known of one remedy on one collection.
@@ -43,6 +67,9 @@ pub struct Arm {
     pub backoff_until: Option<UnixMs>,
     /// Closed by a human only.
     pub breaker_open: bool,
+    /// When a human last closed the breaker: what ended before says nothing any more.
+    #[serde(default)]
+    pub closed_at: Option<UnixMs>,
     /// Learned weight, 1 when nothing was learned; breaks ties between remedies of equal impact.
     pub weight: f64,
 }
@@ -100,36 +127,111 @@ pub(super) fn ineffective(problem: &Problem, history: &[Attempt], now: UnixMs) -
     })
 }
 
+/// Why a remedy waits on a part, if it does, and until when: since it was no gain there, or was put off. λ of the part
+/// now: `problem`'s.
+pub(super) fn waits_here(
+    problem: &Problem,
+    strategy: &str,
+    history: &[Attempt],
+    arm: Option<&Arm>,
+    config: &Config,
+    now: UnixMs,
+) -> Option<(String, UnixMs)> {
+    let forgotten = arm.and_then(|arm| arm.closed_at).unwrap_or(UnixMs::MIN).max(now - SAME_STORY_MS);
+    let mut same: Vec<&Attempt> = on_component(problem, history);
+    same.retain(|a| a.strategy == strategy && a.ended_at.is_some_and(|ended| ended > forgotten));
+    // What says nothing, or is the breaker's business, neither ends the row nor is part of it.
+    same.retain(|a| matches!(a.lesson(), Lesson::Helped | Lesson::NoGain | Lesson::Postponed));
+    let last = same.last()?;
+    let (lesson, ended) = (last.lesson(), last.ended_at?);
+    if lesson == Lesson::Helped {
+        return None;
+    }
+    let since_helped = same.iter().rev().take_while(|a| a.lesson() != Lesson::Helped);
+    let row: Vec<&&Attempt> = since_helped.filter(|a| a.lesson() == lesson).collect();
+    let times = u32::try_from(row.len()).unwrap_or(u32::MAX);
+    // What was measured to be no better is hardly better before the window of attempts is over.
+    let base_s = match lesson {
+        Lesson::NoGain => config.backoff_base_seconds.max(config.attempt_window_seconds),
+        _ => config.backoff_base_seconds,
+    };
+    let until = ended.saturating_add(backoff_ms(base_s, times, config, ended as u64));
+    if until <= now {
+        return None;
+    }
+    let seconds = (until - now + 999) / 1000;
+    if lesson == Lesson::Postponed {
+        return Some((format!("{strategy} was put off and waits {seconds} s more"), until));
+    }
+    // The least of the row: a reading that goes up and down is no reason to judge again and again.
+    let judged = row.iter().filter_map(|a| a.lambda_planned.or(a.lambda_before)).reduce(f64::min);
+    match judged {
+        Some(judged) if problem.component.lambda < CLEARLY_WORSE * judged.max(LAMBDA_FLOOR) => None,
+        Some(judged) => {
+            let bound = CLEARLY_WORSE * judged.max(LAMBDA_FLOOR);
+            Some((
+                format!(
+                    "{strategy} was no gain here at λ {judged:.3}: it waits {seconds} s more, or until λ is below {bound:.3}"
+                ),
+                until,
+            ))
+        }
+        None => Some((format!("{strategy} was no gain here and waits {seconds} s more"), until)),
+    }
+}
+
 impl Arm {
     /// A remedy of which nothing is known yet.
     pub fn new(strategy: impl Into<String>) -> Self {
-        Self { strategy: strategy.into(), failures: 0, backoff_until: None, breaker_open: false, weight: 1.0 }
+        Self {
+            strategy: strategy.into(),
+            failures: 0,
+            backoff_until: None,
+            breaker_open: false,
+            closed_at: None,
+            weight: 1.0,
+        }
     }
 
-    /// The arm after an action of the remedy ended at `now` with `status`: a success clears it, a failure doubles
+    /// The arm after an action of the remedy ended at `now` with this lesson: what helped clears it, a fault doubles
     /// the wait (with up to a tenth of jitter taken from `seed`) and after `breaker_failures` in a row opens the
-    /// breaker; a failed rollback opens it at once. Anything else leaves it.
+    /// breaker; what could not be undone opens it at once. Anything else leaves it.
     #[must_use]
-    pub fn after(&self, status: Status, now: UnixMs, config: &Config, seed: u64) -> Arm {
+    pub fn after(&self, lesson: Lesson, now: UnixMs, config: &Config, seed: u64) -> Arm {
         let mut arm = self.clone();
-        if status == Status::Succeeded {
-            arm.failures = 0;
-            arm.backoff_until = None;
-        } else if status.counts_as_failure() {
-            arm.failures = arm.failures.saturating_add(1);
-            arm.backoff_until = Some(now.saturating_add(backoff_ms(arm.failures, config, seed)));
-            if i64::from(arm.failures) >= config.breaker_failures || status == Status::RollbackFailed {
-                arm.breaker_open = true;
+        match lesson {
+            Lesson::Helped => {
+                arm.failures = 0;
+                arm.backoff_until = None;
             }
+            Lesson::Fault | Lesson::UndoFailed => {
+                arm.failures = arm.failures.saturating_add(1);
+                arm.backoff_until = Some(now.saturating_add(backoff_ms(config.backoff_base_seconds, arm.failures, config, seed)));
+                if i64::from(arm.failures) >= config.breaker_failures || lesson == Lesson::UndoFailed {
+                    arm.breaker_open = true;
+                }
+            }
+            Lesson::NoGain | Lesson::Postponed | Lesson::Nothing => {}
         }
         arm
+    }
+
+    /// The arm once a human has looked, at `now`: closed, and without a wait; what ended before counts no more.
+    #[must_use]
+    pub fn closed(&self, now: UnixMs) -> Arm {
+        Arm {
+            failures: 0,
+            backoff_until: None,
+            breaker_open: false,
+            closed_at: Some(now),
+            ..self.clone()
+        }
     }
 }
 
 /// base × 2^(failures − 1), at most the cap, and up to a tenth more so that several do not come back at once.
-fn backoff_ms(failures: u32, config: &Config, seed: u64) -> i64 {
-    let base = config.backoff_base_seconds as f64;
-    let doubled = base * 2f64.powi(failures.saturating_sub(1).min(62) as i32);
+fn backoff_ms(base_s: i64, failures: u32, config: &Config, seed: u64) -> i64 {
+    let doubled = base_s as f64 * 2f64.powi(failures.saturating_sub(1).min(62) as i32);
     let wait_s = doubled.min(config.backoff_cap_seconds as f64);
     let jitter = (crate::kmeans::mix(seed ^ u64::from(failures)) >> 11) as f64 / (1u64 << 53) as f64;
     // At most 1.1 x 30 days: far below what an i64 of milliseconds holds.

@@ -38,7 +38,7 @@ pub enum Reason {
     DiskHeadroom,
     /// The last two actions left the component weaker than it was.
     HealingIneffective,
-    /// The remedy failed lately and waits.
+    /// The remedy failed lately, or was no gain for this part, or was put off, and waits.
     ArmBackoff,
     /// The remedy failed several times in a row; a human closes its breaker.
     BreakerOpen,
@@ -140,7 +140,9 @@ impl Reason {
             Reason::HealingIneffective => {
                 "The last two actions left this part weaker than before; a human must look."
             }
-            Reason::ArmBackoff => "The remedy failed lately and waits before it is tried again.",
+            Reason::ArmBackoff => {
+                "The remedy failed, was no gain or was put off lately and waits before it is tried again."
+            }
             Reason::BreakerOpen => {
                 "The remedy failed several times in a row; look into it and close its breaker."
             }

@@ -6,6 +6,7 @@ use crate::classify::Structure;
 use crate::fixtures::{NOW, drift, fragment, ivf, recall, snapshot};
 use crate::graph::NodeKey;
 use crate::integrity::{StateRecord, assess};
+use crate::lifecycle::Lesson;
 use crate::plan::Step;
 use crate::snapshot::{Reading, Replacement};
 
@@ -92,6 +93,8 @@ fn attempt(ago_s: i64, status: Status) -> Attempt {
         status,
         strategy: "compact_indexes".to_owned(),
         problem_class: "IndexFragmentation".to_owned(),
+        lesson: None,
+        lambda_planned: None,
         lambda_before: Some(0.3),
         lambda_after: Some(0.4),
         nodes: vec![NodeKey::Index { partition: 1000, index: "public.docs_1000_hnsw_0".to_owned() }],
@@ -347,27 +350,129 @@ fn what_stands_in_the_way_of_the_weakest_part_does_not_stop_the_next() {
 }
 
 #[test]
-fn failures_back_off_twice_as_long_each_and_the_third_opens_the_breaker() {
+fn faults_back_off_twice_as_long_each_and_the_third_opens_the_breaker() {
     let config = Config::default();
     let mut arm = Arm::new("x");
     let mut waits = Vec::new();
-    for _ in 0..3 {
-        arm = arm.after(Status::RolledBack, NOW, &config, 42);
+    for nth in 0..3 {
+        assert_eq!((arm.failures, arm.breaker_open), (nth, false));
+        arm = arm.after(Lesson::Fault, NOW, &config, 42);
         waits.push((arm.backoff_until.unwrap() - NOW) as f64 / 1000.0);
     }
     for (wait, base) in waits.iter().zip([600.0, 1200.0, 2400.0]) {
         assert!((base..=1.1 * base).contains(wait), "{waits:?}");
     }
     assert!(arm.breaker_open);
-    assert_eq!(arm, arm.after(Status::Noop, NOW, &config, 1));
-    assert_eq!(arm, arm.after(Status::Aborted, NOW, &config, 1));
-    let better = arm.after(Status::Succeeded, NOW, &config, 1);
+    // The breaker is for machinery that fails.
+    for lesson in [Lesson::Nothing, Lesson::NoGain, Lesson::Postponed] {
+        assert_eq!(arm, arm.after(lesson, NOW, &config, 1));
+        assert_eq!(Arm::new("x"), Arm::new("x").after(lesson, NOW, &config, 1));
+    }
+    let better = arm.after(Lesson::Helped, NOW, &config, 1);
     assert_eq!((better.failures, better.backoff_until), (0, None));
     assert!(better.breaker_open, "a human closes it");
-    assert!(Arm::new("x").after(Status::RollbackFailed, NOW, &config, 1).breaker_open);
+    let closed = arm.closed(NOW + 5);
+    assert_eq!((closed.failures, closed.backoff_until, closed.breaker_open), (0, None, false));
+    assert_eq!((closed.closed_at, closed.strategy.as_str(), closed.weight), (Some(NOW + 5), "x", 1.0));
+    assert!(Arm::new("x").after(Lesson::UndoFailed, NOW, &config, 1).breaker_open);
     let mut tired = Arm { failures: 200, ..Arm::new("x") };
-    tired = tired.after(Status::Failed, NOW, &config, 7);
+    tired = tired.after(Lesson::Fault, NOW, &config, 7);
     assert!(tired.backoff_until.unwrap() - NOW <= 86_400_000 * 11 / 10, "capped");
+}
+
+/// An attempt of this lesson at this λ that ended so many seconds ago.
+fn learned(ago_s: i64, lesson: Lesson, lambda: f64) -> Attempt {
+    Attempt { lesson: Some(lesson), lambda_planned: Some(lambda), ..attempt(ago_s, Status::RolledBack) }
+}
+
+#[test]
+fn what_was_no_gain_waits_on_its_part_until_that_is_clearly_worse() {
+    let waits = |lambda: f64, change: fn(&mut Case)| {
+        let mut case = Case::with(|c| c.history = vec![learned(400, Lesson::NoGain, lambda)]);
+        change(&mut case);
+        match case.decide() {
+            Decision::Refuse { reason: Reason::ArmBackoff, until, .. } => Some(until.unwrap()),
+            Decision::Refuse { detail, .. } => panic!("{detail}"),
+            Decision::Act { .. } => None,
+        }
+    };
+    let now = assess(&Case::new().snapshot, &Config::default()).unwrap().components[0].lambda;
+    let until = waits(now, |_| {}).unwrap();
+    // An hour, the window of attempts, and up to a tenth.
+    assert!((NOW + 1000 + 3_200_000..=NOW + 1000 + 3_560_000).contains(&until), "{}", until - NOW);
+    assert!(waits(1.24 * now, |_| {}).is_some(), "worse, not clearly");
+    assert!(waits(1.26 * now, |_| {}).is_none(), "a fifth of it is lost");
+    // Another part, another strategy, too long ago, or a human has looked since.
+    assert!(
+        waits(now, |c| c.history[0].nodes = vec![NodeKey::Index { partition: 9, index: "x".to_owned() }])
+            .is_none()
+    );
+    assert!(waits(now, |c| c.history[0].strategy = "rebuild_centroids".to_owned()).is_none());
+    assert!(waits(now, |c| c.arms = vec![Arm::new("compact_indexes").closed(NOW)]).is_none());
+    assert!(waits(now, |c| c.arms = vec![Arm::new("compact_indexes").closed(NOW - 500_000)]).is_some());
+    assert!(waits(now, |c| c.history.push(learned(350, Lesson::Helped, 0.3))).is_none());
+    // A row of them waits longer each time, whatever failed or was stopped in between; the least λ of the row counts.
+    let long = |c: &mut Case| {
+        c.history.push(learned(9000, Lesson::NoGain, 0.001));
+        c.history.push(learned(8000, Lesson::Nothing, 0.2));
+        c.history.push(learned(7000, Lesson::Fault, 0.2));
+    };
+    let doubled = waits(1.26 * now, long).unwrap();
+    assert!((NOW + 1000 + 6_800_000..=NOW + 1000 + 7_520_000).contains(&doubled));
+    // A row ends with a success.
+    let ended = Case::with(|c| {
+        c.history = vec![
+            learned(9000, Lesson::NoGain, 0.001),
+            learned(8000, Lesson::Helped, 0.2),
+            learned(400, Lesson::NoGain, 1.26 * now),
+        ];
+    });
+    assert_eq!(ended.reason(), None);
+    let another_story = Case::with(|c| {
+        c.history = vec![
+            learned(7 * 86_400 + 1, Lesson::NoGain, 0.001),
+            learned(400, Lesson::NoGain, 1.26 * now),
+        ];
+    });
+    assert_eq!(another_story.reason(), None);
+    // Without λ the time alone counts.
+    assert!(
+        waits(1.26 * now, |c| {
+            c.history[0].lambda_planned = None;
+            c.history[0].lambda_before = None;
+        })
+        .is_some()
+    );
+    // A human who names the strategy does not wait.
+    let by_hand = Case::with(|c| c.history = vec![learned(400, Lesson::NoGain, now)])
+        .by_hand("compact_indexes", Value::Null);
+    assert_eq!(by_hand.reason(), None);
+}
+
+#[test]
+fn what_was_put_off_waits_for_a_quieter_moment_however_weak_the_part_is() {
+    let put_off = |agos: &[i64]| {
+        Case::with(|c| c.history = agos.iter().map(|ago| learned(*ago, Lesson::Postponed, 0.9)).collect())
+    };
+    assert_eq!(put_off(&[590]).reason(), Some(Reason::ArmBackoff));
+    assert_eq!(put_off(&[661]).reason(), None);
+    assert_eq!(put_off(&[661, 5000]).reason(), Some(Reason::ArmBackoff));
+    assert_eq!(put_off(&[1321, 5000]).reason(), None);
+}
+
+#[test]
+fn the_next_remedy_of_the_ladder_comes_when_the_first_was_no_gain() {
+    let mut case = ladder();
+    case.history = vec![Attempt {
+        strategy: "tune_search_effort".to_owned(),
+        nodes: vec![NodeKey::Centroid {
+            partition: 1000,
+            index: "public.docs_1000_ivf".to_owned(),
+            group: 9,
+        }],
+        ..learned(400, Lesson::NoGain, 0.3)
+    }];
+    assert_eq!(case.strategy(), "rebuild_centroids");
 }
 
 proptest! {

@@ -332,6 +332,161 @@ fn an_action_is_undone_whole_or_not_at_all() {
     assert!(resolve(&plan(vec![dropped.step.clone()]), &[dropped], false).is_empty());
 }
 
+fn entry(step_no: u32, step: Step, state: StepState, details: Value) -> JournalEntry {
+    JournalEntry { step_no, step, state, details }
+}
+
+#[test]
+fn a_rebuild_in_place_that_is_no_gain_stays_and_is_no_failed_undo() {
+    let (a, b) = (reference("a", 1), reference("b", 2));
+    let rebuilt = entry(
+        0,
+        Step::ReindexConcurrently { of: a.clone(), lists: None },
+        StepState::Done,
+        json!({}),
+    );
+    assert_eq!(take_back(std::slice::from_ref(&rebuilt)), Ok(vec![]));
+    // What else was done is taken back, and a dropped loser still cannot be.
+    let built = entry(1, Step::BuildIndex { of: b.clone(), lists: None }, StepState::Done, json!({}));
+    assert_eq!(
+        take_back(&[rebuilt.clone(), built]),
+        Ok(vec![RecoveryCommand::DropTrial { step_no: 1, of: b.clone() }])
+    );
+    let dropped = entry(1, Step::DropLoser { of: b.clone() }, StepState::Intent, json!({}));
+    assert_eq!(
+        take_back(&[rebuilt, dropped]),
+        Err(CannotUndo::LoserDropped { index: "b".to_owned() })
+    );
+    // A human's wish to undo a success is another matter: it says what cannot be.
+    let tuned =
+        entry(0, Step::TuneSearchEffort { of: a.clone(), objective: 0.9 }, StepState::Done, json!({}));
+    assert_eq!(take_back(std::slice::from_ref(&tuned)), undo(&[tuned]));
+}
+
+/// The plan for two indexes, and its journal up to and with the entry of this step.
+fn two_parts(won: bool, until: u32, last: StepState) -> (Plan, Vec<JournalEntry>) {
+    let (plan, _) = plans().swap_remove(1);
+    let mut entries = Vec::new();
+    for (step_no, step) in (0u32..).zip(&plan.steps).take(until as usize + 1) {
+        let state = if step_no == until { last } else { StepState::Done };
+        entries.push(entry(step_no, step.clone(), StepState::Intent, json!({"former_effort": 1})));
+        if state != StepState::Intent {
+            let keep = won || step_no != 1;
+            entries.push(entry(step_no, step.clone(), state, json!({"verdict": {"keep": keep}})));
+        }
+    }
+    (plan, entries)
+}
+
+#[test]
+fn a_complete_part_does_not_go_down_with_a_later_one() {
+    let names = |plan: &Plan, entries: &[JournalEntry]| -> Vec<String> {
+        complete(plan, entries).into_iter().map(|of| of.name).collect()
+    };
+    // Steps: 0 build a, 1 compare a, 2 swap a, 3 build b, 4 compare b, 5 swap b, 6 and 7 drops.
+    let (plan, entries) = two_parts(true, 3, StepState::Intent);
+    assert_eq!(names(&plan, &entries), ["a"]);
+    let left = retreat(&plan, &entries);
+    assert_eq!(left.commands, [RecoveryCommand::DropTrial { step_no: 3, of: reference("b", 2) }]);
+    assert_eq!(left.complete, [reference("a", 1)]);
+    let part = plan.only(&left.complete);
+    assert_eq!(part.steps.len(), 4, "build, compare, swap, drop");
+    assert!(part.steps.iter().all(|step| step.target().name == "a"));
+    // Not before the swap is done, and not without a comparison that was won.
+    assert!(names(&plan, &two_parts(true, 2, StepState::Intent).1).is_empty());
+    assert!(names(&plan, &two_parts(false, 3, StepState::Intent).1).is_empty());
+    assert_eq!(names(&plan, &two_parts(true, 5, StepState::Done).1), ["a", "b"]);
+    // One that was undone again is not complete.
+    let (plan, mut entries) = two_parts(true, 3, StepState::Intent);
+    entries.push(entry(2, plan.steps[2].clone(), StepState::Undone, json!({})));
+    assert!(names(&plan, &entries).is_empty());
+    // With nothing complete all of it is taken back.
+    let (plan, entries) = two_parts(true, 1, StepState::Intent);
+    assert_eq!(retreat(&plan, &entries).commands, resolve(&plan, &entries, false));
+    // A part alone.
+    let (_, entries) = two_parts(true, 4, StepState::Done);
+    assert_eq!(
+        undo_part(&entries, &reference("b", 2)),
+        [RecoveryCommand::DropTrial { step_no: 3, of: reference("b", 2) }]
+    );
+}
+
+#[test]
+fn verdicts_are_those_of_the_steps_asked_for() {
+    let (plan, mut entries) = two_parts(true, 5, StepState::Done);
+    let sizes = crate::verdict::Sizes { old_bytes: 2, new_bytes: 1 };
+    let verdict = |keep: bool| Verdict {
+        keep,
+        reason: "Test.".to_owned(),
+        effort: None,
+        compared_recall: None,
+        old_at_objective: None,
+        new_at_objective: None,
+        old_at_present: None,
+        new_at_present: None,
+        sizes,
+    };
+    for (step_no, keep) in [(1u32, true), (4, false)] {
+        let step = plan.steps[step_no as usize].clone();
+        entries.push(entry(step_no, step, StepState::Done, json!({ "verdict": verdict(keep) })));
+    }
+    assert_eq!(verdicts(&plan, &entries), [verdict(true), verdict(false)]);
+    assert_eq!(verdicts(&plan.only(&[reference("a", 1)]), &entries), [verdict(true)]);
+}
+
+#[test]
+fn names_go_back_to_whom_they_belong() {
+    use SwapBack::{Exchange, FormerName, Nothing, OwnName};
+    assert_eq!(swap_back(true, Some(true), true), Exchange);
+    assert_eq!(swap_back(true, Some(true), false), Exchange, "the new one was renamed by a human");
+    assert_eq!(swap_back(true, Some(false), false), FormerName, "a human has dropped the new one");
+    assert_eq!(swap_back(true, Some(false), true), FormerName, "and made another of that name");
+    assert_eq!(swap_back(true, None, false), OwnName);
+    assert_eq!(swap_back(true, None, true), FormerName);
+    for (new, taken) in [(Some(true), true), (Some(false), false), (None, false), (None, true)] {
+        assert_eq!(swap_back(false, new, taken), Nothing);
+    }
+}
+
+#[test]
+fn a_dead_worker_counts_against_the_remedy_and_a_stopped_one_does_not() {
+    for gone in [Gone::Abort, Gone::Timeout, Gone::Yield, Gone::Restart, Gone::Death] {
+        let (status, lesson, why) = gone.ending();
+        assert!(Status::Executing.next().contains(&status) && Status::Verifying.next().contains(&status));
+        assert_eq!(lesson == Lesson::Fault, matches!(gone, Gone::Death | Gone::Timeout), "{gone:?}");
+        assert_eq!(status == Status::Aborted, matches!(gone, Gone::Abort | Gone::Yield | Gone::Restart));
+        assert!(!why.is_empty());
+        assert_eq!(gone.keeps_complete_parts(), matches!(gone, Gone::Death | Gone::Restart));
+    }
+    assert_eq!(Gone::Yield.ending().1, Lesson::Postponed);
+}
+
+#[test]
+fn an_action_gets_so_many_workers_and_no_more() {
+    assert_eq!(start(0, None, 5), Start::Now);
+    assert_eq!(start(0, Some(4), 5), Start::Now);
+    assert_eq!(start(1, None, 5), Start::Now);
+    assert_eq!(start(1, Some(1000), 1500), Start::NotBefore { at: 3000 });
+    assert_eq!(start(1, Some(1000), 3000), Start::Now);
+    assert_eq!(start(5, Some(1000), 32_999), Start::NotBefore { at: 33_000 });
+    assert_eq!(start(5, Some(1000), 33_000), Start::Now);
+    assert_eq!(start(6, Some(1000), 1_000_000), Start::GiveUp);
+    assert_eq!(start(5, Some(1000), 999), Start::Now, "the clock went back");
+    let waits: Vec<i64> = (0..10).map(|tries| (retry_at(tries, 7) - 7) / 1000).collect();
+    assert_eq!(waits, [600, 1200, 2400, 4800, 9600, 19_200, 38_400, 76_800, 86_400, 86_400]);
+    assert_eq!(retry_at(u32::MAX, 0), 86_400_000);
+    let waits: Vec<u64> = (0..).map_while(patience_s).collect();
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+}
+
+#[test]
+fn what_no_worker_could_end_ends_with_what_is_left_of_it() {
+    let (plan, entries) = two_parts(true, 3, StepState::Intent);
+    assert_eq!(given_up(&plan, &[], false), (Status::Failed, Lesson::Fault));
+    assert_eq!(given_up(&plan, &entries, false), (Status::RollbackFailed, Lesson::UndoFailed));
+    assert_eq!(given_up(&plan, &entries, true), (Status::Succeeded, Lesson::Helped));
+}
+
 #[test]
 fn notes_of_the_intent_are_not_lost_when_the_step_is_done() {
     let step = Step::TuneSearchEffort { of: reference("a", 1), objective: 0.9 };
