@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use begin::{Begin, BeginInput, begin};
 pub use pacing::{Arm, Attempt, cooldown_until};
 pub use reason::Reason;
 
@@ -16,6 +17,7 @@ use crate::plan::Plan;
 use crate::remedies::{self, Limits, NotApplicable, Params, Remedy};
 use crate::snapshot::{Snapshot, UnixMs};
 
+mod begin;
 mod pacing;
 mod reason;
 #[cfg(test)]

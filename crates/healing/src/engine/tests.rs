@@ -475,6 +475,48 @@ fn the_next_remedy_of_the_ladder_comes_when_the_first_was_no_gain() {
     assert_eq!(case.strategy(), "rebuild_centroids");
 }
 
+#[test]
+fn what_was_decided_earlier_begins_only_while_its_gates_are_open() {
+    let Decision::Act { planned, .. } = Case::new().decide() else { panic!() };
+    let begins = |change: fn(&mut Case)| {
+        let case = Case::with(change);
+        begin(&BeginInput {
+            config: &case.config,
+            snapshot: &case.snapshot,
+            planned: &planned,
+            request: &case.request,
+            arms: &case.arms,
+            in_flight: case.in_flight,
+            now: case.now,
+        })
+    };
+    let never = |status, reason| Begin::Never { status, reason };
+    let wait = |reason| Begin::Wait { reason };
+    assert_eq!(begins(|_| {}), Begin::Now);
+    assert_eq!(begins(|c| c.now = NOW + 120_000), Begin::Now);
+    assert_eq!(begins(|c| c.config.enabled = false), never(Status::Aborted, Reason::Disabled));
+    let open = |c: &mut Case| c.arms = vec![Arm { breaker_open: true, ..Arm::new("compact_indexes") }];
+    assert_eq!(begins(open), never(Status::Aborted, Reason::BreakerOpen));
+    let other = |c: &mut Case| c.arms = vec![Arm { breaker_open: true, ..Arm::new("rebuild_centroids") }];
+    assert_eq!(begins(other), Begin::Now);
+    assert_eq!(begins(|c| c.arms = vec![Arm::new("compact_indexes")]), Begin::Now);
+    assert_eq!(begins(|c| c.snapshot.in_recovery = true), wait(Reason::InRecovery));
+    let flies = |c: &mut Case| c.in_flight = InFlight { this_table: 1, server: 0 };
+    assert_eq!(begins(flies), wait(Reason::ActionInFlight));
+    assert_eq!(begins(|c| c.in_flight = InFlight { this_table: 0, server: 1 }), wait(Reason::ServerBusy));
+    assert_eq!(begins(|c| c.now = NOW + 120_001), wait(Reason::StaleSnapshot));
+    let cured = |c: &mut Case| fragment(&mut c.snapshot.indexes[0], 0.0);
+    assert_eq!(begins(cured), never(Status::Expired, Reason::StateNormal));
+    assert_eq!(begins(|c| c.snapshot.indexes.clear()), never(Status::Expired, Reason::StateNormal));
+    let by_hand = |c: &mut Case| {
+        fragment(&mut c.snapshot.indexes[0], 0.0);
+        c.request = Request::Execute { strategy: "compact_indexes".to_owned(), params: Value::Null };
+    };
+    assert_eq!(begins(by_hand), Begin::Now);
+    let full = |c: &mut Case| c.snapshot.disk_free_bytes = Reading::Known(1000);
+    assert_eq!(begins(full), never(Status::Aborted, Reason::DiskHeadroom));
+}
+
 proptest! {
     /// Invariant 5: whatever the circumstances, an automatic action keeps every limit.
     #[test]

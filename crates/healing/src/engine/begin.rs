@@ -1,0 +1,87 @@
+//! Whether a plan that was decided some time ago may begin now: waiting for a human or for a worker takes time, and the
+//! gates it once passed may have closed.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Arm, InFlight, Planned, Reason, Request};
+use crate::config::Config;
+use crate::integrity::component_lambda;
+use crate::lifecycle::Status;
+use crate::snapshot::{Snapshot, UnixMs};
+
+/// What the answer rests on. Asked when a human approves, and again when the worker is to be started.
+#[derive(Debug, Clone, Copy)]
+pub struct BeginInput<'a> {
+    /// Settings in force for the collection.
+    pub config: &'a Config,
+    /// The latest observation.
+    pub snapshot: &'a Snapshot,
+    /// The plan and its problem.
+    pub planned: &'a Planned,
+    /// Who asked for it.
+    pub request: &'a Request,
+    /// What is known of the remedies.
+    pub arms: &'a [Arm],
+    /// What runs now, this action left out.
+    pub in_flight: InFlight,
+    /// The present time.
+    pub now: UnixMs,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "begin", rename_all = "snake_case")]
+pub enum Begin {
+    /// Yes.
+    Now,
+    /// Not yet: approving is refused with this reason, an approved plan stays as it is.
+    Wait {
+        /// What it waits for.
+        reason: Reason,
+    },
+    /// Not any more: the action ends.
+    Never {
+        /// How it ends.
+        status: Status,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// Whether the plan may begin.
+pub fn begin(input: &BeginInput<'_>) -> Begin {
+    let BeginInput { config, snapshot, planned, request, arms, in_flight, now } = *input;
+    let never = |status, reason| Begin::Never { status, reason };
+    let wait = |reason| Begin::Wait { reason };
+    if !config.enabled {
+        return never(Status::Aborted, Reason::Disabled);
+    }
+    if arms.iter().any(|arm| arm.strategy == planned.plan.strategy && arm.breaker_open) {
+        return never(Status::Aborted, Reason::BreakerOpen);
+    }
+    if snapshot.in_recovery {
+        return wait(Reason::InRecovery);
+    }
+    if in_flight.this_table > 0 {
+        return wait(Reason::ActionInFlight);
+    }
+    if i64::from(in_flight.server) >= config.max_concurrent_actions {
+        return wait(Reason::ServerBusy);
+    }
+    if now.saturating_sub(snapshot.taken_at) > config.max_snapshot_age_seconds * 1000 {
+        return wait(Reason::StaleSnapshot);
+    }
+    // What a human named by hand was wanted whether the part is weak or not.
+    if !matches!(request, Request::Execute { .. }) {
+        let lambda = component_lambda(snapshot, &planned.problem.component.nodes, config).ok().flatten();
+        if lambda.is_none_or(|lambda| lambda >= config.normal_lambda()) {
+            return never(Status::Expired, Reason::StateNormal);
+        }
+    }
+    // A share of at most 0.9 of bytes far below 2^53.
+    let allowed = |free: &u64| *free as f64 * config.max_disk_share;
+    if snapshot.disk_free_bytes.known().is_some_and(|free| planned.plan.disk_bytes as f64 > allowed(free)) {
+        return never(Status::Aborted, Reason::DiskHeadroom);
+    }
+    Begin::Now
+}
