@@ -37,6 +37,7 @@ pub const ALL: &[&str] = &[
     "consent",
     "content",
     "cooldown",
+    "crash_loop",
     "credited",
     "disabled",
     "drops_foreign",
@@ -52,6 +53,7 @@ pub const ALL: &[&str] = &[
     "server_limit",
     "single_flight",
     "stop_ignored",
+    "unfinished",
 ];
 
 /// What the watch remembers between ticks.
@@ -327,9 +329,6 @@ fn in_flight(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
 /// Nothing acts on a collection: what must be there is there, and nothing else of ours.
 fn at_rest(stage: &mut Stage, number: usize) {
     let mut found = Vec::new();
-    // A failed rollback is loud: a human has been called, and what it left is theirs to remove.
-    let failed = |id: &i64| stage.store.actions[id].status == Status::RollbackFailed;
-    let excused = stage.store.by_collection[number].iter().any(failed);
     let losers: Vec<Oid> =
         stage.store.losers.iter().filter(|(of, _)| *of == number).map(|(_, of)| of.oid).collect();
     let collection = &mut stage.world.collections[number];
@@ -367,7 +366,7 @@ fn at_rest(stage: &mut Stage, number: usize) {
                     .name
                     .split_once("_ccnew")
                     .is_some_and(|(stem, _)| collection.ledger.iter().all(|w| w.name != stem));
-        if !(wanted || excused || known || collection.surplus.contains(&index.name)) && ours {
+        if !(wanted || known || collection.surplus.contains(&index.name)) && ours {
             let word = if index.valid { "a second valid copy" } else { "not valid" };
             found.push(("leftover", format!("{} stays behind, {word}", index.name)));
         }
@@ -379,6 +378,13 @@ fn at_rest(stage: &mut Stage, number: usize) {
 
 /// After the last tick.
 pub fn at_end(stage: &mut Stage, scenario: &Scenario) {
+    if scenario.mode == Mode::Liveness && scenario.length_s - scenario.calm_s() >= CALM_S {
+        let full = stage.world.disk_free() == 0;
+        for left in stage.store.unfinished.clone().iter().filter(|_| !full) {
+            let (id, tries) = (left.action, left.tries);
+            stage.violated("unfinished", format!("what action {id} left is not undone after {tries} tries"));
+        }
+    }
     for number in 0..stage.world.collections.len() {
         let automatic = stage.store.by_collection[number]
             .iter()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use healing::engine::Reason;
-use healing::lifecycle::Status;
+use healing::lifecycle::{Lesson, Status};
 
 use crate::hazards;
 use crate::steps::OPERATIONS;
@@ -31,6 +31,18 @@ pub struct Coverage {
     pub begun: BTreeMap<String, u64>,
     /// Remedy and end.
     pub ends: BTreeMap<(String, &'static str), u64>,
+    /// What ends taught.
+    pub lessons: BTreeMap<&'static str, u64>,
+    /// Actions given up since their workers erred.
+    pub gave_up: u64,
+    /// Recoveries that came through after their action had ended.
+    pub finished_late: u64,
+    /// Actions that went on without a part that failed.
+    pub parts_kept: u64,
+    /// Builds that ran out of memory.
+    pub out_of_memory: u64,
+    /// Former indexes that got a name of their own.
+    pub former_names: u64,
 }
 
 impl Coverage {
@@ -77,6 +89,12 @@ impl Coverage {
         sum(&mut self.reasons, &other.reasons);
         sum(&mut self.begun, &other.begun);
         sum(&mut self.ends, &other.ends);
+        sum(&mut self.lessons, &other.lessons);
+        self.gave_up += other.gave_up;
+        self.finished_late += other.finished_late;
+        self.parts_kept += other.parts_kept;
+        self.out_of_memory += other.out_of_memory;
+        self.former_names += other.former_names;
     }
 
     /// Everything that should be met, with how often it was: the table of the report.
@@ -112,6 +130,17 @@ impl Coverage {
                 self.ends.iter().filter(|((_, end), _)| *end == status.as_str()).map(|(_, n)| n).sum();
             rows.push((format!("end {}", status.as_str()), count));
         }
+        for lesson in Lesson::ALL.iter().filter(|lesson| **lesson != Lesson::Nothing) {
+            let count = self.lessons.get(lesson.as_str()).copied().unwrap_or(0);
+            rows.push((format!("lesson {}", lesson.as_str()), count));
+        }
+        rows.extend([
+            ("given up since its workers erred".to_owned(), self.gave_up),
+            ("undone after its end".to_owned(), self.finished_late),
+            ("complete parts kept".to_owned(), self.parts_kept),
+            ("build out of memory".to_owned(), self.out_of_memory),
+            ("former index under a name of its own".to_owned(), self.former_names),
+        ]);
         for remedy in healing::remedies::ALL {
             for status in [Status::Succeeded, Status::RolledBack, Status::Failed, Status::Aborted] {
                 let key = (remedy.name().to_owned(), status.as_str());

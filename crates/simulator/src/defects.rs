@@ -32,13 +32,18 @@ pub enum Defect {
     /// As built: a structure that could not be read, or was read before a statistics reset, is not read again until a
     /// tenth of the rows changed.
     StructureNotReadAgain,
+    /// As built: a worker that died says nothing of its remedy, so that a build which always runs out of memory takes the
+    /// server down again after each cooldown.
+    DeathUncounted,
+    /// As built: an action whose worker errs each time gets another one for ever.
+    RestartsUncounted,
     /// As built: a loser that cannot be dropped within a few tries stays for ever, since its action counts as ended.
     LoserForgotten,
 }
 
 impl Defect {
     /// Every defect.
-    pub const ALL: [Defect; 13] = [
+    pub const ALL: [Defect; 15] = [
         Defect::NoCooldown,
         Defect::NoJournal,
         Defect::LeakedLease,
@@ -51,6 +56,8 @@ impl Defect {
         Defect::ApprovalSkipsGates,
         Defect::KeepIgnoresAbort,
         Defect::StructureNotReadAgain,
+        Defect::DeathUncounted,
+        Defect::RestartsUncounted,
         Defect::LoserForgotten,
     ];
 }

@@ -3,15 +3,16 @@
 
 use std::rc::Rc;
 
-use healing::engine::{self, Decision, DecisionInput, InFlight, Reason, Request};
+use healing::engine::{self, Begin, BeginInput, Decision, DecisionInput, InFlight, Reason, Request};
 use healing::integrity::{IntegrityState, StateRecord};
 use healing::lifecycle::Status;
+use healing::recovery::{self, Gone, Start};
 use healing::snapshot::UnixMs;
 
 use crate::checks;
 use crate::defects::Defect;
 use crate::stage::Stage;
-use crate::store::{Basis, Observed, Planned, Refused, StopReason};
+use crate::store::{Basis, Observed, Planned, Refused, StopReason, Unfinished};
 use crate::world::observe::{self, Kind};
 
 /// The healer's memory: lost when it dies.
@@ -52,6 +53,7 @@ pub fn round(stage: &mut Stage) {
     }
     supervise(stage);
     drop_losers(stage);
+    finish_unfinished(stage);
     for collection in 0..stage.world.collections.len() {
         let wall = stage.world.wall();
         let interval_ms = stage.world.collections[collection].config.sample_interval_seconds * 1000;
@@ -388,7 +390,99 @@ fn look_after(stage: &mut Stage, id: i64) {
     if stage.world.weather.no_workers {
         return;
     }
+    let uncounted = stage.has(Defect::RestartsUncounted);
+    let (crashed, restarted) = (stage.world.crashed_at, stage.world.restarted_at);
+    let action = stage.store.action(id);
+    let starts = if uncounted { 0 } else { action.starts };
+    match recovery::start(starts, action.last_start.map(|start| start.wall), at.wall) {
+        Start::NotBefore { .. } => return,
+        Start::GiveUp => {
+            give_up(stage, id);
+            return;
+        }
+        Start::Now => {}
+    }
+    let last = action.last_start.map_or(i64::MIN, |start| start.real);
+    action.gone = match action.stop_reason {
+        Some(StopReason::Abort) => Gone::Abort,
+        Some(StopReason::Timeout) => Gone::Timeout,
+        None if restarted > last && crashed <= last => Gone::Restart,
+        None => Gone::Death,
+    };
+    action.starts += 1;
+    action.last_start = Some(at);
     stage.start_worker(id);
+}
+
+/// Ends an action that no worker could bring to its end. What is left of it is tried again later.
+fn give_up(stage: &mut Stage, id: i64) {
+    let at = stage.moment();
+    let action = stage.store.action(id);
+    let planned = Rc::clone(action.planned());
+    let (status, lesson) = recovery::given_up(&planned.plan, &action.entries, action.keep);
+    "no worker could bring it to its end".clone_into(&mut action.note);
+    action.lesson = Some(lesson);
+    action.outcomes += 1;
+    let number = action.collection;
+    if !recovery::resolve(&planned.plan, &action.entries, action.keep).is_empty() {
+        stage.store.unfinished.push(Unfinished {
+            action: id,
+            collection: number,
+            tries: 0,
+            last: Some(at.wall),
+        });
+    }
+    stage.say(|| format!("collection {number}: action {id} {}: its workers err", status.as_str()));
+    if let Err(error) = stage.store.advance(id, status, at) {
+        stage.violated("lifecycle", error);
+    }
+    let Stage { store, world, .. } = stage;
+    let strategy = &planned.plan.strategy;
+    store.record_arm(number, strategy, lesson, at.wall, &world.collections[number].config);
+    stage.coverage.ended(strategy, status);
+    stage.coverage.gave_up += 1;
+    checks::ended(stage, id);
+}
+
+/// Starts a worker for what ended actions have left, when its time has come.
+fn finish_unfinished(stage: &mut Stage) {
+    if stage.store.unfinished.is_empty() || stage.world.weather.no_workers {
+        return;
+    }
+    let wall = stage.world.wall();
+    let has_worker = |stage: &Stage, id: i64| stage.workers.iter().any(|worker| worker.action == id);
+    let due = stage.store.unfinished.iter().filter(|left| left.is_due(wall)).map(|left| left.action);
+    let due: Vec<i64> = due.filter(|id| !has_worker(stage, *id)).collect();
+    for id in due {
+        for left in stage.store.unfinished.iter_mut().filter(|left| left.action == id) {
+            left.tries += u32::from(left.last.is_some());
+            left.last = Some(wall);
+        }
+        stage.start_worker(id);
+    }
+}
+
+/// What the core says of beginning a plan that was decided earlier.
+pub fn begin(stage: &Stage, id: i64) -> Begin {
+    let action = &stage.store.actions[&id];
+    let number = action.collection;
+    let Some(observed) = &stage.store.observed[number] else {
+        return Begin::Wait { reason: Reason::LambdaUnknown };
+    };
+    let itself = u32::from(action.status.is_in_flight());
+    let planned = action.planned();
+    engine::begin(&BeginInput {
+        config: &stage.world.collections[number].config,
+        snapshot: &observed.snapshot,
+        planned: &engine::Planned { problem: planned.problem.clone(), plan: planned.plan.clone() },
+        request: &action.request,
+        arms: &stage.store.arms[number],
+        in_flight: InFlight {
+            this_table: stage.store.in_flight(number) - itself,
+            server: stage.store.all_in_flight() - itself,
+        },
+        now: if stage.has(Defect::StaleSnapshot) { observed.snapshot.taken_at } else { stage.world.wall() },
+    })
 }
 
 /// Before a worker begins: what was decided or approved earlier must still hold. (The extension as built does not ask:
@@ -398,13 +492,16 @@ fn may_begin(stage: &mut Stage, id: i64) -> bool {
         return true;
     }
     let at = stage.moment();
-    let number = stage.store.action(id).collection;
-    if !stage.world.collections[number].config.enabled {
-        stage.store.action(id).note = "healing was switched off".to_owned();
-        finish_undecided(stage, id, Status::Aborted, at);
-        return false;
+    match begin(stage, id) {
+        Begin::Now => true,
+        Begin::Wait { .. } => false,
+        Begin::Never { status, reason } => {
+            reason.explain().clone_into(&mut stage.store.action(id).note);
+            stage.say(|| format!("action {id} does not begin: {}", reason.as_str()));
+            finish_undecided(stage, id, status, at);
+            false
+        }
     }
-    true
 }
 
 /// Ends plans that nobody approved in time.

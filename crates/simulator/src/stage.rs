@@ -44,6 +44,8 @@ pub struct Stage {
     pub struck: Vec<Vec<&'static str>>,
     /// Automatic actions on indexes with which nothing was wrong in truth.
     pub false_heals: u64,
+    /// Builds of automatic actions in a row that ran out of memory, by collection and remedy.
+    pub out_of_memory: std::collections::BTreeMap<(usize, String), u32>,
     /// Requests of humans for each collection.
     pub requests: Vec<u32>,
     /// Whether a line of each event is wanted.
@@ -73,6 +75,7 @@ impl Stage {
             jumped_at: i64::MIN / 2,
             struck: vec![vec![]; count],
             false_heals: 0,
+            out_of_memory: std::collections::BTreeMap::new(),
             requests: vec![0; count],
             trace: None,
             defects: scenario.defects.clone(),
@@ -143,6 +146,39 @@ impl Stage {
             }
             collection.touch();
         }
+    }
+
+    /// The server is restarted in order.
+    pub fn restart_server(&mut self, down_ms: i64) {
+        let pids: Vec<i32> = self.workers.iter().map(|worker| worker.pid).collect();
+        for pid in pids {
+            self.kill_worker(pid);
+        }
+        self.leaked.clear();
+        self.say(|| format!("the server is restarted in order, {} s", down_ms / 1000));
+        self.world.restart(down_ms);
+        self.healer.die(self.world.down_until);
+    }
+
+    /// A build of an action needs more memory than there is: its worker is killed, which takes the server down.
+    pub fn out_of_memory(&mut self, id: i64) {
+        let action = &self.store.actions[&id];
+        let number = action.collection;
+        if !action.by_hand() && !action.approved {
+            let strategy = action.planned().plan.strategy.clone();
+            let allowed = self.world.collections[number].config.breaker_failures;
+            let row = self.out_of_memory.entry((number, strategy)).or_default();
+            *row += 1;
+            let row = *row;
+            if i64::from(row) > allowed {
+                self.violated(
+                    "crash_loop",
+                    format!("action {id} is build {row} in a row that took the server down"),
+                );
+            }
+        }
+        self.say(|| format!("the build of action {id} runs out of memory"));
+        self.crash_server(20_000);
     }
 
     /// The server crashes: all that is in memory is gone, and it is down for a while.

@@ -8,11 +8,10 @@ use healing::classify::Problem;
 use healing::config::Config;
 use healing::engine::{Arm, Attempt, Reason, Request};
 use healing::integrity::{Assessment, StateRecord};
-use healing::lifecycle::Status;
+use healing::lifecycle::{Lesson, Status};
 use healing::plan::{IndexRef, Plan, Step};
-use healing::recovery::{JournalEntry, StepState};
+use healing::recovery::{Gone, JournalEntry, StepState, retry_at};
 use healing::snapshot::{Snapshot, UnixMs};
-use healing::verdict::Verdict;
 use healing::verification::Verification;
 use serde_json::Value;
 
@@ -76,6 +75,14 @@ pub struct Action {
     pub note: String,
     /// Outcomes written for it.
     pub outcomes: u32,
+    /// What its end says of the remedy.
+    pub lesson: Option<Lesson>,
+    /// Workers that were started for it.
+    pub starts: u32,
+    /// When the last one was.
+    pub last_start: Option<Moment>,
+    /// Why the one before is gone.
+    pub gone: Gone,
 }
 
 /// What a decision to act consists of.
@@ -135,15 +142,6 @@ impl Action {
         self.entries.push(JournalEntry { step_no, step: step.clone(), state, details });
     }
 
-    /// The verdicts of the comparisons that were made.
-    pub fn verdicts(&self) -> Vec<Verdict> {
-        self.entries
-            .iter()
-            .filter_map(|entry| entry.details.get("verdict"))
-            .filter_map(|verdict| serde_json::from_value(verdict.clone()).ok())
-            .collect()
-    }
-
     /// Whether a human asked for it.
     pub fn by_hand(&self) -> bool {
         self.request != Request::Automatic
@@ -186,9 +184,32 @@ pub struct Store {
     pub refused: Vec<Option<Refused>>,
     /// Losers of successes that could not be dropped in time: to be dropped later.
     pub losers: Vec<(usize, IndexRef)>,
+    /// Ended actions with something left to be undone.
+    pub unfinished: Vec<Unfinished>,
     /// Counts changes of actions and arms.
     pub stamp: u64,
     last_id: i64,
+}
+
+/// An ended action of which something is left to be undone: nothing else acts on the table before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The action.
+    pub action: i64,
+    /// Its collection.
+    pub collection: usize,
+    /// How often that was tried since it ended.
+    pub tries: u32,
+    /// When it was last tried, or ended, by the wall clock; None: a human wants it tried now.
+    pub last: Option<UnixMs>,
+}
+
+impl Unfinished {
+    /// Whether it is to be tried now.
+    pub fn is_due(&self, wall: UnixMs) -> bool {
+        // A clock that went back makes nobody wait.
+        self.last.is_none_or(|last| wall < last || wall >= retry_at(self.tries, last))
+    }
 }
 
 /// A refusal is the same as long as this is the same, and the time has not come.
@@ -257,6 +278,10 @@ impl Store {
                 entries: vec![],
                 note: String::new(),
                 outcomes: 0,
+                lesson: None,
+                starts: 0,
+                last_start: None,
+                gone: Gone::Death,
             },
         );
         self.open.push(id);
@@ -282,7 +307,8 @@ impl Store {
 
     /// Whether a worker may be changing a collection.
     pub fn in_flight(&self, collection: usize) -> u32 {
-        self.open_of(collection).filter(|action| action.status.is_in_flight()).count() as u32
+        let left = self.unfinished.iter().filter(|left| left.collection == collection).count();
+        (self.open_of(collection).filter(|action| action.status.is_in_flight()).count() + left) as u32
     }
 
     /// The same on the whole server.
@@ -322,6 +348,8 @@ impl Store {
                     started_at,
                     ended_at: action.ended.map(|ended| ended.wall),
                     status: action.status,
+                    lesson: action.lesson,
+                    lambda_planned: Some(planned.problem.component.lambda),
                     strategy: planned.plan.strategy.clone(),
                     problem_class: planned.problem.class.as_str().to_owned(),
                     lambda_before: action.verification.as_ref().and_then(|v| v.lambda_before),
@@ -332,12 +360,27 @@ impl Store {
             .collect()
     }
 
+    /// A human has looked: open breakers are closed, and what is left to be undone is tried now. Whether there was any.
+    pub fn close_breakers(&mut self, collection: usize, wall: UnixMs) -> bool {
+        let mut any = false;
+        for arm in self.arms[collection].iter_mut().filter(|arm| arm.breaker_open) {
+            *arm = arm.closed(wall);
+            any = true;
+        }
+        for left in self.unfinished.iter_mut().filter(|left| left.collection == collection) {
+            (left.tries, left.last) = (0, None);
+            any = true;
+        }
+        self.stamp += u64::from(any);
+        any
+    }
+
     /// Writes what the end of an action says of its remedy.
     pub fn record_arm(
         &mut self,
         collection: usize,
         strategy: &str,
-        status: Status,
+        lesson: Lesson,
         wall: UnixMs,
         config: &Config,
     ) {
@@ -347,6 +390,6 @@ impl Store {
             arms.push(Arm::new(strategy));
             arms.len() - 1
         });
-        arms[at] = arms[at].after(status, wall, config, wall as u64);
+        arms[at] = arms[at].after(lesson, wall, config, wall as u64);
     }
 }

@@ -4,10 +4,9 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use healing::integrity::component_lambda;
-use healing::lifecycle::Status;
+use healing::lifecycle::{Lesson, Status};
 use healing::plan::Step;
-use healing::recovery::{self, JournalEntry, RecoveryCommand, StepState};
+use healing::recovery::{self, Gone, JournalEntry, RecoveryCommand, StepState, patience_s};
 use healing::remedies;
 use healing::verification::{Outcome, Verification, verify};
 
@@ -15,10 +14,10 @@ use crate::checks;
 use crate::defects::Defect;
 use crate::stage::Stage;
 use crate::steps;
-use crate::store::{Action, StopReason};
+use crate::store::{Action, StopReason, Unfinished};
 use crate::world::observe::{self, Kind};
 
-/// Times that an undo is tried before a human must look, with a growing pause between.
+/// Times that an undo is tried before its action ends and a human must look, with a growing pause between.
 const UNDO_TRIES: u32 = 6;
 /// The window is extended this often while a measurement is missing.
 const WINDOWS_MAX: u32 = 3;
@@ -47,8 +46,22 @@ pub enum Then {
     Next(i64),
     /// To be tried again after so many milliseconds.
     Again(i64),
-    /// A comparison was lost.
+    /// It was no gain: a comparison was lost, no effort finds enough.
     Lost(String),
+    /// Circumstances were in the way for longer than patience lasts.
+    PutOff(String),
+    /// The process is killed: out of memory.
+    Killed,
+}
+
+impl Then {
+    /// What needs a quiet moment was tried so often: again after a while, or put off.
+    pub fn patiently(tries: u32, why: &str) -> Then {
+        match patience_s(tries) {
+            Some(seconds) => Then::Again(seconds as i64 * 1000),
+            None => Then::PutOff(why.to_owned()),
+        }
+    }
 }
 
 /// An operation of a step: short, with nothing durable in the middle of it.
@@ -81,19 +94,27 @@ enum Phase {
     /// Undoing because it failed or was not verified.
     Undo {
         error: String,
+        lesson: Lesson,
         verification: Option<Box<Verification>>,
+    },
+    /// Undoing what is not complete, since a part failed or the worker died; what is complete goes on.
+    Retreat {
+        error: String,
+        lesson: Lesson,
     },
     /// Undoing after a crash or a stop.
     Recover {
-        status: Status,
-        why: String,
+        gone: Gone,
     },
+    /// Undoing what an ended action has left.
+    Late,
     /// The verdict to keep is recorded: dropping the losers.
     Tidy {
         resolving: bool,
     },
     End {
         status: Status,
+        lesson: Lesson,
         note: String,
         verification: Option<Box<Verification>>,
     },
@@ -118,6 +139,10 @@ pub struct Worker {
     phase: Phase,
     tries: u32,
     windows: u32,
+    /// Panels of the verification that were cancelled in a row.
+    cancelled: u32,
+    /// Why a part of the plan is not part of it any more.
+    without: Option<(String, Lesson)>,
 }
 
 fn simple(name: &'static str, what: What) -> Op {
@@ -144,6 +169,8 @@ impl Worker {
             phase: Phase::Steps,
             tries: 0,
             windows: 0,
+            cancelled: 0,
+            without: None,
         }
     }
 
@@ -216,6 +243,12 @@ impl Worker {
                 }
                 self.holds_lock = true;
                 self.ready_at += 100;
+                let errors = stage.world.weather.worker_errors;
+                if errors > 0.0 && stage.world.random.chance(errors) {
+                    let id = self.action;
+                    stage.say(|| format!("the worker of action {id} errs"));
+                    return false;
+                }
                 return self.plan_work(stage);
             }
             What::Begin => {
@@ -238,8 +271,17 @@ impl Worker {
                     turn.tries += 1;
                     self.queue.push_front(Op { name, what: What::Step(run, turn) });
                 }
-                Ok(Then::Lost(reason)) => self.give_up(format!("the comparison was lost: {reason}"), None),
-                Err(error) => self.failed(stage, error),
+                Ok(Then::Lost(reason)) => self.lost(stage, &turn, &reason),
+                Ok(Then::PutOff(why)) => self.failed(stage, why, Lesson::Postponed),
+                Ok(Then::Killed) => {
+                    let id = self.action;
+                    stage.coverage.out_of_memory += 1;
+                    stage.out_of_memory(id);
+                    return false;
+                }
+                // Before its intent a step has done nothing: the world is not as planned.
+                Err(error) if name.ends_with(".intent") => self.failed(stage, error, Lesson::Postponed),
+                Err(error) => self.failed(stage, error, Lesson::Fault),
             },
             What::ToVerifying => self.begin_verifying(stage),
             What::Measure => self.measure(stage),
@@ -255,6 +297,7 @@ impl Worker {
 
     /// What is to be done, from where the action stands.
     fn plan_work(&mut self, stage: &mut Stage) -> bool {
+        let uncounted = stage.has(Defect::DeathUncounted);
         let action = stage.store.action(self.action);
         match action.status {
             Status::Approved => {
@@ -268,22 +311,36 @@ impl Worker {
                 self.queue.push_back(simple("worker.settle", What::Settle));
             }
             Status::Executing | Status::Verifying => {
-                let (status, why) = match action.stop_reason {
-                    Some(StopReason::Abort) => (Status::Aborted, "stopped by a human"),
-                    Some(StopReason::Timeout) => (Status::Failed, "stopped after its time limit"),
-                    None => (Status::Aborted, "its worker died"),
+                let gone = match action.gone {
+                    Gone::Death if uncounted => Gone::Restart,
+                    gone => gone,
                 };
-                self.phase = Phase::Recover { status, why: why.to_owned() };
+                let complete = recovery::complete(&action.planned().plan, &action.entries);
+                // Once: what is being verified may be what kills the worker.
+                self.phase = if gone.keeps_complete_parts() && action.starts == 2 && !complete.is_empty() {
+                    let (_, lesson, why) = gone.ending();
+                    Phase::Retreat { error: why.to_owned(), lesson }
+                } else {
+                    Phase::Recover { gone }
+                };
                 self.queue.push_back(simple("worker.settle", What::Settle));
             }
-            _ => return false,
+            _ => {
+                let left = stage.store.unfinished.iter().any(|left| left.action == self.action);
+                self.phase = Phase::Late;
+                self.queue.push_back(simple("worker.settle", What::Settle));
+                return left;
+            }
         }
         true
     }
 
     fn begin_verifying(&mut self, stage: &mut Stage) {
         let at = stage.moment();
-        if let Err(error) = stage.store.advance(self.action, Status::Verifying, at) {
+        // One that goes on after a crash may have got here before.
+        if stage.store.action(self.action).status == Status::Executing
+            && let Err(error) = stage.store.advance(self.action, Status::Verifying, at)
+        {
             stage.violated("lifecycle", error);
         }
         let number = stage.store.action(self.action).collection;
@@ -308,7 +365,11 @@ impl Worker {
             let action = stage.store.action(self.action);
             (action.collection, Rc::clone(action.planned()))
         };
-        let names: Vec<&str> = planned.plan.steps.iter().map(|step| step.target().name.as_str()).collect();
+        let entries = &stage.store.action(self.action).entries;
+        let parts = recovery::complete(&planned.plan, entries);
+        let plan = planned.plan.only(&parts);
+        let verdicts = recovery::verdicts(&plan, entries);
+        let names: Vec<&str> = plan.steps.iter().map(|step| step.target().name.as_str()).collect();
         let now = (stage.world.wall(), stage.world.epoch);
         let as_built = stage.has(Defect::StructureNotReadAgain);
         let collection = &stage.world.collections[number];
@@ -325,20 +386,30 @@ impl Worker {
         }
         for (place, kind) in due {
             if observe::take(&mut stage.world, number, place, kind).is_none() {
-                self.failed(stage, "a measurement failed".to_owned());
+                // The others are not due again by then.
+                match patience_s(self.cancelled) {
+                    Some(seconds) => {
+                        self.cancelled += 1;
+                        self.ready_at += seconds as i64 * 1000;
+                        self.queue.push_front(simple("worker.measure", What::Measure));
+                    }
+                    None => self.failed(stage, "a measurement failed".to_owned(), Lesson::Postponed),
+                }
                 return;
             }
             self.ready_at += 500;
         }
         let after = observe::snapshot(&stage.world, number);
-        let verdicts = stage.store.action(self.action).verdicts();
         let Some(remedy) = remedies::find(&planned.plan.strategy) else {
-            self.failed(stage, format!("there is no strategy {}", planned.plan.strategy));
+            let error = format!("there is no strategy {}", planned.plan.strategy);
+            self.failed(stage, error, Lesson::Fault);
             return;
         };
+        let whole = plan.steps.len() == planned.plan.steps.len();
+        let problem = if whole { planned.problem.clone() } else { planned.problem.only(&parts) };
         let outcome = Outcome {
-            problem: &planned.problem,
-            plan: &planned.plan,
+            problem: &problem,
+            plan: &plan,
             before: &planned.before,
             after: &after,
             verdicts: &verdicts,
@@ -347,7 +418,7 @@ impl Worker {
         let mut verification = match verify(remedy, &outcome) {
             Ok(verification) => verification,
             Err(error) => {
-                self.failed(stage, error.to_string());
+                self.failed(stage, error.to_string(), Lesson::Fault);
                 return;
             }
         };
@@ -361,7 +432,9 @@ impl Worker {
             self.queue.push_back(simple("worker.keep", What::Keep(Box::new(verification))));
         } else {
             let error = format!("not verified: {}", verification.reason);
-            self.give_up(error, Some(Box::new(verification)));
+            // A reading that did not come in three windows says nothing of the remedy.
+            let lesson = if verification.complete { Lesson::NoGain } else { Lesson::Postponed };
+            self.give_up(error, lesson, Some(Box::new(verification)));
         }
     }
 
@@ -370,23 +443,25 @@ impl Worker {
         let as_built = stage.has(Defect::KeepIgnoresAbort);
         let action = stage.store.action(self.action);
         if action.stop_reason.is_some() && !as_built {
-            self.give_up("asked to stop".to_owned(), Some(Box::new(verification)));
+            self.give_up("asked to stop".to_owned(), Lesson::Nothing, Some(Box::new(verification)));
             return;
         }
         action.keep = true;
         action.verification = Some(verification);
         self.phase = Phase::Tidy { resolving: false };
-        let turns = turns(action, is_after_verification);
+        let kept = recovery::complete(&action.planned().plan, &action.entries);
+        let mut turns = turns(action, is_after_verification);
+        turns.retain(|turn| kept.iter().any(|part| part.oid == turn.step.target().oid));
         self.queue.extend(turns.iter().flat_map(steps::expand));
         self.queue.push_back(simple("worker.settle", What::Settle));
     }
 
     /// What runs now failed.
-    fn failed(&mut self, stage: &mut Stage, error: String) {
+    fn failed(&mut self, stage: &mut Stage, error: String, lesson: Lesson) {
         let action = self.action;
         stage.say(|| format!("action {action}: {error}"));
         match &mut self.phase {
-            Phase::Steps => self.give_up(error, None),
+            Phase::Steps => self.retreat(stage, error, lesson),
             Phase::Tidy { resolving: resolving @ false } => {
                 *resolving = true;
                 self.queue = VecDeque::from([simple("worker.settle", What::Settle)]);
@@ -394,8 +469,17 @@ impl Worker {
             _ => {
                 self.tries += 1;
                 if self.tries == UNDO_TRIES {
-                    if matches!(self.phase, Phase::Tidy { .. }) && !stage.has(Defect::LoserForgotten) {
-                        self.remember_losers(stage);
+                    if self.phase == Phase::Late {
+                        // The healer tries it again.
+                        self.queue.clear();
+                        return;
+                    }
+                    if matches!(self.phase, Phase::Tidy { .. }) {
+                        if !stage.has(Defect::LoserForgotten) {
+                            self.remember_losers(stage);
+                        }
+                    } else {
+                        self.remember_rest(stage);
                     }
                     self.undo_failed(error);
                 } else {
@@ -417,24 +501,81 @@ impl Worker {
         }));
     }
 
-    fn give_up(&mut self, error: String, verification: Option<Box<Verification>>) {
-        self.phase = Phase::Undo { error, verification };
+    /// The action ends; what it could not undo is tried again by the healer.
+    fn remember_rest(&self, stage: &mut Stage) {
+        let wall = stage.world.wall();
+        let collection = stage.store.action(self.action).collection;
+        let left = Unfinished { action: self.action, collection, tries: 0, last: Some(wall) };
+        stage.store.unfinished.push(left);
+    }
+
+    fn give_up(&mut self, error: String, lesson: Lesson, verification: Option<Box<Verification>>) {
+        self.phase = Phase::Undo { error, lesson, verification };
         self.queue = VecDeque::from([simple("worker.settle", What::Settle)]);
     }
 
+    /// A part failed: what is complete goes on without it. In the verification all that is left is complete.
+    fn retreat(&mut self, stage: &mut Stage, error: String, lesson: Lesson) {
+        let action = stage.store.action(self.action);
+        let parts = recovery::complete(&action.planned().plan, &action.entries);
+        if parts.is_empty() || action.status == Status::Verifying {
+            self.give_up(error, lesson, None);
+        } else {
+            self.phase = Phase::Retreat { error, lesson };
+            self.queue = VecDeque::from([simple("worker.settle", What::Settle)]);
+        }
+    }
+
+    /// A part was no gain: it is taken back, the other parts go on.
+    fn lost(&mut self, stage: &mut Stage, turn: &Turn, reason: &str) {
+        let error = format!("the comparison was lost: {reason}");
+        let of = turn.step.target();
+        let action = stage.store.action(self.action);
+        let planned = Rc::clone(action.planned());
+        let others = planned.plan.steps.iter().any(|step| step.target().oid != of.oid);
+        if !others {
+            self.give_up(error, Lesson::NoGain, None);
+            return;
+        }
+        let back: Vec<Op> = recovery::undo_part(&action.entries, of)
+            .into_iter()
+            .filter_map(|command| turn_of(self.action, action.collection, &planned.plan.steps, command))
+            .flat_map(|turn| steps::expand_inverse(&turn))
+            .collect();
+        self.queue.retain(|op| match &op.what {
+            What::Step(_, turn) => turn.step.target().oid != of.oid,
+            _ => true,
+        });
+        for op in back.into_iter().rev() {
+            self.queue.push_front(op);
+        }
+        self.without = Some((error, Lesson::NoGain));
+    }
+
     fn undo_failed(&mut self, error: String) {
-        let end = |status, note, verification| Phase::End { status, note, verification };
+        let bad = |why: &str, verification| Phase::End {
+            status: Status::RollbackFailed,
+            lesson: Lesson::UndoFailed,
+            note: format!("{why}; undoing it failed: {error}"),
+            verification,
+        };
         self.phase = match std::mem::replace(&mut self.phase, Phase::Steps) {
-            Phase::Undo { error: first, verification } => {
-                end(Status::RollbackFailed, format!("{first}; undoing it failed: {error}"), verification)
-            }
-            Phase::Recover { why, .. } => {
-                end(Status::RollbackFailed, format!("{why}; undoing it failed: {error}"), None)
-            }
+            Phase::Undo { error: first, verification, .. } => bad(&first, verification),
+            Phase::Retreat { error: first, .. } => bad(&first, None),
+            Phase::Recover { gone } => bad(gone.ending().2, None),
             // What fails while tidying up does not take the success back.
-            _ => end(Status::Succeeded, format!("the former index could not be dropped: {error}"), None),
+            _ => self.success(format!("the former index could not be dropped: {error}")),
         };
         self.queue = VecDeque::from([simple("worker.finish", What::Finish)]);
+    }
+
+    /// The end of an action that is kept, with or without a part.
+    fn success(&mut self, note: String) -> Phase {
+        let (note, lesson) = match self.without.take() {
+            Some((why, lesson)) => (format!("a part is left out: {why} {note}"), lesson),
+            None => (note, Lesson::Helped),
+        };
+        Phase::End { status: Status::Succeeded, lesson, note, verification: None }
     }
 
     /// Runs what the core says is left, until nothing is.
@@ -443,7 +584,9 @@ impl Worker {
         let action = stage.store.action(self.action);
         let planned = Rc::clone(action.planned());
         let left = match &self.phase {
-            Phase::Undo { .. } => recovery::undo(&action.entries).map_err(|error| error.to_string()),
+            Phase::Undo { .. } => recovery::take_back(&action.entries).map_err(|error| error.to_string()),
+            Phase::Retreat { .. } => Ok(recovery::retreat(&planned.plan, &action.entries).commands),
+            Phase::Late => Ok(recovery::resolve(&planned.plan, &action.entries, action.keep)),
             Phase::Tidy { .. } => Ok(recovery::resolve(&planned.plan, &action.entries, true)),
             _ => Ok(recovery::resolve(&planned.plan, &action.entries, false)),
         };
@@ -459,40 +602,56 @@ impl Worker {
         }
         if left.is_empty() {
             let effect = took_effect(&action.entries);
+            if let Phase::Retreat { error, lesson } = &self.phase {
+                let parts = recovery::complete(&planned.plan, &action.entries);
+                let whole = planned.plan.only(&parts).steps.len() == planned.plan.steps.len();
+                self.without = (!whole).then(|| (error.clone(), *lesson));
+                stage.coverage.parts_kept += u64::from(!whole);
+                self.phase = Phase::Steps;
+                self.tries = 0;
+                self.queue.push_back(simple("worker.to_verifying", What::ToVerifying));
+                return;
+            }
+            if self.phase == Phase::Late {
+                let (id, number) = (self.action, action.collection);
+                stage.store.unfinished.retain(|left| left.action != id);
+                stage.store.stamp += 1;
+                stage.world.collections[number].touch();
+                stage.coverage.finished_late += 1;
+                stage.say(|| format!("collection {number}: what action {id} had left is undone"));
+                return;
+            }
             self.phase = match std::mem::replace(&mut self.phase, Phase::Steps) {
-                Phase::Undo { error, verification } => {
+                Phase::Undo { error, lesson, verification } => {
                     let stopped = action.stop_reason == Some(StopReason::Abort);
                     let status = match (stopped, effect) {
                         (true, _) => Status::Aborted,
                         (false, true) => Status::RolledBack,
                         (false, false) => Status::Failed,
                     };
-                    Phase::End { status, note: error, verification }
+                    let lesson = if stopped { Lesson::Nothing } else { lesson };
+                    Phase::End { status, lesson, note: error, verification }
                 }
-                Phase::Recover { status, why } => Phase::End { status, note: why, verification: None },
-                _ => Phase::End { status: Status::Succeeded, note: String::new(), verification: None },
+                Phase::Recover { gone } => {
+                    let (status, lesson, why) = gone.ending();
+                    Phase::End { status, lesson, note: why.to_owned(), verification: None }
+                }
+                _ => self.success(String::new()),
             };
             self.queue.push_back(simple("worker.finish", What::Finish));
             return;
         }
         for command in left {
-            let Some(step) = planned.plan.steps.get(command.step_no() as usize) else { continue };
-            let turn = Turn {
-                action: self.action,
-                collection: action.collection,
-                step_no: command.step_no(),
-                step: step.clone(),
-                command: Some(Rc::new(command)),
-                tries: 0,
-            };
-            self.queue.extend(steps::expand_inverse(&turn));
+            let turn = turn_of(self.action, action.collection, &planned.plan.steps, command);
+            self.queue.extend(turn.iter().flat_map(steps::expand_inverse));
         }
         self.queue.push_back(simple("worker.settle", What::Settle));
     }
 
     /// Writes the outcome, in one transaction with the status.
     fn finish(&mut self, stage: &mut Stage) {
-        let Phase::End { status, note, verification } = std::mem::replace(&mut self.phase, Phase::Steps)
+        let Phase::End { status, lesson, note, verification } =
+            std::mem::replace(&mut self.phase, Phase::Steps)
         else {
             return;
         };
@@ -502,6 +661,7 @@ impl Worker {
             action.verification = Some(*verification);
         }
         action.outcomes += 1;
+        action.lesson = Some(lesson);
         action.note.clone_from(&note);
         let (number, planned) = (action.collection, Rc::clone(action.planned()));
         let id = self.action;
@@ -511,14 +671,29 @@ impl Worker {
         }
         let Stage { store, world, .. } = stage;
         let strategy = &planned.plan.strategy;
-        store.record_arm(number, strategy, status, at.wall, &world.collections[number].config);
+        store.record_arm(number, strategy, lesson, at.wall, &world.collections[number].config);
         stage.coverage.ended(strategy, status);
+        *stage.coverage.lessons.entry(lesson.as_str()).or_default() += 1;
+        if lesson == Lesson::Helped {
+            stage.out_of_memory.remove(&(number, strategy.clone()));
+        }
         checks::ended(stage, self.action);
     }
 }
 
 fn is_after_verification(step: &Step) -> bool {
     matches!(step, Step::DropLoser { .. })
+}
+
+fn turn_of(action: i64, collection: usize, steps: &[Step], command: RecoveryCommand) -> Option<Turn> {
+    Some(Turn {
+        action,
+        collection,
+        step_no: command.step_no(),
+        step: steps.get(command.step_no() as usize)?.clone(),
+        command: Some(Rc::new(command)),
+        tries: 0,
+    })
 }
 
 fn turns(action: &Action, wanted: impl Fn(&Step) -> bool) -> Vec<Turn> {
@@ -536,16 +711,9 @@ fn turns(action: &Action, wanted: impl Fn(&Step) -> bool) -> Vec<Turn> {
         .collect()
 }
 
-/// Whether anything that users could notice, or a comparison, came about: then undoing it is a rollback.
+/// Whether anything that users could notice, or a comparison, came about that is taken back: then that is a rollback. A
+/// rebuild in place stays.
 fn took_effect(entries: &[JournalEntry]) -> bool {
-    entries.iter().any(|e| e.state == StepState::Done && !matches!(e.step, Step::BuildIndex { .. }))
-}
-
-/// Whether the part that a plan is for is still weak, by the last observation.
-pub fn still_weak(stage: &Stage, action: &Action) -> bool {
-    let Some(observed) = &stage.store.observed[action.collection] else { return false };
-    let config = &stage.world.collections[action.collection].config;
-    let nodes = &action.planned().problem.component.nodes;
-    let lambda = component_lambda(&observed.snapshot, nodes, config).ok().flatten();
-    lambda.is_some_and(|lambda| lambda < config.normal_lambda())
+    let silent = |step: &Step| matches!(step, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. });
+    entries.iter().any(|entry| entry.state == StepState::Done && !silent(&entry.step))
 }

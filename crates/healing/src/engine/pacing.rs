@@ -206,7 +206,12 @@ impl Arm {
             }
             Lesson::Fault | Lesson::UndoFailed => {
                 arm.failures = arm.failures.saturating_add(1);
-                arm.backoff_until = Some(now.saturating_add(backoff_ms(config.backoff_base_seconds, arm.failures, config, seed)));
+                arm.backoff_until = Some(now.saturating_add(backoff_ms(
+                    config.backoff_base_seconds,
+                    arm.failures,
+                    config,
+                    seed,
+                )));
                 if i64::from(arm.failures) >= config.breaker_failures || lesson == Lesson::UndoFailed {
                     arm.breaker_open = true;
                 }
@@ -219,13 +224,7 @@ impl Arm {
     /// The arm once a human has looked, at `now`: closed, and without a wait; what ended before counts no more.
     #[must_use]
     pub fn closed(&self, now: UnixMs) -> Arm {
-        Arm {
-            failures: 0,
-            backoff_until: None,
-            breaker_open: false,
-            closed_at: Some(now),
-            ..self.clone()
-        }
+        Arm { failures: 0, backoff_until: None, breaker_open: false, closed_at: Some(now), ..self.clone() }
     }
 }
 

@@ -429,10 +429,8 @@ fn what_was_no_gain_waits_on_its_part_until_that_is_clearly_worse() {
     });
     assert_eq!(ended.reason(), None);
     let another_story = Case::with(|c| {
-        c.history = vec![
-            learned(7 * 86_400 + 1, Lesson::NoGain, 0.001),
-            learned(400, Lesson::NoGain, 1.26 * now),
-        ];
+        c.history =
+            vec![learned(7 * 86_400 + 1, Lesson::NoGain, 0.001), learned(400, Lesson::NoGain, 1.26 * now)];
     });
     assert_eq!(another_story.reason(), None);
     // Without λ the time alone counts.

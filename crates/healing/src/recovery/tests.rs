@@ -339,12 +339,8 @@ fn entry(step_no: u32, step: Step, state: StepState, details: Value) -> JournalE
 #[test]
 fn a_rebuild_in_place_that_is_no_gain_stays_and_is_no_failed_undo() {
     let (a, b) = (reference("a", 1), reference("b", 2));
-    let rebuilt = entry(
-        0,
-        Step::ReindexConcurrently { of: a.clone(), lists: None },
-        StepState::Done,
-        json!({}),
-    );
+    let rebuilt =
+        entry(0, Step::ReindexConcurrently { of: a.clone(), lists: None }, StepState::Done, json!({}));
     assert_eq!(take_back(std::slice::from_ref(&rebuilt)), Ok(vec![]));
     // What else was done is taken back, and a dropped loser still cannot be.
     let built = entry(1, Step::BuildIndex { of: b.clone(), lists: None }, StepState::Done, json!({}));
@@ -353,10 +349,7 @@ fn a_rebuild_in_place_that_is_no_gain_stays_and_is_no_failed_undo() {
         Ok(vec![RecoveryCommand::DropTrial { step_no: 1, of: b.clone() }])
     );
     let dropped = entry(1, Step::DropLoser { of: b.clone() }, StepState::Intent, json!({}));
-    assert_eq!(
-        take_back(&[rebuilt, dropped]),
-        Err(CannotUndo::LoserDropped { index: "b".to_owned() })
-    );
+    assert_eq!(take_back(&[rebuilt, dropped]), Err(CannotUndo::LoserDropped { index: "b".to_owned() }));
     // A human's wish to undo a success is another matter: it says what cannot be.
     let tuned =
         entry(0, Step::TuneSearchEffort { of: a.clone(), objective: 0.9 }, StepState::Done, json!({}));

@@ -163,6 +163,11 @@ impl Jobs {
             } else if world.disk_free() < bytes {
                 self.queue.remove(0);
                 return;
+            } else if world.weather.memory_bytes < bytes {
+                // Killed, as the healer's workers are. A human or a rule that asks again finds the same.
+                self.queue.remove(0);
+                stage.crash_server(20_000);
+                return;
             } else {
                 world.build_ms(bytes)
             };
@@ -304,10 +309,9 @@ impl ClosesBreakers {
             (false, _) => self.0 = None,
             (true, None) => self.0 = Some(somebody_comes(now)),
             (true, Some(comes)) if comes <= now => {
-                for arms in &mut stage.store.arms {
-                    arms.retain(|arm| !arm.breaker_open);
+                for number in 0..stage.world.collections.len() {
+                    stage.close_breakers(number);
                 }
-                stage.store.stamp += 1;
                 self.0 = None;
             }
             _ => {}

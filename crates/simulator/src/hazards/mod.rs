@@ -17,6 +17,7 @@ mod lists_misfit;
 mod lists_skewed;
 mod locks_contended;
 mod long_transaction;
+mod memory_short;
 mod mode_changed;
 mod no_free_worker;
 mod observations_doubled;
@@ -24,16 +25,19 @@ mod observations_late;
 mod observations_lost;
 mod operator_aborts;
 mod operator_approves;
+mod operator_closes_breaker;
 mod operator_executes;
 mod operator_triggers;
 mod readings_fail;
 mod reindex_interrupted;
 mod rows_deleted;
 mod server_crashes;
+mod server_restarts;
 mod standby;
 mod steps_fail;
 mod switched_off;
 mod worker_dies;
+mod worker_errs;
 
 pub use crate::scenario::Event;
 pub use crate::stage::Stage;
@@ -61,6 +65,7 @@ pub const ALL: &[&dyn Hazard] = &[
     &lists_skewed::ListsSkewed,
     &locks_contended::LocksContended,
     &long_transaction::LongTransaction,
+    &memory_short::MemoryShort,
     &mode_changed::ModeChanged,
     &no_free_worker::NoFreeWorker,
     &observations_doubled::ObservationsDoubled,
@@ -68,16 +73,19 @@ pub const ALL: &[&dyn Hazard] = &[
     &observations_lost::ObservationsLost,
     &operator_aborts::OperatorAborts,
     &operator_approves::OperatorApproves,
+    &operator_closes_breaker::OperatorClosesBreaker,
     &operator_executes::OperatorExecutes,
     &operator_triggers::OperatorTriggers,
     &readings_fail::ReadingsFail,
     &reindex_interrupted::ReindexInterrupted,
     &rows_deleted::RowsDeleted,
     &server_crashes::ServerCrashes,
+    &server_restarts::ServerRestarts,
     &standby::Standby,
     &steps_fail::StepsFail,
     &switched_off::SwitchedOff,
     &worker_dies::WorkerDies,
+    &worker_errs::WorkerErrs,
 ];
 
 /// What a hazard is.
@@ -137,6 +145,15 @@ impl Stage {
         };
         let place = self.world.collections[collection].nth(event.part, |index| own(index) && fits(index))?;
         Some((collection, place))
+    }
+
+    /// A human has looked after a collection.
+    pub fn close_breakers(&mut self, collection: usize) {
+        let wall = self.world.wall();
+        if self.store.close_breakers(collection, wall) {
+            self.out_of_memory.retain(|(of, _), _| *of != collection);
+            self.say(|| format!("collection {collection}: a human closes the breakers"));
+        }
     }
 
     /// A fault struck a collection.

@@ -3,7 +3,8 @@
 use super::{Event, Hazard, Kind, Stage};
 use crate::checks;
 use crate::defects::Defect;
-use crate::worker::still_weak;
+use crate::healer::begin;
+use healing::engine::Begin;
 use healing::lifecycle::Status;
 
 /// See the module.
@@ -35,16 +36,16 @@ impl Hazard for OperatorApproves {
                 continue;
             }
             if !stage.has(Defect::ApprovalSkipsGates) {
-                let busy = i64::from(stage.store.all_in_flight()) >= stage.max_concurrent;
-                if busy || !stage.world.collections[number].config.enabled {
-                    continue;
-                }
-                if !still_weak(stage, action) && !action.by_hand() {
-                    if let Err(error) = stage.store.advance(id, Status::Expired, at) {
-                        stage.violated("lifecycle", error);
+                match begin(stage, id) {
+                    Begin::Now => {}
+                    Begin::Wait { .. } => continue,
+                    Begin::Never { status, .. } => {
+                        if let Err(error) = stage.store.advance(id, status, at) {
+                            stage.violated("lifecycle", error);
+                        }
+                        stage.coverage.ended("none", status);
+                        continue;
                     }
-                    stage.coverage.ended("none", Status::Expired);
-                    continue;
                 }
             }
             if let Err(error) = stage.store.advance(id, Status::Approved, at) {

@@ -47,6 +47,7 @@ fn start(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     if stage.world.disk_free() < bytes {
         return Err("could not extend: no space left on device".to_owned());
     }
+    let killed = stage.world.weather.memory_bytes < bytes;
     effect(stage, turn, "create");
     trial.bytes = bytes;
     let collection = &mut stage.world.collections[turn.collection];
@@ -54,6 +55,10 @@ fn start(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
         table.indexes.push(trial);
     }
     collection.touch();
+    if killed {
+        stage.world.build_ms(bytes / 2);
+        return Ok(Then::Killed);
+    }
     let ms = stage.world.build_ms(bytes) + stage.world.transactions_ms();
     Ok(Then::Next(ms))
 }

@@ -33,12 +33,19 @@ fn compared(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     }
     let present = old.effort(stage.world.server_effort).max(1);
     let queries = config.panel_queries as u32;
-    let old_points = if old.valid {
-        measure::curve(&mut stage.world, &old, queries, config.recall_objective, &[present])?
-    } else {
-        vec![]
+    let (objective, world) = (config.recall_objective, &mut stage.world);
+    // An index that cannot be searched has no curve.
+    let old_points = match old.valid {
+        true => measure::curve(world, &old, queries, objective, &[present]),
+        false => Ok(vec![]),
     };
-    let new_points = measure::curve(&mut stage.world, &trial, queries, config.recall_objective, &[present])?;
+    let points =
+        old_points.and_then(|old| Ok((old, measure::curve(world, &trial, queries, objective, &[present])?)));
+    // A panel that was cancelled is no reason to throw a build away: it is measured again.
+    let (old_points, new_points) = match points {
+        Ok(points) => points,
+        Err(cancelled) => return Ok(Then::patiently(turn.tries, &cancelled)),
+    };
     let mut verdict = compare(&Comparison {
         old: old.valid.then_some(old_points.as_slice()),
         new: &new_points,

@@ -1,6 +1,6 @@
 //! The inverses: each does only what the catalog says is still needed, and notes it.
 
-use healing::recovery::RecoveryCommand;
+use healing::recovery::{self, RecoveryCommand, SwapBack, patience_s};
 use healing::snapshot::Oid;
 use serde_json::{Value, json};
 
@@ -10,9 +10,6 @@ use crate::defects::Defect;
 use crate::stage::Stage;
 use crate::worker::{Op, Then, Turn, op};
 use crate::world::index::{Index, Maker};
-
-/// Times that the names are tried to be exchanged back at once.
-const TRIES: u32 = 5;
 
 pub(super) fn operations(turn: &Turn) -> Vec<Op> {
     let Some(command) = turn.command.as_deref() else { return vec![] };
@@ -81,29 +78,33 @@ fn swap_back(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let of = turn.step.target();
     if lock_times_out(stage) {
         let timeout_ms = stage.world.collections[turn.collection].config.lock_timeout_ms;
-        return if turn.tries + 1 < TRIES {
-            Ok(Then::Again(timeout_ms + 1000))
-        } else {
-            Err("canceling statement due to lock timeout".to_owned())
-        };
+        let pause = patience_s(turn.tries).ok_or("canceling statement due to lock timeout")?;
+        return Ok(Then::Again(timeout_ms + pause as i64 * 1000));
     }
+    let Some(RecoveryCommand::SwapBack { details, .. }) = turn.command.as_deref() else {
+        return Err("no swap to undo".to_owned());
+    };
+    let trial = details.get("trial").and_then(Value::as_u64).and_then(|oid| Oid::try_from(oid).ok());
     let collection = &stage.world.collections[turn.collection];
     let old = collection.itself(of).filter(|old| old.name == crate::world::trial_name(of)).map(|old| old.oid);
-    let new = collection.bearing_its_name(of).map(|new| new.oid);
-    match (old, new) {
-        (Some(old), Some(new)) => {
+    let new = trial.filter(|oid| collection.indexes().any(|(_, index)| index.oid == *oid));
+    let taken = collection.bearing_its_name(of).is_some();
+    let bare = of.name.trim_start_matches("public.").to_owned();
+    match (recovery::swap_back(old.is_some(), trial.map(|_| new.is_some()), taken), old, new) {
+        (SwapBack::Exchange, Some(old), Some(new)) => {
             effect(stage, turn, "swap back");
             stage.world.collections[turn.collection].exchange_names(old, new);
         }
-        (Some(old), None) => {
+        (SwapBack::OwnName, Some(old), _) => {
             effect(stage, turn, "rename");
-            let collection = &mut stage.world.collections[turn.collection];
-            if let Some(index) = collection.index(old) {
-                index.name = of.name.trim_start_matches("public.").to_owned();
-            }
-            collection.touch();
+            stage.world.collections[turn.collection].rename(old, bare);
         }
-        (None, _) => {}
+        (SwapBack::FormerName, Some(old), _) => {
+            effect(stage, turn, "rename");
+            stage.coverage.former_names += 1;
+            stage.world.collections[turn.collection].hand_back(old, &format!("{bare}_former"));
+        }
+        _ => {}
     }
     noted(stage, turn);
     Ok(Then::Next(SHORT_MS))

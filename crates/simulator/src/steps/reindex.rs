@@ -50,6 +50,10 @@ fn start(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
         table.indexes.push(new);
     }
     collection.touch();
+    if stage.world.weather.memory_bytes < bytes {
+        stage.world.build_ms(bytes / 2);
+        return Ok(Then::Killed);
+    }
     Ok(Then::Next(stage.world.build_ms(bytes) + stage.world.transactions_ms()))
 }
 

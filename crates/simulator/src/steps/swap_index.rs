@@ -9,9 +9,6 @@ use super::{SHORT_MS, effect, note, target};
 use crate::stage::Stage;
 use crate::worker::{Op, Then, Turn, op};
 
-/// Times that a swap is tried before it is given up.
-const TRIES: u32 = 5;
-
 pub(super) fn operations(turn: &Turn) -> Vec<Op> {
     vec![op("swap_index.intent", intent, turn), op("swap_index.exchange", exchange, turn)]
 }
@@ -46,14 +43,16 @@ fn exchange(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let of = target(turn);
     let timeout_ms = stage.world.collections[turn.collection].config.lock_timeout_ms;
     if lock_times_out(stage) {
-        return if turn.tries + 1 < TRIES {
-            Ok(Then::Again(timeout_ms + 1000))
-        } else {
-            Err("canceling statement due to lock timeout".to_owned())
-        };
+        return Ok(match Then::patiently(turn.tries, "canceling statement due to lock timeout") {
+            Then::Again(ms) => Then::Again(timeout_ms + ms),
+            then => then,
+        });
     }
     let collection = &stage.world.collections[turn.collection];
-    let old = collection.as_planned(of)?.oid;
+    let old = match collection.as_planned(of) {
+        Ok(old) => old.oid,
+        Err(changed) => return Ok(Then::PutOff(changed)),
+    };
     let trial = collection.trial(of).ok_or("the new index is not there any more")?;
     if !trial.valid {
         return Err("the new index is not valid any more".to_owned());

@@ -18,14 +18,18 @@ pub(super) fn operations(turn: &Turn) -> Vec<Op> {
 }
 
 /// The effort found, kept by the worker until it is set: measured again here, since an operation keeps nothing.
-fn least(stage: &mut Stage, turn: &Turn) -> Result<u32, String> {
+/// `Ok(Err(_))`: not now, or none.
+fn least(stage: &mut Stage, turn: &Turn) -> Result<Result<u32, Then>, String> {
     let Step::TuneSearchEffort { of, objective } = &turn.step else { return Err("no tuning".to_owned()) };
     let collection = &stage.world.collections[turn.collection];
     let queries = collection.config.panel_queries as u32;
     let index = collection.as_planned(of)?.clone();
-    let points = measure::curve(&mut stage.world, &index, queries, *objective, &[])?;
+    let points = match measure::curve(&mut stage.world, &index, queries, *objective, &[]) {
+        Ok(points) => points,
+        Err(cancelled) => return Ok(Err(Then::patiently(turn.tries, &cancelled))),
+    };
     let meets = points.iter().filter(|point| point.recall >= *objective).map(|point| point.effort).min();
-    meets.ok_or_else(|| format!("no effort finds {objective:.3}"))
+    Ok(meets.ok_or_else(|| Then::Lost(format!("no effort finds {objective:.3}"))))
 }
 
 fn measured(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
@@ -41,7 +45,10 @@ fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
 }
 
 fn done(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let effort = least(stage, turn)?;
+    let effort = match least(stage, turn)? {
+        Ok(effort) => effort,
+        Err(then) => return Ok(then),
+    };
     let noop = stage.has(Defect::CreditedNoop);
     effect(stage, turn, "effort");
     let collection = &mut stage.world.collections[turn.collection];

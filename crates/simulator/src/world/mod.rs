@@ -183,6 +183,10 @@ pub struct Weather {
     pub in_recovery: bool,
     /// Bytes of foreign files.
     pub foreign_bytes: u64,
+    /// Share of workers that err before they can read their journal.
+    pub worker_errors: f64,
+    /// Memory that is there for a build; one that needs more is killed, and the server with it.
+    pub memory_bytes: u64,
 }
 
 /// Calm weather.
@@ -200,6 +204,8 @@ impl Default for Weather {
             no_workers: false,
             in_recovery: false,
             foreign_bytes: 0,
+            worker_errors: 0.0,
+            memory_bytes: u64::MAX,
         }
     }
 }
@@ -221,6 +227,10 @@ pub struct World {
     pub server_effort: (u32, u32),
     /// Not before this does the server accept work (it crashed).
     pub down_until: UnixMs,
+    /// When the server last crashed, true time.
+    pub crashed_at: UnixMs,
+    /// When it was last restarted in order, true time.
+    pub restarted_at: UnixMs,
     /// How often the statistics were reset.
     pub epoch: u32,
     /// Randomness of what happens.
@@ -255,6 +265,8 @@ impl World {
             weather: Weather::default(),
             server_effort: (1, 40),
             down_until: 0,
+            crashed_at: i64::MIN,
+            restarted_at: i64::MIN,
             epoch: 0,
             random: Random::new(scenario.seed, "world"),
             noise: Random::new(scenario.seed, "noise"),
@@ -395,6 +407,7 @@ impl World {
     /// Everything in memory is gone: statistics, sessions, builds.
     pub fn crash(&mut self, down_ms: i64) {
         self.down_until = self.now + down_ms;
+        self.crashed_at = self.now;
         self.epoch += 1;
         for collection in &mut self.collections {
             collection.touch();
@@ -403,6 +416,18 @@ impl World {
                 for index in &mut table.indexes {
                     index.building = false;
                 }
+            }
+        }
+    }
+
+    /// Restarted in order: sessions end, statistics stay.
+    pub fn restart(&mut self, down_ms: i64) {
+        self.down_until = self.now + down_ms;
+        self.restarted_at = self.now;
+        for collection in &mut self.collections {
+            collection.touch();
+            for index in collection.tables.iter_mut().flat_map(|table| &mut table.indexes) {
+                index.building = false;
             }
         }
     }
@@ -498,6 +523,28 @@ impl Collection {
             }
         }
         self.touch();
+    }
+
+    /// Gives an index another name.
+    pub fn rename(&mut self, oid: Oid, name: String) {
+        if let Some(index) = self.index(oid) {
+            index.name = name;
+        }
+        self.touch();
+    }
+
+    /// Gives an index back to its user under a name that is free, beginning so.
+    pub fn hand_back(&mut self, oid: Oid, stem: &str) {
+        let free = |name: &String| self.indexes().all(|(_, index)| index.name != *name);
+        let names = std::iter::once(stem.to_owned()).chain((1..).map(|n| format!("{stem}{n}")));
+        let name = names.take(1000).find(free).unwrap_or_default();
+        let table = self.indexes().find(|(_, index)| index.oid == oid).map(|(table, _)| table.oid);
+        if let (Some(table), Some(index)) = (table, self.index(oid)) {
+            index.maker = Maker::User;
+            let (method, valid) = (index.method, index.valid);
+            self.ledger.push(Wanted { table, name: name.clone(), method, valid });
+        }
+        self.rename(oid, name);
     }
 
     /// Removes an index.
