@@ -481,6 +481,10 @@ pub fn begin(stage: &Stage, id: i64) -> Begin {
             this_table: stage.store.in_flight(number) - itself,
             server: stage.store.all_in_flight() - itself,
         },
+        since: match action.status {
+            Status::AwaitingApproval => stage.world.wall(),
+            _ => action.approved_at.or(action.decided).map_or(UnixMs::MIN, |at| at.wall),
+        },
         now: if stage.has(Defect::StaleSnapshot) { observed.snapshot.taken_at } else { stage.world.wall() },
     })
 }

@@ -87,6 +87,7 @@ pub fn run_with(scenario: &Scenario, trace: bool) -> Run {
 /// Disturbances are over, and a human has looked after what asked for one.
 fn calm(stage: &mut Stage) {
     stage.armed.clear();
+    stage.armed_drops.clear();
     for number in 0..stage.world.collections.len() {
         stage.close_breakers(number);
         if stage.store.records[number].is_some_and(|record| record.state != IntegrityState::Normal) {

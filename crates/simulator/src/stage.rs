@@ -1,5 +1,7 @@
 //! The stage: the virtual server, the extension's tables, the healer and its workers, and who watches them.
 
+use healing::snapshot::Oid;
+
 use crate::coverage::Coverage;
 use crate::defects::Defect;
 use crate::healer::Healer;
@@ -34,6 +36,8 @@ pub struct Stage {
     pub max_concurrent: i64,
     /// Crashes that wait for their moment.
     pub armed: Vec<Armed>,
+    /// Operations of workers after which a human drops the index that the worker is at.
+    pub armed_drops: Vec<u32>,
     /// What was met.
     pub coverage: Coverage,
     /// What was broken, with the check that found it.
@@ -70,6 +74,7 @@ impl Stage {
             leaked: vec![],
             max_concurrent: i64::from(scenario.max_concurrent_actions),
             armed: vec![],
+            armed_drops: vec![],
             coverage: Coverage::default(),
             violations: vec![],
             jumped_at: i64::MIN / 2,
@@ -179,6 +184,18 @@ impl Stage {
         }
         self.say(|| format!("the build of action {id} runs out of memory"));
         self.crash_server(20_000);
+    }
+
+    /// A human drops an index: it is not wanted any more.
+    pub fn drop_by_hand(&mut self, collection: usize, oid: Oid) {
+        let now = self.world.now;
+        let target = &mut self.world.collections[collection];
+        let found = target.indexes().find(|(_, index)| index.oid == oid);
+        let Some((table, name)) = found.map(|(table, index)| (table.oid, index.name.clone())) else { return };
+        target.ledger.retain(|wanted| !(wanted.table == table && wanted.name == name));
+        target.remove(oid);
+        target.struck(now);
+        self.say(|| format!("collection {collection}: a human drops {name}"));
     }
 
     /// The server crashes: all that is in memory is gone, and it is down for a while.

@@ -63,6 +63,8 @@ pub struct Action {
     pub stop_asked: Option<Moment>,
     /// When it was decided.
     pub decided: Option<Moment>,
+    /// When a human approved it.
+    pub approved_at: Option<Moment>,
     /// When its worker began.
     pub started: Option<Moment>,
     /// When it ended.
@@ -272,6 +274,7 @@ impl Store {
                 stop_reason: None,
                 stop_asked: None,
                 decided: None,
+                approved_at: None,
                 started: None,
                 ended: None,
                 deadline: None,

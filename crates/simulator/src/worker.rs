@@ -206,14 +206,31 @@ pub fn run_all(stage: &mut Stage) {
             stage.world.now = worker.ready_at;
             let lives = worker.turn(stage);
             stage.world.now = end;
-            let busy = worker.holds_lock;
+            let (busy, action) = (worker.holds_lock, worker.action);
             if lives {
                 stage.workers.insert(at.min(stage.workers.len()), worker);
             }
             if busy {
+                strike_drops(stage, action);
                 strike_armed(stage, pid);
             }
         }
+    }
+}
+
+/// A human who drops what an action is at.
+fn strike_drops(stage: &mut Stage, action: i64) {
+    for after in &mut stage.armed_drops {
+        *after = after.saturating_sub(1);
+    }
+    let Some(at) = stage.armed_drops.iter().position(|after| *after == 0) else { return };
+    stage.armed_drops.remove(at);
+    let action = stage.store.action(action);
+    let (number, planned) = (action.collection, Rc::clone(action.planned()));
+    let Some(of) = planned.plan.steps.first().map(Step::target) else { return };
+    let bears = stage.world.collections[number].bearing_its_name(of).filter(|index| index.valid);
+    if let Some(oid) = bears.map(|index| index.oid) {
+        stage.drop_by_hand(number, oid);
     }
 }
 

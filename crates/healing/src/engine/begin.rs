@@ -9,6 +9,10 @@ use crate::integrity::component_lambda;
 use crate::lifecycle::Status;
 use crate::snapshot::{Snapshot, UnixMs};
 
+/// A plan that could not begin for so long is given up, milliseconds: it rests on what was seen then, and holds the place of
+/// others on its table and its server. What is still weak is decided anew.
+const BEGIN_WITHIN_MS: i64 = 600_000;
+
 /// What the answer rests on. Asked when a human approves, and again when the worker is to be started.
 #[derive(Debug, Clone, Copy)]
 pub struct BeginInput<'a> {
@@ -24,6 +28,8 @@ pub struct BeginInput<'a> {
     pub arms: &'a [Arm],
     /// What runs now, this action left out.
     pub in_flight: InFlight,
+    /// Since when it may begin: when it was decided or, where a human had to, approved (now, when that is asked).
+    pub since: UnixMs,
     /// The present time.
     pub now: UnixMs,
 }
@@ -50,9 +56,10 @@ pub enum Begin {
 
 /// Whether the plan may begin.
 pub fn begin(input: &BeginInput<'_>) -> Begin {
-    let BeginInput { config, snapshot, planned, request, arms, in_flight, now } = *input;
+    let BeginInput { config, snapshot, planned, request, arms, in_flight, since, now } = *input;
     let never = |status, reason| Begin::Never { status, reason };
-    let wait = |reason| Begin::Wait { reason };
+    let late = now.saturating_sub(since) > BEGIN_WITHIN_MS;
+    let wait = |reason| if late { never(Status::Expired, reason) } else { Begin::Wait { reason } };
     if !config.enabled {
         return never(Status::Aborted, Reason::Disabled);
     }
@@ -68,7 +75,7 @@ pub fn begin(input: &BeginInput<'_>) -> Begin {
     if i64::from(in_flight.server) >= config.max_concurrent_actions {
         return wait(Reason::ServerBusy);
     }
-    if now.saturating_sub(snapshot.taken_at) > config.max_snapshot_age_seconds * 1000 {
+    if late || now.saturating_sub(snapshot.taken_at) > config.max_snapshot_age_seconds * 1000 {
         return wait(Reason::StaleSnapshot);
     }
     // What a human named by hand was wanted whether the part is weak or not.

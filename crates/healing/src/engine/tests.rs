@@ -485,6 +485,7 @@ fn what_was_decided_earlier_begins_only_while_its_gates_are_open() {
             request: &case.request,
             arms: &case.arms,
             in_flight: case.in_flight,
+            since: NOW - 478_999,
             now: case.now,
         })
     };
@@ -503,6 +504,16 @@ fn what_was_decided_earlier_begins_only_while_its_gates_are_open() {
     assert_eq!(begins(flies), wait(Reason::ActionInFlight));
     assert_eq!(begins(|c| c.in_flight = InFlight { this_table: 0, server: 1 }), wait(Reason::ServerBusy));
     assert_eq!(begins(|c| c.now = NOW + 120_001), wait(Reason::StaleSnapshot));
+    // Ten minutes after it might have begun it is too late, whatever it waited for.
+    let late = |c: &mut Case| {
+        (c.now, c.snapshot.taken_at) = (NOW + 121_002, NOW + 121_000);
+        c.snapshot.in_recovery = true;
+    };
+    assert_eq!(begins(late), never(Status::Expired, Reason::InRecovery));
+    let late = |c: &mut Case| (c.now, c.snapshot.taken_at) = (NOW + 121_002, NOW + 121_000);
+    assert_eq!(begins(late), never(Status::Expired, Reason::StaleSnapshot));
+    let in_time = |c: &mut Case| (c.now, c.snapshot.taken_at) = (NOW + 121_001, NOW + 121_000);
+    assert_eq!(begins(in_time), Begin::Now);
     let cured = |c: &mut Case| fragment(&mut c.snapshot.indexes[0], 0.0);
     assert_eq!(begins(cured), never(Status::Expired, Reason::StateNormal));
     assert_eq!(begins(|c| c.snapshot.indexes.clear()), never(Status::Expired, Reason::StateNormal));

@@ -19,11 +19,12 @@ impl Hazard for IndexDroppedByHand {
         if event.magnitude < 0.7 {
             return;
         }
-        let target = &mut stage.world.collections[collection];
-        let (table, index) = (target.tables[t].oid, &target.tables[t].indexes[i]);
-        let (oid, name) = (index.oid, index.name.clone());
-        target.ledger.retain(|wanted| !(wanted.table == table && wanted.name == name));
-        target.remove(oid);
-        target.struck(stage.world.now);
+        if event.magnitude > 0.85 {
+            // The one that is being worked at, in the middle of it.
+            stage.armed_drops.push(1 + event.at_s as u32 % 12);
+            return;
+        }
+        let oid = stage.world.collections[collection].tables[t].indexes[i].oid;
+        stage.drop_by_hand(collection, oid);
     }
 }

@@ -51,7 +51,8 @@ impl Hazard for OperatorApproves {
             if let Err(error) = stage.store.advance(id, Status::Approved, at) {
                 stage.violated("lifecycle", error);
             }
-            stage.store.action(id).approved = true;
+            let action = stage.store.action(id);
+            (action.approved, action.approved_at) = (true, Some(at));
             checks::permitted(stage, id);
         }
     }
