@@ -4,7 +4,7 @@ use healing::plan::Step;
 use healing::recovery::StepState;
 use serde_json::json;
 
-use super::{SHORT_MS, effect, may_fail, note, target};
+use super::{SHORT_MS, effect, may_fail, note, target, wait_for_long_transactions};
 use crate::stage::Stage;
 use crate::worker::{Op, Then, Turn, op};
 use crate::world::index::{Index, Maker};
@@ -20,6 +20,9 @@ pub(super) fn operations(turn: &Turn) -> Vec<Op> {
 }
 
 fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    if let Some(wait) = wait_for_long_transactions(stage, turn) {
+        return Ok(wait);
+    }
     let collection = &mut stage.world.collections[turn.collection];
     if let Some(leftover) = collection.trial(target(turn)).map(|index| index.oid) {
         collection.remove(leftover);

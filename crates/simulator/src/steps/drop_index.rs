@@ -5,7 +5,7 @@ use healing::recovery::StepState;
 use healing::snapshot::Oid;
 use serde_json::json;
 
-use super::{SHORT_MS, begin_drop, end_drop, may_fail, note};
+use super::{SHORT_MS, begin_drop, end_drop, may_fail, note, wait_for_long_transactions};
 use crate::stage::Stage;
 use crate::worker::{Op, Then, Turn, op};
 
@@ -19,6 +19,9 @@ pub(super) fn operations(turn: &Turn) -> Vec<Op> {
 }
 
 fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    if let Some(wait) = wait_for_long_transactions(stage, turn) {
+        return Ok(wait);
+    }
     let collection = &stage.world.collections[turn.collection];
     match &turn.step {
         Step::DropInvalid { of } => {

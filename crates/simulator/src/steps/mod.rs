@@ -88,6 +88,13 @@ fn effect(stage: &mut Stage, turn: &Turn, what: &str) {
     checks::effect(stage, turn, what);
 }
 
+/// Before a build or a drop: it would wait for every transaction that is older, and hold its locks and its place as long.
+/// So it is not begun while a long one is under way.
+fn wait_for_long_transactions(stage: &Stage, turn: &Turn) -> Option<Then> {
+    let long = stage.world.weather.long_transactions > 0;
+    long.then(|| Then::patiently(turn.tries, "a long transaction is under way"))
+}
+
 /// A statement that fails now and then, and surely without disk.
 fn may_fail(stage: &mut Stage) -> Result<(), String> {
     if stage.world.disk_free() == 0 {

@@ -5,7 +5,7 @@ use healing::recovery::StepState;
 use healing::snapshot::Oid;
 use serde_json::json;
 
-use super::{SHORT_MS, effect, may_fail, note, target};
+use super::{SHORT_MS, effect, may_fail, note, target, wait_for_long_transactions};
 use crate::stage::Stage;
 use crate::worker::{Op, Then, Turn, op};
 use crate::world::index::{Index, Maker};
@@ -20,6 +20,9 @@ pub(super) fn operations(turn: &Turn) -> Vec<Op> {
 }
 
 fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    if let Some(wait) = wait_for_long_transactions(stage, turn) {
+        return Ok(wait);
+    }
     let collection = &stage.world.collections[turn.collection];
     collection.as_planned(target(turn))?;
     let before: Vec<Oid> = collection.reindex_leftovers(target(turn));

@@ -14,8 +14,10 @@ pub(super) fn operations(turn: &Turn) -> Vec<Op> {
 }
 
 fn effort_for(stage: &mut Stage, turn: &Turn, of: &IndexRef) -> Option<u32> {
-    if !stage.world.collections[turn.collection].config.manage_search_effort {
-        return None;
+    let collection = &stage.world.collections[turn.collection];
+    if !collection.config.manage_search_effort {
+        // Not ours to change: the new index gets what sessions have with the old one, at which both were compared.
+        return collection.itself(of).and_then(|old| old.effort);
     }
     let entries = &stage.store.action(turn.action).entries;
     let compared = entries.iter().rev().find(|entry| {
