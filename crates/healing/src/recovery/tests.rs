@@ -405,6 +405,25 @@ fn a_complete_part_does_not_go_down_with_a_later_one() {
 }
 
 #[test]
+fn the_problem_of_a_part_is_its_nodes() {
+    use crate::classify::{Problem, ProblemClass};
+    use crate::graph::NodeKey;
+    let index = |partition, name: &str| NodeKey::Index { partition, index: name.to_owned() };
+    let lists = NodeKey::Centroid { partition: 1, index: "a".to_owned(), group: 3 };
+    let problem = Problem {
+        class: ProblemClass::Unknown { witness_summary: String::new() },
+        component: crate::integrity::Component {
+            lambda: 0.4,
+            nodes: vec![NodeKey::Core, index(1, "a"), index(2, "a"), index(1, "b"), lists.clone()],
+            witness: vec![],
+        },
+        evidence: vec![],
+    };
+    assert_eq!(problem.only(&[reference("a", 1)]).component.nodes, [index(1, "a"), lists]);
+    assert_eq!(problem.only(&[reference("z", 9)]), problem);
+}
+
+#[test]
 fn verdicts_are_those_of_the_steps_asked_for() {
     let (plan, mut entries) = two_parts(true, 5, StepState::Done);
     let sizes = crate::verdict::Sizes { old_bytes: 2, new_bytes: 1 };
