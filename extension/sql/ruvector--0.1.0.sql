@@ -136,6 +136,7 @@ CREATE TABLE ruvector.actions (
     detail          text,               -- the same with figures, or what stands in the way
     approval        text,               -- why a human must approve first, NULL when none must
     approved_by     text,
+    approved_at     timestamptz,
     strategy        text,
     problem_class   text,
     problem         jsonb,
@@ -144,6 +145,8 @@ CREATE TABLE ruvector.actions (
     before          jsonb,              -- the snapshot that the plan was made from
     initial_lambda  double precision,
     started_at      timestamptz,
+    starts          integer NOT NULL DEFAULT 0,      -- workers that it had
+    last_start      timestamptz,
     deadline        timestamptz,        -- the healer stops the worker then
     progress        text,
     verification    jsonb,
@@ -152,6 +155,7 @@ CREATE TABLE ruvector.actions (
     stop_asked_by   text,
     stop_asked_at   timestamptz,
     ended_at        timestamptz,
+    lesson          text,               -- what its end says of the strategy: healing::lifecycle::Lesson
     error           text
 );
 CREATE INDEX ON ruvector.actions (collection_id, requested_at);
@@ -222,6 +226,7 @@ CREATE TABLE ruvector.healing_arms (
     failures      integer NOT NULL,
     backoff_until timestamptz,
     breaker_open  boolean NOT NULL,   -- closed by a human only
+    closed_at     timestamptz,        -- when a human last did: what ended before says nothing any more
     PRIMARY KEY (collection_id, strategy)
 );
 
@@ -678,7 +683,7 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Switch it on first: ruvector_healing_configure(''{"enabled": true}'') or ruvector.enabled.';
     END IF;
-    UPDATE ruvector.actions a SET status = 'approved', approved_by = session_user
+    UPDATE ruvector.actions a SET status = 'approved', approved_by = session_user, approved_at = clock_timestamp()
      WHERE a.id = action_id AND a.status = 'awaiting_approval';
     IF NOT FOUND THEN
         RETURN false;
@@ -719,7 +724,8 @@ BEGIN
 END
 $$;
 
--- Lets remedies run again that wait after failures or are switched off after too many: all of a collection, or one.
+-- Lets remedies run again that wait since they failed, were no gain or were put off, or that were given up after too many
+-- failures: all of a collection, or one.
 -- Returns how many there were.
 CREATE FUNCTION ruvector_healing_reset(collection text, strategy text DEFAULT NULL) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -734,9 +740,17 @@ BEGIN
             USING ERRCODE = 'undefined_object',
                   HINT = format('There are: %s.', array_to_string(ruvector._strategies(), ', '));
     END IF;
-    DELETE FROM ruvector.healing_arms a
-     WHERE a.collection_id = entry.id AND a.strategy = coalesce(ruvector_healing_reset.strategy, a.strategy)
-       AND (a.breaker_open OR a.failures > 0);
+    INSERT INTO ruvector.healing_arms AS m (collection_id, strategy, failures, breaker_open, closed_at)
+    SELECT entry.id, s, 0, false, clock_timestamp()
+      FROM unnest(ruvector._strategies()) s
+     WHERE s = coalesce(ruvector_healing_reset.strategy, s)
+       AND EXISTS (SELECT FROM ruvector.actions a
+                     LEFT JOIN ruvector.healing_arms k ON k.collection_id = a.collection_id AND k.strategy = a.strategy
+                    WHERE a.collection_id = entry.id AND a.strategy = s
+                      AND a.lesson IN ('no_gain', 'postponed', 'fault', 'undo_failed')
+                      AND a.ended_at > coalesce(k.closed_at, '-infinity'))
+    ON CONFLICT ON CONSTRAINT healing_arms_pkey DO UPDATE
+       SET (failures, backoff_until, breaker_open, closed_at) = (0, NULL, false, EXCLUDED.closed_at);
     GET DIAGNOSTICS closed = ROW_COUNT;
     PERFORM ruvector._wake();
     RETURN closed;

@@ -1,5 +1,6 @@
 //! Errors of this crate and their SQLSTATEs, in one place.
 
+use healing::lifecycle::Lesson;
 use pgrx::pg_sys::panic::CaughtError;
 
 /// What can go wrong while collecting or executing.
@@ -19,6 +20,15 @@ impl Error {
     /// Whether a lock was not to be had in time (`lock_not_available`).
     pub(crate) fn is_lock_timeout(&self) -> bool {
         matches!(self, Error::Raised { sqlstate, .. } if sqlstate == "55P03")
+    }
+
+    /// What it says of a remedy: a lock that was not to be had, a statement that somebody cancelled (`query_canceled`)
+    /// and a world that is not as planned are circumstances, every other ERROR is a fault.
+    pub(crate) fn lesson(&self) -> Lesson {
+        match self {
+            Error::Raised { sqlstate, .. } if sqlstate != "55P03" && sqlstate != "57014" => Lesson::Fault,
+            _ => Lesson::Postponed,
+        }
     }
 
     pub(crate) fn refused(reason: impl Into<String>) -> Self {

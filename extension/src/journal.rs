@@ -2,9 +2,9 @@
 //! next worker knows what may have happened.
 
 use healing::classify::Problem;
-use healing::lifecycle::Status;
+use healing::lifecycle::{Lesson, Status};
 use healing::plan::{Plan, Step};
-use healing::recovery::{JournalEntry, StepState};
+use healing::recovery::{Gone, JournalEntry, StepState};
 use healing::snapshot::Snapshot;
 use healing::verdict::Verdict;
 use healing::verification::Verification;
@@ -30,6 +30,21 @@ pub(crate) struct Action {
     pub(crate) verification: Option<Verification>,
     /// Why the healer stopped its worker.
     pub(crate) stop_reason: Option<StopReason>,
+    /// The server was started, not only recovered from a crash, since the action began.
+    restarted: bool,
+}
+
+impl Action {
+    /// Why it has no worker any more although it is not over.
+    pub(crate) fn gone(&self) -> Gone {
+        match self.stop_reason {
+            Some(StopReason::Abort) => Gone::Abort,
+            Some(StopReason::Timeout) => Gone::Timeout,
+            Some(StopReason::Yield) => Gone::Yield,
+            None if self.restarted => Gone::Restart,
+            None => Gone::Death,
+        }
+    }
 }
 
 /// Why the healer stopped a worker.
@@ -47,7 +62,8 @@ pub(crate) fn load(id: i64) -> Result<Option<Action>, Error> {
     Ok(collect::documents(
         "SELECT jsonb_build_object('id', a.id, 'collection_id', a.collection_id, 'status', a.status,
                 'problem', a.problem, 'plan', a.plan, 'before', a.before, 'keep', a.keep,
-                'verification', a.verification, 'stop_reason', a.stop_reason)
+                'verification', a.verification, 'stop_reason', a.stop_reason,
+                'restarted', coalesce(pg_postmaster_start_time() > a.started_at, false))
            FROM ruvector.actions a WHERE a.id = $1 AND a.plan IS NOT NULL",
         &[id.into()],
     )?
@@ -105,11 +121,19 @@ pub(crate) fn keep(id: i64, verification: &Verification) -> Result<(), Error> {
 }
 
 /// Ends an action that was approved and never began.
-pub(crate) fn give_up(id: i64, why: &str) -> Result<(), Error> {
+pub(crate) fn give_up(id: i64, status: Status, why: &str) -> Result<(), Error> {
     Ok(Spi::run_with_args(
-        "UPDATE ruvector.actions SET status = 'aborted', ended_at = clock_timestamp(), detail = $2
+        "UPDATE ruvector.actions SET status = $3, ended_at = clock_timestamp(), detail = $2
           WHERE id = $1 AND status = 'approved'",
-        &[id.into(), why.into()],
+        &[id.into(), why.into(), status.as_str().into()],
+    )?)
+}
+
+/// Notes that a worker was started for an action.
+pub(crate) fn started(id: i64) -> Result<(), Error> {
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.actions SET starts = starts + 1, last_start = clock_timestamp() WHERE id = $1",
+        &[id.into()],
     )?)
 }
 
@@ -186,6 +210,7 @@ pub(crate) fn steps_in_words(id: i64) -> Result<Vec<String>, Error> {
 /// How an action ended.
 pub(crate) struct Ending<'a> {
     pub(crate) status: Status,
+    pub(crate) lesson: Lesson,
     pub(crate) verification: Option<&'a Verification>,
     pub(crate) error: Option<&'a str>,
     /// λ of the whole collection at the end.
@@ -197,14 +222,15 @@ pub(crate) struct Ending<'a> {
 /// Ends an action and writes its outcome, in the caller's transaction.
 pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
     let Action { id, problem, .. } = action;
-    let Ending { status, verification, error, final_lambda, story, .. } = *ending;
+    let Ending { status, lesson, verification, error, final_lambda, story, .. } = *ending;
     Spi::run_with_args(
         "UPDATE ruvector.actions SET ended_at = clock_timestamp(), error = $2, verification = coalesce($3, verification),
-                progress = NULL WHERE id = $1",
+                progress = NULL, lesson = $4 WHERE id = $1",
         &[
             (*id).into(),
             error.into(),
             verification.map(serde_json::to_value).transpose()?.map(JsonB).into(),
+            lesson.as_str().into(),
         ],
     )?;
     advance(*id, action.status, status)?;

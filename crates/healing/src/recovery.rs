@@ -266,7 +266,7 @@ pub enum Gone {
     Abort,
     /// Its time was over.
     Timeout,
-    /// A session waited for it while it waited for that session.
+    /// A session waited for its lock.
     Yield,
     /// The server was shut down or restarted in order.
     Restart,
@@ -282,11 +282,9 @@ impl Gone {
         match self {
             Gone::Abort => (Status::Aborted, Lesson::Nothing, "stopped by a human"),
             Gone::Timeout => (Status::Failed, Lesson::Fault, "stopped after its time limit"),
-            Gone::Yield => (
-                Status::Aborted,
-                Lesson::Postponed,
-                "gave way to a session that waited for it while it waited for that one",
-            ),
+            Gone::Yield => {
+                (Status::Aborted, Lesson::Postponed, "gave way to a session that waited for its lock")
+            }
             Gone::Restart => (Status::Aborted, Lesson::Nothing, "the server was restarted"),
             Gone::Death => (Status::Failed, Lesson::Fault, "its worker died"),
         }

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use healing::explain;
-use healing::lifecycle::Status;
+use healing::lifecycle::{Lesson, Status};
 use healing::plan::Step;
 use healing::recovery::{self, RecoveryCommand, StepState};
 use healing::remedies;
@@ -75,6 +75,7 @@ fn lock(id: i64) -> bool {
 /// How the work on an action came out.
 struct CameOut {
     status: Status,
+    lesson: Lesson,
     verification: Option<Verification>,
     error: Option<String>,
 }
@@ -87,9 +88,6 @@ fn work(id: i64) -> Result<(), Error> {
     let config = collection.config()?;
     let context = Context { action_id: id, collection: &collection, config: &config };
     let came_out = match action.status {
-        Status::Approved if !config.enabled => {
-            return transaction(|| journal::give_up(id, "healing was switched off before it began"));
-        }
         Status::Approved => {
             transaction(|| {
                 journal::advance(id, Status::Approved, Status::Executing)?;
@@ -114,17 +112,17 @@ fn carry_out(context: &Context<'_>, action: &mut Action) -> CameOut {
         }
         Ok(verification) => {
             let error = format!("not verified: {}", verification.reason);
-            undo(context, action, Some(verification), error)
+            // A reading that did not come in all windows says nothing of the remedy.
+            let lesson = if verification.complete { Lesson::NoGain } else { Lesson::Postponed };
+            undo(context, action, Some(verification), lesson, error)
         }
-        Err(Stopped::Lost(reason)) => {
-            undo(context, action, None, format!("the comparison was lost: {reason}"))
-        }
-        Err(Stopped::Failed(error)) => undo(context, action, None, error.to_string()),
+        Err(Stopped::Lost(reason)) => undo(context, action, None, Lesson::NoGain, reason),
+        Err(Stopped::Failed(error)) => undo(context, action, None, error.lesson(), error.to_string()),
     }
 }
 
 enum Stopped {
-    /// The new index is not better.
+    /// It was no gain: the new index is not better, or no search effort finds enough.
     Lost(String),
     Failed(Error),
 }
@@ -159,7 +157,7 @@ fn steps_and_verification(context: &Context<'_>, action: &mut Action) -> Result<
     action.status = Status::Verifying;
     let mut windows = 0;
     loop {
-        wait(window_s);
+        process::pause(Duration::from_secs_f64(window_s));
         windows += 1;
         let verification = measure(context, action)?;
         if verification.complete || windows == WINDOWS_MAX {
@@ -168,17 +166,6 @@ fn steps_and_verification(context: &Context<'_>, action: &mut Action) -> Result<
             }
             return Ok(verification);
         }
-    }
-}
-
-fn wait(seconds: f64) {
-    let end = collect::now_ms() as f64 + seconds * 1000.0;
-    loop {
-        let left_ms = end - collect::now_ms() as f64;
-        if left_ms <= 0.0 {
-            return;
-        }
-        process::sleep(Duration::from_secs_f64(left_ms / 1000.0));
     }
 }
 
@@ -232,7 +219,12 @@ fn tidy_up(context: &Context<'_>, action: &Action) -> CameOut {
                 .err()
                 .map(|error| format!("it helped, but the former index could not be dropped: {error}"));
     }
-    CameOut { status: Status::Succeeded, verification: action.verification.clone(), error }
+    CameOut {
+        status: Status::Succeeded,
+        lesson: Lesson::Helped,
+        verification: action.verification.clone(),
+        error,
+    }
 }
 
 /// Takes back whatever was done or begun.
@@ -240,11 +232,12 @@ fn undo(
     context: &Context<'_>,
     action: &Action,
     verification: Option<Verification>,
+    lesson: Lesson,
     error: String,
 ) -> CameOut {
     let took_effect = transaction(|| took_effect(action.id)).unwrap_or(true);
     let undone = commands(context, action, |_, entries| {
-        let mut left = recovery::undo(entries).map_err(|error| Error::refused(error.to_string()))?;
+        let mut left = recovery::take_back(entries).map_err(|error| Error::refused(error.to_string()))?;
         // An invalid index that was surplus is not missed.
         left.retain(|command| !matches!(command, RecoveryCommand::RebuildDropped { .. }));
         Ok(left)
@@ -252,10 +245,11 @@ fn undo(
     match undone {
         Ok(()) => {
             let status = if took_effect { Status::RolledBack } else { Status::Failed };
-            CameOut { status, verification, error: Some(error) }
+            CameOut { status, lesson, verification, error: Some(error) }
         }
         Err(failed) => CameOut {
             status: Status::RollbackFailed,
+            lesson: Lesson::UndoFailed,
             verification,
             error: Some(format!("{error}; undoing it failed: {failed}")),
         },
@@ -264,9 +258,9 @@ fn undo(
 
 /// Whether anything that users could notice, or a comparison, came about: then undoing it is a rollback.
 fn took_effect(id: i64) -> Result<bool, Error> {
-    Ok(journal::entries(id)?
-        .iter()
-        .any(|entry| entry.state == StepState::Done && !matches!(entry.step, Step::BuildIndex { .. })))
+    // An index that was rebuilt in place stays as it is.
+    let undone = |step: &Step| !matches!(step, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. });
+    Ok(journal::entries(id)?.iter().any(|entry| entry.state == StepState::Done && undone(&entry.step)))
 }
 
 /// Runs what `resolve` says is left, until nothing is.
@@ -303,24 +297,25 @@ fn recover(context: &Context<'_>, action: &mut Action) -> CameOut {
             commands(context, action, |action, entries| Ok(recovery::resolve(&action.plan, entries, true)))
                 .err()
                 .map(|error| format!("it helped, but the former index could not be dropped: {error}"));
-        return CameOut { status: Status::Succeeded, verification: action.verification.clone(), error };
+        return CameOut {
+            status: Status::Succeeded,
+            lesson: Lesson::Helped,
+            verification: action.verification.clone(),
+            error,
+        };
     }
-    let (status, why) = match action.stop_reason {
-        Some(StopReason::Abort) => (Status::Aborted, "stopped by a human".to_owned()),
-        Some(StopReason::Timeout) => {
-            (Status::Failed, format!("stopped after its time limit of {:.0} s", action.plan.timeout_s))
-        }
-        Some(StopReason::Yield) => {
-            (Status::Aborted, "gave way to a session that waited for its lock".to_owned())
-        }
-        None => (Status::Aborted, "its worker died".to_owned()),
+    let (status, lesson, why) = action.gone().ending();
+    let why = match action.stop_reason {
+        Some(StopReason::Timeout) => format!("{why} of {:.0} s", action.plan.timeout_s),
+        _ => why.to_owned(),
     };
     let undone =
         commands(context, action, |action, entries| Ok(recovery::resolve(&action.plan, entries, false)));
     match undone {
-        Ok(()) => CameOut { status, verification: None, error: Some(why) },
+        Ok(()) => CameOut { status, lesson, verification: None, error: Some(why) },
         Err(failed) => CameOut {
             status: Status::RollbackFailed,
+            lesson: Lesson::UndoFailed,
             verification: None,
             error: Some(format!("{why}; undoing it failed: {failed}")),
         },
@@ -347,6 +342,7 @@ fn finish(context: &Context<'_>, action: &Action, came_out: &CameOut) -> Result<
             action,
             &Ending {
                 status: came_out.status,
+                lesson: came_out.lesson,
                 verification: came_out.verification.as_ref(),
                 error: came_out.error.as_deref(),
                 final_lambda,
@@ -354,7 +350,7 @@ fn finish(context: &Context<'_>, action: &Action, came_out: &CameOut) -> Result<
                 system_metrics: journal::system_metrics(&action.before, after.as_ref()),
             },
         )?;
-        arms::record(action.collection_id, &action.plan.strategy, came_out.status, now, config)
+        arms::record(action.collection_id, &action.plan.strategy, came_out.lesson, now, config)
     })?;
     super::wake_healer_at_commit();
     transaction(|| Ok(()))

@@ -2,7 +2,7 @@
 
 use healing::config::Config;
 use healing::engine::Arm;
-use healing::lifecycle::{Lesson, Status};
+use healing::lifecycle::Lesson;
 use healing::snapshot::UnixMs;
 use pgrx::prelude::*;
 
@@ -14,7 +14,8 @@ pub(super) fn of(collection: i32) -> Result<Vec<Arm>, Error> {
     // 1 is the weight of a remedy of which nothing was learned.
     collect::documents(
         "SELECT jsonb_build_object('strategy', a.strategy, 'failures', a.failures, 'breaker_open', a.breaker_open,
-                'backoff_until', (extract(epoch FROM a.backoff_until) * 1000)::bigint, 'weight', 1)
+                'backoff_until', (extract(epoch FROM a.backoff_until) * 1000)::bigint,
+                'closed_at', (extract(epoch FROM a.closed_at) * 1000)::bigint, 'weight', 1)
            FROM ruvector.healing_arms a WHERE a.collection_id = $1",
         &[collection.into()],
     )
@@ -24,13 +25,13 @@ pub(super) fn of(collection: i32) -> Result<Vec<Arm>, Error> {
 pub(super) fn record(
     collection: i32,
     strategy: &str,
-    status: Status,
+    lesson: Lesson,
     now: UnixMs,
     config: &Config,
 ) -> Result<(), Error> {
     let arms = of(collection)?;
     let arm = arms.into_iter().find(|arm| arm.strategy == strategy).unwrap_or_else(|| Arm::new(strategy));
-    let arm = arm.after(Lesson::of(status), now, config, now as u64);
+    let arm = arm.after(lesson, now, config, now as u64);
     Ok(Spi::run_with_args(
         "INSERT INTO ruvector.healing_arms (collection_id, strategy, failures, backoff_until, breaker_open)
          VALUES ($1, $2, $3, to_timestamp($4::float8 / 1000), $5)

@@ -21,7 +21,8 @@ const HISTORY: &str = "
 SELECT jsonb_build_object('started_at', (extract(epoch FROM coalesce(a.started_at, a.decided_at)) * 1000)::bigint,
        'ended_at', (extract(epoch FROM a.ended_at) * 1000)::bigint, 'status', a.status, 'strategy', a.strategy,
        'problem_class', a.problem_class, 'lambda_before', a.verification -> 'lambda_before',
-       'lambda_after', a.verification -> 'lambda_after', 'nodes', a.problem -> 'component' -> 'nodes')
+       'lambda_after', a.verification -> 'lambda_after', 'lesson', a.lesson,
+       'lambda_planned', a.problem -> 'component' -> 'lambda', 'nodes', a.problem -> 'component' -> 'nodes')
   FROM ruvector.actions a
  WHERE a.collection_id = $1 AND a.plan IS NOT NULL AND coalesce(a.started_at, a.decided_at) > now() - interval '30 days'";
 

@@ -25,7 +25,7 @@ mod launcher;
 mod process;
 mod supervise;
 
-pub(crate) use process::{sleep, wake, wake_healer_at_commit};
+pub(crate) use process::{pause, wake, wake_healer_at_commit};
 
 /// Seconds until the postmaster starts a dead launcher again.
 const LAUNCHER_RESTART_S: u64 = 5;

@@ -75,6 +75,16 @@ pub(crate) fn sleep(timeout: Duration) {
     reload_settings_if_asked();
 }
 
+/// Sleeps until the time is over, whoever wakes this process meanwhile.
+pub(crate) fn pause(time: Duration) {
+    let end = std::time::Instant::now() + time;
+    while let Some(left) =
+        end.checked_duration_since(std::time::Instant::now()).filter(|left| !left.is_zero())
+    {
+        sleep(left);
+    }
+}
+
 fn reload_settings_if_asked() {
     // SAFETY: as every main loop of PostgreSQL does after a SIGHUP.
     unsafe {

@@ -3,29 +3,88 @@
 
 use std::collections::HashMap;
 
-use healing::config::Config;
+use healing::classify::Problem;
+use healing::engine::{self, Begin, BeginInput, Planned, Request, begin};
 use healing::lifecycle::Status;
-use pgrx::JsonB;
+use healing::plan::Plan;
+use healing::recovery::{STARTS_MAX, Start, given_up, start};
+use healing::snapshot::{Snapshot, UnixMs};
 use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::action::{LOCK_CLASS, LOCK_KIND};
+use super::arms;
 use super::process::{Child, ChildState};
+use crate::collect::Collection;
 use crate::error::Error;
+use crate::journal::Ending;
 use crate::transaction::transaction;
 use crate::{collect, journal, shared};
 
 /// How long a session may wait for a lock that a worker holds, seconds.
 const WAIT_MAX_S: f64 = 1.0;
 
-/// Actions that may run at a time on this server.
-fn max_concurrent() -> Result<usize, Error> {
-    let server = transaction(|| {
-        Ok(Spi::get_one::<pgrx::JsonB>("SELECT ruvector._server_settings()")?.map(|JsonB(value)| value))
-    })?;
-    let config = Config::layered(&server.unwrap_or_default(), &serde_json::json!({}))
-        .map_err(|error| Error::refused(error.to_string()))?;
-    Ok(config.max_concurrent_actions as usize)
+/// What was decided for an approved action, and what has been seen since.
+#[derive(Deserialize)]
+struct Waiting {
+    problem: Problem,
+    plan: Plan,
+    request: Request,
+    snapshot: Snapshot,
+    since: UnixMs,
+}
+
+/// Whether an action that was approved may begin now.
+fn may_begin(id: i64, collection: &Collection) -> Result<Begin, Error> {
+    let waiting: Option<Waiting> = collect::documents(
+        "SELECT jsonb_build_object('problem', a.problem, 'plan', a.plan, 'request', a.request, 'snapshot', i.snapshot,
+                'since', (extract(epoch FROM coalesce(a.approved_at, a.decided_at)) * 1000)::bigint)
+           FROM ruvector.actions a JOIN ruvector.integrity i ON i.collection_id = a.collection_id WHERE a.id = $1",
+        &[id.into()],
+    )?
+    .pop();
+    let Some(Waiting { problem, plan, request, snapshot, since }) = waiting else {
+        return Err(Error::refused("it was not decided"));
+    };
+    Ok(begin(&BeginInput {
+        config: &collection.config()?,
+        snapshot: &snapshot,
+        planned: &Planned { problem, plan },
+        request: &request,
+        arms: &arms::of(collection.id)?,
+        in_flight: engine::InFlight { this_table: 0, server: shared::workers() as u32 },
+        since,
+        now: collect::now_ms(),
+    }))
+}
+
+/// Ends an action that no worker could bring to its end.
+fn give_up(action: &InFlight) -> Result<(), Error> {
+    let why = format!("{STARTS_MAX} workers ended without an end of it; the server's log says why");
+    if action.status == Status::Approved {
+        return journal::give_up(action.id, Status::Aborted, &why);
+    }
+    let known = journal::load(action.id)?.zip(collect::collection(action.collection)?);
+    let Some((stored, collection)) = known else {
+        return Ok(Spi::run_with_args(
+            "UPDATE ruvector.actions SET status = 'failed', ended_at = clock_timestamp(), error = $2 WHERE id = $1",
+            &[action.id.into(), why.as_str().into()],
+        )?);
+    };
+    let (status, lesson) = given_up(&stored.plan, &journal::entries(action.id)?, stored.keep);
+    journal::end(
+        &stored,
+        &Ending {
+            status,
+            lesson,
+            verification: stored.verification.as_ref(),
+            error: Some(&why),
+            final_lambda: None,
+            story: &why,
+            system_metrics: journal::system_metrics(&stored.before, None),
+        },
+    )?;
+    arms::record(collection.id, &stored.plan.strategy, lesson, collect::now_ms(), &collection.config()?)
 }
 
 /// The workers that this healer started.
@@ -35,7 +94,11 @@ pub(super) struct Workers(HashMap<i64, Child>);
 #[derive(Deserialize)]
 struct InFlight {
     id: i64,
+    collection: i32,
     status: Status,
+    /// Workers that it had, and when the last one was started.
+    starts: u32,
+    last_start: Option<UnixMs>,
     /// Process that holds the action's lock.
     pid: Option<i32>,
     overdue: bool,
@@ -55,7 +118,9 @@ impl Workers {
         let in_flight: Vec<InFlight> = transaction(|| {
             expire()?;
             collect::documents(
-                "SELECT jsonb_build_object('id', a.id, 'status', a.status, 'pid', l.pid, 'keep', a.keep,
+                "SELECT jsonb_build_object('id', a.id, 'collection', a.collection_id, 'status', a.status, 'pid', l.pid,
+                        'keep', a.keep, 'starts', a.starts,
+                        'last_start', (extract(epoch FROM a.last_start) * 1000)::bigint,
                         'overdue', coalesce(clock_timestamp() > a.deadline, false),
                         'stopping', a.stop_reason IS NOT NULL,
                         'in_the_way', EXISTS (SELECT FROM pg_locks other JOIN pg_stat_activity s ON s.pid = other.pid
@@ -117,17 +182,33 @@ impl Workers {
             return Ok(());
         }
         if action.status == Status::Approved && action.stopping {
-            return transaction(|| journal::give_up(id, "aborted before it began"));
+            return transaction(|| journal::give_up(id, Status::Aborted, "aborted before it began"));
         }
-        // What a human approved also waits for its turn on this server.
-        if action.status == Status::Approved && shared::workers() >= max_concurrent()? {
-            return Ok(());
+        match start(action.starts, action.last_start, collect::now_ms()) {
+            Start::Now => {}
+            Start::NotBefore { .. } => return Ok(()),
+            Start::GiveUp => {
+                pgrx::warning!("ruvector: action {id} is given up after {} workers", action.starts);
+                return transaction(|| give_up(action));
+            }
+        }
+        if action.status == Status::Approved
+            && let Some(collection) = transaction(|| collect::collection(action.collection))?
+        {
+            match transaction(|| may_begin(id, &collection))? {
+                Begin::Now => {}
+                Begin::Wait { .. } => return Ok(()),
+                Begin::Never { status, reason } => {
+                    return transaction(|| journal::give_up(id, status, reason.explain()));
+                }
+            }
         }
         // SAFETY: no preconditions.
         let database = unsafe { pg_sys::MyDatabaseId };
         match Child::start("ruvector action", "ruvector_action_main", database, &id.to_string()) {
             Some(child) => {
                 self.0.insert(id, child);
+                transaction(|| journal::started(id))?;
             }
             None => pgrx::warning!(
                 "ruvector: no free background worker for action {id}, trying again; raise max_worker_processes"

@@ -61,13 +61,13 @@ pub(super) fn old_and_trial(
     }))
 }
 
-/// The least effort at which an index meets the objective, with what was measured there.
+/// The least effort at which an index meets the objective, with what was measured there; or that there is none.
 pub(super) fn least_effort(
     collection: &Collection,
     config: &Config,
     of: &IndexRef,
     objective: f64,
-) -> Result<RecallPoint, Error> {
+) -> Result<Result<RecallPoint, String>, Error> {
     let index = transaction(|| row(collection, of))?;
     let panel = match panel(&index, config)? {
         Reading::Known(panel) => panel,
@@ -75,13 +75,10 @@ pub(super) fn least_effort(
     };
     let points = curve(&panel, &index, objective, &[])?;
     let meets = points.iter().filter(|point| point.recall >= objective).min_by_key(|point| point.effort);
-    meets.copied().ok_or_else(|| {
+    Ok(meets.copied().ok_or_else(|| {
         let best = points.iter().map(|point| point.recall).fold(0.0, f64::max);
-        Error::refused(format!(
-            "no {} finds {objective:.3}; the best finds {best:.3}",
-            of.method.effort_setting()
-        ))
-    })
+        format!("no {} finds {objective:.3}; the best finds {best:.3}", of.method.effort_setting())
+    }))
 }
 
 fn row(collection: &Collection, of: &IndexRef) -> Result<IndexRow, Error> {

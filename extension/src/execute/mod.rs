@@ -3,7 +3,7 @@
 
 use healing::config::Config;
 use healing::plan::{IndexRef, Step};
-use healing::recovery::{RecoveryCommand, StepState};
+use healing::recovery::{RecoveryCommand, StepState, SwapBack, patience_s, swap_back};
 use healing::snapshot::Oid;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
@@ -17,9 +17,6 @@ mod compare;
 mod index;
 mod lookup;
 mod toplevel;
-
-/// Times that a swap is tried before it is given up: each waits for its locks as long as the settings allow.
-const SWAP_TRIES: u32 = 5;
 
 /// What a step needs to know beside itself.
 pub(crate) struct Context<'a> {
@@ -56,7 +53,7 @@ impl Context<'_> {
 /// How a step went when it did not fail.
 pub(crate) enum Went {
     Done,
-    /// A comparison whose verdict is to keep the old index.
+    /// It was no gain, and why.
     Lost(String),
 }
 
@@ -69,7 +66,7 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
             let verdict = compare::old_and_trial(context.collection, context.config, of, *criterion)?;
             context.done(step_no, step, json!({ (journal::VERDICT): verdict }))?;
             if !verdict.keep {
-                return Ok(Went::Lost(verdict.reason));
+                return Ok(Went::Lost(format!("the comparison was lost: {}", verdict.reason)));
             }
         }
         Step::SwapIndex { of } => swap(context, step_no, step, of)?,
@@ -104,7 +101,10 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
         Step::ReindexConcurrently { of, lists } => reindex(context, step_no, step, of, *lists)?,
         Step::TuneSearchEffort { of, objective } => {
             transaction(|| lookup::as_planned(of))?;
-            let point = compare::least_effort(context.collection, context.config, of, *objective)?;
+            let point = match compare::least_effort(context.collection, context.config, of, *objective)? {
+                Ok(point) => point,
+                Err(none) => return Ok(Went::Lost(none)),
+            };
             context.intend(step_no, step, || {
                 lookup::as_planned(of)?;
                 Ok(((), json!({ "former": efforts::stored(of.oid)? })))
@@ -214,14 +214,15 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
 
 /// Runs `work` in a transaction, again when it did not get its locks in time.
 fn patiently(mut work: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
-    let mut tries = 1;
+    let mut tries = 0;
     loop {
-        match transaction(&mut work) {
-            Err(error) if error.is_lock_timeout() && tries < SWAP_TRIES => {
+        let result = transaction(&mut work);
+        match (&result, patience_s(tries)) {
+            (Err(error), Some(seconds)) if error.is_lock_timeout() => {
                 tries += 1;
-                crate::background::sleep(std::time::Duration::from_secs(1));
+                crate::background::pause(std::time::Duration::from_secs(seconds));
             }
-            result => return result,
+            _ => return result,
         }
     }
 }
@@ -297,24 +298,23 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
         }
         RecoveryCommand::SwapBack { of, .. } => patiently(|| {
             index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
-            let named: Vec<Oid> = lookup::bearing_its_name(of)?.iter().map(|index| index.oid).collect();
-            index::lock(&[&named[..], &[of.oid]].concat());
+            let noted = built(context, step_no)?;
+            index::lock(&[noted.as_slice(), &[of.oid]].concat());
             let old = lookup::itself(of)?.filter(|old| old.relation_name == lookup::trial_name(of));
-            match (old, lookup::bearing_its_name(of)?) {
-                (Some(old), Some(new)) if Some(new.oid) == built(context, step_no)? => {
-                    index::exchange_names(&old, &new, of.table)?;
-                }
-                // Somebody made an index of this name since: it is theirs, and the old one gets a name of its own.
-                (Some(old), Some(_)) => {
-                    index::rename(&old.name, &free_name(of)?)?;
-                    index::plan_anew(of.table);
-                }
-                // The new one was dropped by somebody: the old one gets its name back.
-                (Some(old), None) => {
+            let new = noted.map(lookup::by_oid).transpose()?.flatten();
+            let taken = lookup::bearing_its_name(of)?.is_some();
+            let how = swap_back(old.is_some(), noted.map(|_| new.is_some()), taken);
+            match (how, &old, &new) {
+                (SwapBack::Exchange, Some(old), Some(new)) => index::exchange_names(old, new, of.table)?,
+                (SwapBack::OwnName, Some(old), _) => {
                     index::rename(&old.name, &bare_name(of)?)?;
                     index::plan_anew(of.table);
                 }
-                (None, _) => {}
+                (SwapBack::FormerName, Some(old), _) => {
+                    index::rename(&old.name, &free_name(of)?)?;
+                    index::plan_anew(of.table);
+                }
+                _ => {}
             }
             note(json!({}))
         }),
