@@ -236,6 +236,44 @@ fn an_action_beyond_its_time_is_stopped_and_undone_and_its_remedy_waits() {
 }
 
 #[test]
+fn an_action_that_no_worker_can_bring_to_its_end_is_given_up() {
+    let (cluster, mut client) = start();
+    spoiled(&mut client, r#"{"mode": "observe"}"#);
+    let mut writer = cluster.connect("app").unwrap();
+    writer.batch_execute("BEGIN; DELETE FROM docs WHERE id = 0").unwrap();
+    let action: i64 = client
+        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')", &[])
+        .unwrap()
+        .get(0);
+    wait_for("the build to wait for the writer", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    // Five workers are gone, and the next one will not be able to read the plan.
+    client
+        .batch_execute(
+            "UPDATE ruvector.actions SET plan = '{}', starts = 5, last_start = now() - interval '1 hour'
+              WHERE status IN ('executing', 'verifying');
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'ruvector action'",
+        )
+        .unwrap();
+    writer.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(wait(&mut client, action), "failed");
+    let error: String =
+        client.query_one("SELECT error FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
+    assert!(error.contains("6 workers"), "{error}");
+    // The collection is looked at and acted on as before, and what was half built is swept.
+    let next: i64 = client.query_one("SELECT ruvector_healing_trigger('docs')", &[]).unwrap().get(0);
+    assert_eq!(wait(&mut client, next), "succeeded");
+    let indexes: i64 = client
+        .query_one("SELECT count(*) FROM pg_index WHERE indrelid = 'docs'::regclass AND indisvalid", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(indexes, 2);
+}
+
+#[test]
 fn a_trigger_on_a_healthy_collection_is_a_noop_that_says_so() {
     let (_cluster, mut client) = start();
     load_docs(&mut client, 1_000);

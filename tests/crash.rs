@@ -188,6 +188,16 @@ fn dies(phase: Phase, victim: Victim) {
         Victim::Terminate | Victim::Kill | Victim::Healer => "failed",
     };
     assert_eq!(status, expected, "{}", said(&mut client));
+    let lesson: String =
+        client.query_one("SELECT lesson FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
+    assert_eq!(
+        lesson,
+        match expected {
+            "succeeded" => "helped",
+            "failed" => "fault",
+            _ => "nothing",
+        }
+    );
     only_one_sound_index(&mut client);
 
     if !phase.is_kept() {

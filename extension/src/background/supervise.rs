@@ -64,7 +64,9 @@ fn give_up(action: &InFlight) -> Result<(), Error> {
     if action.status == Status::Approved {
         return journal::give_up(action.id, Status::Aborted, &why);
     }
-    let known = journal::load(action.id)?.zip(collect::collection(action.collection)?);
+    // What no worker could read is not readable here either.
+    let stored = journal::load(action.id).ok().flatten();
+    let known = stored.zip(collect::collection(action.collection)?);
     let Some((stored, collection)) = known else {
         return Ok(Spi::run_with_args(
             "UPDATE ruvector.actions SET status = 'failed', ended_at = clock_timestamp(), error = $2 WHERE id = $1",
@@ -145,7 +147,10 @@ impl Workers {
         // SAFETY: no preconditions.
         shared::set_actions_in_flight(unsafe { pg_sys::MyDatabaseId }.to_u32(), in_flight.len() as u32);
         for action in &in_flight {
-            self.look_after(action)?;
+            // One that cannot be looked after is no reason to leave the others alone.
+            if let Err(error) = self.look_after(action) {
+                pgrx::warning!("ruvector: action {}: {error}", action.id);
+            }
         }
         Ok(())
     }
@@ -195,12 +200,18 @@ impl Workers {
         if action.status == Status::Approved
             && let Some(collection) = transaction(|| collect::collection(action.collection))?
         {
-            match transaction(|| may_begin(id, &collection))? {
-                Begin::Now => {}
-                Begin::Wait { .. } => return Ok(()),
-                Begin::Never { status, reason } => {
+            match transaction(|| may_begin(id, &collection)) {
+                Ok(Begin::Now) => {}
+                Ok(Begin::Wait { .. }) => return Ok(()),
+                Ok(Begin::Never { status, reason }) => {
                     return transaction(|| journal::give_up(id, status, reason.explain()));
                 }
+                // An extension of another version wrote it.
+                Err(Error::Stored(error)) => {
+                    let why = format!("its plan cannot be read: {error}");
+                    return transaction(|| journal::give_up(id, Status::Aborted, &why));
+                }
+                Err(error) => return Err(error),
             }
         }
         // SAFETY: no preconditions.

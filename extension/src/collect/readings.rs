@@ -65,8 +65,10 @@ impl Kind {
         let changed = difference < 0.0 || difference > row.rows.max(1.0) * CHANGED_SHARE;
         let due = match self {
             Kind::Panel => age_s >= interval_s || changed,
-            // The lists do not move while the rows stay: look again only for changes.
-            Kind::Structure => age_s >= interval_s && changed,
+            // The lists do not move while the rows stay: look again only for changes, or when the last look failed.
+            Kind::Structure => {
+                age_s >= interval_s && (changed || matches!(row.structure, Some(Reading::Unknown(_))))
+            }
         };
         due && took_s <= TIME_SHARE_MAX * age_s
     }
