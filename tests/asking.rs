@@ -3,7 +3,7 @@
 use cluster::dataset::Column;
 use cluster::wait_for;
 use postgres::Client;
-use tests::{PATIENCE, load_docs, refused, start};
+use tests::{PATIENCE, load_docs, refused, said, start};
 
 const UNTRAINED: &str =
     "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 100)";
@@ -264,8 +264,11 @@ fn an_action_that_no_worker_can_bring_to_its_end_is_given_up() {
         client.query_one("SELECT error FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
     assert!(error.contains("6 workers"), "{error}");
     // The collection is looked at and acted on as before, and what was half built is swept.
-    let next: i64 = client.query_one("SELECT ruvector_healing_trigger('docs')", &[]).unwrap().get(0);
-    assert_eq!(wait(&mut client, next), "succeeded");
+    let next: i64 = client
+        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(wait(&mut client, next), "succeeded", "{}", said(&mut client));
     let indexes: i64 = client
         .query_one("SELECT count(*) FROM pg_index WHERE indrelid = 'docs'::regclass AND indisvalid", &[])
         .unwrap()
