@@ -5,7 +5,7 @@
 //! sleeps and hopes.
 
 use cluster::dataset::Column;
-use cluster::{Cluster, Signal, wait_for};
+use cluster::{Cluster, Signal, StopMode, wait_for};
 use postgres::Client;
 use std::time::Duration;
 use tests::{load_docs, said, start};
@@ -38,6 +38,10 @@ enum Victim {
     Healer,
     /// SIGKILL of the postmaster and a start by hand.
     Postmaster,
+    /// A human asks for a stop, and the worker is killed before it heard of it.
+    KillAfterAbort,
+    /// None: the server is stopped and started in order.
+    Restart,
 }
 
 use Phase::*;
@@ -171,6 +175,13 @@ fn dies(phase: Phase, victim: Victim) {
         Victim::Kill => cluster.kill(worker, Signal::KILL).unwrap(),
         Victim::Healer => cluster.kill(healer, Signal::KILL).unwrap(),
         Victim::Postmaster => cluster.kill_postmaster().unwrap(),
+        Victim::KillAfterAbort => {
+            // So that it cannot pass the wish on.
+            cluster.kill(healer, Signal::STOP).unwrap();
+            client.execute("SELECT ruvector_healing_abort($1)", &[&action]).unwrap();
+            cluster.kill(worker, Signal::KILL).unwrap();
+        }
+        Victim::Restart => cluster.stop(StopMode::Fast).unwrap(),
     }
     drop(held);
     let mut client = back(&cluster, victim, client, healer);
@@ -181,23 +192,17 @@ fn dies(phase: Phase, victim: Victim) {
     .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     let status: String =
         client.query_one("SELECT status FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
-    // A server that was started anew says nothing of the remedy, a death does.
-    let expected = match victim {
-        _ if phase.is_kept() => "succeeded",
-        Victim::Postmaster => "aborted",
-        Victim::Terminate | Victim::Kill | Victim::Healer => "failed",
+    // A server that was stopped in order says nothing of the remedy, a death or a crash does.
+    let (expected, expected_lesson) = match victim {
+        _ if phase.is_kept() => ("succeeded", "helped"),
+        Victim::Restart => ("aborted", "nothing"),
+        Victim::KillAfterAbort => ("aborted", "fault"),
+        Victim::Terminate | Victim::Kill | Victim::Healer | Victim::Postmaster => ("failed", "fault"),
     };
     assert_eq!(status, expected, "{}", said(&mut client));
     let lesson: String =
         client.query_one("SELECT lesson FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
-    assert_eq!(
-        lesson,
-        match expected {
-            "succeeded" => "helped",
-            "failed" => "fault",
-            _ => "nothing",
-        }
-    );
+    assert_eq!(lesson, expected_lesson);
     only_one_sound_index(&mut client);
 
     if !phase.is_kept() {
@@ -218,8 +223,8 @@ fn dies(phase: Phase, victim: Victim) {
 fn back(cluster: &Cluster, victim: Victim, client: Client, healer: i32) -> Client {
     match victim {
         Victim::Terminate => return client,
-        Victim::Postmaster => cluster.restart().unwrap(),
-        Victim::Kill | Victim::Healer => {}
+        Victim::Postmaster | Victim::Restart => cluster.restart().unwrap(),
+        Victim::Kill | Victim::Healer | Victim::KillAfterAbort => {}
     }
     drop(client);
     // The server may still be falling: a healer that is not the former one says that it has come back.
@@ -278,4 +283,7 @@ crashes! {
     postmaster_killed_waiting_for_writers: WaitingForWriters, Postmaster;
     postmaster_killed_in_the_swap: InTheSwap, Postmaster;
     postmaster_killed_dropping: Dropping, Postmaster;
+    killed_waiting_for_writers_after_a_wish_to_stop: WaitingForWriters, KillAfterAbort;
+    server_restarted_while_building: Building, Restart;
+    server_restarted_between_swap_and_drop: BetweenSwapAndDrop, Restart;
 }

@@ -147,6 +147,7 @@ CREATE TABLE ruvector.actions (
     started_at      timestamptz,
     starts          integer NOT NULL DEFAULT 0,      -- workers that it had
     last_start      timestamptz,
+    crashed         boolean NOT NULL DEFAULT false,  -- the server crashed while it had a worker
     deadline        timestamptz,        -- the healer stops the worker then
     progress        text,
     verification    jsonb,
@@ -162,6 +163,12 @@ CREATE INDEX ON ruvector.actions (collection_id, requested_at);
 -- Single flight: one action at a time changes a collection.
 CREATE UNIQUE INDEX actions_in_flight ON ruvector.actions (collection_id)
     WHERE status IN ('approved', 'executing', 'verifying');
+
+-- Actions that have had a worker since the server's last crash: PostgreSQL empties an unlogged table after a crash and
+-- keeps it over an orderly restart, which is how the two are told apart.
+CREATE UNLOGGED TABLE ruvector.in_flight (
+    action_id   bigint PRIMARY KEY REFERENCES ruvector.actions ON DELETE CASCADE
+);
 
 -- The journal: a step's intent is committed before its effect. The last row of a step says how far it came.
 CREATE TABLE ruvector.action_steps (

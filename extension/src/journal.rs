@@ -4,7 +4,7 @@
 use healing::classify::Problem;
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::{Plan, Step};
-use healing::recovery::{Gone, JournalEntry, StepState};
+use healing::recovery::{Gone, JournalEntry, StepState, StopReason};
 use healing::snapshot::Snapshot;
 use healing::verdict::Verdict;
 use healing::verification::Verification;
@@ -30,31 +30,30 @@ pub(crate) struct Action {
     pub(crate) verification: Option<Verification>,
     /// Why the healer stopped its worker.
     pub(crate) stop_reason: Option<StopReason>,
-    /// The server was started, not only recovered from a crash, since the action began.
+    /// The server crashed while it had a worker.
+    pub(crate) crashed: bool,
+    /// The postmaster was started since the action began.
     restarted: bool,
 }
 
 impl Action {
     /// Why it has no worker any more although it is not over.
     pub(crate) fn gone(&self) -> Gone {
-        match self.stop_reason {
-            Some(StopReason::Abort) => Gone::Abort,
-            Some(StopReason::Timeout) => Gone::Timeout,
-            Some(StopReason::Yield) => Gone::Yield,
-            None if self.restarted => Gone::Restart,
-            None => Gone::Death,
-        }
+        Gone::of(self.stop_reason, self.crashed, self.restarted)
     }
 }
 
-/// Why the healer stopped a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum StopReason {
-    Abort,
-    Timeout,
-    /// A session waited for its lock.
-    Yield,
+/// Notes that a worker has an action now, and whether the server crashed while one before it had it.
+pub(crate) fn worker_begins(id: i64) -> Result<(), Error> {
+    Spi::run_with_args(
+        "UPDATE ruvector.actions a SET crashed = true
+          WHERE a.id = $1 AND a.status <> 'approved' AND NOT EXISTS (SELECT FROM ruvector.in_flight f WHERE f.action_id = a.id)",
+        &[id.into()],
+    )?;
+    Ok(Spi::run_with_args(
+        "INSERT INTO ruvector.in_flight SELECT a.id FROM ruvector.actions a WHERE a.id = $1 ON CONFLICT DO NOTHING",
+        &[id.into()],
+    )?)
 }
 
 /// The action of this number, if it was decided to act.
@@ -62,7 +61,7 @@ pub(crate) fn load(id: i64) -> Result<Option<Action>, Error> {
     Ok(collect::documents(
         "SELECT jsonb_build_object('id', a.id, 'collection_id', a.collection_id, 'status', a.status,
                 'problem', a.problem, 'plan', a.plan, 'before', a.before, 'keep', a.keep,
-                'verification', a.verification, 'stop_reason', a.stop_reason,
+                'verification', a.verification, 'stop_reason', a.stop_reason, 'crashed', a.crashed,
                 'restarted', coalesce(pg_postmaster_start_time() > a.started_at, false))
            FROM ruvector.actions a WHERE a.id = $1 AND a.plan IS NOT NULL",
         &[id.into()],
@@ -122,6 +121,7 @@ pub(crate) fn keep(id: i64, verification: &Verification) -> Result<(), Error> {
 
 /// Ends an action that was approved and never began.
 pub(crate) fn give_up(id: i64, status: Status, why: &str) -> Result<(), Error> {
+    Spi::run_with_args("DELETE FROM ruvector.in_flight WHERE action_id = $1", &[id.into()])?;
     Ok(Spi::run_with_args(
         "UPDATE ruvector.actions SET status = $3, ended_at = clock_timestamp(), detail = $2
           WHERE id = $1 AND status = 'approved'",
@@ -223,6 +223,7 @@ pub(crate) struct Ending<'a> {
 pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
     let Action { id, problem, .. } = action;
     let Ending { status, lesson, verification, error, final_lambda, story, .. } = *ending;
+    Spi::run_with_args("DELETE FROM ruvector.in_flight WHERE action_id = $1", &[(*id).into()])?;
     Spi::run_with_args(
         "UPDATE ruvector.actions SET ended_at = clock_timestamp(), error = $2, verification = coalesce($3, verification),
                 progress = NULL, lesson = $4 WHERE id = $1",

@@ -258,6 +258,18 @@ pub fn swap_back(old_is_hidden: bool, new_is_there: Option<bool>, name_is_taken:
     }
 }
 
+/// Why the healer stopped a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// A human asked for it.
+    Abort,
+    /// Its time was over.
+    Timeout,
+    /// A session waited for its lock.
+    Yield,
+}
+
 /// Why an action has no worker any more although it is not over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -276,9 +288,25 @@ pub enum Gone {
 }
 
 impl Gone {
+    /// From why the healer stopped it, if it did, and what became of the server since it had its first worker.
+    pub fn of(stopped: Option<StopReason>, crashed: bool, restarted: bool) -> Gone {
+        match stopped {
+            Some(StopReason::Abort) => Gone::Abort,
+            Some(StopReason::Timeout) => Gone::Timeout,
+            Some(StopReason::Yield) => Gone::Yield,
+            None if restarted && !crashed => Gone::Restart,
+            None => Gone::Death,
+        }
+    }
+
     /// How an action ends whose worker is gone so, once it is undone: its status, what that says of the remedy, and why
-    /// in words.
-    pub fn ending(self) -> (Status, Lesson, &'static str) {
+    /// in words. `crashed`: the server crashed while it had a worker; a wish to stop does not excuse that.
+    pub fn ending(self, crashed: bool) -> (Status, Lesson, &'static str) {
+        let (status, lesson, why) = self.ending_without_crash();
+        (status, if crashed { Lesson::Fault } else { lesson }, why)
+    }
+
+    fn ending_without_crash(self) -> (Status, Lesson, &'static str) {
         match self {
             Gone::Abort => (Status::Aborted, Lesson::Nothing, "stopped by a human"),
             Gone::Timeout => (Status::Failed, Lesson::Fault, "stopped after its time limit"),

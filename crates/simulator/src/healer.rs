@@ -6,13 +6,13 @@ use std::rc::Rc;
 use healing::engine::{self, Begin, BeginInput, Decision, DecisionInput, InFlight, Reason, Request};
 use healing::integrity::{IntegrityState, StateRecord};
 use healing::lifecycle::Status;
-use healing::recovery::{self, Gone, Start};
+use healing::recovery::{self, Gone, Start, StopReason};
 use healing::snapshot::UnixMs;
 
 use crate::checks;
 use crate::defects::Defect;
 use crate::stage::Stage;
-use crate::store::{Basis, Observed, Planned, Refused, StopReason, Unfinished};
+use crate::store::{Basis, Observed, Planned, Refused, Unfinished};
 use crate::world::observe::{self, Kind};
 
 /// The healer's memory: lost when it dies.
@@ -403,12 +403,8 @@ fn look_after(stage: &mut Stage, id: i64) {
         Start::Now => {}
     }
     let last = action.last_start.map_or(i64::MIN, |start| start.real);
-    action.gone = match action.stop_reason {
-        Some(StopReason::Abort) => Gone::Abort,
-        Some(StopReason::Timeout) => Gone::Timeout,
-        None if restarted > last && crashed <= last => Gone::Restart,
-        None => Gone::Death,
-    };
+    action.crashed |= action.starts > 0 && crashed > last;
+    action.gone = Gone::of(action.stop_reason, action.crashed, restarted > last);
     action.starts += 1;
     action.last_start = Some(at);
     stage.start_worker(id);

@@ -10,22 +10,13 @@ use healing::engine::{Arm, Attempt, Reason, Request};
 use healing::integrity::{Assessment, StateRecord};
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::{IndexRef, Plan, Step};
-use healing::recovery::{Gone, JournalEntry, StepState, retry_at};
+use healing::recovery::{Gone, JournalEntry, StepState, StopReason, retry_at};
 use healing::snapshot::{Snapshot, UnixMs};
 use healing::verification::Verification;
 use serde_json::Value;
 
 /// Earlier actions that a decision looks at, milliseconds.
 const HISTORY_MS: i64 = 30 * 24 * 3_600_000;
-
-/// Why the healer stopped a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StopReason {
-    /// A human asked for it.
-    Abort,
-    /// Its time is over.
-    Timeout,
-}
 
 /// A moment by both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +76,8 @@ pub struct Action {
     pub last_start: Option<Moment>,
     /// Why the one before is gone.
     pub gone: Gone,
+    /// The server crashed while it had a worker.
+    pub crashed: bool,
 }
 
 /// What a decision to act consists of.
@@ -285,6 +278,7 @@ impl Store {
                 starts: 0,
                 last_start: None,
                 gone: Gone::Death,
+                crashed: false,
             },
         );
         self.open.push(id);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::Step;
-use healing::recovery::{self, Gone, JournalEntry, RecoveryCommand, StepState, patience_s};
+use healing::recovery::{self, Gone, JournalEntry, RecoveryCommand, StepState, StopReason, patience_s};
 use healing::remedies;
 use healing::verification::{Outcome, Verification, verify};
 
@@ -14,7 +14,7 @@ use crate::checks;
 use crate::defects::Defect;
 use crate::stage::Stage;
 use crate::steps;
-use crate::store::{Action, StopReason, Unfinished};
+use crate::store::{Action, Unfinished};
 use crate::world::observe::{self, Kind};
 
 /// Times that an undo is tried before its action ends and a human must look, with a growing pause between.
@@ -105,6 +105,7 @@ enum Phase {
     /// Undoing after a crash or a stop.
     Recover {
         gone: Gone,
+        crashed: bool,
     },
     /// Undoing what an ended action has left.
     Late,
@@ -328,17 +329,17 @@ impl Worker {
                 self.queue.push_back(simple("worker.settle", What::Settle));
             }
             Status::Executing | Status::Verifying => {
-                let gone = match action.gone {
-                    Gone::Death if uncounted => Gone::Restart,
-                    gone => gone,
+                let (gone, crashed) = match action.gone {
+                    Gone::Death if uncounted => (Gone::Restart, false),
+                    gone => (gone, action.crashed && !uncounted),
                 };
                 let complete = recovery::complete(&action.planned().plan, &action.entries);
                 // Once: what is being verified may be what kills the worker.
                 self.phase = if gone.keeps_complete_parts() && action.starts == 2 && !complete.is_empty() {
-                    let (_, lesson, why) = gone.ending();
+                    let (_, lesson, why) = gone.ending(crashed);
                     Phase::Retreat { error: why.to_owned(), lesson }
                 } else {
-                    Phase::Recover { gone }
+                    Phase::Recover { gone, crashed }
                 };
                 self.queue.push_back(simple("worker.settle", What::Settle));
             }
@@ -579,7 +580,7 @@ impl Worker {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Steps) {
             Phase::Undo { error: first, verification, .. } => bad(&first, verification),
             Phase::Retreat { error: first, .. } => bad(&first, None),
-            Phase::Recover { gone } => bad(gone.ending().2, None),
+            Phase::Recover { gone, crashed } => bad(gone.ending(crashed).2, None),
             // What fails while tidying up does not take the success back.
             _ => self.success(format!("the former index could not be dropped: {error}")),
         };
@@ -649,8 +650,8 @@ impl Worker {
                     let lesson = if stopped { Lesson::Nothing } else { lesson };
                     Phase::End { status, lesson, note: error, verification }
                 }
-                Phase::Recover { gone } => {
-                    let (status, lesson, why) = gone.ending();
+                Phase::Recover { gone, crashed } => {
+                    let (status, lesson, why) = gone.ending(crashed);
                     Phase::End { status, lesson, note: why.to_owned(), verification: None }
                 }
                 _ => self.success(String::new()),

@@ -14,7 +14,7 @@ use std::time::Duration;
 use healing::explain;
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::Step;
-use healing::recovery::{self, RecoveryCommand, StepState};
+use healing::recovery::{self, RecoveryCommand, StepState, StopReason};
 use healing::remedies;
 use healing::snapshot::{Snapshot, UnixMs};
 use healing::verification::{Outcome, Verification, verify};
@@ -24,7 +24,7 @@ use super::{arms, process};
 use crate::collect::{self, Kind};
 use crate::error::Error;
 use crate::execute::{self, Context, Went};
-use crate::journal::{self, Action, Ending, StopReason};
+use crate::journal::{self, Action, Ending};
 use crate::shared;
 use crate::transaction::transaction;
 
@@ -81,6 +81,7 @@ struct CameOut {
 }
 
 fn work(id: i64) -> Result<(), Error> {
+    transaction(|| journal::worker_begins(id))?;
     let Some(mut action) = transaction(|| journal::load(id))? else { return Ok(()) };
     let Some(collection) = transaction(|| collect::collection(action.collection_id))? else {
         return Err(Error::refused("its collection is not registered any more"));
@@ -304,7 +305,7 @@ fn recover(context: &Context<'_>, action: &mut Action) -> CameOut {
             error,
         };
     }
-    let (status, lesson, why) = action.gone().ending();
+    let (status, lesson, why) = action.gone().ending(action.crashed);
     let why = match action.stop_reason {
         Some(StopReason::Timeout) => format!("{why} of {:.0} s", action.plan.timeout_s),
         _ => why.to_owned(),

@@ -463,14 +463,27 @@ fn names_go_back_to_whom_they_belong() {
 #[test]
 fn a_dead_worker_counts_against_the_remedy_and_a_stopped_one_does_not() {
     for gone in [Gone::Abort, Gone::Timeout, Gone::Yield, Gone::Restart, Gone::Death] {
-        let (status, lesson, why) = gone.ending();
+        let (status, lesson, why) = gone.ending(false);
         assert!(Status::Executing.next().contains(&status) && Status::Verifying.next().contains(&status));
         assert_eq!(lesson == Lesson::Fault, matches!(gone, Gone::Death | Gone::Timeout), "{gone:?}");
         assert_eq!(status == Status::Aborted, matches!(gone, Gone::Abort | Gone::Yield | Gone::Restart));
         assert!(!why.is_empty());
         assert_eq!(gone.keeps_complete_parts(), matches!(gone, Gone::Death | Gone::Restart));
+        let (with_crash, learned, _) = gone.ending(true);
+        assert_eq!((with_crash, learned), (status, Lesson::Fault), "a crash counts, whoever wanted a stop");
     }
-    assert_eq!(Gone::Yield.ending().1, Lesson::Postponed);
+    assert_eq!(Gone::Yield.ending(false).1, Lesson::Postponed);
+}
+
+#[test]
+fn a_crash_is_no_restart_and_a_wish_to_stop_is_kept() {
+    for (crashed, restarted) in [(false, false), (false, true), (true, false), (true, true)] {
+        let gone = Gone::of(None, crashed, restarted);
+        assert_eq!(gone, if restarted && !crashed { Gone::Restart } else { Gone::Death });
+        assert_eq!(Gone::of(Some(StopReason::Abort), crashed, restarted), Gone::Abort);
+        assert_eq!(Gone::of(Some(StopReason::Timeout), crashed, restarted), Gone::Timeout);
+        assert_eq!(Gone::of(Some(StopReason::Yield), crashed, restarted), Gone::Yield);
+    }
 }
 
 #[test]

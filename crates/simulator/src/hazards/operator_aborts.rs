@@ -1,8 +1,8 @@
 //! `operator_aborts`: a human stops an action, whatever it is at.
 
 use super::{Event, Hazard, Kind, Stage};
-use crate::store::StopReason;
 use healing::lifecycle::Status;
+use healing::recovery::StopReason;
 
 /// See the module.
 pub(super) struct OperatorAborts;
