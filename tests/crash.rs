@@ -100,9 +100,9 @@ impl Phase {
         }
     }
 
-    /// Whether the verdict to keep was recorded by then: what is left is finished, not undone.
-    fn is_kept(self) -> bool {
-        matches!(self, Dropping | BeforeTheOutcome)
+    /// Whether all steps before the verdict were done by then: the next worker verifies it, or finishes what was kept.
+    fn is_complete(self) -> bool {
+        matches!(self, BetweenSwapAndDrop | Dropping | BeforeTheOutcome)
     }
 }
 
@@ -158,6 +158,11 @@ fn dies(phase: Phase, victim: Victim) {
         })
         .unwrap();
     }
+    if phase == BetweenSwapAndDrop {
+        // For the worker that goes on.
+        let query = r#"SELECT ruvector_healing_configure('{"verify_window_seconds": 1}', 'docs')"#;
+        client.execute(query, &[]).unwrap();
+    }
     let pid_of = |client: &mut Client, kind: &str| -> i32 {
         client.query_one("SELECT pid FROM pg_stat_activity WHERE backend_type = $1", &[&kind]).unwrap().get(0)
     };
@@ -194,7 +199,7 @@ fn dies(phase: Phase, victim: Victim) {
         client.query_one("SELECT status FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
     // A server that was stopped in order says nothing of the remedy, a death or a crash does.
     let (expected, expected_lesson) = match victim {
-        _ if phase.is_kept() => ("succeeded", "helped"),
+        _ if phase.is_complete() => ("succeeded", "helped"),
         Victim::Restart => ("aborted", "nothing"),
         Victim::KillAfterAbort => ("aborted", "fault"),
         Victim::Terminate | Victim::Kill | Victim::Healer | Victim::Postmaster => ("failed", "fault"),
@@ -205,7 +210,7 @@ fn dies(phase: Phase, victim: Victim) {
     assert_eq!(lesson, expected_lesson);
     only_one_sound_index(&mut client);
 
-    if !phase.is_kept() {
+    if !phase.is_complete() {
         client
             .execute(r#"SELECT ruvector_healing_configure('{"verify_window_seconds": 1}', 'docs')"#, &[])
             .unwrap();

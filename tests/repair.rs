@@ -1,10 +1,10 @@
 //! Each remedy on its fault, and what must not be lost by it.
 
-use cluster::dataset::Column;
+use cluster::dataset::{Column, Embeddings};
 use cluster::{Cluster, wait_for};
 use postgres::Client;
 use std::time::Duration;
-use tests::{PATIENCE, load_docs, refused, start};
+use tests::{PATIENCE, load_docs, refused, said, start};
 
 const HEALING: Duration = Duration::from_secs(120);
 /// Quick, and nothing happens but what is asked for.
@@ -124,6 +124,65 @@ fn an_index_with_most_rows_deleted_is_built_anew_and_smaller() {
     assert_eq!((strategy.as_str(), status.as_str()), ("compact_indexes", "succeeded"), "{story}");
     let after: i64 = client.query_one(bytes, &[]).unwrap().get(0);
     assert!(after < before / 3, "{before} -> {after}");
+}
+
+#[test]
+fn a_part_that_fails_is_left_out_and_the_others_are_kept() {
+    let (cluster, mut client) = start();
+    let data = Embeddings::load().unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id int NOT NULL, embedding vector(384)) PARTITION BY RANGE (id);
+             CREATE TABLE docs_1 PARTITION OF docs FOR VALUES FROM (0) TO (2000);
+             CREATE TABLE docs_2 PARTITION OF docs FOR VALUES FROM (2000) TO (4000)",
+        )
+        .unwrap();
+    data.load_into(&mut client, "docs", &Column::ID_AND_EMBEDDING, 0..4_000).unwrap();
+    client
+        .batch_execute(&format!(
+            "CREATE INDEX docs_1_i ON docs_1 USING hnsw (embedding vector_cosine_ops);
+             CREATE INDEX docs_2_i ON docs_2 USING hnsw (embedding vector_cosine_ops);
+             DELETE FROM docs WHERE id BETWEEN 300 AND 1999 OR id >= 2800; ANALYZE docs;
+             SELECT ruvector_collection_register('docs', 'docs', settings => '{BY_HAND}');
+             SELECT ruvector_healing_configure('{{\"lock_timeout_ms\": 500}}', 'docs')"
+        ))
+        .unwrap();
+    wait_for("a plan", HEALING, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE decision ->> 'reason' = 'observe_mode'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let before: Vec<(u32, i64)> = sizes(&mut client);
+    // It lets all go on but the second build; then it drops the index that this build is to replace.
+    let mut human = cluster.connect("app").unwrap();
+    human.batch_execute("BEGIN; LOCK TABLE docs_2 IN SHARE UPDATE EXCLUSIVE MODE").unwrap();
+    let query = "SELECT action_id FROM ruvector_healing_execute('docs', 'compact_indexes')";
+    let action: i64 = client.query_one(query, &[]).unwrap().get(0);
+    wait_for("the second build", HEALING, || {
+        let query = "SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                      WHERE a.backend_type = 'ruvector action' AND NOT l.granted AND l.relation = 'docs_2'::regclass";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    human.batch_execute("DROP INDEX docs_2_i; COMMIT").unwrap();
+    let row = client.query_one(&format!("CALL ruvector_healing_wait({action}, '2 minutes')"), &[]).unwrap();
+    assert_eq!(row.get::<_, &str>(0), "succeeded", "{}", said(&mut client));
+    let query = "SELECT o.story, a.lesson FROM ruvector.healing_outcomes o JOIN ruvector.actions a ON a.id = o.action_id
+                  WHERE a.id = $1";
+    let row = client.query_one(query, &[&action]).unwrap();
+    let story: String = row.get(0);
+    assert!(story.contains("a part is left out"), "{story}");
+    assert_eq!(row.get::<_, &str>(1), "postponed", "{story}");
+    let after = sizes(&mut client);
+    assert_eq!(after.len(), 1, "what a human dropped stays dropped, and no trial is left: {story}");
+    assert!(after[0].0 != before[0].0 && after[0].1 < before[0].1 / 2, "{before:?} -> {after:?}: {story}");
+}
+
+/// OID and bytes of every hnsw index, by name.
+fn sizes(client: &mut Client) -> Vec<(u32, i64)> {
+    let query = "SELECT c.oid, pg_relation_size(c.oid) FROM pg_class c JOIN pg_am a ON a.oid = c.relam
+                  WHERE a.amname = 'hnsw' ORDER BY c.relname";
+    client.query(query, &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
 #[test]

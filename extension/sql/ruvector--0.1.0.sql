@@ -148,6 +148,7 @@ CREATE TABLE ruvector.actions (
     starts          integer NOT NULL DEFAULT 0,      -- workers that it had
     last_start      timestamptz,
     crashed         boolean NOT NULL DEFAULT false,  -- the server crashed while it had a worker
+    resumed         boolean NOT NULL DEFAULT false,  -- a worker went on with what another left complete
     deadline        timestamptz,        -- the healer stops the worker then
     progress        text,
     verification    jsonb,

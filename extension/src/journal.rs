@@ -103,6 +103,16 @@ pub(crate) fn progress(id: i64, text: &str) -> Result<(), Error> {
     )?)
 }
 
+/// Whether a worker may go on with what another left complete: one may.
+pub(crate) fn resume(id: i64) -> Result<bool, Error> {
+    let first = Spi::get_one_with_args::<bool>(
+        "WITH first AS (UPDATE ruvector.actions SET resumed = true WHERE id = $1 AND NOT resumed RETURNING 1)
+         SELECT EXISTS (SELECT FROM first)",
+        &[id.into()],
+    )?;
+    Ok(first == Some(true))
+}
+
 /// Records the verdict to keep what was done: from here on recovery finishes, before it undoes. Refused when somebody
 /// has asked for a stop: one of the two is first, and that one counts.
 pub(crate) fn keep(id: i64, verification: &Verification) -> Result<(), Error> {

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use healing::explain;
 use healing::lifecycle::{Lesson, Status};
-use healing::plan::Step;
+use healing::plan::{IndexRef, Step};
 use healing::recovery::{self, RecoveryCommand, StepState, StopReason};
 use healing::remedies;
-use healing::snapshot::{Snapshot, UnixMs};
+use healing::snapshot::{Oid, Snapshot, UnixMs};
 use healing::verification::{Outcome, Verification, verify};
 use pgrx::prelude::*;
 
@@ -103,34 +103,17 @@ fn work(id: i64) -> Result<(), Error> {
     finish(&context, &action, &came_out)
 }
 
+/// A part of the plan that is taken back while the others go on.
+struct LeftOut {
+    why: String,
+    lesson: Lesson,
+}
+
 /// The straight way.
 fn carry_out(context: &Context<'_>, action: &mut Action) -> CameOut {
-    match steps_and_verification(context, action) {
-        Ok(verification) if verification.verified => {
-            action.keep = true;
-            action.verification = Some(verification);
-            tidy_up(context, action)
-        }
-        Ok(verification) => {
-            let error = format!("not verified: {}", verification.reason);
-            // A reading that did not come in all windows says nothing of the remedy.
-            let lesson = if verification.complete { Lesson::NoGain } else { Lesson::Postponed };
-            undo(context, action, Some(verification), lesson, error)
-        }
-        Err(Stopped::Lost(reason)) => undo(context, action, None, Lesson::NoGain, reason),
-        Err(Stopped::Failed(error)) => undo(context, action, None, error.lesson(), error.to_string()),
-    }
-}
-
-enum Stopped {
-    /// It was no gain: the new index is not better, or no search effort finds enough.
-    Lost(String),
-    Failed(Error),
-}
-
-impl From<Error> for Stopped {
-    fn from(error: Error) -> Self {
-        Stopped::Failed(error)
+    match steps(context, action) {
+        Ok(without) => conclude(context, action, without),
+        Err(error) => go_on(context, action, error.to_string(), error.lesson()),
     }
 }
 
@@ -142,15 +125,81 @@ fn numbered(action: &Action) -> impl Iterator<Item = (u32, &Step)> {
     (0u32..).zip(&action.plan.steps)
 }
 
-fn steps_and_verification(context: &Context<'_>, action: &mut Action) -> Result<Verification, Stopped> {
+/// The steps before the verification. A part that was no gain is taken back at once, and the others go on.
+fn steps(context: &Context<'_>, action: &Action) -> Result<Option<LeftOut>, Error> {
+    let mut lost: Vec<Oid> = Vec::new();
+    let mut without = None;
     for (step_no, step) in numbered(action).filter(|(_, step)| !is_after_verification(step)) {
-        if let Went::Lost(reason) = execute::perform(context, step_no, step)? {
-            return Err(Stopped::Lost(reason));
+        let of = step.target();
+        if lost.contains(&of.oid) {
+            continue;
+        }
+        if let Went::Lost(why) = execute::perform(context, step_no, step)? {
+            commands(context, action, |_, entries| Ok(recovery::undo_part(entries, of)))?;
+            lost.push(of.oid);
+            without = Some(LeftOut { why, lesson: Lesson::NoGain });
         }
     }
+    Ok(without)
+}
+
+/// A part failed, or the worker died over it: what is complete is verified and kept without the rest, which is taken back.
+fn go_on(context: &Context<'_>, action: &mut Action, why: String, lesson: Lesson) -> CameOut {
+    let complete = match complete(action) {
+        Ok(complete) if !complete.is_empty() => complete,
+        _ => return undo(context, action, None, lesson, why),
+    };
+    let taken_back =
+        commands(context, action, |action, entries| Ok(recovery::retreat(&action.plan, entries).commands));
+    if let Err(failed) = taken_back {
+        return CameOut {
+            status: Status::RollbackFailed,
+            lesson: Lesson::UndoFailed,
+            verification: None,
+            error: Some(format!("{why}; undoing it failed: {failed}")),
+        };
+    }
+    let whole = action.plan.only(&complete).steps.len() == action.plan.steps.len();
+    conclude(context, action, (!whole).then_some(LeftOut { why, lesson }))
+}
+
+/// The indexes whose part of the plan is complete.
+fn complete(action: &Action) -> Result<Vec<IndexRef>, Error> {
+    Ok(recovery::complete(&action.plan, &transaction(|| journal::entries(action.id))?))
+}
+
+/// Verifies what is complete, and keeps it or takes it back.
+fn conclude(context: &Context<'_>, action: &mut Action, without: Option<LeftOut>) -> CameOut {
+    match (complete(action), without) {
+        (Ok(complete), Some(LeftOut { why, lesson })) if complete.is_empty() => {
+            undo(context, action, None, lesson, why)
+        }
+        (Ok(complete), without) => match verified(context, action, &complete) {
+            Ok(verification) if verification.verified => {
+                action.keep = true;
+                action.verification = Some(verification);
+                tidy_up(context, action, &complete, without)
+            }
+            Ok(verification) => {
+                let error = format!("not verified: {}", verification.reason);
+                // A reading that did not come in all windows says nothing of the remedy.
+                let lesson = if verification.complete { Lesson::NoGain } else { Lesson::Postponed };
+                undo(context, action, Some(verification), lesson, error)
+            }
+            Err(error) => undo(context, action, None, error.lesson(), error.to_string()),
+        },
+        (Err(error), _) => undo(context, action, None, error.lesson(), error.to_string()),
+    }
+}
+
+/// Measures these parts over the window until all readings are there; the verdict to keep is recorded.
+fn verified(context: &Context<'_>, action: &mut Action, parts: &[IndexRef]) -> Result<Verification, Error> {
     let window_s = context.config.verify_window_seconds as f64;
     transaction(|| {
-        journal::advance(action.id, Status::Executing, Status::Verifying)?;
+        // One that goes on after a crash may have got here before.
+        if action.status == Status::Executing {
+            journal::advance(action.id, Status::Executing, Status::Verifying)?;
+        }
         journal::progress(action.id, "measure whether it helped")?;
         // Measuring itself takes time too.
         journal::set_deadline(action.id, f64::from(WINDOWS_MAX) * window_s + action.plan.timeout_s)
@@ -160,7 +209,7 @@ fn steps_and_verification(context: &Context<'_>, action: &mut Action) -> Result<
     loop {
         process::pause(Duration::from_secs_f64(window_s));
         windows += 1;
-        let verification = measure(context, action)?;
+        let verification = execute::patiently(|| measure(context, action, parts))?;
         if verification.complete || windows == WINDOWS_MAX {
             if verification.verified {
                 transaction(|| journal::keep(action.id, &verification))?;
@@ -170,17 +219,20 @@ fn steps_and_verification(context: &Context<'_>, action: &mut Action) -> Result<
     }
 }
 
-/// Measures the action's indexes anew and asks the core whether it helped.
-fn measure(context: &Context<'_>, action: &Action) -> Result<Verification, Error> {
-    let after = observe(context, action)?;
-    let verdicts = transaction(|| Ok(journal::verdicts(&journal::entries(action.id)?)))?;
-    let remedy = remedies::find(&action.plan.strategy)
-        .ok_or_else(|| Error::refused(format!("there is no strategy {}", action.plan.strategy)))?;
+/// Measures the indexes of these parts anew and asks the core whether it helped.
+fn measure(context: &Context<'_>, action: &Action, parts: &[IndexRef]) -> Result<Verification, Error> {
+    let plan = action.plan.only(parts);
+    let whole = plan.steps.len() == action.plan.steps.len();
+    let problem = if whole { action.problem.clone() } else { action.problem.only(parts) };
+    let after = observe(context, parts)?;
+    let verdicts = recovery::verdicts(&plan, &transaction(|| journal::entries(action.id))?);
+    let remedy = remedies::find(&plan.strategy)
+        .ok_or_else(|| Error::refused(format!("there is no strategy {}", plan.strategy)))?;
     verify(
         remedy,
         &Outcome {
-            problem: &action.problem,
-            plan: &action.plan,
+            problem: &problem,
+            plan: &plan,
             before: &action.before,
             after: &after,
             verdicts: &verdicts,
@@ -190,12 +242,11 @@ fn measure(context: &Context<'_>, action: &Action) -> Result<Verification, Error
     .map_err(|error| Error::refused(error.to_string()))
 }
 
-/// A snapshot with fresh readings of the indexes that the plan names.
-fn observe(context: &Context<'_>, action: &Action) -> Result<Snapshot, Error> {
+/// A snapshot with fresh readings of these indexes.
+fn observe(context: &Context<'_>, parts: &[IndexRef]) -> Result<Snapshot, Error> {
     let Context { collection, config, .. } = *context;
-    let names: Vec<&str> = action.plan.steps.iter().map(|step| step.target().name.as_str()).collect();
     for row in transaction(|| collect::indexes(collection))? {
-        if row.valid && names.contains(&row.name.as_str()) {
+        if row.valid && parts.iter().any(|part| part.name == row.name) {
             collect::take(Kind::Panel, collection, &row, config)?;
             if Kind::Structure.is_due(&row, config) {
                 collect::take(Kind::Structure, collection, &row, config)?;
@@ -205,27 +256,28 @@ fn observe(context: &Context<'_>, action: &Action) -> Result<Snapshot, Error> {
     transaction(|| collect::snapshot(collection, &collect::indexes(collection)?, collect::now_ms()))
 }
 
-/// The losers are dropped; what fails there does not take the success back.
-fn tidy_up(context: &Context<'_>, action: &Action) -> CameOut {
-    let mut error = None;
-    for (step_no, step) in numbered(action).filter(|(_, step)| is_after_verification(step)) {
-        if let Err(failed) = execute::perform(context, step_no, step) {
-            error = Some(failed.to_string());
-            break;
-        }
-    }
-    if error.is_some() {
-        error =
-            commands(context, action, |action, entries| Ok(recovery::resolve(&action.plan, entries, true)))
-                .err()
-                .map(|error| format!("it helped, but the former index could not be dropped: {error}"));
-    }
+/// The losers of these parts are dropped; what fails there does not take the success back.
+fn tidy_up(context: &Context<'_>, action: &Action, parts: &[IndexRef], without: Option<LeftOut>) -> CameOut {
+    let proven = |step: &Step| parts.iter().any(|part| part.oid == step.target().oid);
+    let mut losers = numbered(action).filter(|(_, step)| is_after_verification(step) && proven(step));
+    let dropped = losers.try_for_each(|(step_no, step)| execute::perform(context, step_no, step).map(drop));
+    let left = if dropped.is_err() { drop_losers(context, action) } else { None };
+    let lesson = without.as_ref().map_or(Lesson::Helped, |part| part.lesson);
+    let notes: Vec<String> =
+        without.map(|part| format!("a part is left out: {}", part.why)).into_iter().chain(left).collect();
     CameOut {
         status: Status::Succeeded,
-        lesson: Lesson::Helped,
+        lesson,
         verification: action.verification.clone(),
-        error,
+        error: (!notes.is_empty()).then(|| notes.join("; ")),
     }
+}
+
+/// Drops the losers that are still there; why not, when one could not be dropped.
+fn drop_losers(context: &Context<'_>, action: &Action) -> Option<String> {
+    commands(context, action, |action, entries| Ok(recovery::resolve(&action.plan, entries, true)))
+        .err()
+        .map(|error| format!("it helped, but the former index could not be dropped: {error}"))
 }
 
 /// Takes back whatever was done or begun.
@@ -291,21 +343,25 @@ fn commands(
     }
 }
 
-/// The worker before this one died: finish what was verified, undo what was not.
+/// The worker before this one died: what was verified is finished, what is complete is verified, the rest is undone.
 fn recover(context: &Context<'_>, action: &mut Action) -> CameOut {
     if action.keep {
-        let error =
-            commands(context, action, |action, entries| Ok(recovery::resolve(&action.plan, entries, true)))
-                .err()
-                .map(|error| format!("it helped, but the former index could not be dropped: {error}"));
         return CameOut {
             status: Status::Succeeded,
             lesson: Lesson::Helped,
             verification: action.verification.clone(),
-            error,
+            error: drop_losers(context, action),
         };
     }
-    let (status, lesson, why) = action.gone().ending(action.crashed);
+    let gone = action.gone();
+    let (status, lesson, why) = gone.ending(action.crashed);
+    // Once: what is being verified may be what kills the worker.
+    if gone.keeps_complete_parts()
+        && complete(action).is_ok_and(|complete| !complete.is_empty())
+        && transaction(|| journal::resume(action.id)).unwrap_or(false)
+    {
+        return go_on(context, action, why.to_owned(), lesson);
+    }
     let why = match action.stop_reason {
         Some(StopReason::Timeout) => format!("{why} of {:.0} s", action.plan.timeout_s),
         _ => why.to_owned(),

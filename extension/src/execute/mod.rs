@@ -63,7 +63,8 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
         Step::BuildIndex { of, lists } => build(context, step_no, step, of, *lists)?,
         Step::CompareIndexes { of, criterion } => {
             context.intend(step_no, step, || Ok(((), json!({}))))?;
-            let verdict = compare::old_and_trial(context.collection, context.config, of, *criterion)?;
+            let verdict =
+                patiently(|| compare::old_and_trial(context.collection, context.config, of, *criterion))?;
             context.done(step_no, step, json!({ (journal::VERDICT): verdict }))?;
             if !verdict.keep {
                 return Ok(Went::Lost(format!("the comparison was lost: {}", verdict.reason)));
@@ -101,7 +102,8 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
         Step::ReindexConcurrently { of, lists } => reindex(context, step_no, step, of, *lists)?,
         Step::TuneSearchEffort { of, objective } => {
             transaction(|| lookup::as_planned(of))?;
-            let point = match compare::least_effort(context.collection, context.config, of, *objective)? {
+            let find = || compare::least_effort(context.collection, context.config, of, *objective);
+            let point = match patiently(find)? {
                 Ok(point) => point,
                 Err(none) => return Ok(Went::Lost(none)),
             };
@@ -196,7 +198,7 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
         Ok(((), json!({ "trial": index::described(&trial), "effort": effort })))
     })?;
     transaction(efforts::load)?;
-    patiently(|| {
+    in_transaction_patiently(|| {
         index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
         let trial =
             lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
@@ -212,11 +214,11 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
     })
 }
 
-/// Runs `work` in a transaction, again when it did not get its locks in time.
-fn patiently(mut work: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
+/// Does `work`, again when it did not get its locks in time.
+pub(crate) fn patiently<T>(mut work: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     let mut tries = 0;
     loop {
-        let result = transaction(&mut work);
+        let result = work();
         match (&result, patience_s(tries)) {
             (Err(error), Some(seconds)) if error.is_lock_timeout() => {
                 tries += 1;
@@ -225,6 +227,10 @@ fn patiently(mut work: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
             _ => return result,
         }
     }
+}
+
+fn in_transaction_patiently(mut work: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
+    patiently(|| transaction(&mut work))
 }
 
 fn reindex(
@@ -270,7 +276,7 @@ fn clean_up_reindex(context: &Context<'_>, of: &IndexRef, details: &Value) -> Re
         }
     }
     let Some(former) = details.get(FORMER_LISTS).and_then(|former| former.get("set")) else { return Ok(()) };
-    patiently(|| {
+    in_transaction_patiently(|| {
         index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
         index::lock(&[of.oid]);
         match lookup::itself(of)?.filter(|index| index.name == of.name) {
@@ -296,7 +302,7 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             transaction(|| note(json!({})))?;
             transaction(efforts::load)
         }
-        RecoveryCommand::SwapBack { of, .. } => patiently(|| {
+        RecoveryCommand::SwapBack { of, .. } => in_transaction_patiently(|| {
             index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
             let noted = built(context, step_no)?;
             index::lock(&[noted.as_slice(), &[of.oid]].concat());
