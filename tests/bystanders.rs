@@ -238,3 +238,152 @@ fn names_that_need_quotes_and_tablespaces_are_kept() {
     assert_eq!(row.get::<_, Option<&str>>(2), Some("kept"));
     assert!(row.get::<_, &str>(3) != "{lists=100}" && row.get::<_, bool>(4), "{}", row.get::<_, &str>(3));
 }
+
+/// An action whose new index is in place and that is being verified, for long.
+fn verifying(client: &mut Client) -> i64 {
+    registered(
+        client,
+        6_000,
+        "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 20)",
+        r#"{"mode": "approve", "verify_window_seconds": 600, "min_healing_interval_seconds": 0, "sample_interval_seconds": 1}"#,
+    );
+    let action = execute(client, "rebuild_centroids");
+    wait_for("the verification", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND status = 'verifying'";
+        client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(client)));
+    action
+}
+
+fn oid(client: &mut Client, index: &str) -> u32 {
+    client.query_one("SELECT to_regclass($1)::oid", &[&index]).unwrap().get(0)
+}
+
+#[test]
+fn a_reindex_of_the_table_in_the_verification_does_not_cost_the_former_index() {
+    let (_cluster, mut client) = start();
+    let action = verifying(&mut client);
+    client.batch_execute("REINDEX TABLE CONCURRENTLY docs").unwrap();
+    client.execute("SELECT ruvector_healing_abort($1)", &[&action]).unwrap();
+    assert_eq!(wait(&mut client, action), "aborted", "{}", said(&mut client));
+    // None is hidden, none is gone: which of the two is the better one is the human's to say.
+    assert_eq!(names(&mut client), ["docs_i", "docs_i_former"], "{}", said(&mut client));
+}
+
+#[test]
+fn a_former_index_that_could_not_be_given_back_stays_until_it_is() {
+    let (_cluster, mut client) = start();
+    let action = verifying(&mut client);
+    let new = oid(&mut client, "docs_i");
+    let hidden: Vec<String> = names(&mut client).into_iter().filter(|name| name != "docs_i").collect();
+    let former = oid(&mut client, &hidden[0]);
+    // As if six workers had died over it.
+    client
+        .batch_execute(
+            "UPDATE ruvector.actions SET starts = 6, last_start = now() - interval '1 hour' WHERE status = 'verifying';
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'ruvector action'",
+        )
+        .unwrap();
+    assert_eq!(wait(&mut client, action), "rollback_failed", "{}", said(&mut client));
+    let before = samples(&mut client);
+    wait_for("more samples", PATIENCE, || (samples(&mut client) > before + 2).then_some(())).unwrap();
+    assert_eq!(names(&mut client).len(), 2, "nothing is swept: {}", said(&mut client));
+    let asked = execute(&mut client, "rebuild_centroids");
+    wait_for("an answer", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND detail LIKE 'waits:%'";
+        client.query_opt(query, &[&asked]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    client.execute("SELECT ruvector_healing_abort($1)", &[&asked]).unwrap();
+    client.batch_execute("SELECT ruvector_healing_reset('docs')").unwrap();
+    wait_for("what was left to be put right", PATIENCE, || {
+        (names(&mut client) == ["docs_i"] && oid(&mut client, "docs_i") == former).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}: {} {:?} {new}", said(&mut client), names(&mut client)));
+    wait_for("a note of it", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector.actions WHERE id = $1 AND NOT unfinished AND detail LIKE '%put right%'";
+        client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_worker_that_is_cancelled_while_it_waits_goes_on() {
+    let (_cluster, mut client) = start();
+    let action = verifying(&mut client);
+    let query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ruvector action'";
+    let pid: i32 = client.query_one(query, &[]).unwrap().get(0);
+    client.execute("SELECT pg_cancel_backend($1)", &[&pid]).unwrap();
+    let before = samples(&mut client);
+    wait_for("more samples", PATIENCE, || (samples(&mut client) > before + 2).then_some(())).unwrap();
+    assert_eq!(client.query_one(query, &[]).unwrap().get::<_, i32>(0), pid, "the same process");
+    client.execute("SELECT ruvector_healing_abort($1)", &[&action]).unwrap();
+    assert_eq!(wait(&mut client, action), "aborted");
+}
+
+#[test]
+fn an_index_is_not_built_on_a_table_that_took_the_name_meanwhile() {
+    let (cluster, mut client) = start();
+    registered(
+        &mut client,
+        1_000,
+        "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 10)",
+        BY_HAND,
+    );
+    // The worker waits for the table, and gets it under another name.
+    let mut human = cluster.connect("app").unwrap();
+    human.batch_execute("BEGIN; LOCK TABLE docs IN SHARE UPDATE EXCLUSIVE MODE").unwrap();
+    let action = execute(&mut client, "rebuild_centroids");
+    wait_for("the worker to wait for the table", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                      WHERE a.backend_type = 'ruvector action' AND NOT l.granted AND l.relation = 'docs'::regclass";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    human
+        .batch_execute("ALTER TABLE docs RENAME TO docs_old; CREATE TABLE docs (LIKE docs_old); COMMIT")
+        .unwrap();
+    assert_eq!(wait(&mut client, action), "failed", "{}", said(&mut client));
+    assert!(names(&mut client).is_empty(), "{:?}", names(&mut client));
+    let query = "SELECT count(*) FROM pg_index WHERE indrelid = 'docs_old'::regclass AND NOT indisprimary";
+    assert_eq!(client.query_one(query, &[]).unwrap().get::<_, i64>(0), 1);
+}
+
+#[test]
+fn a_table_that_somebody_has_locked_keeps_the_healer_from_nothing_else() {
+    let (cluster, mut client) = start();
+    registered(
+        &mut client,
+        1_000,
+        "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 10)",
+        BY_HAND,
+    );
+    client
+        .batch_execute(
+            r#"CREATE TABLE other (embedding vector(3)); CREATE INDEX ON other USING hnsw (embedding vector_l2_ops);
+               SELECT ruvector_collection_register('other', 'other', settings => '{"sample_interval_seconds": 1}')"#,
+        )
+        .unwrap();
+    let mut writer = writer(&cluster);
+    let action = execute(&mut client, "rebuild_centroids");
+    wait_for_a_build_that_waits(&mut client);
+    let mut human = cluster.connect("app").unwrap();
+    human.batch_execute("BEGIN; LOCK TABLE other IN ACCESS EXCLUSIVE MODE").unwrap();
+    wait_for("the healer to say that it is busy", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity i JOIN ruvector.collections c ON c.id = i.collection_id
+                      WHERE c.name = 'other' AND i.note LIKE '%lock timeout%'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    client.execute("SELECT ruvector_healing_abort($1)", &[&action]).unwrap();
+    wait_for("the worker to be stopped", PATIENCE, || {
+        let query = "SELECT NOT EXISTS (SELECT FROM pg_stat_progress_create_index)";
+        client.query_one(query, &[]).unwrap().get::<_, bool>(0).then_some(())
+    })
+    .unwrap();
+    writer.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(wait(&mut client, action), "aborted");
+    assert_eq!(names(&mut client), ["docs_i"]);
+}

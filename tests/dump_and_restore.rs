@@ -16,6 +16,9 @@ fn settings_and_collections_survive_and_are_watched_again() {
                CREATE INDEX docs_i ON docs USING hnsw (former vector_l2_ops);
                SELECT ruvector_collection_register('docs', 'docs', settings => '{"panel_queries": 16}');
                ALTER TABLE docs RENAME COLUMN former TO embedding;
+               CREATE TABLE gone (embedding vector(3));
+               SELECT ruvector_collection_register('gone', 'gone');
+               DROP TABLE gone;
                SELECT ruvector_healing_configure('{"recall_objective": 0.9}')"#,
         )
         .unwrap();

@@ -107,6 +107,27 @@ fn an_invalid_index_beside_its_like_is_dropped() {
 }
 
 #[test]
+fn an_invalid_index_with_other_options_is_not_taken_for_a_surplus_one() {
+    let (cluster, mut client) = start();
+    load_docs(&mut client, 1_000);
+    quick(&mut client);
+    client
+        .batch_execute("CREATE INDEX docs_i ON docs USING hnsw (embedding vector_cosine_ops) WITH (m = 8)")
+        .unwrap();
+    leave_invalid(
+        &cluster,
+        &mut client,
+        "CREATE INDEX CONCURRENTLY docs_i2 ON docs USING hnsw (embedding vector_cosine_ops) WITH (m = 24)",
+    );
+    let wanted: Vec<(String, bool)> =
+        indexes(&mut client).into_iter().map(|(definition, _)| (definition, true)).collect();
+    client.batch_execute("ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs')").unwrap();
+    let (strategy, status, story) = outcome(&mut client);
+    assert_eq!((strategy.as_str(), status.as_str()), ("repair_invalid_index", "succeeded"), "{story}");
+    assert_eq!(indexes(&mut client), wanted, "both, as they were defined");
+}
+
+#[test]
 fn an_index_with_most_rows_deleted_is_built_anew_and_smaller() {
     let (_cluster, mut client) = start();
     load_docs(&mut client, 4_000);
@@ -316,7 +337,7 @@ fn a_table_dropped_in_the_middle_ends_the_action_with_a_reason() {
     assert_eq!(row.get::<_, &str>(0), "failed");
     let error: String =
         client.query_one("SELECT error FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
-    assert!(error.contains("does not exist"), "{error}");
+    assert!(error.contains("was dropped"), "{error}");
     let outcomes: i64 =
         client.query_one("SELECT count(*) FROM ruvector.healing_outcomes", &[]).unwrap().get(0);
     assert_eq!(outcomes, 1);

@@ -148,6 +148,9 @@ CREATE TABLE ruvector.actions (
     starts          integer NOT NULL DEFAULT 0,      -- workers that it had
     last_start      timestamptz,
     crashed         boolean NOT NULL DEFAULT false,  -- the server crashed while it had a worker
+    unfinished      boolean NOT NULL DEFAULT false,  -- it has ended, and left something that is still to be undone or dropped
+    retries         integer NOT NULL DEFAULT 0,      -- times that this was tried since
+    retry_at        timestamptz,                     -- and when it is next
     resumed         boolean NOT NULL DEFAULT false,  -- a worker went on with what another left complete
     deadline        timestamptz,        -- the healer stops the worker then
     progress        text,
@@ -162,6 +165,7 @@ CREATE TABLE ruvector.actions (
 );
 CREATE INDEX ON ruvector.actions (collection_id, requested_at);
 -- Single flight: one action at a time changes a collection.
+CREATE INDEX actions_unfinished ON ruvector.actions (collection_id) WHERE unfinished;
 CREATE UNIQUE INDEX actions_in_flight ON ruvector.actions (collection_id)
     WHERE status IN ('approved', 'executing', 'verifying');
 
@@ -242,7 +246,9 @@ GRANT SELECT ON ALL TABLES IN SCHEMA ruvector TO ruvector_monitor;
 
 -- What pg_dump keeps: policy, not runtime state.
 SELECT pg_catalog.pg_extension_config_dump('ruvector.settings', '');
-SELECT pg_catalog.pg_extension_config_dump('ruvector.collections', '');
+-- A collection whose table was dropped is not: no name could be written down for it.
+SELECT pg_catalog.pg_extension_config_dump('ruvector.collections',
+    'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
 SELECT pg_catalog.pg_extension_config_dump('ruvector.collections_id_seq', '');
 
 -- A collection comes from ruvector_collection_register() or from a restored dump, whose table may number its columns
@@ -251,8 +257,14 @@ CREATE FUNCTION ruvector._number_column() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    SELECT a.attnum INTO STRICT NEW.column_number FROM pg_attribute a
+    SELECT a.attnum INTO NEW.column_number FROM pg_attribute a
      WHERE a.attrelid = NEW.relation AND a.attname = NEW.column_name AND NOT a.attisdropped;
+    -- One that fits no table here must not keep the others from being restored.
+    IF NEW.column_number IS NULL THEN
+        RAISE WARNING 'collection "%" is left out: % has no column "%"', NEW.name, NEW.relation, NEW.column_name
+            USING HINT = 'Register it again once the table is there: ruvector_collection_register().';
+        RETURN NULL;
+    END IF;
     RETURN NEW;
 END
 $$;
@@ -760,6 +772,7 @@ BEGIN
     ON CONFLICT ON CONSTRAINT healing_arms_pkey DO UPDATE
        SET (failures, backoff_until, breaker_open, closed_at) = (0, NULL, false, EXCLUDED.closed_at);
     GET DIAGNOSTICS closed = ROW_COUNT;
+    UPDATE ruvector.actions a SET retry_at = clock_timestamp() WHERE a.collection_id = entry.id AND a.unfinished;
     PERFORM ruvector._wake();
     RETURN closed;
 END

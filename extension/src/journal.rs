@@ -4,7 +4,7 @@
 use healing::classify::Problem;
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::{Plan, Step};
-use healing::recovery::{Gone, JournalEntry, StepState, StopReason};
+use healing::recovery::{self, Gone, JournalEntry, StepState, StopReason};
 use healing::snapshot::Snapshot;
 use healing::verdict::Verdict;
 use healing::verification::Verification;
@@ -32,6 +32,8 @@ pub(crate) struct Action {
     pub(crate) stop_reason: Option<StopReason>,
     /// The server crashed while it had a worker.
     pub(crate) crashed: bool,
+    /// It has ended, and left something.
+    pub(crate) unfinished: bool,
     /// The postmaster was started since the action began.
     restarted: bool,
 }
@@ -62,6 +64,7 @@ pub(crate) fn load(id: i64) -> Result<Option<Action>, Error> {
         "SELECT jsonb_build_object('id', a.id, 'collection_id', a.collection_id, 'status', a.status,
                 'problem', a.problem, 'plan', a.plan, 'before', a.before, 'keep', a.keep,
                 'verification', a.verification, 'stop_reason', a.stop_reason, 'crashed', a.crashed,
+                'unfinished', a.unfinished,
                 'restarted', coalesce(pg_postmaster_start_time() > a.started_at, false))
            FROM ruvector.actions a WHERE a.id = $1 AND a.plan IS NOT NULL",
         &[id.into()],
@@ -111,6 +114,15 @@ pub(crate) fn resume(id: i64) -> Result<bool, Error> {
         &[id.into()],
     )?;
     Ok(first == Some(true))
+}
+
+/// Whether an action on the collection has ended and left something.
+pub(crate) fn unfinished(collection: i32) -> Result<u32, Error> {
+    let left = Spi::get_one_with_args::<i64>(
+        "SELECT count(*) FROM ruvector.actions WHERE collection_id = $1 AND unfinished",
+        &[collection.into()],
+    )?;
+    Ok(left.unwrap_or(0) as u32)
 }
 
 /// Records the verdict to keep what was done: from here on recovery finishes, before it undoes. Refused when somebody
@@ -234,14 +246,17 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
     let Action { id, problem, .. } = action;
     let Ending { status, lesson, verification, error, final_lambda, story, .. } = *ending;
     Spi::run_with_args("DELETE FROM ruvector.in_flight WHERE action_id = $1", &[(*id).into()])?;
+    let left = !recovery::resolve(&action.plan, &entries(*id)?, status == Status::Succeeded).is_empty();
     Spi::run_with_args(
         "UPDATE ruvector.actions SET ended_at = clock_timestamp(), error = $2, verification = coalesce($3, verification),
-                progress = NULL, lesson = $4 WHERE id = $1",
+                progress = NULL, lesson = $4, unfinished = $5, retry_at = to_timestamp($6 / 1000.0) WHERE id = $1",
         &[
             (*id).into(),
             error.into(),
             verification.map(serde_json::to_value).transpose()?.map(JsonB).into(),
             lesson.as_str().into(),
+            left.into(),
+            left.then(|| recovery::retry_at(0, collect::now_ms())).into(),
         ],
     )?;
     advance(*id, action.status, status)?;
@@ -272,6 +287,25 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
         ],
     )?;
     Ok(())
+}
+
+/// Notes that what an ended action has left is tried again now, and when it will be next.
+pub(crate) fn retried(id: i64, retries: u32) -> Result<(), Error> {
+    let next = recovery::retry_at(retries + 1, collect::now_ms());
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.actions SET retries = retries + 1, retry_at = to_timestamp($2 / 1000.0) WHERE id = $1",
+        &[id.into(), next.into()],
+    )?)
+}
+
+/// Notes that nothing is left of an ended action any more.
+pub(crate) fn finished_late(id: i64) -> Result<(), Error> {
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.actions SET unfinished = false, progress = NULL, retry_at = NULL,
+                detail = concat_ws('; ', detail, format('what it had left was put right at %s', clock_timestamp()))
+          WHERE id = $1",
+        &[id.into()],
+    )?)
 }
 
 /// Figures of the server that an outcome keeps.

@@ -20,13 +20,52 @@ pub(crate) fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     set_local(c"search_path", c"pg_catalog, pg_temp");
     // Where row-level security is forced on the owner too, an ERROR is better than the count of some rows.
     set_local(c"row_security", c"off");
+    let limited = limit_time();
     let value = work();
+    if limited {
+        end_time_limit();
+    }
     // SAFETY: `nest` is the level opened above.
     unsafe {
         pg_sys::AtEOXact_GUC(false, nest);
         pg_sys::SetUserIdAndSecContext(user, context);
     }
     value
+}
+
+/// Longest that an owner's expression or predicate may keep one of our workers, milliseconds: what is read at a time is
+/// bounded, so only one that means harm or is broken takes as long.
+const TIME_MAX_MS: i32 = 60_000;
+
+/// In a background worker: has the statement cancelled when it takes too long. A session has a limit of its own.
+fn limit_time() -> bool {
+    // SAFETY: the timeout is registered in every process with a database (`InitPostgres`); its handler sends SIGINT, which
+    // background workers with a database take as a wish to cancel.
+    unsafe {
+        let ours =
+            !pg_sys::MyBgworkerEntry.is_null() && !timeout::get_timeout_active(timeout::STATEMENT_TIMEOUT);
+        if ours {
+            timeout::enable_timeout_after(timeout::STATEMENT_TIMEOUT, TIME_MAX_MS);
+        }
+        ours
+    }
+}
+
+/// Ends the limit, also where a transaction is aborted.
+pub(crate) fn end_time_limit() {
+    // SAFETY: as above.
+    unsafe { timeout::disable_timeout(timeout::STATEMENT_TIMEOUT, false) }
+}
+
+/// Of `utils/timeout.h`, the same from PostgreSQL 14 to 18.
+mod timeout {
+    pub(super) const STATEMENT_TIMEOUT: std::ffi::c_int = 3;
+
+    unsafe extern "C-unwind" {
+        pub(super) fn enable_timeout_after(id: std::ffi::c_int, delay_ms: std::ffi::c_int);
+        pub(super) fn disable_timeout(id: std::ffi::c_int, keep_indicator: bool);
+        pub(super) fn get_timeout_active(id: std::ffi::c_int) -> bool;
+    }
 }
 
 /// Owner of a relation.

@@ -25,6 +25,8 @@ pub(crate) struct HealerSlot {
     pub(crate) wanted: bool,
     /// Actions of this database that are approved, executing or verifying.
     pub(crate) actions: u32,
+    /// Workers of this database that were asked for and are not among `workers` yet.
+    pub(crate) starting: u32,
     /// Process ids of the workers of this database, 0 for none; those beyond are not known here.
     pub(crate) workers: [i32; WORKERS_MAX],
     /// No start before this, in PostgreSQL microseconds: somebody needs the database to have no sessions.
@@ -107,6 +109,7 @@ pub(crate) fn worker_begins(database: u32) {
         && let Some(free) = slot.workers.iter_mut().find(|worker| **worker == 0)
     {
         *free = pid;
+        slot.starting = slot.starting.saturating_sub(1);
     }
     unsafe { pg_sys::before_shmem_exit(Some(worker_ends), pg_sys::Datum::null()) }
 }
@@ -121,9 +124,31 @@ unsafe extern "C-unwind" fn worker_ends(_code: i32, _argument: pg_sys::Datum) {
     }
 }
 
-/// Workers that run on the whole server.
-pub(crate) fn workers() -> usize {
-    HEALERS.share().slots.iter().flat_map(|slot| slot.workers).filter(|worker| *worker != 0).count()
+/// Workers that run or are about to on the whole server.
+pub(crate) fn workers() -> u32 {
+    count_workers(&HEALERS.share())
+}
+
+fn count_workers(healers: &Healers) -> u32 {
+    let of = |slot: &HealerSlot| slot.workers.iter().filter(|worker| **worker != 0).count() as u32;
+    healers.slots.iter().map(|slot| of(slot) + slot.starting).sum()
+}
+
+/// Sets how many workers of a database were asked for and do not run yet.
+pub(crate) fn set_starting(database: u32, starting: u32) {
+    if let Some(slot) = HEALERS.exclusive().slot(database) {
+        slot.starting = starting;
+    }
+}
+
+/// Counts one more worker of a database as about to run, if there are still as many on the server as when it was found
+/// that there is room for it.
+pub(crate) fn reserve_worker(database: u32, found: u32) -> bool {
+    let mut healers = HEALERS.exclusive();
+    if count_workers(&healers) > found {
+        return false;
+    }
+    healers.slot(database).map(|slot| slot.starting += 1).is_some()
 }
 
 /// Frees the slots of databases that have no healer, want none and need not be kept away from, and those of databases

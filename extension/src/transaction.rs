@@ -54,6 +54,7 @@ pub(crate) fn abort() {
     // SAFETY: as PostgresMain does after an ERROR: hold off interrupts until the state is clean again.
     unsafe {
         pg_sys::InterruptHoldoffCount += 1;
+        crate::owner::end_time_limit();
         pg_sys::AbortCurrentTransaction();
         pg_sys::InterruptHoldoffCount -= 1;
         pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);

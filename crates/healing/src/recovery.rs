@@ -439,13 +439,14 @@ fn inverse(entry: &JournalEntry, details: Value) -> Option<RecoveryCommand> {
     }
 }
 
-/// The steps after the verdict that are not done.
+/// The steps after the verdict that are not done, of the parts that were kept.
 fn finish(plan: &Plan, entries: &[JournalEntry]) -> Vec<RecoveryCommand> {
+    let kept = complete(plan, entries);
     let done = |step_no| latest(entries, step_no).is_some_and(|entry| entry.state == StepState::Done);
     (0u32..)
         .zip(&plan.steps)
         .filter_map(|(step_no, step)| match step {
-            Step::DropLoser { of } if !done(step_no) => {
+            Step::DropLoser { of } if !done(step_no) && kept.iter().any(|part| part.oid == of.oid) => {
                 Some(RecoveryCommand::DropLoser { step_no, of: of.clone() })
             }
             _ => None,

@@ -144,6 +144,8 @@ pub struct Worker {
     cancelled: u32,
     /// Why a part of the plan is not part of it any more.
     without: Option<(String, Lesson)>,
+    /// The action ends with something still to be undone.
+    leaves_rest: bool,
 }
 
 fn simple(name: &'static str, what: What) -> Op {
@@ -172,6 +174,7 @@ impl Worker {
             windows: 0,
             cancelled: 0,
             without: None,
+            leaves_rest: false,
         }
     }
 
@@ -497,7 +500,7 @@ impl Worker {
                             self.remember_losers(stage);
                         }
                     } else {
-                        self.remember_rest(stage);
+                        self.leaves_rest = true;
                     }
                     self.undo_failed(error);
                 } else {
@@ -673,6 +676,9 @@ impl Worker {
         else {
             return;
         };
+        if self.leaves_rest {
+            self.remember_rest(stage);
+        }
         let at = stage.moment();
         let action = stage.store.action(self.action);
         if let Some(verification) = verification {
@@ -730,8 +736,10 @@ fn turns(action: &Action, wanted: impl Fn(&Step) -> bool) -> Vec<Turn> {
 }
 
 /// Whether anything that users could notice, or a comparison, came about that is taken back: then that is a rollback. A
-/// rebuild in place stays.
+/// rebuild in place stays, and an invalid index that was surplus is not missed.
 fn took_effect(entries: &[JournalEntry]) -> bool {
-    let silent = |step: &Step| matches!(step, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. });
+    let silent = |step: &Step| {
+        matches!(step, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. } | Step::DropInvalid { .. })
+    };
     entries.iter().any(|entry| entry.state == StepState::Done && !silent(&entry.step))
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use healing::explain;
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::{IndexRef, Step};
-use healing::recovery::{self, RecoveryCommand, StepState, StopReason};
+use healing::recovery::{self, RecoveryCommand, StepState, StopReason, patience_s};
 use healing::remedies;
 use healing::snapshot::{Oid, Snapshot, UnixMs};
 use healing::verification::{Outcome, Verification, verify};
@@ -32,8 +32,6 @@ use crate::transaction::transaction;
 pub(super) const LOCK_CLASS: u32 = 0x7275_7665;
 /// Kind of these locks. Those that SQL can take are of kind 1 (one key) and 2 (two keys): nobody else can hold ours.
 pub(super) const LOCK_KIND: i16 = 3;
-/// Times that an undo is tried before a human must look, with a growing pause between.
-const UNDO_TRIES: u32 = 6;
 /// The window is extended this often while a measurement is missing.
 const WINDOWS_MAX: u32 = 3;
 
@@ -98,6 +96,7 @@ fn work(id: i64) -> Result<(), Error> {
             carry_out(&context, &mut action)
         }
         Status::Executing | Status::Verifying => recover(&context, &mut action),
+        _ if action.unfinished => return late(&context, &action),
         _ => return Ok(()),
     };
     finish(&context, &action, &came_out)
@@ -209,7 +208,8 @@ fn verified(context: &Context<'_>, action: &mut Action, parts: &[IndexRef]) -> R
     loop {
         process::pause(Duration::from_secs_f64(window_s));
         windows += 1;
-        let verification = execute::patiently(|| measure(context, action, parts))?;
+        let verification =
+            execute::patiently(context.config.lock_timeout_ms, || measure(context, action, parts))?;
         if verification.complete || windows == WINDOWS_MAX {
             if verification.verified {
                 transaction(|| journal::keep(action.id, &verification))?;
@@ -311,9 +311,11 @@ fn undo(
 
 /// Whether anything that users could notice, or a comparison, came about: then undoing it is a rollback.
 fn took_effect(id: i64) -> Result<bool, Error> {
-    // An index that was rebuilt in place stays as it is.
-    let undone = |step: &Step| !matches!(step, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. });
-    Ok(journal::entries(id)?.iter().any(|entry| entry.state == StepState::Done && undone(&entry.step)))
+    // An index that was rebuilt in place stays as it is, and an invalid one that was surplus is not missed.
+    let silent = |step: &Step| {
+        matches!(step, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. } | Step::DropInvalid { .. })
+    };
+    Ok(journal::entries(id)?.iter().any(|entry| entry.state == StepState::Done && !silent(&entry.step)))
 }
 
 /// Runs what `resolve` says is left, until nothing is.
@@ -333,12 +335,10 @@ fn commands(
         let result =
             left.iter().try_for_each(|command| execute::recover(context, &action.plan.steps, command));
         if let Err(error) = result {
+            let Some(seconds) = patience_s(tries) else { return Err(error) };
             tries += 1;
-            if tries == UNDO_TRIES {
-                return Err(error);
-            }
             pgrx::log!("ruvector: action {}: {error}; trying again", action.id);
-            process::sleep(Duration::from_secs(1 << tries));
+            process::pause(Duration::from_secs(seconds));
         }
     }
 }
@@ -377,6 +377,17 @@ fn recover(context: &Context<'_>, action: &mut Action) -> CameOut {
             error: Some(format!("{why}; undoing it failed: {failed}")),
         },
     }
+}
+
+/// What an ended action has left is undone or dropped.
+fn late(context: &Context<'_>, action: &Action) -> Result<(), Error> {
+    commands(context, action, |action, entries| {
+        Ok(recovery::resolve(&action.plan, entries, action.status == Status::Succeeded))
+    })?;
+    transaction(|| journal::finished_late(action.id))?;
+    pgrx::log!("ruvector: what action {} had left is put right", action.id);
+    super::wake_healer_at_commit();
+    transaction(|| Ok(()))
 }
 
 /// Writes the outcome, in one transaction with the status.

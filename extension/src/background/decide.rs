@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::arms;
 use crate::collect::{self, Collection};
 use crate::error::Error;
-use crate::shared;
+use crate::{journal, shared};
 
 /// Earlier actions that a decision looks at.
 const HISTORY: &str = "
@@ -42,11 +42,9 @@ struct Observed {
 
 /// Whether a human asks for something on a collection.
 pub(super) fn is_asked(collection: i32) -> Result<bool, Error> {
-    // One that waits for another action has had its answer until that ends.
-    let query =
-        "SELECT EXISTS (SELECT FROM ruvector.actions a WHERE a.collection_id = $1 AND a.status = 'proposed'
-                    AND (a.detail IS NULL OR NOT EXISTS (SELECT FROM ruvector.actions o
-                                WHERE o.status IN ('approved', 'executing', 'verifying'))))";
+    // One that waits for another action has had its answer; it is asked for again at every sample.
+    let query = "SELECT EXISTS (SELECT FROM ruvector.actions a
+                                 WHERE a.collection_id = $1 AND a.status = 'proposed' AND a.detail IS NULL)";
     Ok(Spi::get_one_with_args(query, &[collection.into()])?.unwrap_or(false))
 }
 
@@ -99,7 +97,9 @@ fn ask(
     let assessment = assess(&observed.snapshot, config).map_err(|error| Error::refused(error.to_string()))?;
     let history: Vec<Attempt> = collect::documents(HISTORY, &[collection.id.into()])?;
     let arms = arms::of(collection.id)?;
-    let this_table = history.iter().filter(|attempt| attempt.status.is_in_flight()).count() as u32;
+    // Nothing else acts on the table until what is left of an action is put right.
+    let in_flight = history.iter().filter(|attempt| attempt.status.is_in_flight()).count() as u32;
+    let this_table = in_flight + journal::unfinished(collection.id)?;
     Ok(engine::decide(&DecisionInput {
         config,
         state: &observed.record,
@@ -107,7 +107,7 @@ fn ask(
         snapshot: &observed.snapshot,
         history: &history,
         arms: &arms,
-        in_flight: InFlight { this_table, server: shared::actions_in_flight().max(this_table) },
+        in_flight: InFlight { this_table, server: shared::actions_in_flight().max(in_flight) },
         now: collect::now_ms(),
         request,
     }))

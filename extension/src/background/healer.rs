@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use healing::config::Config;
+use healing::config::{Config, Mode};
 use healing::snapshot::UnixMs;
 use pgrx::prelude::*;
 
@@ -18,8 +18,13 @@ use crate::{efforts, execute, shared};
 /// Rest after a round that failed as a whole, so that a broken database does not fill its log.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
 
+/// Longest that the healer waits for a lock; what is busy is looked at again at the next sample.
+const LOCK_TIMEOUT_MS: i64 = 500;
+
 pub(super) fn run(database: pg_sys::Oid) {
     process::start(Some(database), c"ruvector healer");
+    // It is the one that ends workers which stand in somebody's way: it waits for nobody for long itself.
+    process::set_lock_timeout(LOCK_TIMEOUT_MS);
     if !take_slot(database.to_u32()) {
         return;
     }
@@ -111,6 +116,9 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
     let collections = transaction(collect::collections)?;
     memory.next_sample.retain(|id, _| collections.iter().any(|collection| collection.id == *id));
     for collection in &collections {
+        if must_step_aside(unsafe { pg_sys::MyDatabaseId }.to_u32()) {
+            break;
+        }
         let config = match collection.config() {
             Ok(config) => config,
             Err(error) => {
@@ -141,7 +149,7 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
     let now = collect::now_ms();
     let default_ms = Config::default().sample_interval_seconds * 1000;
     let mut pause_ms = memory.next_sample.values().map(|next| next - now).min().unwrap_or(default_ms);
-    if shared::actions_in_flight() > 0 {
+    if memory.workers.any() {
         pause_ms = pause_ms.min(WATCHING_PAUSE_MS);
     }
     Ok(Duration::from_millis(pause_ms.clamp(1, default_ms.max(pause_ms)) as u64))
@@ -166,14 +174,17 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
     }
     // While an action changes the collection its worker measures, and a build should not have to wait for us.
     if !transaction(|| is_acted_on(collection.id))? {
-        if config.enabled {
-            execute::sweep(collection)?;
+        if config.enabled && config.mode != Mode::Observe {
+            // What could not be swept is no reason not to look.
+            if let Err(error) = execute::sweep(collection) {
+                pgrx::warning!("ruvector: collection {}: {error}", collection.name);
+            }
         }
         let rows = transaction(|| collect::indexes(collection))?;
         for kind in [Kind::Structure, Kind::Panel] {
             let due = rows.iter().filter(|row| row.valid && kind.is_due(row, config));
             if let Some(row) = due.max_by(|a, b| kind.age_s(a).total_cmp(&kind.age_s(b))) {
-                collect::take(kind, collection, row, config)?;
+                collect::take_or_say_why(kind, collection, row, config)?;
             }
         }
     }

@@ -22,10 +22,10 @@ mod decide;
 mod healer;
 mod judge;
 mod launcher;
-mod process;
+pub(crate) mod process;
 mod supervise;
 
-pub(crate) use process::{pause, wake, wake_healer_at_commit};
+pub(crate) use process::{wake, wake_healer_at_commit};
 
 /// Seconds until the postmaster starts a dead launcher again.
 const LAUNCHER_RESTART_S: u64 = 5;

@@ -44,6 +44,22 @@ pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
     }
 }
 
+/// Waits at most this long for each lock from now on, in milliseconds, 0 for ever; returns what it was.
+pub(crate) fn set_lock_timeout(ms: i64) -> i64 {
+    // SAFETY: a plain variable of PostgreSQL, and strings that live across the call, which copies them.
+    unsafe {
+        let former = i64::from(pg_sys::LockTimeout);
+        let value = std::ffi::CString::new(ms.to_string()).unwrap_or_default();
+        pg_sys::SetConfigOption(
+            c"lock_timeout".as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
+        former
+    }
+}
+
 unsafe fn handle_signals() {
     #[cfg(feature = "pg18")]
     let install = pg_sys::pqsignal_be;
@@ -70,6 +86,10 @@ pub(crate) fn sleep(timeout: Duration) {
         let timeout_ms = timeout.as_millis().clamp(1, 3_600_000) as i64;
         pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, timeout_ms, pg_sys::PG_WAIT_EXTENSION);
         pg_sys::ResetLatch(pg_sys::MyLatch);
+        // There is nothing to cancel now.
+        pg_sys::QueryCancelPending = 0;
+        // What this process changed counts for autovacuum and for others' statistics only once it is reported.
+        pg_sys::pgstat_report_stat(false);
     }
     pgrx::check_for_interrupts!();
     reload_settings_if_asked();

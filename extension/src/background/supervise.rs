@@ -52,7 +52,10 @@ fn may_begin(id: i64, collection: &Collection) -> Result<Begin, Error> {
         planned: &Planned { problem, plan },
         request: &request,
         arms: &arms::of(collection.id)?,
-        in_flight: engine::InFlight { this_table: 0, server: shared::workers() as u32 },
+        in_flight: engine::InFlight {
+            this_table: journal::unfinished(collection.id)?,
+            server: shared::workers(),
+        },
         since,
         now: collect::now_ms(),
     }))
@@ -69,7 +72,11 @@ fn give_up(action: &InFlight) -> Result<(), Error> {
     let known = stored.zip(collect::collection(action.collection)?);
     let Some((stored, collection)) = known else {
         return Ok(Spi::run_with_args(
-            "UPDATE ruvector.actions SET status = 'failed', ended_at = clock_timestamp(), error = $2 WHERE id = $1",
+            // Once it was to exchange names, the user's own index may be hidden: nothing else acts on the table then.
+            "UPDATE ruvector.actions a
+                SET status = 'failed', ended_at = clock_timestamp(), error = $2, retry_at = clock_timestamp() + interval '1 day',
+                    unfinished = EXISTS (SELECT FROM ruvector.action_steps s
+                                          WHERE s.action_id = a.id AND s.step ->> 'kind' = 'swap_index') WHERE id = $1",
             &[action.id.into(), why.as_str().into()],
         )?);
     };
@@ -91,7 +98,12 @@ fn give_up(action: &InFlight) -> Result<(), Error> {
 
 /// The workers that this healer started.
 #[derive(Default)]
-pub(super) struct Workers(HashMap<i64, Child>);
+pub(super) struct Workers {
+    children: HashMap<i64, Child>,
+    /// It was said that no worker is free.
+    said_busy: bool,
+    any: bool,
+}
 
 #[derive(Deserialize)]
 struct InFlight {
@@ -104,6 +116,10 @@ struct InFlight {
     /// Process that holds the action's lock.
     pid: Option<i32>,
     overdue: bool,
+    /// It has ended and left something, which was tried so often and is due again.
+    unfinished: bool,
+    retries: u32,
+    retry_due: bool,
     /// A human wants it stopped and its worker was not told yet.
     stop_wanted: bool,
     /// It was asked to stop before.
@@ -115,6 +131,11 @@ struct InFlight {
 }
 
 impl Workers {
+    /// Whether any action of this database is under way.
+    pub(super) fn any(&self) -> bool {
+        self.any
+    }
+
     /// Looks after all actions of this database.
     pub(super) fn supervise(&mut self) -> Result<(), Error> {
         let in_flight: Vec<InFlight> = transaction(|| {
@@ -123,11 +144,19 @@ impl Workers {
                 "SELECT jsonb_build_object('id', a.id, 'collection', a.collection_id, 'status', a.status, 'pid', l.pid,
                         'keep', a.keep, 'starts', a.starts,
                         'last_start', (extract(epoch FROM a.last_start) * 1000)::bigint,
-                        'overdue', coalesce(clock_timestamp() > a.deadline, false),
+                        'overdue', coalesce(clock_timestamp() > greatest(a.deadline,
+                               -- Each worker has the plan's time, also one that recovers.
+                               w.backend_start + make_interval(secs => (a.plan ->> 'timeout_s')::float8)), false),
                         'stopping', a.stop_reason IS NOT NULL,
+                        'unfinished', a.unfinished, 'retries', a.retries,
+                        'retry_due', coalesce(clock_timestamp() > a.retry_at, false) AND NOT EXISTS (SELECT FROM ruvector.actions o
+                               WHERE o.collection_id = a.collection_id AND o.status IN ('executing', 'verifying')),
+                        -- Who waits for a relation that the worker has or wants: pg_blocking_pids is not cheap.
                         'in_the_way', EXISTS (SELECT FROM pg_locks other JOIN pg_stat_activity s ON s.pid = other.pid
                                                WHERE NOT other.granted AND other.locktype = 'relation' AND other.pid <> l.pid
                                                  AND s.backend_type <> 'autovacuum worker'
+                                                 AND EXISTS (SELECT FROM pg_locks mine WHERE mine.pid = l.pid AND mine.locktype = 'relation'
+                                                                AND (mine.database, mine.relation) = (other.database, other.relation))
                                                  AND l.pid = ANY (pg_blocking_pids(other.pid))
                                                  AND (other.waitstart < clock_timestamp() - make_interval(secs => $2)
                                                       OR other.pid = ANY (pg_blocking_pids(l.pid)))),
@@ -137,15 +166,20 @@ impl Workers {
                    FROM ruvector.actions a
                    LEFT JOIN pg_locks l ON l.locktype = 'advisory' AND l.granted AND l.classid = $1 AND l.objid::bigint = a.id
                         AND l.objsubid = $3 AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-                  WHERE a.status IN ('approved', 'executing', 'verifying') ORDER BY a.id",
+                   LEFT JOIN pg_stat_activity w ON w.pid = l.pid
+                  WHERE a.status IN ('approved', 'executing', 'verifying') OR a.unfinished ORDER BY a.id",
                 &[pg_sys::Oid::from(LOCK_CLASS).into(), WAIT_MAX_S.into(), LOCK_KIND.into()],
             )
         })?;
-        self.0.retain(|id, child| {
+        self.children.retain(|id, child| {
             child.state() != ChildState::Ended && in_flight.iter().any(|action| action.id == *id)
         });
-        // SAFETY: no preconditions.
-        shared::set_actions_in_flight(unsafe { pg_sys::MyDatabaseId }.to_u32(), in_flight.len() as u32);
+        self.any = in_flight.iter().any(|action| !action.unfinished || action.pid.is_some());
+        let actions = in_flight.iter().filter(|action| !action.unfinished).count();
+        shared::set_actions_in_flight(database(), actions as u32);
+        let starting =
+            in_flight.iter().filter(|a| a.pid.is_none() && self.children.contains_key(&a.id)).count();
+        shared::set_starting(database(), starting as u32);
         for action in &in_flight {
             // One that cannot be looked after is no reason to leave the others alone.
             if let Err(error) = self.look_after(action) {
@@ -158,6 +192,17 @@ impl Workers {
     fn look_after(&mut self, action: &InFlight) -> Result<(), Error> {
         let id = action.id;
         if let Some(pid) = action.pid {
+            if action.stop_wanted && !action.keep {
+                return terminate(pid);
+            }
+            // What undoes, or drops what is left, tries again after a pause.
+            if action.keep || action.stopping || action.unfinished {
+                return match (action.overdue, action.in_the_way) {
+                    (true, _) => terminate(pid),
+                    (false, true) => cancel(pid),
+                    (false, false) => Ok(()),
+                };
+            }
             // PostgreSQL ends whichever of two deadlocked sessions looks last, after `deadlock_timeout`; it must not be
             // the user's.
             let reason = if action.in_the_way {
@@ -167,7 +212,7 @@ impl Workers {
             } else {
                 None
             };
-            if let (Some(reason), false, false) = (reason, action.stopping, action.keep) {
+            if let Some(reason) = reason {
                 transaction(|| {
                     Ok(Spi::run_with_args(
                         "UPDATE ruvector.actions SET stop_reason = $2, stop_asked_at = clock_timestamp()
@@ -177,14 +222,14 @@ impl Workers {
                 })?;
                 return terminate(pid);
             }
-            if action.stop_wanted && !action.keep {
-                return terminate(pid);
-            }
             return Ok(());
         }
-        if self.0.contains_key(&id) {
+        if self.children.contains_key(&id) {
             // Started, and its lock not yet taken.
             return Ok(());
+        }
+        if action.unfinished {
+            return self.retry(action);
         }
         if action.status == Status::Approved && action.stopping {
             return transaction(|| journal::give_up(id, Status::Aborted, "aborted before it began"));
@@ -197,6 +242,7 @@ impl Workers {
                 return transaction(|| give_up(action));
             }
         }
+        let workers = shared::workers();
         if action.status == Status::Approved
             && let Some(collection) = transaction(|| collect::collection(action.collection))?
         {
@@ -214,19 +260,41 @@ impl Workers {
                 Err(error) => return Err(error),
             }
         }
-        // SAFETY: no preconditions.
-        let database = unsafe { pg_sys::MyDatabaseId };
-        match Child::start("ruvector action", "ruvector_action_main", database, &id.to_string()) {
-            Some(child) => {
-                self.0.insert(id, child);
-                transaction(|| journal::started(id))?;
-            }
-            None => pgrx::warning!(
-                "ruvector: no free background worker for action {id}, trying again; raise max_worker_processes"
-            ),
+        // Two that were found to have room, one after the other or in two databases, have room for one.
+        if action.status == Status::Approved && !shared::reserve_worker(database(), workers) {
+            return Ok(());
+        }
+        if self.start(id) {
+            transaction(|| journal::started(id))?;
         }
         Ok(())
     }
+
+    /// Has what an ended action left put right, when that is due.
+    fn retry(&mut self, action: &InFlight) -> Result<(), Error> {
+        if action.retry_due && self.start(action.id) {
+            transaction(|| journal::retried(action.id, action.retries))?;
+        }
+        Ok(())
+    }
+
+    /// Starts a worker for an action; false when none is free.
+    fn start(&mut self, id: i64) -> bool {
+        let child =
+            Child::start("ruvector action", "ruvector_action_main", database().into(), &id.to_string());
+        if child.is_none() && !self.said_busy {
+            pgrx::warning!(
+                "ruvector: no free background worker for action {id}, trying again; raise max_worker_processes"
+            );
+        }
+        self.said_busy = child.is_none();
+        child.map(|child| self.children.insert(id, child)).is_some()
+    }
+}
+
+fn database() -> u32 {
+    // SAFETY: no preconditions.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
 /// Ends plans that nobody approved in time, and requests that waited as long for another action.
@@ -245,4 +313,9 @@ fn expire() -> Result<(), Error> {
 
 fn terminate(pid: i32) -> Result<(), Error> {
     transaction(|| Ok(Spi::run_with_args("SELECT pg_terminate_backend($1)", &[pid.into()])?))
+}
+
+/// Ends what the worker does at this moment, not the worker.
+fn cancel(pid: i32) -> Result<(), Error> {
+    transaction(|| Ok(Spi::run_with_args("SELECT pg_cancel_backend($1)", &[pid.into()])?))
 }

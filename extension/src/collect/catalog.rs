@@ -381,8 +381,12 @@ SELECT jsonb_build_object(
     'equal_valid', (SELECT min(o.indexrelid::bigint) FROM pg_index o JOIN pg_class oc ON oc.oid = o.indexrelid
                      WHERE o.indrelid = x.indrelid AND o.indexrelid <> x.indexrelid AND o.indisvalid
                        AND oc.relam = i.relam AND o.indkey = x.indkey AND o.indclass = x.indclass
-                       AND o.indexprs::text IS NOT DISTINCT FROM x.indexprs::text
-                       AND o.indpred::text IS NOT DISTINCT FROM x.indpred::text
+                       -- Trees hold the place where they were parsed before PostgreSQL 17.
+                       AND pg_get_expr(o.indexprs, o.indrelid) IS NOT DISTINCT FROM pg_get_expr(x.indexprs, x.indrelid)
+                       AND pg_get_expr(o.indpred, o.indrelid) IS NOT DISTINCT FROM pg_get_expr(x.indpred, x.indrelid)
+                       -- Lists are tuned by us; m and ef_construction are what somebody wanted.
+                       AND ARRAY(SELECT u FROM unnest(oc.reloptions) u WHERE u NOT LIKE 'lists=%' ORDER BY u)
+                         = ARRAY(SELECT u FROM unnest(i.reloptions) u WHERE u NOT LIKE 'lists=%' ORDER BY u)
                        AND oc.relname NOT LIKE $3),
     'bytes', pg_relation_size(i.oid),
     'dead_rows_due', CASE WHEN t.reltuples > 0 THEN least(pg_stat_get_dead_tuples(t.oid),

@@ -12,4 +12,4 @@ pub(crate) use catalog::{
 };
 pub(crate) use memory::free_bytes as memory_free_bytes;
 pub(crate) use panel::{Panel, draw as draw_panel, search as search_panel};
-pub(crate) use readings::{Kind, seed, take};
+pub(crate) use readings::{Kind, seed, take, take_or_say_why};

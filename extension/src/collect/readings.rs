@@ -92,6 +92,24 @@ pub(crate) fn take(
     }
 }
 
+/// Takes a measurement, or keeps why it cannot be had: one index that raises an ERROR must not hide the others, nor be
+/// asked at every sample. What was busy is asked again at the next one.
+pub(crate) fn take_or_say_why(
+    kind: Kind,
+    collection: &Collection,
+    row: &IndexRow,
+    config: &Config,
+) -> Result<(), Error> {
+    let began = now_ms();
+    match take(kind, collection, row, config) {
+        Err(error) if !error.is_lock_timeout() => {
+            let reading = serde_json::to_value(Reading::<()>::unknown(error.to_string()))?;
+            transaction(|| keep(collection, row, kind, seed()?, began, reading))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn inspect(collection: &Collection, row: &IndexRow) -> Result<(), Error> {
     let began = now_ms();
     let (read, seed) = transaction(|| {

@@ -8,8 +8,9 @@ use healing::snapshot::{Method, Oid};
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
-use super::lookup::{self, Found, trial_name};
+use super::lookup::{self, Found};
 use super::toplevel;
+use crate::background::process;
 use crate::collect;
 use crate::error::Error;
 use crate::transaction::{look_again, transaction};
@@ -27,7 +28,8 @@ pub(super) fn definition(index: Oid) -> Result<String, Error> {
 /// Creates an index concurrently from a definition, under another name and with other `lists` if they are given.
 pub(super) fn create(definition: &str, name: Option<&str>, lists: Option<u32>) -> Result<(), Error> {
     let name = name.map(CString::new).transpose().map_err(|_| Error::refused("a name with a zero byte"))?;
-    toplevel::run(definition, |statement| {
+    // The action's own time limit ends it.
+    toplevel::run(definition, 0, |statement| {
         // SAFETY: a parse tree in the caller's context; what is added is allocated beside it.
         unsafe {
             if (*statement).type_ != pg_sys::NodeTag::T_IndexStmt {
@@ -148,48 +150,67 @@ fn quoted(name: &str) -> Result<String, Error> {
 }
 
 /// Drops an index concurrently, if it still is what it was when it was found, and what is kept of it. One that is gone
-/// is no error.
-pub(super) fn drop_concurrently(index: &Found, lock_timeout_ms: i64) -> Result<(), Error> {
-    let still = |now: &Found| match (index.valid, now.valid) {
-        (false, true) => Err(Error::refused(format!("{} is valid by now: it is not dropped", index.name))),
-        _ => Ok(()),
-    };
-    while_locked(index, lock_timeout_ms, still, || {
-        toplevel::run(&format!("DROP INDEX CONCURRENTLY {}", index.name), toplevel::unchanged)
-    })?;
-    transaction(|| {
-        let oid = pg_sys::Oid::from(index.oid);
-        Spi::run_with_args("DELETE FROM ruvector.search_effort WHERE index_id = $1", &[oid.into()])?;
-        Ok(Spi::run_with_args("DELETE FROM ruvector.readings WHERE index_id = $1", &[oid.into()])?)
-    })
-}
-
-/// Runs commands on an index by its name while nobody can rename, rebuild or drop it, after a look at what it is then.
-/// Nothing is run when it is gone. `work` must end every transaction that it begins, by an abort if it fails.
-pub(super) fn while_locked(
+/// is no error. `look`: what else must hold, asked once nobody can change it any more.
+pub(super) fn drop_concurrently(
     index: &Found,
     lock_timeout_ms: i64,
-    look: impl FnOnce(&Found) -> Result<(), Error>,
-    work: impl FnOnce() -> Result<(), Error>,
+    look: impl Fn() -> Result<(), Error>,
 ) -> Result<(), Error> {
-    // SAFETY: a lock of this session, which an abort releases with all others of its kind (`ProcReleaseLocks`).
-    let mut lock = pg_sys::LockRelId { relId: index.oid.into(), dbId: unsafe { pg_sys::MyDatabaseId } };
-    let mode = pg_sys::ShareUpdateExclusiveLock as i32;
-    let there = transaction(|| {
-        wait_for_locks_at_most(lock_timeout_ms)?;
-        unsafe { pg_sys::LockRelationIdForSession(&mut lock, mode) }
-        look_again();
+    let still = || {
         let Some(now) = lookup::by_oid(index.oid)? else { return Ok(false) };
         if now.name != index.name {
             return Err(Error::refused(format!("{} was renamed to {}", index.name, now.name)));
         }
-        look(&now)?;
-        Ok(true)
+        if now.valid && !index.valid {
+            return Err(Error::refused(format!("{} is valid by now: it is not dropped", index.name)));
+        }
+        look().map(|()| true)
+    };
+    while_locked(&[index.table, index.oid], lock_timeout_ms, still, || {
+        let statement = format!("DROP INDEX CONCURRENTLY {}", index.name);
+        toplevel::run(&statement, lock_timeout_ms, toplevel::unchanged)
     })?;
+    transaction(|| forget(index.oid))
+}
+
+/// Forgets what is kept of an index. Must run in a transaction.
+pub(super) fn forget(index: Oid) -> Result<(), Error> {
+    let oid = pg_sys::Oid::from(index);
+    Spi::run_with_args("DELETE FROM ruvector.search_effort WHERE index_id = $1", &[oid.into()])?;
+    Ok(Spi::run_with_args("DELETE FROM ruvector.readings WHERE index_id = $1", &[oid.into()])?)
+}
+
+/// Runs commands on relations by their names while nobody can rename, rebuild or drop them, after a look at what they are
+/// then; nothing is run when that says no. Tables come before their indexes, as everybody else locks them. `work` must
+/// end every transaction that it begins, by an abort if it fails.
+pub(super) fn while_locked(
+    relations: &[Oid],
+    lock_timeout_ms: i64,
+    look: impl Fn() -> Result<bool, Error>,
+    work: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    // SAFETY: locks of this session, which an abort releases with all others of their kind (`ProcReleaseLocks`).
+    let id = |relation: &Oid| pg_sys::LockRelId {
+        relId: (*relation).into(),
+        dbId: unsafe { pg_sys::MyDatabaseId },
+    };
+    let mode = pg_sys::ShareUpdateExclusiveLock as i32;
+    let former = process::set_lock_timeout(lock_timeout_ms);
+    let there = transaction(|| {
+        for relation in relations {
+            unsafe { pg_sys::LockRelationIdForSession(&mut id(relation), mode) }
+        }
+        look_again();
+        look()
+    });
+    process::set_lock_timeout(former);
+    let there = there?;
     if there {
         work()?;
     }
-    unsafe { pg_sys::UnlockRelationIdForSession(&mut lock, mode) }
+    for relation in relations.iter().rev() {
+        unsafe { pg_sys::UnlockRelationIdForSession(&mut id(relation), mode) }
+    }
     Ok(())
 }
 
@@ -227,21 +248,30 @@ pub(super) fn avoid_parallel_hnsw_build(of: &IndexRef) -> Result<(), Error> {
     Ok(())
 }
 
-/// Waits at most this long for each lock of the present transaction.
-pub(super) fn wait_for_locks_at_most(ms: i64) -> Result<(), Error> {
-    let value = format!("{ms}ms");
-    Ok(Spi::run_with_args("SELECT set_config('lock_timeout', $1, true)", &[value.into()])?)
-}
-
-/// The loser of a comparison after the swap, if it is still there and a valid index bears the name.
-pub(super) fn loser(of: &IndexRef) -> Result<Option<Found>, Error> {
-    let Some(old) = lookup::itself(of)? else { return Ok(None) };
-    let winner = lookup::bearing_its_name(of)?;
-    let replaced = old.relation_name == trial_name(of);
-    if replaced && winner.is_some_and(|winner| winner.valid && winner.oid != of.oid) {
+/// The loser of a comparison after the swap, if it is still there. `built`: the index that was to take its place.
+///
+/// # Errors
+/// When no valid index took its place: neither the one that was built, nor one like it that somebody rebuilt since.
+pub(super) fn loser(of: &IndexRef, built: Option<Oid>) -> Result<Option<Found>, Error> {
+    let Some(old) = lookup::hidden(of, built)? else {
+        return match lookup::itself(of)? {
+            None => Ok(None),
+            Some(_) => Err(Error::refused(format!("{} was not replaced: it is not dropped", of.name))),
+        };
+    };
+    let winner = lookup::bearing_its_name(of)?.filter(|winner| winner.valid && winner.oid != old.oid);
+    let replaced = match (&winner, built) {
+        (Some(winner), Some(built)) => winner.oid == built || lookup::alike(winner, &old)?,
+        (Some(winner), None) => lookup::alike(winner, &old)?,
+        (None, _) => false,
+    };
+    if replaced {
         Ok(Some(old))
     } else {
-        Err(Error::refused(format!("{} was not replaced by a valid index: it is not dropped", of.name)))
+        Err(Error::refused(format!(
+            "{} was not replaced by a valid index like it: it is not dropped",
+            of.name
+        )))
     }
 }
 

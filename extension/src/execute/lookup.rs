@@ -12,12 +12,15 @@ use crate::hooks::TRIAL_PREFIX;
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Found {
     pub(crate) oid: Oid,
+    pub(crate) table: Oid,
     pub(crate) relfilenode: Oid,
     pub(crate) relation_name: String,
     pub(crate) schema: String,
     /// Schema-qualified and quoted.
     pub(crate) name: String,
     pub(crate) valid: bool,
+    /// Part of an index of a partitioned table: it can be neither dropped nor replaced by itself.
+    pub(crate) attached: bool,
     pub(crate) bytes: u64,
 }
 
@@ -41,6 +44,33 @@ pub(crate) fn bearing_its_name(of: &IndexRef) -> Result<Option<Found>, Error> {
     Ok(on_table(of.table)?.into_iter().find(|index| index.name == of.name))
 }
 
+/// The index that a swap hid, if it is hidden: the index itself, or what somebody's `REINDEX CONCURRENTLY` made of it,
+/// which bears the same name under another OID. `built`: the index that took its place.
+pub(crate) fn hidden(of: &IndexRef, built: Option<Oid>) -> Result<Option<Found>, Error> {
+    let name = trial_name(of);
+    let named = on_table(of.table)?.into_iter().find(|index| index.relation_name == name);
+    Ok(named.filter(|index| index.oid == of.oid || built.is_some_and(|built| built != index.oid)))
+}
+
+/// Whether two indexes of one table hold the same keys of the same rows by the same method; their options may differ.
+pub(crate) fn alike(a: &Found, b: &Found) -> Result<bool, Error> {
+    Ok(pgrx::Spi::get_one_with_args::<bool>(
+        &format!(
+            "SELECT EXISTS (SELECT FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid,
+                                        pg_index o JOIN pg_class oc ON oc.oid = o.indexrelid
+                             WHERE x.indexrelid = $1 AND o.indexrelid = $2 AND {ALIKE})"
+        ),
+        &[pgrx::pg_sys::Oid::from(a.oid).into(), pgrx::pg_sys::Oid::from(b.oid).into()],
+    )? == Some(true))
+}
+
+/// Two indexes `x` (class `i`) and `o` (class `oc`) that are alike. Expressions are compared as text: their trees hold the
+/// place where they were parsed before PostgreSQL 17.
+pub(crate) const ALIKE: &str =
+    "o.indrelid = x.indrelid AND oc.relam = i.relam AND o.indkey = x.indkey AND o.indclass = x.indclass
+     AND pg_get_expr(o.indexprs, o.indrelid) IS NOT DISTINCT FROM pg_get_expr(x.indexprs, x.indrelid)
+     AND pg_get_expr(o.indpred, o.indrelid) IS NOT DISTINCT FROM pg_get_expr(x.indpred, x.indrelid)";
+
 /// The trial index built beside it; never the index itself.
 pub(crate) fn trial(of: &IndexRef) -> Result<Option<Found>, Error> {
     let name = trial_name(of);
@@ -56,23 +86,25 @@ pub(crate) struct Orphan {
     pub(crate) name: String,
 }
 
-/// Trial indexes of a collection on which no action is under way, invalid or with a valid index like them.
+/// Trial indexes of a collection on which no action is under way or unfinished, invalid or with a valid index like them.
 pub(crate) fn orphans(collection: &Collection) -> Result<Vec<Orphan>, Error> {
     documents(
-        r"SELECT jsonb_build_object('oid', i.oid::bigint, 'table', x.indrelid::bigint, 'name', format('%I.%I', n.nspname, i.relname))
+        &format!(
+            r"SELECT jsonb_build_object('oid', i.oid::bigint, 'table', x.indrelid::bigint, 'name', format('%I.%I', n.nspname, i.relname))
             FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_namespace n ON n.oid = i.relnamespace
            WHERE (x.indrelid = $1 OR x.indrelid IN (SELECT l.relid FROM pg_partition_tree($1) l WHERE l.isleaf))
              AND i.relname ~ $2
              AND NOT EXISTS (SELECT FROM ruvector.actions a
-                              WHERE a.collection_id = $3 AND a.status IN ('approved', 'executing', 'verifying'))
-             AND (NOT x.indisvalid OR EXISTS (SELECT FROM pg_index o JOIN pg_class oc ON oc.oid = o.indexrelid
-                     WHERE o.indrelid = x.indrelid AND o.indexrelid <> x.indexrelid AND o.indisvalid AND oc.relname !~ $2
-                       AND oc.relam = i.relam AND o.indkey = x.indkey AND o.indclass = x.indclass
-                       AND o.indexprs::text IS NOT DISTINCT FROM x.indexprs::text
-                       AND o.indpred::text IS NOT DISTINCT FROM x.indpred::text))",
+                              WHERE a.collection_id = $3
+                                AND (a.unfinished OR a.status IN ('approved', 'executing', 'verifying')))
+             AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.oid)
+             AND (NOT x.indisvalid OR i.relname !~ '_cc' AND EXISTS (
+                     SELECT FROM pg_index o JOIN pg_class oc ON oc.oid = o.indexrelid
+                      WHERE o.indexrelid <> x.indexrelid AND o.indisvalid AND oc.relname !~ $2 AND {ALIKE}))"
+        ),
         &[
             pgrx::pg_sys::Oid::from(collection.relation).into(),
-            format!("^{TRIAL_PREFIX}[0-9]+$").into(),
+            format!("^{TRIAL_PREFIX}[0-9]+(_cc(new|old)[0-9]*)?$").into(),
             collection.id.into(),
         ],
     )
@@ -123,7 +155,8 @@ fn on_table(table: Oid) -> Result<Vec<Found>, Error> {
 fn select(column: &str, oid: Oid) -> Result<Vec<Found>, Error> {
     documents(
         &format!(
-            "SELECT jsonb_build_object('oid', i.oid::bigint, 'relfilenode', i.relfilenode::bigint, 'relation_name', i.relname,
+            "SELECT jsonb_build_object('oid', i.oid::bigint, 'table', x.indrelid::bigint,
+                    'attached', EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.oid), 'relfilenode', i.relfilenode::bigint, 'relation_name', i.relname,
                     'schema', n.nspname, 'name', format('%I.%I', n.nspname, i.relname),
                     'valid', x.indisvalid AND x.indisready AND x.indislive, 'bytes', pg_relation_size(i.oid))
                FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_namespace n ON n.oid = i.relnamespace

@@ -8,6 +8,7 @@ use healing::snapshot::Oid;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
+use crate::background::process;
 use crate::collect::{self, Collection};
 use crate::error::Error;
 use crate::transaction::{look_again, transaction};
@@ -63,8 +64,9 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
         Step::BuildIndex { of, lists } => build(context, step_no, step, of, *lists)?,
         Step::CompareIndexes { of, criterion } => {
             context.intend(step_no, step, || Ok(((), json!({}))))?;
-            let verdict =
-                patiently(|| compare::old_and_trial(context.collection, context.config, of, *criterion))?;
+            let verdict = patiently(context.config.lock_timeout_ms, || {
+                compare::old_and_trial(context.collection, context.config, of, *criterion)
+            })?;
             context.done(step_no, step, json!({ (journal::VERDICT): verdict }))?;
             if !verdict.keep {
                 return Ok(Went::Lost(format!("the comparison was lost: {}", verdict.reason)));
@@ -72,15 +74,13 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
         }
         Step::SwapIndex { of } => swap(context, step_no, step, of)?,
         Step::DropLoser { of } => {
-            let loser = context.intend(step_no, step, || {
-                let loser = index::loser(of)?;
-                let details = loser.as_ref().map_or_else(|| json!({}), index::described);
-                Ok((loser, details))
+            let built = transaction(|| built(context, of))?;
+            context.intend(step_no, step, || {
+                let loser = index::loser(of, built)?;
+                Ok(((), loser.as_ref().map_or_else(|| json!({}), index::described)))
             })?;
-            if let Some(loser) = loser {
-                index::drop_concurrently(&loser, context.config.lock_timeout_ms)?;
-            }
-            context.done(step_no, step, json!({}))?;
+            let details = patiently(context.config.lock_timeout_ms, || drop_loser(context, of, built))?;
+            context.done(step_no, step, details)?;
         }
         Step::DropInvalid { of } => {
             let found = context.intend(step_no, step, || {
@@ -95,7 +95,8 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
                 Ok((Some(found), json!({ "definition": index::definition(of.oid)? })))
             })?;
             if let Some(found) = found {
-                index::drop_concurrently(&found, context.config.lock_timeout_ms)?;
+                let lock_timeout_ms = context.config.lock_timeout_ms;
+                patiently(lock_timeout_ms, || index::drop_concurrently(&found, lock_timeout_ms, || Ok(())))?;
             }
             context.done(step_no, step, json!({}))?;
         }
@@ -103,7 +104,7 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
         Step::TuneSearchEffort { of, objective } => {
             transaction(|| lookup::as_planned(of))?;
             let find = || compare::least_effort(context.collection, context.config, of, *objective);
-            let point = match patiently(find)? {
+            let point = match patiently(context.config.lock_timeout_ms, find)? {
                 Ok(point) => point,
                 Err(none) => return Ok(Went::Lost(none)),
             };
@@ -130,18 +131,36 @@ fn build(
     of: &IndexRef,
     lists: Option<u32>,
 ) -> Result<(), Error> {
-    // What an interrupted action of another installation left under this name is ours to remove.
+    // The index itself is under its own name: what an interrupted action of another installation left under this one is
+    // ours to remove.
+    transaction(|| as_planned_and_alone(of))?;
     if let Some(leftover) = transaction(|| lookup::trial(of))? {
-        index::drop_concurrently(&leftover, context.config.lock_timeout_ms)?;
+        index::drop_concurrently(&leftover, context.config.lock_timeout_ms, || {
+            lookup::as_planned(of).map(drop)
+        })?;
     }
     let definition = context.intend(step_no, step, || {
-        lookup::as_planned(of)?;
+        as_planned_and_alone(of)?;
         let definition = index::definition(of.oid)?;
         let details = json!({ "definition": &definition });
         Ok((definition, details))
     })?;
     prepare_to_build(context, of, lists)?;
-    index::create(&definition, Some(&lookup::trial_name(of)), lists)?;
+    // The definition names the table: nobody may rename it now.
+    let still = || {
+        as_planned_and_alone(of)?;
+        match index::definition(of.oid)? == definition {
+            true => Ok(true),
+            false => Err(Error::refused(format!("{} was changed since the plan was made", of.name))),
+        }
+    };
+    let name = lookup::trial_name(of);
+    // Building itself waits as long as the action has time: what is tried again here is getting the lock.
+    patiently(context.config.lock_timeout_ms, || {
+        index::while_locked(&[of.table], context.config.lock_timeout_ms, still, || {
+            index::create(&definition, Some(&name), lists)
+        })
+    })?;
     transaction(|| {
         let trial = lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there"))?;
         if !trial.valid {
@@ -198,12 +217,11 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
         Ok(((), json!({ "trial": index::described(&trial), "effort": effort })))
     })?;
     transaction(efforts::load)?;
-    in_transaction_patiently(|| {
-        index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
+    in_transaction_patiently(context.config.lock_timeout_ms, || {
         let trial =
             lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
         index::lock(&[of.oid, trial.oid]);
-        let old = lookup::as_planned(of)?;
+        let old = as_planned_and_alone(of)?;
         let trial = (lookup::trial(of)?.filter(|now| now.oid == trial.oid))
             .ok_or_else(|| Error::refused("the new index is not there any more"))?;
         if !trial.valid {
@@ -214,23 +232,49 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
     })
 }
 
-/// Does `work`, again when it did not get its locks in time.
-pub(crate) fn patiently<T>(mut work: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+/// The index, if it is as planned and can be replaced by itself.
+fn as_planned_and_alone(of: &IndexRef) -> Result<lookup::Found, Error> {
+    let found = lookup::as_planned(of)?;
+    if found.attached {
+        return Err(Error::refused(format!("{} is part of a partitioned index by now", of.name)));
+    }
+    Ok(found)
+}
+
+/// Does `work`, waiting at most so long for each lock, again when it did not get them.
+pub(crate) fn patiently<T>(
+    lock_timeout_ms: i64,
+    mut work: impl FnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let former = process::set_lock_timeout(lock_timeout_ms);
     let mut tries = 0;
-    loop {
+    let result = loop {
         let result = work();
         match (&result, patience_s(tries)) {
             (Err(error), Some(seconds)) if error.is_lock_timeout() => {
                 tries += 1;
-                crate::background::pause(std::time::Duration::from_secs(seconds));
+                process::pause(std::time::Duration::from_secs(seconds));
             }
-            _ => return result,
+            _ => break result,
         }
-    }
+    };
+    process::set_lock_timeout(former);
+    result
 }
 
-fn in_transaction_patiently(mut work: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
-    patiently(|| transaction(&mut work))
+/// A transaction that waits at most so long for each lock.
+fn in_transaction<T>(lock_timeout_ms: i64, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let former = process::set_lock_timeout(lock_timeout_ms);
+    let result = transaction(work);
+    process::set_lock_timeout(former);
+    result
+}
+
+fn in_transaction_patiently<T>(
+    lock_timeout_ms: i64,
+    mut work: impl FnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    patiently(lock_timeout_ms, || transaction(&mut work))
 }
 
 fn reindex(
@@ -251,12 +295,14 @@ fn reindex(
         Ok((found, details))
     })?;
     prepare_to_build(context, of, lists)?;
-    let as_planned = |_: &lookup::Found| lookup::as_planned(of).map(drop);
-    index::while_locked(&found, context.config.lock_timeout_ms, as_planned, || {
-        if let Some(lists) = lists {
-            transaction(|| index::set_lists(&of.name, Some(lists)))?;
-        }
-        toplevel::run(&format!("REINDEX INDEX CONCURRENTLY {}", of.name), toplevel::unchanged)
+    let still = || lookup::as_planned(of).map(|_| true);
+    patiently(context.config.lock_timeout_ms, || {
+        index::while_locked(&[of.table, found.oid], context.config.lock_timeout_ms, still, || {
+            if let Some(lists) = lists {
+                transaction(|| index::set_lists(&of.name, Some(lists)))?;
+            }
+            toplevel::run(&format!("REINDEX INDEX CONCURRENTLY {}", of.name), 0, toplevel::unchanged)
+        })
     })?;
     context.done(step_no, step, json!({}))
 }
@@ -272,12 +318,11 @@ fn clean_up_reindex(context: &Context<'_>, of: &IndexRef, details: &Value) -> Re
         .unwrap_or_default();
     for leftover in transaction(|| lookup::reindex_leftovers(of))? {
         if !before.contains(&leftover.oid) {
-            index::drop_concurrently(&leftover, context.config.lock_timeout_ms)?;
+            index::drop_concurrently(&leftover, context.config.lock_timeout_ms, || Ok(()))?;
         }
     }
     let Some(former) = details.get(FORMER_LISTS).and_then(|former| former.get("set")) else { return Ok(()) };
-    in_transaction_patiently(|| {
-        index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
+    in_transaction(context.config.lock_timeout_ms, || {
         index::lock(&[of.oid]);
         match lookup::itself(of)?.filter(|index| index.name == of.name) {
             Some(index) => index::set_lists(&index.name, former.as_u64().map(|lists| lists as u32)),
@@ -286,7 +331,7 @@ fn clean_up_reindex(context: &Context<'_>, of: &IndexRef, details: &Value) -> Re
     })
 }
 
-/// Undoes or finishes what an action left, and notes it.
+/// Undoes or finishes what an action left, and notes it. Who calls it tries again when a lock was not to be had.
 pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryCommand) -> Result<(), Error> {
     let step_no = command.step_no();
     let note = |details: Value| match steps.get(step_no as usize) {
@@ -295,34 +340,29 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
     };
     match command {
         RecoveryCommand::DropTrial { of, .. } => {
-            // None bears this name but what an action made, see `TRIAL_PREFIX`.
-            if let Some(trial) = transaction(|| lookup::trial(of))? {
-                index::drop_concurrently(&trial, context.config.lock_timeout_ms)?;
-            }
-            transaction(|| note(json!({})))?;
+            let details = drop_trial(context, of)?;
+            transaction(|| note(details))?;
             transaction(efforts::load)
         }
-        RecoveryCommand::SwapBack { of, .. } => in_transaction_patiently(|| {
-            index::wait_for_locks_at_most(context.config.lock_timeout_ms)?;
-            let noted = built(context, step_no)?;
-            index::lock(&[noted.as_slice(), &[of.oid]].concat());
-            let old = lookup::itself(of)?.filter(|old| old.relation_name == lookup::trial_name(of));
-            let new = noted.map(lookup::by_oid).transpose()?.flatten();
+        RecoveryCommand::SwapBack { of, .. } => in_transaction(context.config.lock_timeout_ms, || {
+            let built = built(context, of)?;
+            let hidden = lookup::hidden(of, built)?.map(|hidden| hidden.oid);
+            let all: Vec<Oid> = [built, hidden, Some(of.oid)].into_iter().flatten().collect();
+            index::lock(&all);
+            let old = lookup::hidden(of, built)?.filter(|old| all.contains(&old.oid));
+            let new = built.map(lookup::by_oid).transpose()?.flatten().filter(|new| new.table == of.table);
             let taken = lookup::bearing_its_name(of)?.is_some();
-            let how = swap_back(old.is_some(), noted.map(|_| new.is_some()), taken);
+            let how = swap_back(old.is_some(), built.map(|_| new.is_some()), taken);
             match (how, &old, &new) {
                 (SwapBack::Exchange, Some(old), Some(new)) => index::exchange_names(old, new, of.table)?,
                 (SwapBack::OwnName, Some(old), _) => {
                     index::rename(&old.name, &bare_name(of)?)?;
                     index::plan_anew(of.table);
                 }
-                (SwapBack::FormerName, Some(old), _) => {
-                    index::rename(&old.name, &free_name(of)?)?;
-                    index::plan_anew(of.table);
-                }
+                (SwapBack::FormerName, Some(old), _) => show_again(old, of)?,
                 _ => {}
             }
-            note(json!({}))
+            note(json!({ "how": how }))
         }),
         RecoveryCommand::RestoreEffort { of, details, .. } => {
             transaction(|| {
@@ -346,31 +386,79 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             transaction(|| note(json!({})))
         }
         RecoveryCommand::DropLoser { of, .. } => {
-            if let Some(loser) = transaction(|| index::loser(of))? {
-                index::drop_concurrently(&loser, context.config.lock_timeout_ms)?;
-            }
-            transaction(|| note(json!({})))
+            let built = transaction(|| built(context, of))?;
+            let details = drop_loser(context, of, built)?;
+            transaction(|| note(details))
         }
     }
 }
 
+/// Drops the index that a swap has replaced. One that somebody made part of a partitioned index meanwhile stays, where all
+/// see it.
+fn drop_loser(context: &Context<'_>, of: &IndexRef, built: Option<Oid>) -> Result<Value, Error> {
+    let Some(loser) = transaction(|| index::loser(of, built))? else { return Ok(json!({})) };
+    if loser.attached {
+        in_transaction(context.config.lock_timeout_ms, || {
+            index::lock(&[loser.oid]);
+            match lookup::hidden(of, built)?.filter(|hidden| hidden.oid == loser.oid) {
+                Some(hidden) => show_again(&hidden, of),
+                None => Ok(()),
+            }
+        })?;
+        return Ok(json!({ "kept": "it is part of a partitioned index by now" }));
+    }
+    index::drop_concurrently(&loser, context.config.lock_timeout_ms, || {
+        let still = index::loser(of, built)?.is_some_and(|now| now.oid == loser.oid && !now.attached);
+        still.then_some(()).ok_or_else(|| Error::refused(format!("{} is another index by now", loser.name)))
+    })?;
+    Ok(json!({}))
+}
+
+/// Drops the index that was built beside another. Once the two were to exchange their names, what bears the trial's name
+/// may be the user's own: then only the one that the journal notes is dropped, and any other is shown again.
+fn drop_trial(context: &Context<'_>, of: &IndexRef) -> Result<Value, Error> {
+    let (built, trial) = transaction(|| Ok((built(context, of)?, lookup::trial(of)?)))?;
+    let Some(trial) = trial else { return Ok(json!({})) };
+    if built.is_none_or(|built| built == trial.oid) {
+        index::drop_concurrently(&trial, context.config.lock_timeout_ms, || Ok(()))?;
+        return Ok(json!({}));
+    }
+    in_transaction(context.config.lock_timeout_ms, || {
+        index::lock(&[trial.oid]);
+        match lookup::hidden(of, built)?.filter(|hidden| hidden.oid == trial.oid) {
+            Some(hidden) => show_again(&hidden, of),
+            None => Ok(()),
+        }
+    })?;
+    Ok(json!({ "kept": "it is not the index that was built" }))
+}
+
+/// Gives a hidden index a free name beside its own (`_former`), so that all see it. Must run in a transaction.
+fn show_again(index: &lookup::Found, of: &IndexRef) -> Result<(), Error> {
+    index::rename(&index.name, &free_name(of)?)?;
+    index::plan_anew(of.table);
+    Ok(())
+}
+
 /// Removes what actions left behind that no journal knows any more, because the extension was dropped meanwhile or the
-/// former index could not be dropped in time: trial indexes of a collection on which no action is under way, if they are
-/// invalid or a valid index like them is there. Waits for nothing: a table in use is left for another time.
+/// former index could not be dropped in time: trial indexes of a collection on which no action is under way or unfinished,
+/// if they are invalid or a valid index like them is there. Waits for nothing: what is in use is left for another time.
 pub(crate) fn sweep(collection: &Collection) -> Result<(), Error> {
     for orphan in transaction(|| lookup::orphans(collection))? {
         let swept = transaction(|| {
+            // The table first, as everybody else does.
             // SAFETY: a lock on an OID that is gone by now does no harm.
-            let locked = unsafe {
-                pg_sys::ConditionalLockRelationOid(orphan.table.into(), pg_sys::AccessExclusiveLock as i32)
+            let lock = |relation: Oid| unsafe {
+                pg_sys::ConditionalLockRelationOid(relation.into(), pg_sys::AccessExclusiveLock as i32)
             };
-            if !locked {
+            if !lock(orphan.table) || !lock(orphan.oid) {
                 return Ok(false);
             }
             look_again();
             let still = lookup::orphans(collection)?.contains(&orphan);
             if still {
                 Spi::run(&format!("DROP INDEX {}", orphan.name))?;
+                index::forget(orphan.oid)?;
             }
             Ok(still)
         })?;
@@ -381,10 +469,13 @@ pub(crate) fn sweep(collection: &Collection) -> Result<(), Error> {
     Ok(())
 }
 
-/// The index that this action exchanged in a swap, as the swap's intent noted it.
-fn built(context: &Context<'_>, swap_no: u32) -> Result<Option<Oid>, Error> {
+/// The index that this action exchanges with this one, as the swap's intent noted it; None before there was one.
+fn built(context: &Context<'_>, of: &IndexRef) -> Result<Option<Oid>, Error> {
     let entries = journal::entries(context.action_id)?;
-    let noted = entries.iter().find(|entry| entry.step_no == swap_no && entry.state == StepState::Intent);
+    let noted = entries.iter().find(|entry| {
+        matches!(&entry.step, Step::SwapIndex { of: swapped } if swapped.oid == of.oid)
+            && entry.state == StepState::Intent
+    });
     let oid = noted.and_then(|entry| entry.details.get("trial")?.get("oid")?.as_u64());
     Ok(oid.and_then(|oid| Oid::try_from(oid).ok()))
 }

@@ -5,15 +5,17 @@ use std::ffi::CString;
 
 use pgrx::prelude::*;
 
+use crate::background::process;
 use crate::error::Error;
 use crate::transaction::{abort, guarded};
 
 /// Runs one utility statement, after `edit` has changed its parse tree. Must run outside any transaction.
 ///
 /// PostgreSQL's own index commands switch to the table's owner in a security-restricted context for everything that
-/// is the owner's code.
+/// is the owner's code. `lock_timeout_ms`: how long it waits for each lock and each older transaction, 0 for ever.
 pub(crate) fn run(
     statement: &str,
+    lock_timeout_ms: i64,
     edit: impl FnOnce(*mut pg_sys::Node) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let source = CString::new(statement).map_err(|_| Error::refused("a statement with a zero byte"))?;
@@ -28,6 +30,7 @@ pub(crate) fn run(
             pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
         )
     };
+    let former = process::set_lock_timeout(lock_timeout_ms);
     // SAFETY: the steps of PostgreSQL's exec_simple_query for one statement, outside a transaction.
     let result = guarded(|| unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
@@ -70,6 +73,7 @@ pub(crate) fn run(
     if result.is_err() {
         abort();
     }
+    process::set_lock_timeout(former);
     // SAFETY: made above; nothing of it is used any more.
     unsafe {
         pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);

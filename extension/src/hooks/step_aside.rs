@@ -16,6 +16,9 @@ const ASIDE_US: i64 = 15_000_000;
 /// How long the command waits for the healer to be gone, in steps of 10 ms.
 const WAIT_STEPS: u32 = 300;
 
+/// How long the healer has to end by itself, in the same steps.
+const PATIENT_STEPS: u32 = 50;
+
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
 
 pub(super) fn init() {
@@ -136,18 +139,26 @@ unsafe fn step_aside(name: *const c_char) {
         (slot.pid, slot.workers)
     };
     background::wake(pid);
-    for worker in workers.iter().filter_map(|worker| rustix::process::Pid::from_raw(*worker)) {
-        // One that has just ended is what is wanted.
-        let _ = rustix::process::kill_process(worker, rustix::process::Signal::TERM);
-    }
+    workers.iter().for_each(|worker| terminate(*worker));
     let sessions =
         |slot: &shared::HealerSlot| slot.pid != 0 || slot.workers.iter().any(|worker| *worker != 0);
-    for _ in 0..WAIT_STEPS {
+    for step in 0..WAIT_STEPS {
+        if step == PATIENT_STEPS {
+            // It measures something.
+            terminate(pid);
+        }
         if !shared::HEALERS.share().slots.iter().any(|slot| slot.database == database && sessions(slot)) {
             return;
         }
         pgrx::check_for_interrupts!();
         pg_sys::pg_usleep(10_000);
+    }
+}
+
+fn terminate(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        // One that has just ended is what is wanted.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::plan::Criterion;
-use crate::snapshot::Method;
+use crate::snapshot::{Method, Oid};
 
 /// What of PostgreSQL the steps touch: indexes by name, and the search effort of the index of each name.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -198,7 +198,11 @@ impl World {
 
     fn journal(&mut self, step_no: u32, step: &Step, state: StepState, fuel: &mut Fuel) -> Result<(), Crash> {
         fuel.burn()?;
-        let details = if state == StepState::Intent { json!({"former_effort": 1}) } else { json!({}) };
+        let details = match (state, step) {
+            (StepState::Intent, _) => json!({"former_effort": 1}),
+            (StepState::Done, Step::CompareIndexes { .. }) => json!({"verdict": {"keep": true}}),
+            _ => json!({}),
+        };
         self.journal.push(JournalEntry { step_no, step: step.clone(), state, details });
         Ok(())
     }
@@ -502,6 +506,22 @@ fn an_action_gets_so_many_workers_and_no_more() {
     assert_eq!(retry_at(u32::MAX, 0), 86_400_000);
     let waits: Vec<u64> = (0..).map_while(patience_s).collect();
     assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+}
+
+#[test]
+fn only_losers_of_parts_that_were_kept_are_dropped() {
+    let (plan, entries) = two_parts(true, 3, StepState::Done);
+    let dropped = |entries: &[JournalEntry]| -> Vec<Oid> {
+        let of = |command: &RecoveryCommand| match command {
+            RecoveryCommand::DropLoser { of, .. } => Some(of.oid),
+            _ => None,
+        };
+        resolve(&plan, entries, true).iter().filter_map(of).collect()
+    };
+    let complete: Vec<Oid> = complete(&plan, &entries).iter().map(|part| part.oid).collect();
+    assert_eq!(complete.len(), 1);
+    assert_eq!(dropped(&entries), complete);
+    assert!(dropped(&[]).is_empty());
 }
 
 #[test]
