@@ -171,11 +171,6 @@ fn dies(phase: Phase, victim: Victim) {
     match victim {
         Victim::Terminate => {
             client.execute("SELECT pg_terminate_backend($1)", &[&worker]).unwrap();
-            wait_for("the worker to be gone", PATIENCE, || {
-                let query = "SELECT 1 FROM pg_stat_activity WHERE pid = $1";
-                client.query_opt(query, &[&worker]).unwrap().is_none().then_some(())
-            })
-            .unwrap();
         }
         Victim::Kill => cluster.kill(worker, Signal::KILL).unwrap(),
         Victim::Healer => cluster.kill(healer, Signal::KILL).unwrap(),
@@ -188,6 +183,11 @@ fn dies(phase: Phase, victim: Victim) {
         }
         Victim::Restart => cluster.stop(StopMode::Fast).unwrap(),
     }
+    // It must not get on in the moment between the death of another and its own.
+    wait_for("the worker's end", PATIENCE, || {
+        (!std::path::Path::new(&format!("/proc/{worker}")).exists()).then_some(())
+    })
+    .unwrap();
     drop(held);
     let mut client = back(&cluster, victim, client, healer);
 
