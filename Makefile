@@ -10,8 +10,8 @@ demo:
 	toolchain/extension $(PG) >/dev/null
 	cargo run --quiet -p ruvectorctl -- demo --pg $(PG)
 
-# Behaviours that take minutes: crashes in every phase, three hundred quiet samples.
-LONG := crash quiet
+# Behaviours that take minutes: crashes in every phase, three hundred quiet samples, limits of a minute.
+LONG := crash quiet hostile
 BEHAVIOURS := $(filter-out $(LONG),$(basename $(notdir $(wildcard tests/*.rs))))
 only = $(addprefix --test ,$(1))
 

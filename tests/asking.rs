@@ -306,7 +306,8 @@ fn the_switch_of_the_server_stops_everything() {
     client.batch_execute("ALTER SYSTEM SET ruvector.enabled = off").unwrap();
     client.batch_execute("SELECT pg_reload_conf()").unwrap();
     spoiled(&mut client, "{}");
-    wait_for("the reason", PATIENCE, || why_not(&mut client).contains("switched off").then_some(())).unwrap();
+    wait_for("the reason", PATIENCE, || why_not(&mut client).contains("switched off").then_some(()))
+        .unwrap_or_else(|error| panic!("{error}: {} {}", why_not(&mut client), said(&mut client)));
     let action: i64 = client
         .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')", &[])
         .unwrap()
@@ -355,4 +356,38 @@ fn bad_requests_are_refused_with_a_hint() {
     let (state, hint) = refused(&mut other, "SELECT ruvector_healing_trigger('docs')");
     assert_eq!(state, "42501");
     assert!(hint.contains("owner"), "{hint}");
+}
+
+#[test]
+fn two_plans_approved_at_once_run_one_after_the_other() {
+    let (_cluster, mut client) = start();
+    load_docs(&mut client, 1_000);
+    client
+        .batch_execute(
+            r#"CREATE TABLE more AS TABLE docs;
+               CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops);
+               CREATE INDEX ON more USING hnsw (embedding vector_cosine_ops);
+               DELETE FROM docs WHERE id >= 200; DELETE FROM more WHERE id >= 200; ANALYZE docs; ANALYZE more;
+               SELECT ruvector_healing_configure('{"mode": "approve", "verify_window_seconds": 2}');
+               SELECT ruvector_collection_register('docs', 'docs'), ruvector_collection_register('more', 'more')"#,
+        )
+        .unwrap();
+    wait_for("two plans", PATIENCE, || {
+        let query = "SELECT count(*) FROM ruvector.actions WHERE status = 'awaiting_approval'";
+        (client.query_one(query, &[]).unwrap().get::<_, i64>(0) == 2).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    client.batch_execute("SELECT ruvector_healing_approve(id) FROM ruvector.actions").unwrap();
+    for action in [1, 2] {
+        assert_eq!(wait(&mut client, action), "succeeded", "{}", said(&mut client));
+    }
+    let apart: bool = client
+        .query_one(
+            "SELECT NOT tstzrange(a.started_at, a.ended_at) && tstzrange(b.started_at, b.ended_at)
+               FROM ruvector.actions a, ruvector.actions b WHERE (a.id, b.id) = (1, 2)",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert!(apart, "{}", said(&mut client));
 }

@@ -22,7 +22,7 @@ fn settings_and_collections_survive_and_are_watched_again() {
                SELECT ruvector_healing_configure('{"recall_objective": 0.9}')"#,
         )
         .unwrap();
-    let named = "SELECT 1 FROM ruvector.collections WHERE column_name = 'embedding'";
+    let named = "SELECT 1 FROM ruvector.collections WHERE name = 'docs' AND column_name = 'embedding'";
     wait_for("the column's new name", PATIENCE, || client.query_opt(named, &[]).unwrap()).unwrap();
     client.batch_execute("CREATE DATABASE restored").unwrap();
 

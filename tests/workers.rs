@@ -51,3 +51,48 @@ fn a_healer_steps_aside_for_commands_that_need_an_empty_database() {
     wait_for("the healer", PATIENCE, || healer(&mut client, "renamed")).unwrap();
     client.batch_execute("DROP DATABASE renamed").unwrap();
 }
+
+/// A table whose owner's predicate keeps whoever of us asks for it for ten minutes.
+const ENDLESS: &str = "
+    CREATE FUNCTION endless(i int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+    BEGIN
+        IF current_setting('application_name') LIKE 'ruvector%' THEN PERFORM pg_sleep(600); END IF;
+        RETURN true;
+    END $$;
+    CREATE TABLE trap (id int, embedding vector(3));
+    INSERT INTO trap SELECT i, array[i, 1, 2]::real[]::vector FROM generate_series(1, 100) i;
+    CREATE INDEX trap_i ON trap USING hnsw (embedding vector_l2_ops) WHERE endless(id);
+    ANALYZE trap";
+
+#[test]
+fn a_busy_healer_steps_aside_too() {
+    let (cluster, mut client) = start();
+    client.batch_execute(ENDLESS).unwrap();
+    client.batch_execute("SELECT ruvector_collection_register('trap', 'trap')").unwrap();
+    wait_for("the healer to be caught", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ruvector healer' AND wait_event = 'PgSleep'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    drop(client);
+    cluster.connect("postgres").unwrap().batch_execute("DROP DATABASE app").unwrap();
+}
+
+#[test]
+fn what_the_healer_changes_is_known_to_autovacuum() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            r#"CREATE TABLE docs (embedding vector(3)); CREATE INDEX ON docs USING hnsw (embedding vector_l2_ops);
+               SELECT ruvector_collection_register('docs', 'docs', settings => '{"sample_interval_seconds": 1}')"#,
+        )
+        .unwrap();
+    let pid = wait_for("the healer", PATIENCE, || healer(&mut client, "app")).unwrap();
+    wait_for("its changes in the statistics", PATIENCE, || {
+        let query = "SELECT n_tup_upd FROM pg_stat_all_tables WHERE relid = 'ruvector.integrity'::regclass";
+        (client.query_one(query, &[]).unwrap().get::<_, i64>(0) >= 3).then_some(())
+    })
+    .unwrap();
+    assert_eq!(healer(&mut client, "app"), Some(pid), "not only at its end");
+}

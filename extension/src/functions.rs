@@ -1,7 +1,7 @@
 //! The C functions behind the install script: what SQL cannot do by itself.
 
 use healing::config::{Config, ConfigError};
-use healing::engine::{self, Decision, DecisionInput, InFlight, Request};
+use healing::engine::{self, Decision, DecisionInput, InFlight, Reason, Request};
 use healing::integrity::{StateRecord, assess};
 use healing::remedies::{self, Params};
 use healing::snapshot::Snapshot;
@@ -87,12 +87,19 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
             "plan": planned.plan,
         })),
         Decision::Refuse { reason, detail, .. } => {
+            let detail = detail.strip_prefix(&format!("{strategy}: ")).unwrap_or(&detail);
+            let hint = match reason {
+                Reason::NotApplicable => {
+                    "ruvector_index_health() shows each index with what was measured of it."
+                }
+                _ => reason.explain(),
+            };
             ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 format!("{strategy} would do nothing: {detail}"),
                 pgrx::function_name!(),
             )
-            .set_hint(reason.explain())
+            .set_hint(hint)
             .report(PgLogLevel::ERROR);
             unreachable!("an ERROR does not return")
         }

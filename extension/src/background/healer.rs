@@ -152,7 +152,8 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
     if memory.workers.any() {
         pause_ms = pause_ms.min(WATCHING_PAUSE_MS);
     }
-    Ok(Duration::from_millis(pause_ms.clamp(1, default_ms.max(pause_ms)) as u64))
+    // Whoever waits for a lock or sleeps on the way takes a wake-up that was meant for the pause: never rest for long.
+    Ok(Duration::from_millis(pause_ms.clamp(1, default_ms) as u64))
 }
 
 /// Says at the collection why it could not be sampled.

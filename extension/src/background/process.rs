@@ -41,6 +41,8 @@ pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
         set(c"default_tablespace", c"");
         #[cfg(feature = "pg18")]
         set(c"transaction_timeout", c"0");
+        // A SIGHUP that came before our handler was there was ignored (`BackgroundWorkerMain`).
+        pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
     }
 }
 

@@ -166,13 +166,26 @@ unsafe fn find(name: &std::ffi::CStr) -> *mut pg_sys::config_generic {
     pg_sys::find_option(name.as_ptr(), false, true, 0)
 }
 
-/// PostgreSQL 15 does not export `find_option`: look the name up in the sorted table of variables once a backend.
+/// PostgreSQL 15 does not export `find_option`: look the name up in the table of variables, once a backend. An index of
+/// the method is open by now, so pgvector is loaded and its variables stay where they are.
 #[cfg(not(feature = "pg18"))]
 unsafe fn find(name: &std::ffi::CStr) -> *mut pg_sys::config_generic {
+    use std::sync::atomic::{AtomicPtr, Ordering};
+    static FOUND: [AtomicPtr<pg_sys::config_generic>; 2] =
+        [const { AtomicPtr::new(std::ptr::null_mut()) }; 2];
+    for known in &FOUND {
+        let record = known.load(Ordering::Relaxed);
+        if !record.is_null() && std::ffi::CStr::from_ptr((*record).name) == name {
+            return record;
+        }
+    }
     let all = pg_sys::get_guc_variables();
     for at in 0..pg_sys::GetNumConfigOptions() {
         let record = *all.add(at as usize);
         if std::ffi::CStr::from_ptr((*record).name) == name {
+            if let Some(free) = FOUND.iter().find(|known| known.load(Ordering::Relaxed).is_null()) {
+                free.store(record, Ordering::Relaxed);
+            }
             return record;
         }
     }
