@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::health::{self, Curve};
-use crate::snapshot::{Index, IvfHealth, Method, Reading};
+use crate::snapshot::{
+    Horizon, Index, IvfHealth, Job, Memory, Method, Partition, Reading, Replica, Server, Slots,
+};
 
 /// Why an edge is weak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -22,6 +24,24 @@ pub enum Cause {
     Skew,
     /// The lists no longer fit the rows: a search must look at more rows than with fresh lists.
     Drift,
+    /// The partition takes far more load than the others of its server.
+    Load,
+    /// Sessions wait for locks on the partition.
+    Waits,
+    /// The server has hardly any connections left.
+    Connections,
+    /// The replica is behind.
+    Lag,
+    /// The replica has vanished.
+    Gone,
+    /// A piece of maintenance waits.
+    Blocked,
+    /// An old snapshot keeps dead rows from being removed.
+    Horizon,
+    /// All workers of autovacuum are busy and tables wait for one.
+    Slots,
+    /// Memory runs out.
+    Memory,
 }
 
 impl Cause {
@@ -34,6 +54,15 @@ impl Cause {
             Cause::Recall => "recall",
             Cause::Skew => "skew",
             Cause::Drift => "drift",
+            Cause::Load => "load",
+            Cause::Waits => "waits",
+            Cause::Connections => "connections",
+            Cause::Lag => "lag",
+            Cause::Gone => "gone",
+            Cause::Blocked => "blocked",
+            Cause::Horizon => "horizon",
+            Cause::Slots => "slots",
+            Cause::Memory => "memory",
         }
     }
 }
@@ -64,12 +93,13 @@ impl Condition {
     }
 
     /// One metric: the value that the readings prove, and the worse and better end of its interval.
-    fn of(curve: &Curve, cause: Cause, value: f64, worse: f64, better: f64) -> Self {
-        let health = curve.at(value);
+    fn of(config: &Config, curve: &Curve, cause: Cause, value: f64, worse: f64, better: f64) -> Self {
+        let at = |value| curve.at_with(&config.health_curves, value);
+        let health = at(value);
         Self {
             health,
-            low: curve.at(worse).min(health),
-            high: curve.at(better).max(health),
+            low: at(worse).min(health),
+            high: at(better).max(health),
             cause: (health < 1.0).then_some(cause),
             metric: Some(curve.metric.to_owned()),
             value: Some(value),
@@ -77,7 +107,20 @@ impl Condition {
         }
     }
 
-    fn unread(metric: &str, reason: &str) -> Self {
+    /// One metric that is read as it is.
+    fn exactly(config: &Config, curve: &Curve, cause: Cause, value: f64) -> Self {
+        Self::of(config, curve, cause, value, value, value)
+    }
+
+    /// One metric that was read or not.
+    fn read(config: &Config, curve: &Curve, cause: Cause, reading: &Reading<f64>) -> Self {
+        match reading {
+            Reading::Known(value) => Self::exactly(config, curve, cause, *value),
+            Reading::Unknown(reason) => Self::unread(curve.metric, reason),
+        }
+    }
+
+    pub(crate) fn unread(metric: &str, reason: &str) -> Self {
         Self { low: 0.0, unread: vec![format!("{metric}: {reason}")], ..Self::healthy() }
     }
 
@@ -121,13 +164,13 @@ pub(crate) fn index_condition(index: &Index, config: &Config) -> Condition {
         };
     }
     let mut condition = match fragmentation_pct(index) {
-        Ok(pct) => Condition::of(&health::FRAGMENTATION, Cause::Bloat, pct, pct, pct),
+        Ok(pct) => Condition::exactly(config, &health::FRAGMENTATION, Cause::Bloat, pct),
         Err(reason) => Condition::unread(health::FRAGMENTATION.metric, &reason),
     };
     // Unread dead entries need no interval: their bytes are in the fragmentation.
     if let Reading::Known(share) = index.dead_share {
         let pct = 100.0 * share;
-        let dead = Condition::of(&health::DEAD, Cause::Dead, pct, pct, pct);
+        let dead = Condition::exactly(config, &health::DEAD, Cause::Dead, pct);
         // Of equals the dead entries are named: they are the cause of the bytes.
         condition = dead.worse(condition);
     }
@@ -159,7 +202,7 @@ fn recall_condition(index: &Index, config: &Config) -> Condition {
             let shortfall = |recall: f64| 1.0 - recall.clamp(0.0, 1.0) / config.recall_objective;
             let proven = shortfall(point.recall + point.recall_ci);
             let worse = shortfall(point.recall - point.recall_ci);
-            Condition::of(&health::RECALL_SHORTFALL, Cause::Recall, proven, worse, proven)
+            Condition::of(config, &health::RECALL_SHORTFALL, Cause::Recall, proven, worse, proven)
         }
         Reading::Unknown(reason) => Condition::unread(health::RECALL_SHORTFALL.metric, reason),
     }
@@ -199,15 +242,102 @@ pub(crate) fn centroid_conditions(index: &Index, config: &Config) -> Vec<Conditi
         Reading::Unknown(reason) => return vec![Condition::unread("ivf", reason).worse(whole)],
     };
     let drift = match drift_excess(ivf) {
-        Ok(excess) => Condition::of(&health::DRIFT_EXCESS, Cause::Drift, excess, excess, excess),
+        Ok(excess) => Condition::exactly(config, &health::DRIFT_EXCESS, Cause::Drift, excess),
         Err(reason) => Condition::unread(health::DRIFT_EXCESS.metric, &reason),
     };
     let bad = drift.value.is_some_and(|excess| excess > health::DRIFT_EXCESS.threshold);
     let whole = whole.worse(drift);
     // Uneven lists are no fault in themselves; where the lists are bad, the longest are the worst of them.
     let skew = |skew_factor: f64| match skew_excess(skew_factor, ivf) {
-        Ok(excess) if bad => Condition::of(&health::SKEW_EXCESS, Cause::Skew, excess, excess, excess),
+        Ok(excess) if bad => Condition::exactly(config, &health::SKEW_EXCESS, Cause::Skew, excess),
         _ => Condition::healthy(),
     };
     ivf.groups.iter().map(|group| whole.clone().worse(skew(group.skew_factor))).collect()
+}
+
+/// What weakens a partition's `routing_link`: limits that are absolute, its own and its server's.
+pub(crate) fn headroom_condition(
+    partition: &Partition,
+    server: Option<&Server>,
+    config: &Config,
+) -> Condition {
+    let waits = partition
+        .waiting
+        .as_ref()
+        .map(|waiting| Condition::read(config, &health::WAITING, Cause::Waits, waiting));
+    let connections = server.map(|server| {
+        Condition::read(config, &health::CONNECTIONS, Cause::Connections, &server.connections_pct)
+    });
+    waits.into_iter().chain(connections).fold(Condition::healthy(), Condition::worse)
+}
+
+/// What weakens a partition's `partition_link`s: its load against the others' of its server, one of so many. The
+/// links carry `1 − 1/n` of what holds the partition, so that they are weakened by more than the curve says: the
+/// partition as a whole then hangs on by just that, as far as it hangs on by its links.
+pub(crate) fn load_condition(
+    ratio: &Result<f64, String>,
+    usual: Option<f64>,
+    partitions: usize,
+    config: &Config,
+) -> Condition {
+    let ratio = match ratio {
+        Ok(ratio) => ratio / usual.unwrap_or(1.0).max(1.0),
+        Err(reason) => return Condition::unread(health::LOAD_RATIO.metric, reason),
+    };
+    let mut condition = Condition::exactly(config, &health::LOAD_RATIO, Cause::Load, ratio);
+    let routed = 1.0 / partitions.max(2) as f64;
+    let of_links = |health: f64| ((health - routed) / (1.0 - routed)).max(0.0);
+    condition.health = of_links(condition.health);
+    condition.low = of_links(condition.low);
+    condition.high = of_links(condition.high);
+    condition
+}
+
+/// What weakens `replication`.
+pub(crate) fn replica_condition(replica: &Replica, config: &Config) -> Condition {
+    if let Some(gone_s) = replica.gone_s {
+        return Condition::exactly(config, &health::REPLICA_GONE, Cause::Gone, gone_s);
+    }
+    let seconds = Condition::read(config, &health::LAG_SECONDS, Cause::Lag, &replica.lag_seconds);
+    let mib = match &replica.lag_bytes {
+        Reading::Known(bytes) => Reading::Known(bytes / f64::from(1 << 20)),
+        Reading::Unknown(reason) => Reading::Unknown(reason.clone()),
+    };
+    seconds.worse(Condition::read(config, &health::LAG_BYTES, Cause::Lag, &mib))
+}
+
+/// What weakens a job's `dependency` edges.
+pub(crate) fn job_condition(job: &Job, config: &Config) -> Condition {
+    Condition::exactly(config, &health::JOB_WAIT, Cause::Blocked, job.waits_s.unwrap_or(0.0))
+}
+
+/// What weakens the `dependency` edges of the cleaning up of dead rows, whoever does it.
+pub(crate) fn horizon_condition(horizon: &Reading<Horizon>, config: &Config) -> Condition {
+    match horizon {
+        Reading::Known(Horizon { held_s, .. }) => {
+            Condition::exactly(config, &health::HELD_HORIZON, Cause::Horizon, *held_s)
+        }
+        Reading::Unknown(reason) => Condition::unread(health::HELD_HORIZON.metric, reason),
+    }
+}
+
+/// What weakens the `resource_link` to the workers of autovacuum. Busy ones alone do not: that is what they are for.
+pub(crate) fn slots_condition(slots: &Reading<Slots>, config: &Config) -> Condition {
+    match slots {
+        Reading::Known(Slots { busy, total, waiting }) => {
+            let queue = if busy >= total { f64::from(*waiting) / f64::from((*total).max(1)) } else { 0.0 };
+            Condition::exactly(config, &health::SLOTS_QUEUE, Cause::Slots, queue)
+        }
+        Reading::Unknown(reason) => Condition::unread(health::SLOTS_QUEUE.metric, reason),
+    }
+}
+
+/// What weakens the `resource_link` to memory.
+pub(crate) fn memory_condition(memory: &Reading<Memory>, config: &Config) -> Condition {
+    match memory {
+        Reading::Known(Memory { used_pct, .. }) => {
+            Condition::exactly(config, &health::MEMORY, Cause::Memory, *used_pct)
+        }
+        Reading::Unknown(reason) => Condition::unread(health::MEMORY.metric, reason),
+    }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::classify::CLASS_NAMES;
+use crate::health::{self, CURVES, Curve, CurveSettings};
 
 /// How far the healer goes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A list of these words, each at most once.
     Words(&'static [&'static str]),
+    /// Points of [`crate::health::Curve`]s by their names: `{"memory": [[80, 1], [90, 0.7], [100, 0]]}`.
+    Curves,
 }
 
 /// One row of the table of settings.
@@ -177,6 +180,15 @@ settings! {
     critical_lambda: f64 = 0.4, number(0.0, 0.98), "", Collection;
     /// How far above a boundary λ must rise before the better state counts.
     hysteresis: f64 = 0.1, number(0.0, 0.5), "", Collection;
+    /// Load of a partition, in buffers touched a second, below which it is never hot: the others' mean counts as this
+    /// at least.
+    load_floor_blocks: f64 = 500.0, number(1.0, 1e9), "blocks/s", Collection;
+    /// Time after which a replica that has vanished, and whose slot is gone too, is forgotten.
+    replica_forget_seconds: i64 = 3600, int(10, 31_536_000), "s", Server;
+    /// Memory that the server may use; null: the limit of its control group, or the machine's memory.
+    memory_limit_mib: Option<i64> = None, Kind::Int { min: 64, max: 1_073_741_824, nullable: true }, "MiB", Server;
+    /// Other points for health curves, by the curve's name: a list of [value, health] for each.
+    health_curves: CurveSettings = CurveSettings::new(), Kind::Curves, "", Collection;
     /// λ at which a plan of several parts may stop early; null: the normal boundary.
     target_lambda: Option<f64> = None, Kind::Number { min: 0.0, max: 1.0, nullable: true }, "", Collection;
     /// Share of the free disk that one plan may use.
@@ -284,6 +296,10 @@ impl Key {
             }
             Kind::Choice(words) => format!("one of \"{}\"", words.join("\", \"")),
             Kind::Words(words) => format!("a list of \"{}\"", words.join("\", \"")),
+            Kind::Curves => format!(
+                "an object with lists of [value, health] under one or more of \"{}\"",
+                CURVES.iter().map(|curve| curve.name).collect::<Vec<_>>().join("\", \"")
+            ),
         }
     }
 
@@ -328,6 +344,14 @@ impl Key {
                     seen.push(word);
                 }
                 Ok(())
+            }
+            Kind::Curves => {
+                let curves: CurveSettings =
+                    serde_json::from_value(value.clone()).map_err(|_| wrong_type())?;
+                match curves.keys().find(|name| Curve::find(name).is_none()) {
+                    Some(unknown) => Err(out_of_range(unknown.clone())),
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -426,13 +450,26 @@ impl Config {
             ),
         ];
         match rules.into_iter().find(|rule| !rule.0) {
-            None => Ok(()),
+            None => self.check_curves(),
             Some((_, key, other, rule)) => Err(ConfigError::Conflict {
                 key: key.to_owned(),
                 other: other.to_owned(),
                 rule: rule.to_owned(),
             }),
         }
+    }
+
+    fn check_curves(&self) -> Result<(), ConfigError> {
+        for (name, points) in &self.health_curves {
+            if let Some(rule) = health::fault(points, self.stress_lambda) {
+                return Err(ConfigError::OutOfRange {
+                    key: "health_curves".to_owned(),
+                    valid: rule,
+                    found: format!("{name}: {}", json!(points)),
+                });
+            }
+        }
+        Ok(())
     }
 
     fn fields(&self) -> Map<String, Value> {

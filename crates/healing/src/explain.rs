@@ -87,16 +87,35 @@ pub fn problem(problem: &Problem) -> String {
             }
         }
         ProblemClass::HotspotCongestion { partitions, load_ratio, .. } => {
-            format!("{} takes {load_ratio:.1} times the load of the other partitions.", partitions.join(", "))
+            let takes = if partitions.len() == 1 { "takes" } else { "take" };
+            format!("{} {takes} {load_ratio:.1} times the load of the other partitions.", few(partitions))
         }
-        ProblemClass::ReplicationLag { replicas, lag_seconds, .. } => {
-            format!("{} is {lag_seconds:.0} s behind.", replicas.join(", "))
-        }
+        ProblemClass::ReplicationLag { replicas, lag_seconds, .. } => match lag_seconds {
+            Some(lag) if problem.component.causes().contains(&Cause::Gone) => {
+                format!("{} has not been connected for {lag:.0} s.", few(replicas))
+            }
+            Some(lag) => format!("{} is up to {lag:.0} s behind.", few(replicas)),
+            None => format!("{} is behind.", few(replicas)),
+        },
         ProblemClass::MaintenanceContention { job_types, queue_depth } => {
-            format!("{queue_depth} maintenance jobs wait for each other ({}).", job_types.join(", "))
+            let kinds = few(job_types);
+            if problem.component.causes().first() == Some(&Cause::Horizon) {
+                format!(
+                    "Dead rows cannot be removed, an old snapshot is held; {queue_depth} pieces of maintenance wait."
+                )
+            } else {
+                format!("{queue_depth} pieces of maintenance wait ({kinds}).")
+            }
         }
-        ProblemClass::MemoryPressure { current_usage_pct, .. } => {
-            format!("{current_usage_pct:.0} % of the memory is in use.")
+        ProblemClass::MemoryPressure { current_usage_pct, largest_consumers } => {
+            let names: Vec<String> = largest_consumers
+                .iter()
+                .take(3)
+                .map(|(name, bytes)| format!("{name} {} MiB", bytes >> 20))
+                .collect();
+            let most =
+                if names.is_empty() { String::new() } else { format!(", most by {}", names.join(", ")) };
+            format!("{current_usage_pct:.0} % of the memory is in use{most}.")
         }
         ProblemClass::Unknown { witness_summary } => {
             format!("The cause is unknown and needs a human: {witness_summary}.")
@@ -111,6 +130,14 @@ pub fn problem(problem: &Problem) -> String {
         text.push_str(&format!(" Evidence: {}.", problem.evidence.join("; ")));
     }
     text
+}
+
+/// At most five by name, the others counted.
+fn few(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = names.len().saturating_sub(SHOWN);
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
 fn figure(value: Option<f64>) -> String {

@@ -1,7 +1,8 @@
 //! Snapshots for tests: healthy ones, and ways to make them sick.
 
 use crate::snapshot::{
-    CentroidGroup, Index, IvfHealth, Method, Partition, Reading, RecallPoint, Replacement, Snapshot,
+    CentroidGroup, Horizon, Index, IvfHealth, Job, Load, Memory, Method, Partition, Reading, RecallPoint,
+    Replacement, Replica, Server, Slots, Snapshot,
 };
 
 /// The time at which every fixture is observed.
@@ -30,10 +31,81 @@ pub(crate) fn snapshot(partitions: u32, groups: u32, hnsw: u32) -> Snapshot {
                 name: format!("public.docs_{p}"),
                 live_rows: Reading::Known(12_000.0),
                 bytes: Reading::Known(24_000_000),
+                server: String::new(),
+                load: None,
+                usual_ratio: None,
+                waiting: None,
             })
             .collect(),
         indexes,
         disk_free_bytes: Reading::Known(100 << 30),
+        servers: vec![],
+        replicas: None,
+        jobs: None,
+        horizon: None,
+        slots: None,
+        memory: None,
+    }
+}
+
+/// The same with everything that is observed beside tables and indexes, all of it well.
+pub(crate) fn whole(partitions: u32, groups: u32, hnsw: u32, replicas: u32, jobs: u32) -> Snapshot {
+    let mut whole = snapshot(partitions, groups, hnsw);
+    for partition in &mut whole.partitions {
+        partition.load = Some(load(2000.0));
+        partition.waiting = Some(Reading::Known(0.0));
+    }
+    whole.servers = vec![Server { name: String::new(), connections_pct: Reading::Known(20.0) }];
+    whole.replicas = Some(Reading::Known((1..=i64::from(replicas)).map(replica).collect()));
+    whole.jobs = Some(Reading::Known((0..jobs).map(|n| job(n, 1000 + n % partitions.max(1))).collect()));
+    whole.horizon = Some(Reading::Known(Horizon { held_s: 1.0, holder: None }));
+    whole.slots = Some(Reading::Known(Slots { busy: 1, total: 3, waiting: 0 }));
+    whole.memory = Some(Reading::Known(Memory {
+        used_pct: 40.0,
+        limit_bytes: 8 << 30,
+        limited_by: "machine".to_owned(),
+        consumers: vec![("shared buffers".to_owned(), 2 << 30), ("app".to_owned(), 1 << 30)],
+    }));
+    whole
+}
+
+pub(crate) fn load(blocks: f64) -> Reading<Load> {
+    Reading::Known(Load {
+        blocks,
+        inserted: 10.0,
+        updated: 5.0,
+        deleted: 1.0,
+        scans: 20.0,
+        hit_ratio: Some(0.99),
+    })
+}
+
+pub(crate) fn replica(id: i64) -> Replica {
+    Replica {
+        id,
+        name: format!("standby{id}"),
+        lag_bytes: Reading::Known(0.0),
+        lag_seconds: Reading::Known(0.0),
+        gone_s: None,
+    }
+}
+
+pub(crate) fn job(number: u32, partition: u32) -> Job {
+    Job {
+        id: format!("autovacuum {number}"),
+        kind: "autovacuum".to_owned(),
+        partition: Some(partition),
+        waits_s: None,
+        waits_for: None,
+    }
+}
+
+/// The value of a reading that a fixture knows.
+pub(crate) fn known<T>(reading: &mut Option<Reading<T>>) -> &mut T {
+    match reading {
+        Some(Reading::Known(value)) => value,
+        Some(Reading::Unknown(reason)) => panic!("{reason}"),
+        None => panic!("nobody looked"),
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Each curve meets 0.7, the boundary of stress, at its problem class's own threshold (a test says so).
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// A piecewise-linear function from a metric to health, 0–1. Outside its points it is constant.
@@ -81,24 +83,154 @@ pub const INVALID: f64 = 0.0;
 /// range of stress, never critical.
 pub const INVALID_SURPLUS: f64 = 0.5;
 
+/// Load of a partition ÷ mean load of the others on its server, divided by what that usually is.
+pub const LOAD_RATIO: Curve = Curve {
+    name: "load_ratio",
+    metric: "load_ratio",
+    points: &[(1.25, 1.0), (1.75, 0.7), (4.0, 0.4), (10.0, 0.1), (20.0, 0.0)],
+    threshold: 1.75,
+};
+
+/// Sessions that have waited for a lock on the partition for longer than a second.
+pub const WAITING: Curve = Curve {
+    name: "waiting",
+    metric: "waiting_sessions",
+    points: &[(1.0, 1.0), (3.0, 0.7), (10.0, 0.4), (50.0, 0.0)],
+    threshold: 3.0,
+};
+
+/// Percent of the connections open to ordinary users that are taken.
+pub const CONNECTIONS: Curve = Curve {
+    name: "connections",
+    metric: "connections_pct",
+    points: &[(75.0, 1.0), (90.0, 0.7), (97.0, 0.4), (100.0, 0.0)],
+    threshold: 90.0,
+};
+
+/// Age of the newest commit that a replica has not replayed, seconds.
+pub const LAG_SECONDS: Curve = Curve {
+    name: "lag_seconds",
+    metric: "lag_seconds",
+    points: &[(1.0, 1.0), (5.0, 0.7), (30.0, 0.4), (300.0, 0.0)],
+    threshold: 5.0,
+};
+
+/// WAL that a replica has not replayed, MiB: behind by a bulk load is no fault as long as it gets on, so this begins
+/// late.
+pub const LAG_BYTES: Curve = Curve {
+    name: "lag_bytes",
+    metric: "lag_mib",
+    points: &[(256.0, 1.0), (1024.0, 0.7), (4096.0, 0.4), (16_384.0, 0.0)],
+    threshold: 1024.0,
+};
+
+/// Seconds since a replica was last connected; a restart takes about ten.
+pub const REPLICA_GONE: Curve = Curve {
+    name: "replica_gone",
+    metric: "gone_seconds",
+    points: &[(10.0, 1.0), (30.0, 0.7), (120.0, 0.4), (600.0, 0.0)],
+    threshold: 30.0,
+};
+
+/// Seconds for which a piece of maintenance has been waiting for a lock or for an old transaction.
+pub const JOB_WAIT: Curve = Curve {
+    name: "job_wait",
+    metric: "waits_seconds",
+    points: &[(15.0, 1.0), (60.0, 0.7), (600.0, 0.4), (7200.0, 0.0)],
+    threshold: 60.0,
+};
+
+/// Seconds for which the oldest snapshot has been held.
+pub const HELD_HORIZON: Curve = Curve {
+    name: "held_horizon",
+    metric: "held_seconds",
+    points: &[(600.0, 1.0), (3600.0, 0.7), (21_600.0, 0.4), (172_800.0, 0.0)],
+    threshold: 3600.0,
+};
+
+/// While all workers of autovacuum are busy: tables that wait for one ÷ workers. Otherwise 0.
+pub const SLOTS_QUEUE: Curve = Curve {
+    name: "slots_queue",
+    metric: "waiting_per_worker",
+    points: &[(0.0, 1.0), (1.0, 0.7), (4.0, 0.4), (20.0, 0.0)],
+    threshold: 1.0,
+};
+
+/// Percent of the memory limit in use. The spec's threshold is 85 %.
+pub const MEMORY: Curve = Curve {
+    name: "memory",
+    metric: "memory_pct",
+    points: &[(70.0, 1.0), (85.0, 0.7), (95.0, 0.4), (100.0, 0.0)],
+    threshold: 85.0,
+};
+
 /// Every curve.
-pub const CURVES: &[Curve] = &[DEAD, DRIFT_EXCESS, FRAGMENTATION, RECALL_SHORTFALL, SKEW_EXCESS];
+pub const CURVES: &[Curve] = &[
+    CONNECTIONS,
+    DEAD,
+    DRIFT_EXCESS,
+    FRAGMENTATION,
+    HELD_HORIZON,
+    JOB_WAIT,
+    LAG_BYTES,
+    LAG_SECONDS,
+    LOAD_RATIO,
+    MEMORY,
+    RECALL_SHORTFALL,
+    REPLICA_GONE,
+    SKEW_EXCESS,
+    SLOTS_QUEUE,
+    WAITING,
+];
+
+/// Points that a site has set in place of some curves' own (setting `health_curves`), by the curve's name.
+pub type CurveSettings = BTreeMap<String, Vec<(f64, f64)>>;
 
 impl Curve {
-    /// Health at a value of the metric; a value that is not a number counts as the worst.
-    pub fn at(&self, value: f64) -> f64 {
-        let Some(&(first_x, first_y)) = self.points.first() else { return 1.0 };
-        if value <= first_x {
-            return first_y;
-        }
-        for pair in self.points.windows(2) {
-            let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
-            if value <= x1 {
-                return y0 + (y1 - y0) * (value - x0) / (x1 - x0);
-            }
-        }
-        self.points.last().map_or(0.0, |&(_, y)| y)
+    /// The curve of that name.
+    pub fn find(name: &str) -> Option<&'static Curve> {
+        CURVES.iter().find(|curve| curve.name == name)
     }
+
+    /// Health at a value of the metric, by the curve's own points; a value that is not a number counts as the worst.
+    pub fn at(&self, value: f64) -> f64 {
+        interpolate(self.points, value)
+    }
+
+    /// Health at a value of the metric as the site has set it.
+    pub fn at_with(&self, settings: &CurveSettings, value: f64) -> f64 {
+        settings.get(self.name).map_or_else(|| self.at(value), |points| interpolate(points, value))
+    }
+}
+
+/// What is wrong with points that a site would set, None when nothing is: at least two, ascending in the metric,
+/// descending in health, from 1 at the best to less than `stress_lambda` at the worst.
+pub fn fault(points: &[(f64, f64)], stress_lambda: f64) -> Option<String> {
+    if points.iter().any(|(x, y)| !x.is_finite() || !(0.0..=1.0).contains(y)) {
+        return Some("each point is a finite value and a health from 0 to 1".to_owned());
+    }
+    if points.len() < 2 || points.windows(2).any(|pair| pair[0].0 >= pair[1].0 || pair[0].1 < pair[1].1) {
+        return Some("at least two points, values ascending, health not rising".to_owned());
+    }
+    let (best, worst) = (points[0].1, points[points.len() - 1].1);
+    if best < 1.0 || worst >= stress_lambda {
+        return Some(format!("health begins at 1 and ends below stress_lambda ({stress_lambda})"));
+    }
+    None
+}
+
+fn interpolate(points: &[(f64, f64)], value: f64) -> f64 {
+    let Some(&(first_x, first_y)) = points.first() else { return 1.0 };
+    if value <= first_x {
+        return first_y;
+    }
+    for pair in points.windows(2) {
+        let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
+        if value <= x1 {
+            return y0 + (y1 - y0) * (value - x0) / (x1 - x0);
+        }
+    }
+    points.last().map_or(0.0, |&(_, y)| y)
 }
 
 #[cfg(test)]
@@ -123,6 +255,22 @@ mod tests {
             assert_eq!(curve.at(f64::NEG_INFINITY), 1.0, "{}", curve.name);
             assert_eq!(curve.at(f64::INFINITY), 0.0, "{}", curve.name);
             assert_eq!(curve.at(f64::NAN), 0.0, "{}", curve.name);
+        }
+    }
+
+    #[test]
+    fn points_that_make_no_curve_are_refused() {
+        assert_eq!(fault(&[(1.0, 1.0), (2.0, 0.5)], 0.7), None);
+        for points in [
+            &[(1.0, 1.0)][..],
+            &[(2.0, 1.0), (1.0, 0.5)],
+            &[(1.0, 0.5), (2.0, 1.0)],
+            &[(1.0, 0.9), (2.0, 0.5)],
+            &[(1.0, 1.0), (2.0, 0.7)],
+            &[(1.0, 1.1), (2.0, 0.5)],
+            &[(f64::NAN, 1.0), (2.0, 0.5)],
+        ] {
+            assert!(fault(points, 0.7).is_some(), "{points:?}");
         }
     }
 

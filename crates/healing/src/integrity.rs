@@ -37,7 +37,7 @@ pub struct WitnessEdge {
 pub struct Component {
     /// How firmly it hangs on: the value of its cut; 1 healthy, 0 cut off.
     pub lambda: f64,
-    /// The nodes on the weak side.
+    /// The nodes on the weak side at which the witness ends; what else hangs on them is not weak itself.
     pub nodes: Vec<NodeKey>,
     /// The edges that cross the cut; their capacities sum to `lambda`.
     pub witness: Vec<WitnessEdge>,
@@ -122,7 +122,7 @@ pub fn assess(snapshot: &Snapshot, config: &Config) -> Result<Assessment, Integr
     };
     if !graph.is_measured() {
         let reason = if snapshot.indexes.is_empty() {
-            "the collection has no vector index to measure"
+            "the collection has no vector index, and nothing else of it could be measured"
         } else {
             "no metric could be read"
         };
@@ -147,17 +147,17 @@ fn components(
     let mut found = Vec::new();
     let mut held = BTreeSet::new();
     let mut next = Some(weakest_component);
-    while let Some(component) = next {
-        if component.lambda >= config.normal_lambda() || found.len() == COMPONENTS_MAX {
+    while let Some(mut component) = next {
+        // What was found before is told apart: it may be part of a group that is weak without it.
+        component.nodes.retain(|key| !held.contains(key));
+        if component.nodes.is_empty()
+            || component.lambda >= config.normal_lambda()
+            || found.len() == COMPONENTS_MAX
+        {
             break;
         }
-        let before = held.len();
         held.extend(component.nodes.iter().cloned());
         found.push(component);
-        // Holding nothing new would find the same component for ever.
-        if held.len() == before {
-            break;
-        }
         next = weakest(&ContractedGraph::build(snapshot, config, Held::These(&held)))?;
     }
     Ok(found)
@@ -181,6 +181,10 @@ pub fn component_lambda(
     Ok(weakest(&graph)?.map(|component| component.lambda))
 }
 
+/// By how much the routing links of healthy parts count for more when the weakest part is looked for; λ is the sum of
+/// the true capacities.
+const TIE_BREAK: f64 = 1e-9;
+
 fn value(graph: &ContractedGraph, health: fn(&Condition) -> f64) -> Result<Option<f64>, IntegrityError> {
     let edges = graph.capacities(health);
     Ok(lambda_cut::Graph::from_edges(graph.nodes.len(), &edges)?.minimum_cut().map(|cut| cut.value))
@@ -188,7 +192,13 @@ fn value(graph: &ContractedGraph, health: fn(&Condition) -> f64) -> Result<Optio
 
 /// The minimum cut, seen from the core: the weak side is the one without it.
 fn weakest(graph: &ContractedGraph) -> Result<Option<Component>, IntegrityError> {
-    let capacities = graph.capacities(|condition| condition.health);
+    let mut capacities = graph.capacities(|condition| condition.health);
+    // Of two partitions each is cut off by the same edges: the core holds on to the one that is well.
+    for (edge, (_, to, capacity)) in graph.edges.iter().zip(&mut capacities) {
+        if edge.kind == EdgeKind::RoutingLink && graph.nodes[*to as usize].condition.health >= 1.0 {
+            *capacity *= 1.0 + TIE_BREAK;
+        }
+    }
     let cut_graph = lambda_cut::Graph::from_edges(graph.nodes.len(), &capacities)?;
     let Some(cut) = cut_graph.minimum_cut() else { return Ok(None) };
     let core_side = cut.side.first().copied().unwrap_or(false);
@@ -217,15 +227,16 @@ fn weakest(graph: &ContractedGraph) -> Result<Option<Component>, IntegrityError>
     // Each capacity is rounded to the solver's resolution once; a positive one to at least one unit.
     debug_assert!(
         {
-            let tolerance = cut_graph.resolution() * (capacities.len() + 1) as f64 + 1e-12;
+            let tolerance = cut_graph.resolution() * (capacities.len() + 1) as f64 + TIE_BREAK + 1e-12;
             let difference: f64 = lambda - cut.value;
             difference.abs() <= tolerance
         },
         "the witness sums to {lambda}, the cut is {}",
         cut.value
     );
-    let nodes =
-        graph.nodes.iter().zip(&weak).filter(|(_, weak)| **weak).map(|(n, _)| n.key.clone()).collect();
+    // An index that only hangs on a weak partition is not weak itself.
+    let ends: BTreeSet<&NodeKey> = witness.iter().map(|edge| &edge.to).collect();
+    let nodes = graph.nodes.iter().map(|node| &node.key).filter(|key| ends.contains(key)).cloned().collect();
     Ok(Some(Component { lambda, nodes, witness }))
 }
 
@@ -367,7 +378,7 @@ impl StateRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{NOW, drift, fragment, ivf, recall, snapshot};
+    use crate::fixtures::{NOW, drift, fragment, ivf, known, load, recall, snapshot, whole};
     use crate::snapshot::Reading;
     use proptest::prelude::*;
 
@@ -556,12 +567,34 @@ mod tests {
             partitions in 1u32..6,
             groups in 0u32..10,
             hnsw in 0u32..3,
-            faults in proptest::collection::vec((0usize..20, 0u8..7, 0.0f64..1.0), 0..8),
+            replicas in 0u32..3,
+            jobs in 0u32..4,
+            servers in 1usize..3,
+            faults in proptest::collection::vec((0usize..20, 0u8..15, 0.0f64..1.0), 0..8),
         ) {
-            let mut sick = snapshot(partitions, groups, hnsw);
-            let count = sick.indexes.len();
+            let mut sick = whole(partitions, groups, hnsw, replicas, jobs);
+            for partition in sick.partitions.iter_mut().step_by(servers).filter(|_| servers > 1) {
+                partition.server = "other".to_owned();
+            }
             for (at, kind, severity) in faults {
-                if count == 0 { break; }
+                let partition = at % sick.partitions.len();
+                match kind {
+                    7 => sick.partitions[partition].load = Some(load(40_000.0 * severity)),
+                    8 => sick.partitions[partition].load = Some(Reading::unknown("x")),
+                    9 => sick.partitions[partition].waiting = Some(Reading::Known(60.0 * severity)),
+                    10 => known(&mut sick.memory).used_pct = 100.0 * severity,
+                    11 => known(&mut sick.horizon).held_s = 1e5 * severity,
+                    12 => sick.servers[0].connections_pct = Reading::Known(100.0 * severity),
+                    13 => for replica in known(&mut sick.replicas).iter_mut().take(1) {
+                        replica.lag_seconds = Reading::Known(100.0 * severity);
+                    },
+                    14 => for job in known(&mut sick.jobs).iter_mut().take(1 + at % 3) {
+                        job.waits_s = Some(1000.0 * severity);
+                    },
+                    _ => {}
+                }
+                let count = sick.indexes.len();
+                if count == 0 || kind > 6 { continue; }
                 let index = &mut sick.indexes[at % count];
                 match kind {
                     0 => index.valid = false,
@@ -586,6 +619,14 @@ mod tests {
                 prop_assert!(lambda <= first.lambda_high.unwrap() + 1e-9);
                 for pair in first.components.windows(2) {
                     prop_assert!(pair[0].lambda <= pair[1].lambda + 1e-9);
+                }
+                for component in &first.components {
+                    let sum: f64 = component.witness.iter().map(|edge| edge.capacity).sum();
+                    prop_assert!((sum - component.lambda).abs() < 1e-9);
+                    // The others held healthy, it hangs on no more firmly than in company.
+                    let own = component_lambda(&sick, &component.nodes, &config()).unwrap().unwrap();
+                    prop_assert!(own <= 1.0 + 1e-9 && own + 1e-9 >= component.lambda, "{} {:?}", own, component);
+                    prop_assert!(!crate::classify::classify(component, &sick, &config()).evidence.is_empty());
                 }
             }
         }

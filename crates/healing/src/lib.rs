@@ -27,6 +27,7 @@ pub mod ivf;
 pub mod kmeans;
 pub mod lifecycle;
 pub mod limits;
+pub mod load;
 pub mod plan;
 pub mod recovery;
 pub mod remedies;

@@ -5,7 +5,6 @@ use serde_json::Value;
 
 use crate::classify::Problem;
 use crate::config::Config;
-use crate::graph::NodeKey;
 use crate::remedies::find;
 use crate::snapshot::{Index, Snapshot};
 
@@ -249,11 +248,9 @@ impl Params {
     /// Whether the problem has an index that is named, or none is named.
     pub(crate) fn concerns(&self, problem: &Problem) -> bool {
         let Some(names) = &self.indexes else { return true };
-        problem.component.nodes.iter().any(|key| match key {
-            NodeKey::Index { index, .. } | NodeKey::Centroid { index, .. } => {
-                names.iter().any(|name| name == index || *name == bare_name(index))
-            }
-            NodeKey::Core | NodeKey::Partition { .. } => false,
+        problem.component.nodes.iter().any(|key| {
+            key.index()
+                .is_some_and(|(_, index)| names.iter().any(|name| name == index || *name == bare_name(index)))
         })
     }
 }

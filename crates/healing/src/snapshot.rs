@@ -53,6 +53,116 @@ pub struct Snapshot {
     pub indexes: Vec<Index>,
     /// Free bytes on the file system of the data directory.
     pub disk_free_bytes: Reading<u64>,
+    // What follows is None where nobody looks at it (an older version, a server without it): no part of the graph. What
+    // was looked at and could not be read is `Some(Reading::Unknown)`: a part that is neither healthy nor sick.
+    /// What is left of the limits of each server that holds partitions; this server has the empty name.
+    #[serde(default)]
+    pub servers: Vec<Server>,
+    /// Streaming replicas of this server, those that have vanished included until they are forgotten.
+    #[serde(default)]
+    pub replicas: Option<Reading<Vec<Replica>>>,
+    /// Maintenance that runs on or waits for the collection's tables.
+    #[serde(default)]
+    pub jobs: Option<Reading<Vec<Job>>>,
+    /// The oldest snapshot that anybody holds: what it may see cannot be cleaned up.
+    #[serde(default)]
+    pub horizon: Option<Reading<Horizon>>,
+    /// Autovacuum's workers.
+    #[serde(default)]
+    pub slots: Option<Reading<Slots>>,
+    /// Memory of the machine or of the control group that the server is confined to.
+    #[serde(default)]
+    pub memory: Option<Reading<Memory>>,
+}
+
+/// A server that holds partitions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    /// Its name; empty for the one that is being observed.
+    pub name: String,
+    /// Percent of the connections that ordinary users may open which are open.
+    pub connections_pct: Reading<f64>,
+}
+
+/// A streaming replica.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replica {
+    /// The number that we keep for its (application name, slot).
+    pub id: i64,
+    /// Application name, with the slot where it has one.
+    pub name: String,
+    /// Bytes of WAL that are written here and not replayed there.
+    pub lag_bytes: Reading<f64>,
+    /// Age of the newest commit that is not replayed there, seconds; 0 where all is replayed.
+    pub lag_seconds: Reading<f64>,
+    /// Seconds since it was last connected; None while it is.
+    pub gone_s: Option<f64>,
+}
+
+/// One piece of maintenance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Names it as long as it lives, for instance `autovacuum 4711`.
+    pub id: String,
+    /// Its kind: `autovacuum`, `vacuum`, `analyze`, `create_index`, `reindex`, `cluster`, `pg_cron`, `healing` …
+    pub kind: String,
+    /// The leaf table that it works on; None where it is none of the collection's or not known.
+    pub partition: Option<Oid>,
+    /// Seconds for which it has been waiting; None while it gets on.
+    pub waits_s: Option<f64>,
+    /// Whom or what it waits for, in words.
+    pub waits_for: Option<String>,
+}
+
+/// What keeps dead rows from being removed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Horizon {
+    /// Seconds for which the oldest snapshot has been held; 0 where nobody holds one.
+    pub held_s: f64,
+    /// Who holds it, in words.
+    pub holder: Option<String>,
+}
+
+/// Autovacuum's workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slots {
+    /// Workers at work.
+    pub busy: u32,
+    /// `autovacuum_max_workers`.
+    pub total: u32,
+    /// Tables of the collection that are due and that no worker has taken up.
+    pub waiting: u32,
+}
+
+/// Memory and who takes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Percent of the limit that is in use and cannot be taken back.
+    pub used_pct: f64,
+    /// The limit, bytes.
+    pub limit_bytes: u64,
+    /// What limits: `control group`, `machine` or `setting`.
+    pub limited_by: String,
+    /// Names and bytes, largest first.
+    pub consumers: Vec<(String, u64)>,
+}
+
+/// What was done in a table a second, over the time between two samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// Buffers touched by its heap, its indexes and its TOAST table, found in shared buffers or not: the one unit in
+    /// which reading and writing can be added. What our own measurements touch is not in it.
+    pub blocks: f64,
+    /// Rows inserted.
+    pub inserted: f64,
+    /// Rows updated.
+    pub updated: f64,
+    /// Rows deleted.
+    pub deleted: f64,
+    /// Scans begun, sequential and by index.
+    pub scans: f64,
+    /// Share of the buffers that were found in shared buffers; None where none was touched.
+    pub hit_ratio: Option<f64>,
 }
 
 /// A leaf table.
@@ -66,6 +176,18 @@ pub struct Partition {
     pub live_rows: Reading<f64>,
     /// Bytes of the main fork.
     pub bytes: Reading<u64>,
+    /// The server that holds it; empty for the one that is being observed.
+    #[serde(default)]
+    pub server: String,
+    /// What was done in it since the sample before; None where nobody looks.
+    #[serde(default)]
+    pub load: Option<Reading<Load>>,
+    /// Its load against the others' as it usually is, see [`crate::load::Usual`]; None until that is known.
+    #[serde(default)]
+    pub usual_ratio: Option<f64>,
+    /// Sessions that have waited for a lock on it or on rows of it for longer than a second.
+    #[serde(default)]
+    pub waiting: Option<Reading<f64>>,
 }
 
 /// The access methods of pgvector.

@@ -231,6 +231,12 @@ pub(crate) fn snapshot(collection: &Collection, rows: &[IndexRow], now: i64) -> 
         partitions,
         indexes: rows.iter().map(index).collect(),
         disk_free_bytes: disk_free(rows)?,
+        servers: vec![],
+        replicas: None,
+        jobs: None,
+        horizon: None,
+        slots: None,
+        memory: None,
     })
 }
 

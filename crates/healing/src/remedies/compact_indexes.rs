@@ -31,7 +31,7 @@ impl Remedy for CompactIndexes {
             ProblemClass::IndexFragmentation { cause, structure, .. } => match cause {
                 Cause::Bloat | Cause::Dead => true,
                 Cause::Recall => *structure != Structure::Good,
-                Cause::Invalid | Cause::Skew | Cause::Drift => false,
+                _ => false,
             },
             _ => false,
         }

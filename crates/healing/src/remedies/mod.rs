@@ -176,7 +176,7 @@ pub(crate) fn component_of(
             NodeKey::Index { partition, index: name } => {
                 !centroids && *partition == index.partition && *name == index.name
             }
-            NodeKey::Core | NodeKey::Partition { .. } => false,
+            _ => false,
         })
         .collect();
     let lambda = component_lambda(snapshot, &nodes, config)

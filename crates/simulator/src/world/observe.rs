@@ -193,6 +193,10 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
                 name: format!("public.{}", table.name),
                 live_rows: Reading::Known(table.rows),
                 bytes: Reading::Known((table.rows * 1600.0) as u64),
+                server: String::new(),
+                load: None,
+                usual_ratio: None,
+                waiting: None,
             })
             .collect(),
         indexes: collection
@@ -201,6 +205,12 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
             .map(|(table, index)| seen(world, table, index, exact))
             .collect(),
         disk_free_bytes: Reading::Known(world.disk_free()),
+        servers: vec![],
+        replicas: None,
+        jobs: None,
+        horizon: None,
+        slots: None,
+        memory: None,
     }
 }
 
