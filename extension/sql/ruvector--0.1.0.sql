@@ -68,6 +68,7 @@ CREATE TABLE ruvector.integrity (
     samples       bigint NOT NULL DEFAULT 0,
     sampled_at    timestamptz,
     snapshot      jsonb,
+    usual         jsonb,            -- what is learned of its load: healing::load::Usual
     record        jsonb,            -- state machine: state, since, candidate, streak
     state         text NOT NULL DEFAULT 'unknown' CHECK (state IN ('unknown', 'normal', 'stress', 'critical')),
     lambda_cut    double precision, -- NULL when it is not known; "explanation" says why
@@ -104,6 +105,17 @@ CREATE TABLE ruvector.readings (
     seed          bigint NOT NULL,
     reading       jsonb NOT NULL,
     PRIMARY KEY (index_id, kind)
+);
+
+-- Streaming replicas of this server that have been seen, by the number that problems name them with. One that vanishes is
+-- missed until replica_forget_seconds have passed and its slot is gone.
+CREATE TABLE ruvector.replicas (
+    id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    application_name text NOT NULL,
+    slot_name        text NOT NULL,    -- empty when it has none
+    first_seen       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_seen        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    UNIQUE (application_name, slot_name)
 );
 
 -- The search effort that sessions get for an index unless they set their own.

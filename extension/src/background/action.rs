@@ -253,7 +253,7 @@ fn observe(context: &Context<'_>, parts: &[IndexRef]) -> Result<Snapshot, Error>
             }
         }
     }
-    transaction(|| collect::snapshot(collection, &collect::indexes(collection)?, collect::now_ms()))
+    transaction(|| collect::snapshot(collection, &collect::indexes(collection)?, config, collect::now_ms()))
 }
 
 /// The losers of these parts are dropped; what fails there does not take the success back.
@@ -396,7 +396,7 @@ fn finish(context: &Context<'_>, action: &Action, came_out: &CameOut) -> Result<
     // The table may be gone: then there is nothing to measure, and the outcome says so by NULL.
     let after = transaction(|| {
         let rows = collect::indexes(collection)?;
-        collect::snapshot(collection, &rows, collect::now_ms())
+        collect::snapshot(collection, &rows, config, collect::now_ms())
     })
     .ok();
     let final_lambda = after

@@ -10,7 +10,7 @@ use pgrx::prelude::*;
 
 use super::supervise::Workers;
 use super::{decide, process};
-use crate::collect::{self, Collection, Kind};
+use crate::collect::{self, Collection, Kind, load};
 use crate::error::Error;
 use crate::transaction::transaction;
 use crate::{efforts, execute, shared};
@@ -173,6 +173,7 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
             "the table was dropped; SELECT ruvector_collection_unregister to forget it",
         ));
     }
+    transaction(|| load::end(collection))?;
     // While an action changes the collection its worker measures, and a build should not have to wait for us.
     if !transaction(|| is_acted_on(collection.id))? {
         if config.enabled && config.mode != Mode::Observe {
@@ -191,9 +192,11 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
     }
     transaction(|| {
         let rows = collect::indexes(collection)?;
-        let snapshot = collect::snapshot(collection, &rows, collect::now_ms())?;
+        let snapshot = collect::snapshot(collection, &rows, config, collect::now_ms())?;
         super::judge::store(&snapshot, config)
-    })
+    })?;
+    process::report_statistics();
+    transaction(|| load::begin(collection))
 }
 
 fn is_acted_on(collection: i32) -> Result<bool, Error> {

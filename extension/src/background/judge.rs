@@ -5,26 +5,39 @@ use healing::config::Config;
 use healing::engine::{self, Decision, DecisionInput, InFlight, Request};
 use healing::explain;
 use healing::integrity::{StateRecord, WitnessEdge, assess};
+use healing::load::Usual;
 use healing::snapshot::Snapshot;
 use pgrx::JsonB;
 use pgrx::prelude::*;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::collect;
 use crate::error::Error;
+
+/// What the sample before left behind.
+#[derive(Default, Deserialize)]
+struct Before {
+    record: Option<StateRecord>,
+    usual: Option<Usual>,
+    age_s: Option<f64>,
+}
 
 /// Assesses `snapshot`, advances the state machine and stores both, with an event when the state changed.
 pub(super) fn store(snapshot: &Snapshot, config: &Config) -> Result<(), Error> {
     let assessment = assess(snapshot, config).map_err(|error| Error::refused(error.to_string()))?;
     let id = snapshot.collection_id;
     let now = snapshot.taken_at;
-    let record = Spi::get_one_with_args::<JsonB>(
-        "SELECT record FROM ruvector.integrity WHERE collection_id = $1 FOR UPDATE",
+    let before: Option<Before> = collect::documents(
+        "SELECT jsonb_build_object('record', i.record, 'usual', i.usual,
+                'age_s', extract(epoch FROM clock_timestamp() - i.sampled_at))
+           FROM ruvector.integrity i WHERE i.collection_id = $1",
         &[id.into()],
-    )?;
-    let record = match record {
-        Some(JsonB(record)) => serde_json::from_value(record)?,
-        None => StateRecord::new(now),
-    };
+    )?
+    .pop();
+    let Before { record, usual, age_s } = before.unwrap_or_default();
+    let record = record.unwrap_or_else(|| StateRecord::new(now));
+    let usual = usual.unwrap_or_default().advance(snapshot, config, age_s.unwrap_or(0.0));
     let (record, transition) = record.advance(assessment.lambda, now, config);
     let explanation = explain::assessment(&assessment);
     let problems: Vec<Value> = diagnose(&assessment, snapshot, config)
@@ -43,7 +56,7 @@ pub(super) fn store(snapshot: &Snapshot, config: &Config) -> Result<(), Error> {
         "UPDATE ruvector.integrity
             SET samples = samples + 1, sampled_at = clock_timestamp(), snapshot = $2, record = $3, state = $4,
                 lambda_cut = $5, lambda_low = $6, lambda_high = $7, witness = $8, problems = $9, explanation = $10,
-                remedy = $11, note = NULL
+                remedy = $11, usual = $12, note = NULL
           WHERE collection_id = $1",
         &[
             id.into(),
@@ -58,6 +71,7 @@ pub(super) fn store(snapshot: &Snapshot, config: &Config) -> Result<(), Error> {
             JsonB(problems.into()).into(),
             explanation.as_str().into(),
             remedy(snapshot, config, &record, &assessment).map(JsonB).into(),
+            JsonB(serde_json::to_value(usual)?).into(),
         ],
     )?;
     if let Some(change) = transition {

@@ -97,6 +97,14 @@ pub(crate) fn sleep(timeout: Duration) {
     reload_settings_if_asked();
 }
 
+/// Reports at once what this process read and changed. Outside any transaction.
+pub(super) fn report_statistics() {
+    // SAFETY: outside any transaction.
+    unsafe {
+        pg_sys::pgstat_report_stat(true);
+    }
+}
+
 /// Sleeps until the time is over, whoever wakes this process meanwhile.
 pub(crate) fn pause(time: Duration) {
     let end = std::time::Instant::now() + time;

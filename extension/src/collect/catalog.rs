@@ -5,12 +5,14 @@ use std::collections::HashMap;
 
 use healing::clean_size;
 use healing::config::Config;
+use healing::load::Usual;
 use healing::snapshot::{Index, Method, Oid, Partition, Reading, Replacement, Snapshot};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::readings::Last;
+use super::{load, maintenance, memory, replication, server};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 use crate::owner::{as_role, owner_of, set_local};
@@ -204,7 +206,12 @@ fn count_rows(table: Oid, name: &str, predicate: Option<&str>, blocks: i64) -> R
 }
 
 /// What the catalogs say of the collection now, with the slow readings as they were last measured.
-pub(crate) fn snapshot(collection: &Collection, rows: &[IndexRow], now: i64) -> Result<Snapshot, Error> {
+pub(crate) fn snapshot(
+    collection: &Collection,
+    rows: &[IndexRow],
+    config: &Config,
+    now: i64,
+) -> Result<Snapshot, Error> {
     let mut partitions = documents::<Partition>(
         "SELECT jsonb_build_object('oid', t.oid::bigint, 'name', format('%I.%I', n.nspname, t.relname),
                 'live_rows', jsonb_build_object('unknown', 'not counted'),
@@ -215,28 +222,45 @@ pub(crate) fn snapshot(collection: &Collection, rows: &[IndexRow], now: i64) -> 
           ORDER BY t.oid",
         &[pg_sys::Oid::from(collection.relation).into()],
     )?;
+    let usual: Usual = documents(
+        "SELECT i.usual FROM ruvector.integrity i WHERE i.collection_id = $1 AND i.usual IS NOT NULL",
+        &[collection.id.into()],
+    )?
+    .pop()
+    .unwrap_or_default();
+    let waiting = maintenance::waiting(collection)?;
     for partition in &mut partitions {
+        partition.load = load::of(partition.oid);
+        partition.usual_ratio = usual.ratio(partition.oid);
+        partition.waiting = Some(Reading::Known(waiting.get(&partition.oid).copied().unwrap_or(0.0)));
         let counted = rows.iter().find(|row| row.table == partition.oid && row.predicate.is_none());
         partition.live_rows = Reading::Known(match counted {
             Some(row) => row.rows,
             None => live_rows(partition.oid, &partition.name, None)?,
         });
     }
+    // SAFETY: no preconditions.
+    let in_recovery = unsafe { pg_sys::RecoveryInProgress() };
+    let state = server::state(collection)?;
     Ok(Snapshot {
         collection_id: collection.id,
         collection: collection.name.clone(),
         taken_at: now,
-        // SAFETY: no preconditions.
-        in_recovery: unsafe { pg_sys::RecoveryInProgress() },
+        in_recovery,
         partitions,
         indexes: rows.iter().map(index).collect(),
         disk_free_bytes: disk_free(rows)?,
-        servers: vec![],
-        replicas: None,
-        jobs: None,
-        horizon: None,
-        slots: None,
-        memory: None,
+        servers: vec![state.server()],
+        // A standby has its own to feed, of which it knows nothing that could be acted on.
+        replicas: if in_recovery {
+            None
+        } else {
+            Some(Reading::Known(replication::replicas(config.replica_forget_seconds)?))
+        },
+        jobs: Some(Reading::Known(maintenance::jobs(collection)?)),
+        horizon: Some(Reading::Known(state.horizon)),
+        slots: Some(Reading::Known(state.slots)),
+        memory: Some(memory::usage(config)?),
     })
 }
 

@@ -2,9 +2,13 @@
 
 mod catalog;
 mod ivfflat;
+pub(crate) mod load;
+mod maintenance;
 mod memory;
 mod panel;
 mod readings;
+mod replication;
+mod server;
 
 pub(crate) use catalog::{
     Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes, now_ms,

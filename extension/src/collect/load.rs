@@ -1,0 +1,114 @@
+//! What is done in each partition a second, from the statistics views' counters between two looks.
+//!
+//! A look after a sample and one before the next: what our own measurements touch in between is in neither.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use healing::snapshot::{Load, Oid, Reading};
+use pgrx::prelude::*;
+use serde::Deserialize;
+
+use super::{Collection, documents, now_ms};
+use crate::error::Error;
+
+/// Sessions report their counters at most once a second: rates over less time than this would be chance.
+const WINDOW_MIN_MS: i64 = 900;
+
+/// Counters of a partition since its statistics began.
+#[derive(Clone, Copy, Deserialize)]
+struct Counters {
+    oid: Oid,
+    inserted: i64,
+    updated: i64,
+    deleted: i64,
+    scans: i64,
+    fetched: i64,
+    hit: i64,
+}
+
+/// What this process knows of one partition.
+struct Known {
+    at: i64,
+    counters: Counters,
+    /// Load over the last window that was long enough.
+    load: Option<Reading<Load>>,
+}
+
+thread_local! {
+    static KNOWN: RefCell<HashMap<Oid, Known>> = RefCell::default();
+}
+
+/// One jsonb document a leaf table. `$1` the collection's table.
+const COUNTERS: &str = "
+SELECT jsonb_build_object('oid', t.oid::bigint, 'inserted', pg_stat_get_tuples_inserted(t.oid),
+       'updated', pg_stat_get_tuples_updated(t.oid), 'deleted', pg_stat_get_tuples_deleted(t.oid),
+       'scans', pg_stat_get_numscans(t.oid) + coalesce(x.scans, 0),
+       'fetched', pg_stat_get_blocks_fetched(t.oid) + pg_stat_get_blocks_fetched(t.reltoastrelid) + coalesce(x.fetched, 0),
+       'hit', pg_stat_get_blocks_hit(t.oid) + pg_stat_get_blocks_hit(t.reltoastrelid) + coalesce(x.hit, 0))
+  FROM pg_class t
+  LEFT JOIN LATERAL (SELECT sum(pg_stat_get_numscans(i.indexrelid)) FILTER (WHERE i.indrelid = t.oid)::bigint AS scans,
+                            sum(pg_stat_get_blocks_fetched(i.indexrelid))::bigint AS fetched,
+                            sum(pg_stat_get_blocks_hit(i.indexrelid))::bigint AS hit
+                       FROM pg_index i WHERE i.indrelid IN (t.oid, nullif(t.reltoastrelid, 0))) x ON true
+ WHERE t.relkind = 'r'
+   AND (t.oid = $1 OR t.oid IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))";
+
+/// Before our own measurements: ends the window that [`begin`] began. Must run in a transaction.
+pub(crate) fn end(collection: &Collection) -> Result<(), Error> {
+    let (now, counters) = (now_ms(), read(collection)?);
+    KNOWN.with_borrow_mut(|known| {
+        for counters in counters {
+            if let Some(before) = known.get_mut(&counters.oid) {
+                let window_ms = now - before.at;
+                if window_ms >= WINDOW_MIN_MS {
+                    before.load = Some(rates(&before.counters, &counters, window_ms as f64 / 1000.0));
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// After our own measurements: begins the next window. Must run in a transaction of its own, after which ours before it
+/// have been reported.
+pub(crate) fn begin(collection: &Collection) -> Result<(), Error> {
+    let (now, counters) = (now_ms(), read(collection)?);
+    KNOWN.with_borrow_mut(|known| {
+        for counters in counters {
+            let load = known.remove(&counters.oid).and_then(|before| before.load);
+            known.insert(counters.oid, Known { at: now, counters, load });
+        }
+        // Tables that nobody asks about any more are gone.
+        known.retain(|_, known| (0..86_400_000).contains(&(now - known.at)));
+    });
+    Ok(())
+}
+
+/// The load of a partition; None before the first window has ended.
+pub(crate) fn of(partition: Oid) -> Option<Reading<Load>> {
+    KNOWN.with_borrow(|known| known.get(&partition)?.load.clone())
+}
+
+fn read(collection: &Collection) -> Result<Vec<Counters>, Error> {
+    documents(COUNTERS, &[pg_sys::Oid::from(collection.relation).into()])
+}
+
+fn rates(before: &Counters, now: &Counters, seconds: f64) -> Reading<Load> {
+    let since = |of: fn(&Counters) -> i64| {
+        let difference = of(now) - of(before);
+        (difference >= 0).then_some(difference as f64 / seconds)
+    };
+    let read = || {
+        let (blocks, hits) = (since(|c| c.fetched)?, since(|c| c.hit)?);
+        Some(Load {
+            blocks,
+            inserted: since(|c| c.inserted)?,
+            updated: since(|c| c.updated)?,
+            deleted: since(|c| c.deleted)?,
+            scans: since(|c| c.scans)?,
+            hit_ratio: (blocks > 0.0).then(|| (hits / blocks).min(1.0)),
+        })
+    };
+    read().map_or_else(|| Reading::unknown("its statistics were reset"), Reading::Known)
+}

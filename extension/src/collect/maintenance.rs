@@ -1,0 +1,83 @@
+//! Maintenance on the collection's tables, and sessions that wait for locks on them.
+
+use std::collections::HashMap;
+
+use healing::snapshot::{Job, Oid};
+use pgrx::prelude::*;
+use serde::Deserialize;
+
+use super::{Collection, documents};
+use crate::error::Error;
+
+/// Maintenance that runs on or waits for one of the collection's tables; a build of an index that waits for old
+/// transactions waits too. `$1` the collection's table.
+const JOBS: &str = r"
+WITH tables AS (SELECT $1::oid AS oid UNION SELECT p.relid::oid FROM pg_partition_tree($1) p),
+     relations AS (SELECT t.oid AS relation, t.oid AS table_id FROM tables t
+                   UNION SELECT x.indexrelid, x.indrelid FROM pg_index x JOIN tables t ON t.oid = x.indrelid),
+     here AS (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()),
+     working AS (SELECT v.pid, v.relid FROM pg_stat_progress_vacuum v JOIN here ON here.oid = v.datid
+                 UNION SELECT a.pid, a.relid FROM pg_stat_progress_analyze a JOIN here ON here.oid = a.datid
+                 UNION SELECT b.pid, b.relid FROM pg_stat_progress_create_index b JOIN here ON here.oid = b.datid
+                 UNION SELECT c.pid, c.relid FROM pg_stat_progress_cluster c JOIN here ON here.oid = c.datid),
+     queued AS (SELECT l.pid, r.table_id AS relid FROM pg_locks l JOIN here ON here.oid = l.database
+                  JOIN relations r ON r.relation = l.relation
+                 WHERE l.locktype = 'relation' AND NOT l.granted
+                   AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'AccessExclusiveLock')),
+     jobs AS (SELECT j.pid, min(j.relid::bigint) AS relid
+                FROM (SELECT w.pid, r.table_id AS relid FROM working w JOIN relations r ON r.relation = w.relid
+                      UNION SELECT q.pid, q.relid FROM queued q) j GROUP BY j.pid)
+SELECT jsonb_build_object(
+    'id', concat_ws(' ', k.kind, s.pid), 'kind', k.kind,
+    'partition', CASE WHEN EXISTS (SELECT FROM pg_class c WHERE c.oid = j.relid::oid AND c.relkind = 'r') THEN j.relid END,
+    'waits_s', w.waits_s,
+    'waits_for', CASE WHEN w.waits_s IS NOT NULL THEN (
+        SELECT string_agg(concat_ws(' ', b.backend_type, b.pid, 'of', b.usename,
+                          '(' || nullif(concat_ws(', ', nullif(b.application_name, ''), b.state), '') || ')'), ', ')
+          FROM unnest(pg_blocking_pids(s.pid)) p JOIN pg_stat_activity b ON b.pid = p) END)
+  FROM jobs j
+  JOIN pg_stat_activity s ON s.pid = j.pid
+ CROSS JOIN LATERAL (SELECT CASE
+        WHEN s.backend_type = 'autovacuum worker' THEN 'autovacuum'
+        WHEN s.query ~* '^\s*(vacuum|analyze|reindex|cluster)\M' THEN lower(substring(s.query FROM '^\s*(\w+)'))
+        WHEN s.query ~* '^\s*create\s+(unique\s+)?index\M' THEN 'create_index'
+        WHEN s.application_name LIKE 'ruvector%' THEN 'healing'
+        WHEN EXISTS (SELECT FROM working w WHERE w.pid = s.pid) THEN 'maintenance' END AS kind) k
+  LEFT JOIN LATERAL (SELECT extract(epoch FROM clock_timestamp() - min(l.waitstart))::float8 AS waits_s
+                       FROM pg_locks l WHERE l.pid = s.pid AND NOT l.granted HAVING count(l.waitstart) > 0) w ON true
+ WHERE k.kind IS NOT NULL
+ ORDER BY s.pid";
+
+/// Must run in a transaction.
+pub(crate) fn jobs(collection: &Collection) -> Result<Vec<Job>, Error> {
+    documents(JOBS, &[pg_sys::Oid::from(collection.relation).into()])
+}
+
+/// Sessions of users that have waited longer than a second, by the leaf table that they wait for: for a lock on it, for a
+/// row of it that another transaction has locked, or for a lock on the collection's root. `$1` the collection's table.
+const WAITING: &str = r"
+WITH here AS (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()),
+     leaves AS (SELECT t.oid FROM pg_class t
+                 WHERE t.relkind = 'r' AND (t.oid = $1 OR t.oid IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))),
+     waits AS (SELECT l.pid, l.relation, l.locktype FROM pg_locks l
+                WHERE NOT l.granted AND l.waitstart < clock_timestamp() - interval '1 second'),
+     at AS (SELECT w.pid, w.relation FROM waits w WHERE w.relation IS NOT NULL
+            UNION SELECT w.pid, t.relation FROM waits w JOIN pg_locks t ON t.pid = w.pid AND t.locktype = 'tuple' AND t.granted
+             WHERE w.locktype = 'transactionid')
+SELECT jsonb_build_object('oid', f.oid::bigint, 'sessions', count(DISTINCT a.pid))
+  FROM leaves f
+  JOIN at a ON a.relation IN (f.oid, $1)
+  JOIN pg_stat_activity s ON s.pid = a.pid JOIN here ON here.oid = s.datid
+ WHERE s.backend_type = 'client backend' AND s.query !~* '^\s*(vacuum|analyze|reindex|cluster|create|drop|alter)\M'
+ GROUP BY f.oid";
+
+/// Must run in a transaction.
+pub(crate) fn waiting(collection: &Collection) -> Result<HashMap<Oid, f64>, Error> {
+    #[derive(Deserialize)]
+    struct Row {
+        oid: Oid,
+        sessions: f64,
+    }
+    let rows: Vec<Row> = documents(WAITING, &[pg_sys::Oid::from(collection.relation).into()])?;
+    Ok(rows.into_iter().map(|row| (row.oid, row.sessions)).collect())
+}
