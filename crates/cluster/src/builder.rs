@@ -30,11 +30,30 @@ pub struct Builder {
     settings: Vec<(String, String)>,
     databases: Vec<String>,
     tcp: bool,
+    primary: Option<Primary>,
+}
+
+/// Where a standby gets its data.
+#[derive(Clone, Debug)]
+struct Primary {
+    sockets: PathBuf,
+    port: u16,
+    /// `application_name` of its WAL receiver.
+    name: String,
+    /// Whether it has a replication slot, of the same name.
+    slot: bool,
 }
 
 impl Builder {
     pub(crate) fn new(version: Version) -> Self {
-        Self { version, preload: false, settings: Vec::new(), databases: Vec::new(), tcp: false }
+        Self {
+            version,
+            preload: false,
+            settings: Vec::new(),
+            databases: Vec::new(),
+            tcp: false,
+            primary: None,
+        }
     }
 
     /// Whether `shared_preload_libraries` names `ruvector`. Default: no.
@@ -63,6 +82,15 @@ impl Builder {
     #[must_use]
     pub fn listen_tcp(mut self, listen: bool) -> Self {
         self.tcp = listen;
+        self
+    }
+
+    /// Makes a streaming standby of a running cluster of the same version, under this name, with a replication slot of the
+    /// same name or without one. It takes over the primary's settings; those given here hold over them.
+    #[must_use]
+    pub fn standby_of(mut self, primary: &Cluster, name: impl Into<String>, slot: bool) -> Self {
+        let sockets = primary.socket_directory().to_owned();
+        self.primary = Some(Primary { sockets, port: primary.port(), name: name.into(), slot });
         self
     }
 
@@ -132,7 +160,10 @@ impl Builder {
     ) -> Result<Cluster, ClusterError> {
         account.give(&layout.directory)?;
         account.give(&layout.sockets)?;
-        initdb(&installation, &account, &layout)?;
+        match &self.primary {
+            None => initdb(&installation, &account, &layout)?,
+            Some(primary) => base_backup(&installation, &account, &layout, primary)?,
+        }
         if self.tcp {
             layout.port = free_port()?;
         }
@@ -207,7 +238,41 @@ fn initdb(installation: &Installation, account: &Account, layout: &Layout) -> Re
         return Ok(());
     }
     let text = [output.stdout, output.stderr].concat();
-    Err(ClusterError::Initdb { output: String::from_utf8_lossy(&text).trim().to_owned() })
+    Err(ClusterError::DataDirectory {
+        program: "initdb",
+        output: String::from_utf8_lossy(&text).trim().to_owned(),
+    })
+}
+
+fn base_backup(
+    installation: &Installation,
+    account: &Account,
+    layout: &Layout,
+    primary: &Primary,
+) -> Result<(), ClusterError> {
+    let Primary { sockets, port, name, slot } = primary;
+    let mut command = account.command(installation, "pg_basebackup");
+    command
+        .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync", "--dbname"])
+        .arg(format!("host={} port={port} user=postgres application_name={name}", sockets.display()))
+        .arg("--pgdata")
+        .arg(&layout.data);
+    if *slot {
+        command.args(["--create-slot", "--slot", name]);
+    }
+    let output = command
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| ClusterError::Program { program: "pg_basebackup".into(), source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = [output.stdout, output.stderr].concat();
+    Err(ClusterError::DataDirectory {
+        program: "pg_basebackup",
+        output: String::from_utf8_lossy(&text).trim().to_owned(),
+    })
 }
 
 fn append_configuration(layout: &Layout, text: &str) -> Result<(), ClusterError> {

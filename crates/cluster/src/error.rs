@@ -58,9 +58,11 @@ pub enum ClusterError {
         path: PathBuf,
     },
 
-    /// `initdb` failed.
-    #[error("initdb failed:\n{output}")]
-    Initdb {
+    /// `initdb` or `pg_basebackup` failed.
+    #[error("{program} failed:\n{output}")]
+    DataDirectory {
+        /// Which of them.
+        program: &'static str,
         /// What it printed.
         output: String,
     },

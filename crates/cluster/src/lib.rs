@@ -31,6 +31,7 @@ mod watchdog;
 
 pub mod application;
 pub mod dataset;
+pub mod faults;
 pub mod measure;
 
 pub use builder::Builder;
