@@ -1,15 +1,18 @@
 //! The C functions behind the install script: what SQL cannot do by itself.
 
+use healing::classify::diagnose;
 use healing::config::{Config, ConfigError};
 use healing::engine::{self, Decision, DecisionInput, InFlight, Reason, Request};
-use healing::integrity::{StateRecord, assess};
+use healing::explain;
+use healing::integrity::{Assessment, StateRecord, assess};
 use healing::remedies::{self, Params};
 use healing::snapshot::Snapshot;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::{background, collect, settings, shared};
+use crate::error::Error;
+use crate::{background, collect, settings, shared, shown};
 
 #[pg_extern(sql = false)]
 fn wake() {
@@ -64,11 +67,7 @@ fn check_params(strategy: &str, params: JsonB) {
 /// What `strategy` would do, judged by the healer's last observation.
 #[pg_extern(sql = false)]
 fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, params: JsonB) -> JsonB {
-    let config = Config::layered(&server.0, &collection.0).unwrap_or_else(|error| raise(&error));
-    let snapshot: Snapshot = serde_json::from_value(snapshot.0)
-        .unwrap_or_else(|error| invalid(error.to_string(), "Wait for the next sample.".into()));
-    let assessment = assess(&snapshot, &config)
-        .unwrap_or_else(|error| invalid(error.to_string(), "Wait for the next sample.".into()));
+    let (config, snapshot, assessment) = judged(&server, &collection, snapshot);
     let decision = engine::decide(&DecisionInput {
         config: &config,
         state: &StateRecord::new(snapshot.taken_at),
@@ -82,7 +81,7 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
     });
     match decision {
         Decision::Act { planned, .. } => JsonB(serde_json::json!({
-            "explanation": healing::explain::plan(&planned.plan),
+            "explanation": explain::plan(&planned.plan),
             "problem": planned.problem.class.as_str(),
             "plan": planned.plan,
         })),
@@ -104,6 +103,70 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
             unreachable!("an ERROR does not return")
         }
     }
+}
+
+/// The contracted graph of an observation, nodes first.
+#[pg_extern(sql = false)]
+fn graph(server: JsonB, collection: JsonB, snapshot: JsonB) -> JsonB {
+    let (config, snapshot, assessment) = judged(&server, &collection, snapshot);
+    JsonB(shown::graph(&assessment, &snapshot, &config).into())
+}
+
+/// An observation in plain words. `since` has the time of the state under "state", and of each problem class.
+#[pg_extern(sql = false)]
+fn explanation(server: JsonB, collection: JsonB, snapshot: JsonB, state: &str, since: JsonB) -> String {
+    let (config, snapshot, assessment) = judged(&server, &collection, snapshot);
+    let problems = diagnose(&assessment, &snapshot, &config);
+    let time = |of: &str| since.0.get(of).and_then(|time| time.as_str()).map(str::to_owned);
+    let began = time("state").unwrap_or_else(|| "the first sample".to_owned());
+    explain::report(&snapshot.collection, state, &began, &assessment, &problems, &time, &config)
+}
+
+/// A look at a collection in this session: nothing is stored, nothing follows from it. The slow measurements and the load
+/// are those that the healer last made.
+#[pg_extern(sql = false)]
+fn sample(id: i32, last: Option<JsonB>) -> JsonB {
+    let looked = || -> Result<serde_json::Value, Error> {
+        let collection = collect::collection(id)?
+            .ok_or_else(|| Error::refused("the collection is not registered any more"))?;
+        if !collection.exists {
+            return Err(Error::refused("the table was dropped"));
+        }
+        let config = collection.config()?;
+        let rows = collect::indexes(&collection)?;
+        let mut snapshot = collect::snapshot(&collection, &rows, &config, collect::now_ms())?;
+        if let Some(last) = last.and_then(|last| serde_json::from_value::<Snapshot>(last.0).ok()) {
+            for partition in &mut snapshot.partitions {
+                let before = last.partitions.iter().find(|before| before.oid == partition.oid);
+                partition.load = before.and_then(|before| before.load.clone());
+            }
+        }
+        let assessment = assess(&snapshot, &config).map_err(|error| Error::refused(error.to_string()))?;
+        Ok(serde_json::json!({
+            "lambda_cut": assessment.lambda,
+            "lambda_low": assessment.lambda_low,
+            "lambda_high": assessment.lambda_high,
+            "explanation": explain::assessment(&assessment),
+            "problems": shown::problems(&assessment, &snapshot, &config),
+            "witness": shown::witness(&assessment),
+            "snapshot": snapshot,
+        }))
+    };
+    match looked() {
+        Ok(shown) => JsonB(shown),
+        Err(error) => {
+            invalid(error.to_string(), "ruvector_integrity_status() shows what is registered.".into())
+        }
+    }
+}
+
+fn judged(server: &JsonB, collection: &JsonB, snapshot: JsonB) -> (Config, Snapshot, Assessment) {
+    let config = Config::layered(&server.0, &collection.0).unwrap_or_else(|error| raise(&error));
+    let snapshot: Snapshot = serde_json::from_value(snapshot.0)
+        .unwrap_or_else(|error| invalid(error.to_string(), "Wait for the next sample.".into()));
+    let assessment = assess(&snapshot, &config)
+        .unwrap_or_else(|error| invalid(error.to_string(), "Wait for the next sample.".into()));
+    (config, snapshot, assessment)
 }
 
 fn raise(error: &ConfigError) -> ! {

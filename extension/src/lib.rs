@@ -15,6 +15,7 @@ mod journal;
 mod owner;
 mod settings;
 mod shared;
+mod shown;
 mod transaction;
 
 pgrx::pg_module_magic!(name, version);

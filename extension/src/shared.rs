@@ -193,7 +193,7 @@ pub(crate) fn any_effort() -> bool {
 
 /// The managed effort of an index of a database.
 pub(crate) fn effort_of(database: u32, index: u32) -> Option<i32> {
-    if !any_effort() {
+    if !preloaded() || !any_effort() {
         return None;
     }
     let table = EFFORTS.share();

@@ -187,6 +187,10 @@ settings! {
     replica_forget_seconds: i64 = 3600, int(10, 31_536_000), "s", Server;
     /// Memory that the server may use; null: the limit of its control group, or the machine's memory.
     memory_limit_mib: Option<i64> = None, Kind::Int { min: 64, max: 1_073_741_824, nullable: true }, "MiB", Server;
+    /// Time for which every sample's λ and problems are kept.
+    history_days: i64 = 14, int(1, 3650), "days", Server;
+    /// Time for which changes of state and decisions are kept.
+    events_days: i64 = 365, int(1, 36_500), "days", Server;
     /// Other points for health curves, by the curve's name: a list of [value, health] for each.
     health_curves: CurveSettings = CurveSettings::new(), Kind::Curves, "", Collection;
     /// λ at which a plan of several parts may stop early; null: the normal boundary.

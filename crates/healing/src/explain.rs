@@ -1,7 +1,9 @@
 //! What a human reads: an assessment, a problem, a plan, a verdict, each in one paragraph of plain words.
 
 use crate::classify::{Problem, ProblemClass};
+use crate::config::Config;
 use crate::graph::Cause;
+use crate::health::Curve;
 use crate::integrity::Assessment;
 use crate::plan::{Plan, Step};
 use crate::verdict::Verdict;
@@ -33,6 +35,94 @@ pub fn assessment(assessment: &Assessment) -> String {
     text
 }
 
+/// All that is known of a collection in plain words: its state and since when; each problem with its edges, the metric
+/// and value behind each, since when, and what would make it healthy. Times come as text.
+pub fn report(
+    collection: &str,
+    state: &str,
+    since: &str,
+    assessed: &Assessment,
+    problems: &[Problem],
+    since_by_class: &dyn Fn(&str) -> Option<String>,
+    config: &Config,
+) -> String {
+    let mut lines = vec![format!("Collection {collection}: {state} since {since}. {}", assessment(assessed))];
+    for (number, found) in (1..).zip(problems) {
+        let class = found.class.as_str();
+        let since = since_by_class(class).map_or_else(String::new, |since| format!(", since {since}"));
+        lines.push(String::new());
+        lines.push(format!("{number}. {class}, λ = {:.2}{since}", found.component.lambda));
+        lines.push(format!("   {}", what(found)));
+        lines.extend(edges(found).into_iter().map(|edge| format!("   - {edge}")));
+        lines.extend(cures(found, config).into_iter().map(|cure| format!("   Healthy again {cure}.")));
+    }
+    lines.join("\n")
+}
+
+/// The witness edges, those of a kind with the same reading together, weakest first.
+fn edges(problem: &Problem) -> Vec<String> {
+    const SHOWN: usize = 8;
+    // Kind, strong end, weak end, reading → number, capacity, weight.
+    let mut groups: Vec<(String, String, usize, f64, f64, f64)> = Vec::new();
+    let mut witness: Vec<_> = problem.component.witness.iter().collect();
+    witness.sort_by(|a, b| {
+        a.condition.health.total_cmp(&b.condition.health).then_with(|| a.to_name.cmp(&b.to_name))
+    });
+    for edge in witness {
+        let condition = &edge.condition;
+        let reading = match (&condition.metric, condition.value, condition.cause) {
+            (Some(metric), Some(value), Some(cause)) => {
+                format!("{metric} = {value:.2} ({}), health {:.2}", cause.as_str(), condition.health)
+            }
+            _ => format!("health {:.2}", condition.health),
+        };
+        let at = format!("{} to {}", edge.kind.as_str(), edge.to_name);
+        match groups.iter_mut().find(|group| group.0 == at && group.1 == reading) {
+            Some(group) => {
+                group.2 += 1;
+                group.3 += edge.capacity;
+                group.4 += edge.weight;
+            }
+            None => groups.push((at, reading, 1, edge.capacity, edge.weight, condition.health)),
+        }
+    }
+    let more = groups.len().saturating_sub(SHOWN);
+    let mut lines: Vec<String> = groups
+        .into_iter()
+        .take(SHOWN)
+        .map(|(at, reading, count, capacity, weight, _)| {
+            format!("{count} {at}: {reading}; carries {capacity:.2} of {weight:.2}")
+        })
+        .collect();
+    if more > 0 {
+        lines.push(format!("and {more} more kinds of edges"));
+    }
+    lines
+}
+
+/// What each metric behind a problem must come to for the normal state, each once.
+fn cures(problem: &Problem, config: &Config) -> Vec<String> {
+    let mut cures: Vec<String> = Vec::new();
+    for edge in &problem.component.witness {
+        let condition = &edge.condition;
+        let (Some(metric), Some(cause)) = (&condition.metric, condition.cause) else { continue };
+        let cure = match (cause, Curve::of_metric(metric)) {
+            (Cause::Invalid, _) => "when it is built anew, or dropped".to_owned(),
+            // The other way round: what a user sees is recall.
+            (Cause::Recall, _) => format!("when searches find {:.2}", config.recall_objective),
+            (_, Some(curve)) => match curve.value_at(&config.health_curves, config.normal_lambda()) {
+                Some(value) => format!("when {metric} is {value:.2} or less"),
+                None => continue,
+            },
+            (_, None) => continue,
+        };
+        if !cures.contains(&cure) {
+            cures.push(cure);
+        }
+    }
+    cures
+}
+
 /// At most three nodes by name, the others counted.
 fn names(nodes: &[crate::graph::NodeKey]) -> String {
     const SHOWN: usize = 3;
@@ -43,7 +133,21 @@ fn names(nodes: &[crate::graph::NodeKey]) -> String {
 
 /// A problem: what is wrong, by which readings, and what it means.
 pub fn problem(problem: &Problem) -> String {
-    let what = match &problem.class {
+    let mut text = format!(
+        "{}: {} This part hangs on by λ = {:.2}.",
+        problem.class.as_str(),
+        what(problem),
+        problem.component.lambda
+    );
+    if !problem.evidence.is_empty() {
+        text.push_str(&format!(" Evidence: {}.", problem.evidence.join("; ")));
+    }
+    text
+}
+
+/// What is wrong, in a sentence.
+fn what(problem: &Problem) -> String {
+    match &problem.class {
         ProblemClass::CentroidSkew {
             index,
             cause,
@@ -120,16 +224,7 @@ pub fn problem(problem: &Problem) -> String {
         ProblemClass::Unknown { witness_summary } => {
             format!("The cause is unknown and needs a human: {witness_summary}.")
         }
-    };
-    let mut text = format!(
-        "{}: {what} This part hangs on by λ = {:.2}.",
-        problem.class.as_str(),
-        problem.component.lambda
-    );
-    if !problem.evidence.is_empty() {
-        text.push_str(&format!(" Evidence: {}.", problem.evidence.join("; ")));
     }
-    text
 }
 
 /// At most five by name, the others counted.
@@ -201,8 +296,7 @@ pub fn verdict(verdict: &Verdict) -> String {
 mod tests {
     use super::*;
     use crate::classify::diagnose;
-    use crate::config::Config;
-    use crate::fixtures::{fragment, recall, snapshot};
+    use crate::fixtures::{fragment, known, load, recall, snapshot, whole};
     use crate::integrity::assess;
     use crate::remedies::{Limits, Params, find};
     use crate::snapshot::Reading;
@@ -259,6 +353,37 @@ mod tests {
         assert!(
             text.contains("2 parts are weak: index public.docs_1000_hnsw_0 (0.00); centroid group"),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn a_report_names_edges_readings_and_what_would_be_healthy() {
+        let config = Config::default();
+        let mut sick = whole(8, 0, 1, 0, 0);
+        sick.partitions[2].load = Some(load(12_000.0));
+        known(&mut sick.memory).used_pct = 87.0;
+        let assessed = assess(&sick, &config).unwrap();
+        let problems = diagnose(&assessed, &sick, &config);
+        let since = |class: &str| (class == "MemoryPressure").then(|| "12:00".to_owned());
+        let text = report("docs", "critical", "12:01", &assessed, &problems, &since, &config);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "Collection docs: critical since 12:01. λ = 0.30 (1 is healthy, 0 cut off); 2 parts are weak: \
+                 partition 1002 (0.30); memory (0.64).",
+                "",
+                "1. HotspotCongestion, λ = 0.30",
+                "   public.docs_2 takes 6.0 times the load of the other partitions.",
+                "   - 6 partition_link to public.docs_2: load_ratio = 6.00 (load), health 0.20; carries 0.18 of 0.88",
+                "   - 1 routing_link to public.docs_2: health 1.00; carries 0.12 of 0.12",
+                "   Healthy again when load_ratio is 1.58 or less.",
+                "",
+                "2. MemoryPressure, λ = 0.64, since 12:00",
+                "   87 % of the memory is in use, most by shared buffers 2048 MiB, app 1024 MiB.",
+                "   - 1 resource_link to memory: memory_pct = 87.00 (memory), health 0.64; carries 0.64 of 1.00",
+                "   Healthy again when memory_pct is 80.00 or less.",
+            ]
         );
     }
 }

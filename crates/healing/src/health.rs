@@ -197,6 +197,20 @@ impl Curve {
         interpolate(self.points, value)
     }
 
+    /// The greatest value of the metric at which health is this at least, as the site has set the curve.
+    pub fn value_at(&self, settings: &CurveSettings, health: f64) -> Option<f64> {
+        let points = settings.get(self.name).map_or(self.points, Vec::as_slice);
+        points.windows(2).rev().find(|pair| pair[0].1 >= health).map(|pair| {
+            let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
+            if y1 >= health { x1 } else { x0 + (x1 - x0) * (y0 - health) / (y0 - y1) }
+        })
+    }
+
+    /// The curve of this metric.
+    pub fn of_metric(metric: &str) -> Option<&'static Curve> {
+        CURVES.iter().find(|curve| curve.metric == metric)
+    }
+
     /// Health at a value of the metric as the site has set it.
     pub fn at_with(&self, settings: &CurveSettings, value: f64) -> f64 {
         settings.get(self.name).map_or_else(|| self.at(value), |points| interpolate(points, value))
@@ -256,6 +270,25 @@ mod tests {
             assert_eq!(curve.at(f64::INFINITY), 0.0, "{}", curve.name);
             assert_eq!(curve.at(f64::NAN), 0.0, "{}", curve.name);
         }
+    }
+
+    #[test]
+    fn the_value_of_a_health_is_the_curve_backwards() {
+        let own = CurveSettings::new();
+        for curve in CURVES {
+            for health in [0.75, 0.8, 0.5, 1.0] {
+                let value = curve.value_at(&own, health).unwrap();
+                assert!((curve.at(value) - health).abs() < 1e-9, "{} {health}", curve.name);
+                assert!(curve.at(value + 1e-6) < health, "{} {health}: the greatest", curve.name);
+            }
+            assert_eq!(Curve::of_metric(curve.metric).map(|found| found.name), Some(curve.name));
+        }
+        let set = CurveSettings::from([("memory".to_owned(), vec![(50.0, 1.0), (60.0, 0.5), (70.0, 0.0)])]);
+        assert_eq!(MEMORY.value_at(&set, 0.5), Some(60.0));
+        assert_eq!(MEMORY.value_at(&set, 0.75), Some(55.0));
+        // One that leaves something at its worst never falls below it.
+        let mild = CurveSettings::from([("memory".to_owned(), vec![(50.0, 1.0), (60.0, 0.5)])]);
+        assert_eq!(MEMORY.value_at(&mild, 0.4), Some(60.0));
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use healing::config::{Config, Mode};
 use healing::snapshot::UnixMs;
+use pgrx::JsonB;
 use pgrx::prelude::*;
 
 use super::supervise::Workers;
-use super::{decide, process};
+use super::{decide, judge, process};
 use crate::collect::{self, Collection, Kind, load};
 use crate::error::Error;
 use crate::transaction::transaction;
@@ -103,7 +104,12 @@ struct Memory {
     workers: Workers,
     /// When each collection is to be sampled again, Unix milliseconds.
     next_sample: HashMap<i32, UnixMs>,
+    /// When old samples are next forgotten.
+    next_forgetting: UnixMs,
 }
+
+/// Time between two rounds of forgetting what is too old.
+const FORGETTING_INTERVAL_MS: i64 = 3_600_000;
 
 /// Longest rest while an action is under way: its time limit, a wish to stop it and sessions that wait for it are looked
 /// at that often, which is well within `deadlock_timeout`.
@@ -114,6 +120,16 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
     transaction(efforts::load)?;
     memory.workers.supervise()?;
     let collections = transaction(collect::collections)?;
+    let now = collect::now_ms();
+    if !(now..now + FORGETTING_INTERVAL_MS).contains(&memory.next_forgetting) {
+        memory.next_forgetting = now + FORGETTING_INTERVAL_MS;
+        let settings = transaction(|| Ok(Spi::get_one::<JsonB>("SELECT ruvector._server_settings()")?))?;
+        if let Some(JsonB(settings)) = settings
+            && let Ok(config) = Config::layered(&settings, &serde_json::json!({}))
+        {
+            transaction(|| judge::forget(&config))?;
+        }
+    }
     memory.next_sample.retain(|id, _| collections.iter().any(|collection| collection.id == *id));
     for collection in &collections {
         if must_step_aside(unsafe { pg_sys::MyDatabaseId }.to_u32()) {
@@ -193,7 +209,7 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
     transaction(|| {
         let rows = collect::indexes(collection)?;
         let snapshot = collect::snapshot(collection, &rows, config, collect::now_ms())?;
-        super::judge::store(&snapshot, config)
+        judge::store(&snapshot, config)
     })?;
     process::report_statistics();
     transaction(|| load::begin(collection))

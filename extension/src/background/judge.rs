@@ -1,10 +1,9 @@
 //! From one snapshot to the stored row: the core judges, this asks it and writes down what it says.
 
-use healing::classify::diagnose;
 use healing::config::Config;
 use healing::engine::{self, Decision, DecisionInput, InFlight, Request};
 use healing::explain;
-use healing::integrity::{StateRecord, WitnessEdge, assess};
+use healing::integrity::{StateRecord, assess};
 use healing::load::Usual;
 use healing::snapshot::Snapshot;
 use pgrx::JsonB;
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::collect;
 use crate::error::Error;
+use crate::shown;
 
 /// What the sample before left behind.
 #[derive(Default, Deserialize)]
@@ -40,18 +40,11 @@ pub(super) fn store(snapshot: &Snapshot, config: &Config) -> Result<(), Error> {
     let usual = usual.unwrap_or_default().advance(snapshot, config, age_s.unwrap_or(0.0));
     let (record, transition) = record.advance(assessment.lambda, now, config);
     let explanation = explain::assessment(&assessment);
-    let problems: Vec<Value> = diagnose(&assessment, snapshot, config)
-        .iter()
-        .map(|problem| {
-            json!({
-                "class": problem.class.as_str(),
-                "lambda": problem.component.lambda,
-                "details": problem.details(),
-                "explanation": explain::problem(problem),
-            })
-        })
-        .collect();
-    let witness: Vec<Value> = assessment.witness.iter().map(edge).collect();
+    let problems = shown::problems(&assessment, snapshot, config);
+    let classes: Vec<String> =
+        problems.iter().filter_map(|problem| problem["class"].as_str().map(str::to_owned)).collect();
+    // Until λ was known once there is no state to speak of.
+    let state = if record.lambda.is_some() { record.state.as_str() } else { "unknown" };
     Spi::run_with_args(
         "UPDATE ruvector.integrity
             SET samples = samples + 1, sampled_at = clock_timestamp(), snapshot = $2, record = $3, state = $4,
@@ -62,19 +55,40 @@ pub(super) fn store(snapshot: &Snapshot, config: &Config) -> Result<(), Error> {
             id.into(),
             JsonB(serde_json::to_value(snapshot)?).into(),
             JsonB(serde_json::to_value(record)?).into(),
-            // Until λ was known once there is no state to speak of.
-            if record.lambda.is_some() { record.state.as_str() } else { "unknown" }.into(),
+            state.into(),
             assessment.lambda.into(),
             assessment.lambda_low.into(),
             assessment.lambda_high.into(),
-            JsonB(witness.into()).into(),
+            JsonB(shown::witness(&assessment).into()).into(),
             JsonB(problems.into()).into(),
             explanation.as_str().into(),
             remedy(snapshot, config, &record, &assessment).map(JsonB).into(),
             JsonB(serde_json::to_value(usual)?).into(),
         ],
     )?;
+    Spi::run_with_args(
+        "INSERT INTO ruvector.integrity_history (collection_id, sampled_at, state, lambda_cut, lambda_low, lambda_high, problems)
+         VALUES ($1, to_timestamp($2 / 1000.0), $3, $4, $5, $6, $7)
+         ON CONFLICT (collection_id, sampled_at) DO NOTHING",
+        &[
+            id.into(),
+            (now as f64).into(),
+            state.into(),
+            assessment.lambda.into(),
+            assessment.lambda_low.into(),
+            assessment.lambda_high.into(),
+            classes.clone().into(),
+        ],
+    )?;
     if let Some(change) = transition {
+        let news = json!({
+            "collection": snapshot.collection,
+            "from": change.from.as_str(),
+            "to": change.to.as_str(),
+            "lambda_cut": change.lambda,
+            "problems": classes,
+        });
+        Spi::run_with_args("SELECT pg_notify('ruvector_integrity', $1)", &[news.to_string().into()])?;
         Spi::run_with_args(
             "INSERT INTO ruvector.integrity_events (collection_id, from_state, to_state, lambda_cut, explanation)
              VALUES ($1, $2, $3, $4, $5)",
@@ -122,16 +136,17 @@ fn remedy(
     Some(shown.into())
 }
 
-fn edge(edge: &WitnessEdge) -> Value {
-    json!({
-        "edge_type": edge.kind.as_str(),
-        "from": edge.from_name,
-        "to": edge.to_name,
-        "capacity": edge.capacity,
-        "weight": edge.weight,
-        "health": edge.condition.health,
-        "cause": edge.condition.cause.map(|cause| cause.as_str()),
-        "metric": edge.condition.metric,
-        "value": edge.condition.value,
-    })
+/// Forgets samples, changes of state and decisions that are older than the settings say.
+pub(super) fn forget(config: &Config) -> Result<(), Error> {
+    for (table, column, days) in [
+        ("integrity_history", "sampled_at", config.history_days),
+        ("integrity_events", "happened_at", config.events_days),
+        ("healing_decisions", "decided_at", config.events_days),
+    ] {
+        Spi::run_with_args(
+            &format!("DELETE FROM ruvector.{table} WHERE {column} < now() - make_interval(days => $1)"),
+            &[(days as i32).into()],
+        )?;
+    }
+    Ok(())
 }
