@@ -1,0 +1,85 @@
+CREATE FUNCTION ruvector_healing_configure(settings jsonb DEFAULT '{}', collection text DEFAULT NULL) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    patch  jsonb := coalesce(settings, '{}');
+    target ruvector.collections;
+    server jsonb;
+BEGIN
+    IF collection IS NULL THEN
+        IF patch = '{}' THEN
+            RETURN ruvector._effective_settings(ruvector._server_settings(), '{}');
+        END IF;
+        INSERT INTO ruvector.settings DEFAULT VALUES ON CONFLICT DO NOTHING;
+        SELECT s.settings INTO server FROM ruvector.settings s FOR UPDATE;
+        server := ruvector._patched_settings(server, patch);
+        -- What a collection has set for itself must agree with it.
+        PERFORM ruvector._effective_settings(server, c.settings) FROM ruvector.collections c;
+        UPDATE ruvector.settings s
+           SET settings = server, version = version + 1, changed_at = clock_timestamp(), changed_by = session_user;
+        PERFORM ruvector._wake();
+        RETURN ruvector._effective_settings(server, '{}');
+    END IF;
+    target := ruvector._collection(collection);
+    server := ruvector._server_settings();
+    IF patch = '{}' THEN
+        RETURN ruvector._effective_settings(server, target.settings);
+    END IF;
+    PERFORM ruvector._check_owner(target);
+    UPDATE ruvector.collections c SET settings = ruvector._patched_settings(c.settings, patch)
+     WHERE c.id = target.id RETURNING * INTO target;
+    PERFORM ruvector._wake();
+    RETURN ruvector._effective_settings(server, target.settings);
+END
+$$;
+
+-- Sets the search effort (ivfflat.probes or hnsw.ef_search) that sessions get for one index unless they set their
+-- own; NULL gives the index back to the server's setting. Returns the former managed value, or NULL.
+CREATE FUNCTION ruvector_search_effort_set(index regclass, effort integer) RETURNS integer
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    missing text := ruvector._not_ready();
+    entry   record;
+    former  integer;
+    highest integer;
+BEGIN
+    IF missing IS NOT NULL THEN
+        RAISE EXCEPTION 'no search effort can be managed: %', missing
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Add ruvector to shared_preload_libraries and restart the server.';
+    END IF;
+    SELECT c.id, am.amname, t.relowner, t.oid AS table_id, i.relname AS index_name INTO entry
+      FROM pg_index x
+      JOIN pg_class i ON i.oid = x.indexrelid
+      JOIN pg_class t ON t.oid = x.indrelid
+      JOIN pg_am am ON am.oid = i.relam AND am.amname IN ('ivfflat', 'hnsw')
+      JOIN ruvector.collections c ON c.relation = t.oid
+                                  OR c.relation IN (SELECT a.relid FROM pg_partition_ancestors(t.oid) a)
+     WHERE x.indexrelid = index;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION '% is not a vector index of a registered collection', index
+            USING ERRCODE = 'wrong_object_type',
+                  HINT = 'SELECT index_name FROM ruvector_index_health() lists them.';
+    END IF;
+    IF NOT pg_has_role(session_user, entry.relowner, 'USAGE') THEN
+        RAISE EXCEPTION 'permission denied: the table of % belongs to %', index, entry.relowner::regrole
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may set it.';
+    END IF;
+    highest := CASE entry.amname WHEN 'ivfflat' THEN 32768 ELSE 1000 END;  -- limits of pgvector's settings
+    IF effort NOT BETWEEN 1 AND highest THEN
+        RAISE EXCEPTION 'search effort % is out of range', effort USING ERRCODE = 'invalid_parameter_value',
+            HINT = format('For %s it is 1 to %s.', entry.amname, highest);
+    END IF;
+    SELECT e.effort INTO former FROM ruvector.search_effort e WHERE e.index_id = index;
+    DELETE FROM ruvector.search_effort e WHERE e.index_id = index;
+    IF effort IS NOT NULL THEN
+        INSERT INTO ruvector.search_effort (index_id, table_id, index_name, collection_id, setting, effort)
+        VALUES (index, entry.table_id, entry.index_name, entry.id,
+                CASE entry.amname WHEN 'ivfflat' THEN 'ivfflat.probes' ELSE 'hnsw.ef_search' END, effort);
+    END IF;
+    -- The panel is measured anew at the new effort.
+    DELETE FROM ruvector.readings r WHERE r.index_id = index AND r.kind = 'panel';
+    PERFORM ruvector._wake();
+    RETURN former;
+END
