@@ -265,6 +265,7 @@ fn judge(session: &mut Session, watch: &Watch<'_, '_>, started: SystemTime, leve
         delay: changed.map(|at| samples[..=at].iter().filter(|sample| sample.at > 0.0).count()),
         quiet_before,
         explanation: watch.found.as_ref().map(|status| status.explanation.clone()).unwrap_or_default(),
+        reading: stages.iter().find_map(|stage| session.reading(collection, stage.target())),
         samples,
     }
 }

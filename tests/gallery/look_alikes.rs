@@ -19,10 +19,10 @@ const BURST: Duration = Duration::from_secs(LOAD_INTERVAL_S as u64);
 
 /// The table `{0}` with an index of both methods.
 const PLAIN: &str =
-    "CREATE TABLE {0} (id bigint GENERATED ALWAYS AS IDENTITY, part int, embedding vector(64));
+    "CREATE TABLE {0} (id bigint GENERATED ALWAYS AS IDENTITY, part int, embedding vector(128));
     INSERT INTO {0} (part, embedding) SELECT 0, embedding FROM fault_rows ORDER BY md5(id || '{1}') LIMIT {2};
     CREATE INDEX ON {0} USING hnsw (embedding vector_cosine_ops);
-    CREATE INDEX ON {0} USING ivfflat (embedding vector_cosine_ops) WITH (lists = 20);";
+    CREATE INDEX ON {0} USING ivfflat (embedding vector_cosine_ops) WITH (lists = 16);";
 
 /// One of them: what it is, how many rows its plain table has (None: `mixed`), and what happens in it.
 struct LookAlike {

@@ -36,6 +36,8 @@ pub(crate) struct Run {
     /// Whether the state was normal all the time before.
     pub(crate) quiet_before: bool,
     pub(crate) explanation: String,
+    /// Of an index that was hit: how it was last measured.
+    pub(crate) reading: Option<serde_json::Value>,
     pub(crate) samples: Vec<Sample>,
 }
 

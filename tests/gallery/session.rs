@@ -22,7 +22,7 @@ pub(crate) fn server(gallery: &Gallery) -> (Cluster, Session) {
         .database("app")
         .setting("shared_buffers", "64MB")
         // Half of the lists of `mixed`: more than enough for good ones.
-        .setting("ivfflat.probes", 10)
+        .setting("ivfflat.probes", 8)
         .setting("autovacuum_naptime", "5s")
         .start()
         .expect("a cluster");
@@ -147,6 +147,13 @@ impl Session {
             problems: row.get(3),
         });
         samples.collect()
+    }
+
+    /// An index as last measured, without its groups of lists.
+    pub(crate) fn reading(&mut self, collection: &str, index: &str) -> Option<Value> {
+        let query = "SELECT x #- '{ivf,known,groups}' FROM ruvector.collections c JOIN ruvector.integrity i ON i.collection_id = c.id,
+                            jsonb_array_elements(i.snapshot -> 'indexes') x WHERE c.name = $1 AND x ->> 'name' = $2";
+        self.client.query_opt(query, &[&collection, &index]).expect("the snapshot").map(|row| row.get(0))
     }
 
     fn healer_cpu_s(&mut self) -> Option<f64> {

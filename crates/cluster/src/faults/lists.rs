@@ -62,7 +62,7 @@ pub fn drift(client: &mut Client, table: &str, share: f64) -> Result<(), Cluster
         &format!(
             "INSERT INTO {table} (part, embedding)
              SELECT (SELECT min(part) FROM {table}),
-                    subvector(s.embedding, 33, 32) || subvector(s.embedding, 1, 32)
+                    subvector(s.embedding, 65, 64) || subvector(s.embedding, 1, 64)
                FROM {STORE} s ORDER BY md5(s.id || '{table}')
               LIMIT (SELECT round(count(*) * {} ) FROM {table})",
             share / (1.0 - share)

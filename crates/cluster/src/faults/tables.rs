@@ -32,17 +32,17 @@ pub fn partitioned(client: &mut Client, name: &str, partitions: u32, rows: u32) 
 /// Partitions of [`mixed`].
 pub const PARTITIONS: u32 = 8;
 /// Rows of each.
-pub const ROWS: u32 = 1000;
+pub const ROWS: u32 = 1500;
 /// Lists of each of its ivfflat indexes.
-pub const LISTS: u32 = 20;
+pub const LISTS: u32 = 16;
 
 /// Dimensions of the rows: the first ones of the data set's.
-const DIMS: usize = 64;
+const DIMS: usize = 128;
 
 /// The table that holds the data set for [`mixed`] and for faults that bring new rows.
 pub(super) const STORE: &str = "fault_rows";
 
-/// Creates `name (id, part, embedding vector(64))` with eight list partitions `name_0` … of a thousand real rows each, and
+/// Creates `name (id, part, embedding vector(128))` with eight list partitions `name_0` … of 1,500 real rows each, and
 /// `name_<n>_index` on each: hnsw on the even ones, ivfflat with [`LISTS`] lists on the odd ones, for cosine distance.
 /// They hang together with no partitioned index, so that each may be replaced by itself.
 ///
