@@ -9,7 +9,7 @@ use cluster::faults::{Fault, Level, Made, PARTITIONS, Site, Stage, memory, mixed
 
 use crate::record::Run;
 use crate::session::{Session, Status, server};
-use crate::{DWELL, Gallery};
+use crate::{DWELL, Gallery, curves};
 
 /// Samples after which a fault counts as not found.
 const GIVE_UP: usize = 14;
@@ -142,6 +142,7 @@ pub(crate) fn one_by_one(gallery: &Gallery, lane: &str, faults: &[Fault]) {
             mixed(&mut session.client, &collection, seed).expect("a table");
             session.register(&collection, 1);
             for &fault in &faults {
+                session.configure(&collection, &format!("{{\"health_curves\": {}}}", curves(fault)));
                 for level in Level::ALL {
                     let stage = fault.at(site, &collection, seed * 2 + level as u64).expect("a stage");
                     let subject = Subject { stages: vec![stage], collection: collection.clone() };

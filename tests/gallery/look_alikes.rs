@@ -3,13 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use cluster::faults::load::{EVEN_RATE, Scans};
-use cluster::faults::{PARTITIONS, mixed};
+use cluster::faults::{Fault, PARTITIONS, mixed};
 use cluster::{Cluster, wait_for};
 
-use crate::Gallery;
 use crate::lanes::LOAD_INTERVAL_S;
 use crate::record::{Quiet, Sample};
 use crate::session::{PATIENCE, Session, server};
+use crate::{Gallery, curves};
 
 /// Samples over which each is watched from its beginning.
 const WATCHED: usize = 12;
@@ -24,14 +24,19 @@ const PLAIN: &str =
     CREATE INDEX ON {0} USING hnsw (embedding vector_cosine_ops);
     CREATE INDEX ON {0} USING ivfflat (embedding vector_cosine_ops) WITH (lists = 16);";
 
+/// Load that goes on as long as it is watched, where there is one.
+type Happened = Result<Option<Scans>, Box<dyn std::error::Error>>;
+
 /// One of them: what it is, how many rows its plain table has (None: `mixed`), and what happens in it.
 struct LookAlike {
     name: &'static str,
     rows: Option<u32>,
-    event: fn(&Cluster, &mut Session, &str) -> Result<Option<Scans>, Box<dyn std::error::Error>>,
+    /// Whether all indexes of `mixed` are made alike: rows that are written touch many more pages of an hnsw index.
+    alike: bool,
+    event: fn(&Cluster, &mut Session, &str) -> Happened,
 }
 
-fn nothing(_: &Cluster, _: &mut Session, _: &str) -> Result<Option<Scans>, Box<dyn std::error::Error>> {
+fn nothing(_: &Cluster, _: &mut Session, _: &str) -> Happened {
     Ok(None)
 }
 
@@ -39,6 +44,7 @@ const LOOK_ALIKES: [LookAlike; 8] = [
     LookAlike {
         name: "bulk load",
         rows: None,
+        alike: true,
         event: |_, session, name| {
             // Twice as many rows as there were, of the same kind, into all partitions.
             session.client.batch_execute(&format!(
@@ -50,6 +56,7 @@ const LOOK_ALIKES: [LookAlike; 8] = [
     LookAlike {
         name: "nightly analyze",
         rows: None,
+        alike: false,
         event: |_, session, name| {
             for _ in 0..3 {
                 session.client.batch_execute(&format!("VACUUM (ANALYZE, FREEZE) {name}"))?;
@@ -60,6 +67,7 @@ const LOOK_ALIKES: [LookAlike; 8] = [
     LookAlike {
         name: "short burst",
         rows: None,
+        alike: false,
         event: |cluster, _, name| {
             let _hot = Scans::start(cluster, &[format!("{name}_3")], EVEN_RATE * 5.0)?;
             std::thread::sleep(BURST);
@@ -69,6 +77,7 @@ const LOOK_ALIKES: [LookAlike; 8] = [
     LookAlike {
         name: "updates",
         rows: None,
+        alike: true,
         event: |_, session, name| {
             // A tenth of the rows, as often as autovacuum lets pass.
             session
@@ -80,11 +89,12 @@ const LOOK_ALIKES: [LookAlike; 8] = [
     LookAlike {
         name: "one partition only",
         rows: Some(1500),
+        alike: false,
         event: |cluster, _, name| Ok(Some(Scans::start(cluster, &[name.to_owned()], EVEN_RATE * 5.0)?)),
     },
-    LookAlike { name: "tiny collection", rows: Some(5), event: nothing },
-    LookAlike { name: "empty collection", rows: Some(0), event: nothing },
-    LookAlike { name: "idle collection", rows: None, event: nothing },
+    LookAlike { name: "tiny collection", rows: Some(5), alike: false, event: nothing },
+    LookAlike { name: "empty collection", rows: Some(0), alike: false, event: nothing },
+    LookAlike { name: "idle collection", rows: None, alike: false, event: nothing },
 ];
 
 pub(crate) fn lane(gallery: &Gallery) {
@@ -113,7 +123,16 @@ fn round(
         LOOK_ALIKES.iter().enumerate().map(|(number, like)| (format!("l{seed}_{number}"), like)).collect();
     for (name, like) in &collections {
         match like.rows {
-            None => mixed(&mut session.client, name, seed).expect("a table"),
+            None => {
+                mixed(&mut session.client, name, seed).expect("a table");
+                for part in (1..PARTITIONS).step_by(2).filter(|_| like.alike) {
+                    let script = format!(
+                        "DROP INDEX {name}_{part}_index;
+                         CREATE INDEX {name}_{part}_index ON {name}_{part} USING hnsw (embedding vector_cosine_ops) WITH (m = 8, ef_construction = 32)"
+                    );
+                    session.client.batch_execute(&script).expect("an index");
+                }
+            }
             Some(rows) => {
                 let script = PLAIN
                     .replace("{0}", name)
@@ -147,6 +166,9 @@ fn round(
     drop((lasting, even));
 
     // A snapshot that is held in another database keeps no dead row of this one.
+    for (name, _) in &collections {
+        session.configure(name, &format!("{{\"health_curves\": {}}}", curves(Fault::HeldSnapshot)));
+    }
     elsewhere
         .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class")
         .expect("a snapshot");
@@ -155,6 +177,9 @@ fn round(
     taken +=
         record(gallery, session, &collections, "", began, seed, Some("snapshot held in another database"));
     elsewhere.batch_execute("COMMIT").expect("committed");
+    for (name, _) in &collections {
+        session.configure(name, r#"{"health_curves": {}}"#);
+    }
 
     let began = SystemTime::now();
     session.client.batch_execute("SELECT pg_stat_reset()").expect("reset");

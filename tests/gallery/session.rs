@@ -70,6 +70,11 @@ impl Session {
         self.client.execute(query, &[&collection, &settings]).expect("registered");
     }
 
+    pub(crate) fn configure(&mut self, collection: &str, settings: &str) {
+        let query = "SELECT ruvector_healing_configure($1::text::jsonb, $2)";
+        self.client.execute(query, &[&settings, &collection]).expect("configured");
+    }
+
     /// Unregisters and drops it.
     pub(crate) fn forget(&mut self, collection: &str) {
         let query = "SELECT ruvector_collection_unregister($1)";

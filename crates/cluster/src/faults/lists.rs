@@ -2,8 +2,8 @@
 
 use postgres::Client;
 
-use super::sql;
 use super::tables::STORE;
+use super::{report, sql};
 use crate::ClusterError;
 
 /// Adds near copies of one row, until the list that takes them is `skew` times as long as the mean of all lists.
@@ -27,7 +27,8 @@ pub fn pile_up(
            FROM pole p, generate_series(1, (SELECT round(count(*) * {share}) FROM {table})::int) i",
         (seed % 1000) as f64 / 1000.0
     );
-    sql(client, &script)
+    sql(client, &script)?;
+    report(client)
 }
 
 /// Empties the table, builds its index on so much of the rows (a nightly TRUNCATE and reload builds it on nothing), and
@@ -48,7 +49,8 @@ pub fn reload(client: &mut Client, table: &str, index: &str, seen: f64) -> Resul
              DROP TABLE kept",
             if seen > 0.0 { format!("REINDEX INDEX {index};") } else { String::new() }
         ),
-    )
+    )?;
+    report(client)
 }
 
 /// Adds rows as another model would embed them, until they are this share of the table: those of the data set with their
@@ -67,5 +69,6 @@ pub fn drift(client: &mut Client, table: &str, share: f64) -> Result<(), Cluster
               LIMIT (SELECT round(count(*) * {} ) FROM {table})",
             share / (1.0 - share)
         ),
-    )
+    )?;
+    report(client)
 }

@@ -153,7 +153,7 @@ impl Fault {
     pub fn figure(self, level: Level) -> f64 {
         let (mild, severe) = match self {
             Self::HotPartition => (2.0, 6.0),
-            Self::SkewedLists => (3.0, 10.0),
+            Self::SkewedLists => (5.0, 10.0),
             Self::UntrainedLists => (5.0, 0.0),
             Self::DriftedRows => (50.0, 80.0),
             Self::FragmentedHnsw | Self::FragmentedIvfflat => (35.0, 60.0),
@@ -390,6 +390,12 @@ impl<'a> Made<'a> {
     pub fn undo(self, client: &mut Client) -> Result<(), ClusterError> {
         (self.undo)(client)
     }
+}
+
+/// Lets the session report its counters now, not at its next statement in a second: what was done is then in one window
+/// of whoever reads them.
+fn report(client: &mut Client) -> Result<(), ClusterError> {
+    sql(client, "SELECT pg_stat_force_next_flush()")
 }
 
 fn sql(client: &mut Client, statements: &str) -> Result<(), ClusterError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postgres::Client;
 
-use super::{OpenTransaction, Running, sql};
+use super::{OpenTransaction, Running, report, sql};
 use crate::{Cluster, ClusterError, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,6 +21,8 @@ pub fn hollow_out(client: &mut Client, table: &str, share: f64, seed: u64) -> Re
                 LIMIT (SELECT round(count(*) * {share}) FROM {table})))"
         ),
     )?;
+    // Counted after the vacuum, the rows would seem dead for ever.
+    report(client)?;
     sql(client, &format!("VACUUM {table}"))
 }
 
