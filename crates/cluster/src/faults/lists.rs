@@ -21,14 +21,14 @@ pub fn pile_up(
     let share = (skew - 1.0) / (f64::from(lists) - skew);
     let script = format!(
         "SELECT setseed({});
+         CREATE TEMP TABLE arriving AS
          WITH pole AS (SELECT part, embedding FROM {table} ORDER BY md5(ctid::text || '{seed}') LIMIT 1)
-         INSERT INTO {table} (part, embedding)
-         SELECT p.part, p.embedding + (SELECT array_agg((random() - 0.5) * 0.1 + 0 * (d + i)) FROM generate_series(1, vector_dims(p.embedding)) d)::vector
+         SELECT p.part, p.embedding + (SELECT array_agg((random() - 0.5) * 0.1 + 0 * (d + i)) FROM generate_series(1, vector_dims(p.embedding)) d)::vector AS embedding
            FROM pole p, generate_series(1, (SELECT round(count(*) * {share}) FROM {table})::int) i",
         (seed % 1000) as f64 / 1000.0
     );
     sql(client, &script)?;
-    report(client)
+    arrive(client, table)
 }
 
 /// Empties the table, builds its index on so much of the rows (a nightly TRUNCATE and reload builds it on nothing), and
@@ -62,13 +62,21 @@ pub fn drift(client: &mut Client, table: &str, share: f64) -> Result<(), Cluster
     sql(
         client,
         &format!(
-            "INSERT INTO {table} (part, embedding)
-             SELECT (SELECT min(part) FROM {table}),
-                    subvector(s.embedding, 65, 64) || subvector(s.embedding, 1, 64)
+            "CREATE TEMP TABLE arriving AS
+             SELECT (SELECT min(part) FROM {table}) AS part,
+                    subvector(s.embedding, 65, 64) || subvector(s.embedding, 1, 64) AS embedding
                FROM {STORE} s ORDER BY md5(s.id || '{table}')
               LIMIT (SELECT round(count(*) * {} ) FROM {table})",
             share / (1.0 - share)
         ),
     )?;
-    report(client)
+    arrive(client, table)
+}
+
+/// Inserts prepared rows at one go: what they cost the partition is one burst, not a load that lasts.
+fn arrive(client: &mut Client, table: &str) -> Result<(), ClusterError> {
+    let insert = format!("INSERT INTO {table} (part, embedding) SELECT part, embedding FROM arriving");
+    sql(client, &insert)?;
+    report(client)?;
+    sql(client, "DROP TABLE arriving")
 }
