@@ -211,6 +211,8 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
         horizon: None,
         slots: None,
         memory: None,
+        managed: None,
+        orchestrator: None,
     }
 }
 
