@@ -33,6 +33,8 @@ pub fn expand(turn: &Turn) -> Vec<Op> {
         Step::DropLoser { .. } | Step::DropInvalid { .. } => drop_index::operations(turn),
         Step::ReindexConcurrently { .. } => reindex::operations(turn),
         Step::TuneSearchEffort { .. } => tune_search_effort::operations(turn),
+        // No collection of the virtual world is managed, and it has no orchestrator: nobody plans these.
+        Step::SetRoutingWeight { .. } | Step::MoveRows { .. } | Step::ScaleReplicas { .. } => vec![],
     }
 }
 

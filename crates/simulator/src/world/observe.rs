@@ -211,6 +211,8 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
         horizon: None,
         slots: None,
         memory: Some(Reading::Known(world.memory_seen())),
+        managed: None,
+        orchestrator: None,
     }
 }
 
