@@ -5,6 +5,8 @@ DO $$
 DECLARE
     f record;
     acting constant text[] := ARRAY[
+        'ruvector_collection_cold_when',
+        'ruvector_collection_create',
         'ruvector_collection_register',
         'ruvector_collection_unregister',
         'ruvector_healing_abort',
@@ -13,6 +15,7 @@ DECLARE
         'ruvector_healing_execute',
         'ruvector_healing_reset',
         'ruvector_healing_trigger',
+        'ruvector_routing_set',
         'ruvector_search_effort_set'
     ];
 BEGIN
@@ -26,11 +29,15 @@ BEGIN
         EXECUTE pg_catalog.format('GRANT EXECUTE ON %s %s TO %I',
             CASE f.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, f.signature,
             CASE WHEN f.proname = ANY (acting) THEN 'ruvector_operator'
+                 WHEN f.proname IN ('_route_shared', '_route_listed', '_route_slowly', '_route_tenant', '_share_out') THEN current_user
                  WHEN f.proname IN ('_wake', '_propose', '_sample', '_number_column', '_begin_watching', '_server_settings') THEN current_user
                  ELSE 'ruvector_monitor' END);
     END LOOP;
 END
 $$;
+
+-- Whoever may insert into a managed collection needs its default.
+GRANT EXECUTE ON FUNCTION ruvector_route(text, integer), ruvector_route_tenant(text, text) TO PUBLIC;
 
 -- Starts the healer of this database once the installation commits.
 SELECT ruvector._wake();

@@ -13,6 +13,7 @@ mod functions;
 mod hooks;
 mod journal;
 mod owner;
+mod routing;
 mod settings;
 mod shared;
 mod shown;
@@ -28,6 +29,7 @@ pub extern "C-unwind" fn _PG_init() {
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         settings::init();
         shared::init();
+        routing::init();
         // pg_upgrade needs the server for itself.
         // SAFETY: as above.
         if !unsafe { pg_sys::IsBinaryUpgrade } {

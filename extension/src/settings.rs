@@ -1,8 +1,14 @@
 //! Server variables (GUCs). Everything else is a setting kept in `ruvector.settings`.
 
+use std::ffi::CString;
+
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
+/// Read by SQL functions that work with the library and without it.
+static LIBRARY: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"preloaded"));
+static TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 pub(crate) fn init() {
     GucRegistry::define_bool_guc(
@@ -13,6 +19,27 @@ pub(crate) fn init() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    GucRegistry::define_string_guc(
+        c"ruvector.library",
+        c"Says that the library is preloaded.",
+        c"It is not there at all on a server without it.",
+        &LIBRARY,
+        GucContext::Internal,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"ruvector.tenant",
+        c"The tenant whose rows this session inserts.",
+        c"New rows of managed collections with a tenant column go to the tenant's partition.",
+        &TENANT,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+}
+
+/// Whether this session works for a tenant.
+pub(crate) fn has_tenant() -> bool {
+    TENANT.get().is_some_and(|tenant| !tenant.is_empty())
 }
 
 /// Whether healing is on for the whole server.

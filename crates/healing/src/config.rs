@@ -55,6 +55,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A list of these words, each at most once.
     Words(&'static [&'static str]),
+    /// A word of at most so many characters, without white space.
+    Text(usize),
     /// Points of [`crate::health::Curve`]s by their names: `{"memory": [[80, 1], [90, 0.7], [100, 0]]}`.
     Curves,
 }
@@ -154,6 +156,23 @@ settings! {
     learning_enabled: bool = true, Kind::Bool, "", Collection;
     /// Most replicas that scaling may ask for; null: scaling has no limit set and does not act.
     max_replicas: Option<i64> = None, Kind::Int { min: 1, max: 1000, nullable: true }, "", Server;
+    /// What the orchestrator is asked to scale: `kind/name`, with the namespace before it where it is another than ours.
+    scale_target: String = "deployment/ruvector-read".to_owned(), Kind::Text(300), "", Server;
+    /// Longest wait for the replicas that scaling asked for to be ready.
+    scale_ready_timeout_seconds: i64 = 300, int(1, 3600), "s", Server;
+    /// Most rows that one action moves between the partitions of a managed collection.
+    max_moves: i64 = 10_000, int(1, 100_000_000), "rows", Collection;
+    /// The same as a share of the collection's rows; the lesser of both holds.
+    max_move_share: f64 = 0.05, number(0.0001, 1.0), "", Collection;
+    /// Time for which moving rows keeps writers waiting at a stretch; then as long a pause follows.
+    move_lock_ms: i64 = 25, int(1, 1000), "ms", Collection;
+    /// WAL that one action may write by moving rows.
+    move_wal_mib: i64 = 1024, int(1, 1_048_576), "MiB", Collection;
+    /// Whether rows may be moved although row triggers see a delete and an insert then, and foreign keys that do not
+    /// cascade an update refuse it.
+    move_despite_triggers: bool = false, Kind::Bool, "", Collection;
+    /// Time after which a partition that is being drained gets new rows again.
+    drain_lease_seconds: i64 = 900, int(10, 86_400), "s", Collection;
     /// Time between two samples of a collection.
     sample_interval_seconds: i64 = 10, int(1, 3600), "s", Collection;
     /// Samples in a row that a change of state needs.
@@ -300,6 +319,7 @@ impl Key {
             }
             Kind::Choice(words) => format!("one of \"{}\"", words.join("\", \"")),
             Kind::Words(words) => format!("a list of \"{}\"", words.join("\", \"")),
+            Kind::Text(longest) => format!("a word of 1 to {longest} characters without white space"),
             Kind::Curves => format!(
                 "an object with lists of [value, health] under one or more of \"{}\"",
                 CURVES.iter().map(|curve| curve.name).collect::<Vec<_>>().join("\", \"")
@@ -334,6 +354,16 @@ impl Key {
             },
             Kind::Choice(words) => match value.as_str() {
                 Some(word) if words.contains(&word) => Ok(()),
+                Some(_) => Err(out_of_range(value.to_string())),
+                None => Err(wrong_type()),
+            },
+            Kind::Text(longest) => match value.as_str() {
+                Some(word)
+                    if (1..=longest).contains(&word.chars().count())
+                        && !word.chars().any(|c| c.is_whitespace() || c.is_control()) =>
+                {
+                    Ok(())
+                }
                 Some(_) => Err(out_of_range(value.to_string())),
                 None => Err(wrong_type()),
             },
@@ -647,6 +677,16 @@ mod tests {
             "configuration keys \"max_attempts_per_hour\" and \"attempt_window_seconds\" contradict each other: the first stands for max_attempts_per_window with a window of 3600 s",
             "one call",
         );
+    }
+
+    #[test]
+    fn a_text_is_one_word() {
+        let set = |target: Value| Config::default().apply(&json!({ "scale_target": target }));
+        assert_eq!(set(json!("data/statefulset/pg-read")).unwrap().scale_target, "data/statefulset/pg-read");
+        for wrong in [json!(""), json!("a b"), json!("a\n"), json!("x".repeat(301))] {
+            assert!(matches!(set(wrong), Err(ConfigError::OutOfRange { .. })));
+        }
+        assert!(matches!(set(json!(3)), Err(ConfigError::WrongType { .. })));
     }
 
     #[test]

@@ -463,6 +463,7 @@ fn reject(problem: Option<&Problem>, remedy: &dyn Remedy, why: &NotApplicable) -
         reason: match why {
             NotApplicable::NothingToDo { .. } => Reason::NothingToDo,
             NotApplicable::DiskHeadroom { .. } => Reason::DiskHeadroom,
+            NotApplicable::NoOrchestrator { .. } => Reason::NoOrchestrator,
             _ => Reason::NotApplicable,
         },
         detail: format!("{}: {why}", remedy.name()),

@@ -274,6 +274,28 @@ pub fn step(step: &Step) -> String {
         Step::TuneSearchEffort { of, objective } => {
             format!("set the least {} of {} that finds {objective:.2}", of.method.effort_setting(), of.name)
         }
+        Step::SetRoutingWeight { of, weight, lease: None } => {
+            format!("send new rows to {} by weight {weight:.2}", of.name)
+        }
+        Step::SetRoutingWeight { of, weight, lease: Some(lease) } => format!(
+            "send new rows to {} by weight {weight:.2} for {} s, then by {:.2}",
+            of.name, lease.seconds, lease.after
+        ),
+        Step::MoveRows { moves, .. } => {
+            let each: Vec<String> = moves
+                .iter()
+                .map(|one| {
+                    let cold = if one.cold { "cold " } else { "" };
+                    format!("{} {cold}rows from {} to {}", one.rows, one.from.name, one.to.name)
+                })
+                .collect();
+            format!("move at most {}", each.join(", "))
+        }
+        Step::ScaleReplicas { target, max_replicas, .. } => {
+            format!(
+                "scale {target} up by half, to {max_replicas} replicas at most, and wait until they are ready"
+            )
+        }
     }
 }
 

@@ -45,6 +45,8 @@ pub(crate) fn snapshot(partitions: u32, groups: u32, hnsw: u32) -> Snapshot {
         horizon: None,
         slots: None,
         memory: None,
+        managed: None,
+        orchestrator: None,
     }
 }
 

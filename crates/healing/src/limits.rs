@@ -61,6 +61,18 @@ pub enum NotApplicable {
         /// Which, and why.
         detail: String,
     },
+    /// Rows are not ours to move.
+    #[error("its rows are not ours to move: {detail}")]
+    RowsNotOurs {
+        /// Why.
+        detail: String,
+    },
+    /// Nothing is there that could start a replica.
+    #[error("there is no orchestrator: {detail}")]
+    NoOrchestrator {
+        /// What is missing.
+        detail: String,
+    },
     /// `manage_search_effort` is off.
     #[error("the search effort is not ours to set (manage_search_effort is off)")]
     EffortNotManaged,

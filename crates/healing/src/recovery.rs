@@ -439,6 +439,9 @@ fn inverse(entry: &JournalEntry, details: Value) -> Option<RecoveryCommand> {
         Step::ReindexConcurrently { of, .. } if entry.state == StepState::Intent => {
             Some(RecoveryCommand::DropReindexLeftover { step_no, of: of.clone(), details })
         }
+        Step::SetRoutingWeight { .. } | Step::MoveRows { .. } | Step::ScaleReplicas { .. } => {
+            Some(RecoveryCommand::Revert { step_no, step: Box::new(entry.step.clone()), details })
+        }
         // A finished reindex has no inverse, a comparison no effect, and a loser is dropped after the verdict.
         Step::ReindexConcurrently { .. } | Step::CompareIndexes { .. } | Step::DropLoser { .. } => None,
     }

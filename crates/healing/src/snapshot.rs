@@ -73,6 +73,52 @@ pub struct Snapshot {
     /// Memory of the machine or of the control group that the server is confined to.
     #[serde(default)]
     pub memory: Option<Reading<Memory>>,
+    /// How rows are routed to partitions, where that is ours to say (a managed collection).
+    #[serde(default)]
+    pub managed: Option<Managed>,
+    /// What can start further read replicas; empty where nothing can, or nobody looks.
+    #[serde(default)]
+    pub orchestrator: Option<String>,
+}
+
+impl Snapshot {
+    /// Whether a partition is for cold rows.
+    pub(crate) fn is_cold(&self, partition: Oid) -> bool {
+        self.managed
+            .as_ref()
+            .is_some_and(|managed| managed.places.iter().any(|place| place.oid == partition && place.cold))
+    }
+}
+
+/// The routing of a managed collection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Managed {
+    /// Why its rows can never be moved; None: they can.
+    pub fixed: Option<String>,
+    /// What of its owner's a move would set off or be refused by (`move_despite_triggers`); None: nothing.
+    pub noticed: Option<String>,
+    /// Whether rows of one tenant are kept together.
+    pub by_tenant: bool,
+    /// Its partitions.
+    pub places: Vec<Place>,
+}
+
+/// A partition of a managed collection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// OID of the leaf.
+    pub oid: Oid,
+    /// Its `partition_id`.
+    pub number: i32,
+    /// Its weight for new rows.
+    pub weight: f64,
+    /// It is for cold rows: no new rows go there, and nothing is moved there to balance load.
+    pub cold: bool,
+    /// It is on another server.
+    pub elsewhere: bool,
+    /// Its rows that belong into the cold partition; None where no condition says so.
+    #[serde(default)]
+    pub cold_rows: Option<Reading<f64>>,
 }
 
 /// A server that holds partitions.

@@ -14,7 +14,7 @@ use super::{decide, judge, process};
 use crate::collect::{self, Collection, Kind, load};
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{efforts, execute, shared};
+use crate::{efforts, execute, routing, shared};
 
 /// Rest after a round that failed as a whole, so that a broken database does not fill its log.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
@@ -75,6 +75,8 @@ fn take_slot(database: u32) -> bool {
 #[pg_guard]
 unsafe extern "C-unwind" fn leave_slot(_code: i32, _argument: pg_sys::Datum) {
     let pid = pg_sys::MyProcPid;
+    // Nobody would tell it of changes any more.
+    routing::forget(pg_sys::MyDatabaseId.to_u32());
     let mut healers = shared::HEALERS.exclusive();
     for slot in healers.slots.iter_mut().filter(|slot| slot.pid == pid) {
         slot.pid = 0;
@@ -86,6 +88,7 @@ fn give_up_wish(database: u32) {
         slot.wanted = false;
     }
     shared::set_efforts(database, &[]);
+    routing::forget(database);
 }
 
 fn must_step_aside(database: u32) -> bool {
@@ -118,6 +121,7 @@ const WATCHING_PAUSE_MS: i64 = 250;
 /// Samples every collection that is due, decides, and looks after the workers. Returns how long to rest.
 fn round(memory: &mut Memory) -> Result<Duration, Error> {
     transaction(efforts::load)?;
+    transaction(routing::load)?;
     memory.workers.supervise()?;
     let collections = transaction(collect::collections)?;
     let now = collect::now_ms();

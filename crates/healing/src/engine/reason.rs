@@ -48,13 +48,15 @@ pub enum Reason {
     NothingToDo,
     /// λ is not known.
     LambdaUnknown,
+    /// No orchestrator can start a replica.
+    NoOrchestrator,
     /// A manual request names no remedy, or parameters that it does not take.
     InvalidRequest,
 }
 
 impl Reason {
     /// Every reason, in the order in which they are looked at.
-    pub const ALL: [Reason; 22] = [
+    pub const ALL: [Reason; 23] = [
         Reason::InvalidRequest,
         Reason::Disabled,
         Reason::InRecovery,
@@ -73,6 +75,7 @@ impl Reason {
         Reason::BreakerOpen,
         Reason::ArmBackoff,
         Reason::NotApplicable,
+        Reason::NoOrchestrator,
         Reason::DiskHeadroom,
         Reason::OverImpactLimit,
         Reason::OverStressImpact,
@@ -103,6 +106,7 @@ impl Reason {
             Reason::StaleSnapshot => "stale_snapshot",
             Reason::NothingToDo => "nothing_to_do",
             Reason::LambdaUnknown => "lambda_unknown",
+            Reason::NoOrchestrator => "no_orchestrator",
             Reason::InvalidRequest => "invalid_request",
         }
     }
@@ -151,6 +155,9 @@ impl Reason {
             }
             Reason::NothingToDo => "There is nothing to repair.",
             Reason::LambdaUnknown => "λ could not be computed; the detail says which reading is missing.",
+            Reason::NoOrchestrator => {
+                "Nothing on this server can start a replica; set ruvector.scale_command in postgresql.conf."
+            }
             Reason::InvalidRequest => "The request names a strategy or parameter that does not exist.",
         }
     }

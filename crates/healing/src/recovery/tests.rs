@@ -95,6 +95,10 @@ impl Catalog {
                 fuel.burn()?;
                 self.effort.insert(of.name.clone(), 9);
             }
+            // Of no index: see the test of what they revert to.
+            Step::SetRoutingWeight { .. } | Step::MoveRows { .. } | Step::ScaleReplicas { .. } => {
+                fuel.burn()?
+            }
         }
         Ok(())
     }

@@ -14,8 +14,12 @@ use crate::snapshot::{Index, Method, Oid, Reading, Replacement, Snapshot};
 pub(crate) use crate::verification::{comparisons_won, replaced, same_index};
 
 mod compact_indexes;
+mod drain_hot_partition;
+mod evict_cold_data;
+mod rebalance_partitions;
 mod rebuild_centroids;
 mod repair_invalid_index;
+mod scale_replicas;
 mod tune_search_effort;
 
 #[cfg(test)]
@@ -24,8 +28,12 @@ mod tests;
 /// Every remedy, sorted by name.
 pub const ALL: &[&dyn Remedy] = &[
     &compact_indexes::CompactIndexes,
+    &drain_hot_partition::DrainHotPartition,
+    &evict_cold_data::EvictColdData,
+    &rebalance_partitions::RebalancePartitions,
     &rebuild_centroids::RebuildCentroids,
     &repair_invalid_index::RepairInvalidIndex,
+    &scale_replicas::ScaleReplicas,
     &tune_search_effort::TuneSearchEffort,
 ];
 

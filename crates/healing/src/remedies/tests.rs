@@ -129,6 +129,9 @@ fn has_inverse(step: &Step) -> bool {
         | Step::SwapIndex { .. }
         | Step::DropInvalid { .. }
         | Step::TuneSearchEffort { .. }
+        | Step::SetRoutingWeight { .. }
+        | Step::MoveRows { .. }
+        | Step::ScaleReplicas { .. }
         | Step::CompareIndexes { .. } => true,
         // After verification only, where nothing is undone any more.
         Step::DropLoser { .. } => true,
