@@ -13,7 +13,9 @@ DECLARE
         'ruvector_healing_execute',
         'ruvector_healing_reset',
         'ruvector_healing_trigger',
-        'ruvector_search_effort_set'
+        'ruvector_lease_release',
+        'ruvector_search_effort_set',
+        'ruvector_throttle_set'
     ];
 BEGIN
     FOR f IN SELECT p.oid::regprocedure AS signature, p.proname, p.prokind
@@ -26,7 +28,8 @@ BEGIN
         EXECUTE pg_catalog.format('GRANT EXECUTE ON %s %s TO %I',
             CASE f.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, f.signature,
             CASE WHEN f.proname = ANY (acting) THEN 'ruvector_operator'
-                 WHEN f.proname IN ('_wake', '_propose', '_sample', '_number_column', '_begin_watching', '_server_settings') THEN current_user
+                 WHEN f.proname IN ('_wake', '_propose', '_sample', '_number_column', '_begin_watching', '_server_settings', '_put_back',
+                                    '_release_all') THEN current_user
                  ELSE 'ruvector_monitor' END);
     END LOOP;
 END

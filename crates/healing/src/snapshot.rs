@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::throttle::Ingestion;
+
 /// A PostgreSQL object identifier (`oid`), used as the identity of tables and indexes.
 pub type Oid = u32;
 
@@ -73,6 +75,9 @@ pub struct Snapshot {
     /// Memory of the machine or of the control group that the server is confined to.
     #[serde(default)]
     pub memory: Option<Reading<Memory>>,
+    /// How fast it is written, and what holds that back.
+    #[serde(default)]
+    pub ingestion: Option<Ingestion>,
 }
 
 /// A server that holds partitions.

@@ -14,7 +14,7 @@ use super::{decide, judge, process};
 use crate::collect::{self, Collection, Kind, load};
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{efforts, execute, shared};
+use crate::{efforts, execute, leases, shared, throttle};
 
 /// Rest after a round that failed as a whole, so that a broken database does not fill its log.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
@@ -86,6 +86,7 @@ fn give_up_wish(database: u32) {
         slot.wanted = false;
     }
     shared::set_efforts(database, &[]);
+    throttle::clear();
 }
 
 fn must_step_aside(database: u32) -> bool {
@@ -118,6 +119,8 @@ const WATCHING_PAUSE_MS: i64 = 250;
 /// Samples every collection that is due, decides, and looks after the workers. Returns how long to rest.
 fn round(memory: &mut Memory) -> Result<Duration, Error> {
     transaction(efforts::load)?;
+    // After a crash nothing is held back any more: before anything acts, what should be is again.
+    leases::reconcile()?;
     memory.workers.supervise()?;
     let collections = transaction(collect::collections)?;
     let now = collect::now_ms();
@@ -131,6 +134,7 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
         }
     }
     memory.next_sample.retain(|id, _| collections.iter().any(|collection| collection.id == *id));
+    collect::ingestion::retain(|id| collections.iter().any(|collection| collection.id == id));
     for collection in &collections {
         if must_step_aside(unsafe { pg_sys::MyDatabaseId }.to_u32()) {
             break;

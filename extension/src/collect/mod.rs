@@ -1,6 +1,7 @@
 //! Collectors: what is read of a collection, each bounded in time, each saying so when it could not read.
 
 mod catalog;
+pub(crate) mod ingestion;
 mod ivfflat;
 pub(crate) mod load;
 mod maintenance;
