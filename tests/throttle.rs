@@ -21,7 +21,8 @@ fn usual(client: &mut Client) -> (f64, f64) {
     wait_for("the usual rate", PATIENCE, || {
         let query = "SELECT (snapshot #>> '{ingestion,baseline,known,insert}')::float8,
                             (snapshot #>> '{ingestion,baseline,known,bulk_insert}')::float8
-                       FROM ruvector.integrity WHERE snapshot #> '{ingestion,baseline,known}' IS NOT NULL";
+                       FROM ruvector.integrity
+                      WHERE snapshot ->> 'collection' = 'docs' AND snapshot #> '{ingestion,baseline,known}' IS NOT NULL";
         client.query_opt(query, &[]).unwrap().map(|row| (row.get(0), row.get(1)))
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", said(client)))
