@@ -65,7 +65,9 @@ fn throttles() -> JsonB {
             let Some(in_force) = throttle::in_force(&collection)? else { continue };
             let mut shown = serde_json::to_value(&in_force)?;
             let held = in_force.held().is_ok();
-            if let (Some(into), serde_json::Value::Object(from)) = (shown.as_object_mut(), serde_json::to_value(&live)?) {
+            if let (Some(into), serde_json::Value::Object(from)) =
+                (shown.as_object_mut(), serde_json::to_value(&live)?)
+            {
                 into.extend(from);
                 into.insert("held".into(), held.into());
             }

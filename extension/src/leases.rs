@@ -80,19 +80,42 @@ pub(crate) fn end(row: &Row, why: Over) -> Result<(), Error> {
     )?)
 }
 
-/// Ends every lease of an action: its undoing.
-pub(crate) fn release_action(action: i64) -> Result<usize, Error> {
-    let of_action: Vec<i64> = collect::documents(
-        "SELECT to_jsonb(l.id) FROM ruvector.leases l WHERE l.action_id = $1 AND l.ended_at IS NULL ORDER BY l.id DESC",
-        &[action.into()],
+/// Ends what an action holds of this kind and subject: the undoing of a step.
+pub(crate) fn release(action: i64, kind: LeaseKind, subject: &str) -> Result<(), Error> {
+    let held: Vec<i64> = collect::documents(
+        "SELECT to_jsonb(l.id) FROM ruvector.leases l
+          WHERE l.action_id = $1 AND l.kind = $2 AND l.subject = $3 AND l.ended_at IS NULL ORDER BY l.id DESC",
+        &[action.into(), kind.as_str().into(), subject.into()],
     )?;
-    let rows = all()?;
-    for id in &of_action {
-        if let Some(row) = rows.iter().find(|row| row.lease.id == *id) {
-            end(row, Over::Released)?;
-        }
-    }
-    Ok(of_action.len())
+    held.into_iter().try_for_each(|id| end_one(id, Over::Released))
+}
+
+/// A lease that nobody has ended.
+pub(crate) fn open(id: i64) -> Result<Option<Row>, Error> {
+    Ok(all()?.into_iter().find(|row| row.lease.id == id))
+}
+
+/// Ends one, if nobody has.
+pub(crate) fn end_one(id: i64, why: Over) -> Result<(), Error> {
+    open(id)?.map_or(Ok(()), |row| end(&row, why))
+}
+
+/// Notes in the lease that this process holds its lock.
+pub(crate) fn note_held(id: i64) -> Result<(), Error> {
+    // SAFETY: own process id.
+    let pid = unsafe { pg_sys::MyProcPid };
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.leases SET effect = effect || jsonb_build_object('pid', $2) WHERE id = $1",
+        &[id.into(), pid.into()],
+    )?)
+}
+
+/// Whether the process that holds a lease's lock lives.
+pub(crate) fn is_held(id: i64) -> Result<bool, Error> {
+    let query = "SELECT EXISTS (SELECT FROM ruvector.leases l JOIN pg_stat_activity a ON a.pid = (l.effect ->> 'pid')::integer
+                                 WHERE l.id = $1 AND l.ended_at IS NULL AND a.backend_type = 'ruvector lease'
+                                   AND a.backend_start > l.begins_at)";
+    Ok(Spi::get_one_with_args(query, &[id.into()])? == Some(true))
 }
 
 /// What was seen of a job before it was paused.

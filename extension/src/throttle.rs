@@ -182,9 +182,11 @@ pub(crate) fn place_of(relation: u32) -> Option<Place> {
     let database = database();
     let throttles = THROTTLES.share();
     let all = &throttles.relations[..throttles.used];
-    let at = all.binary_search_by_key(&(database, relation), |entry| (entry.database, entry.relation)).ok()?;
+    let at =
+        all.binary_search_by_key(&(database, relation), |entry| (entry.database, entry.relation)).ok()?;
     let slot = all[at].slot;
-    let collection = throttles.slots.get(usize::from(slot)).filter(|slot| slot.database == database)?.collection;
+    let collection =
+        throttles.slots.get(usize::from(slot)).filter(|slot| slot.database == database)?.collection;
     Some(Place { slot, database, collection })
 }
 
@@ -317,7 +319,8 @@ pub(crate) fn live() -> Vec<Live> {
         let over_s = seconds(now_ns - slot.since_ns);
         let rows = |kind| slot.bucket(kind).rows.load(Relaxed) - slot.bucket(kind).rows_before.load(Relaxed);
         let rate = |kind| rows(kind) as f64 / over_s.max(1e-3);
-        let sum = |of: fn(&Bucket) -> &AtomicI64| slot.buckets.iter().map(|b| of(b).load(Relaxed)).sum::<i64>();
+        let sum =
+            |of: fn(&Bucket) -> &AtomicI64| slot.buckets.iter().map(|b| of(b).load(Relaxed)).sum::<i64>();
         let debt_ns = slot.buckets.iter().map(|b| b.next_ns.load(Relaxed) - now_ns).max().unwrap_or(0);
         Live {
             collection: slot.collection,
@@ -340,10 +343,11 @@ pub(crate) fn live() -> Vec<Live> {
 pub(crate) fn in_force(collection: &Collection) -> Result<Option<InForce>, Error> {
     let leases = leases::all()?;
     let now = collect::now_ms();
-    let lease = healing::lease::in_force(&leases.iter().map(|row| row.lease.clone()).collect::<Vec<_>>(), now)
-        .iter()
-        .find(|lease| lease.kind == LeaseKind::Throttle && lease.subject == collection.id.to_string())
-        .map(|lease| lease.id);
+    let lease =
+        healing::lease::in_force(&leases.iter().map(|row| row.lease.clone()).collect::<Vec<_>>(), now)
+            .iter()
+            .find(|lease| lease.kind == LeaseKind::Throttle && lease.subject == collection.id.to_string())
+            .map(|lease| lease.id);
     let Some(row) = leases.into_iter().find(|row| Some(row.lease.id) == lease) else { return Ok(None) };
     let Effect { percentages, baseline } = serde_json::from_value(row.effect)?;
     let live = live().into_iter().find(|live| live.collection == collection.id && live.lease == row.lease.id);
@@ -396,9 +400,12 @@ pub(crate) fn load() -> Result<(), Error> {
             },
         );
     }
-    let left_out = fill(&rows.into_iter().map(|row| (row.collection, row.relations)).collect::<Vec<_>>(), &wanted);
+    let left_out =
+        fill(&rows.into_iter().map(|row| (row.collection, row.relations)).collect::<Vec<_>>(), &wanted);
     if left_out > 0 {
-        pgrx::warning!("ruvector: {left_out} collections do not fit into shared memory and cannot be throttled");
+        pgrx::warning!(
+            "ruvector: {left_out} collections do not fit into shared memory and cannot be throttled"
+        );
     }
     Ok(())
 }
@@ -435,9 +442,11 @@ fn fill(collections: &[(i32, Vec<(u32, bool)>)], wanted: &HashMap<i32, Wanted>) 
     }
     throttles.used = kept;
     for (collection, relations) in collections {
-        let known = throttles.slots.iter().position(|s| s.database == database && s.collection == *collection);
+        let known =
+            throttles.slots.iter().position(|s| s.database == database && s.collection == *collection);
         let free = || throttles.slots.iter().position(|slot| slot.database == 0);
-        let Some(at) = known.or_else(free).filter(|_| throttles.used + relations.len() <= RELATIONS_MAX) else {
+        let Some(at) = known.or_else(free).filter(|_| throttles.used + relations.len() <= RELATIONS_MAX)
+        else {
             left_out += 1;
             continue;
         };

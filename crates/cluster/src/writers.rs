@@ -58,7 +58,8 @@ impl Writers {
         for _ in 0..sessions {
             let mut client = cluster.connect("app")?;
             let (stop, rows, ledger) = (writers.stop.clone(), writers.rows.clone(), writers.ledger.clone());
-            let (slowest_us, errors, next) = (writers.slowest_us.clone(), writers.errors.clone(), next.clone());
+            let (slowest_us, errors, next) =
+                (writers.slowest_us.clone(), writers.errors.clone(), next.clone());
             let pause = a_second.map(|rate| Duration::from_secs_f64(f64::from(sessions) / rate));
             writers.threads.push(std::thread::spawn(move || {
                 let mut due = Instant::now();

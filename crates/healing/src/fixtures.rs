@@ -45,6 +45,7 @@ pub(crate) fn snapshot(partitions: u32, groups: u32, hnsw: u32) -> Snapshot {
         horizon: None,
         slots: None,
         memory: None,
+        scheduled: None,
         ingestion: None,
     }
 }

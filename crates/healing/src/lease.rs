@@ -185,7 +185,8 @@ mod tests {
 
     #[test]
     fn the_last_made_counts_and_the_one_before_it_comes_back() {
-        let leases = [lease(1, 0, 1000), lease(2, 10, 500), Lease { subject: "notes".into(), ..lease(3, 10, 500) }];
+        let leases =
+            [lease(1, 0, 1000), lease(2, 10, 500), Lease { subject: "notes".into(), ..lease(3, 10, 500) }];
         let ids = |now| in_force(&leases, now).iter().map(|lease| lease.id).collect::<Vec<_>>();
         assert_eq!(ids(100), [2, 3]);
         assert_eq!(ids(600), [1]);

@@ -75,6 +75,9 @@ pub struct Snapshot {
     /// Memory of the machine or of the control group that the server is confined to.
     #[serde(default)]
     pub memory: Option<Reading<Memory>>,
+    /// Jobs of pg_cron that maintain the collection's tables; None where there is no pg_cron.
+    #[serde(default)]
+    pub scheduled: Option<Reading<Vec<Scheduled>>>,
     /// How fast it is written, and what holds that back.
     #[serde(default)]
     pub ingestion: Option<Ingestion>,
@@ -117,6 +120,23 @@ pub struct Job {
     pub waits_s: Option<f64>,
     /// Whom or what it waits for, in words.
     pub waits_for: Option<String>,
+}
+
+/// A job of pg_cron that vacuums, analyzes, reindexes or clusters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduled {
+    /// Its number in `cron.job`.
+    pub jobid: i64,
+    /// Its name, or the beginning of its command.
+    pub name: String,
+    /// Its schedule.
+    pub schedule: String,
+    /// Its command.
+    pub command: String,
+    /// Whether it runs when it is due.
+    pub active: bool,
+    /// The process in which it runs now.
+    pub pid: Option<i32>,
 }
 
 /// What keeps dead rows from being removed.

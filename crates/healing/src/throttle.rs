@@ -217,7 +217,9 @@ impl Window {
         }
         self.seen.push_back(now);
         // The oldest that is kept is five minutes old or the last before that.
-        while self.seen.len() > LOOKS_MAX || self.seen.get(1).is_some_and(|next| now.at - next.at >= BASELINE_MS) {
+        while self.seen.len() > LOOKS_MAX
+            || self.seen.get(1).is_some_and(|next| now.at - next.at >= BASELINE_MS)
+        {
             self.seen.pop_front();
         }
     }

@@ -9,6 +9,7 @@ use healing::snapshot::UnixMs;
 use pgrx::JsonB;
 use pgrx::prelude::*;
 
+use super::holder::Holders;
 use super::supervise::Workers;
 use super::{decide, judge, process};
 use crate::collect::{self, Collection, Kind, load};
@@ -103,6 +104,7 @@ fn installed() -> Result<bool, Error> {
 #[derive(Default)]
 struct Memory {
     workers: Workers,
+    holders: Holders,
     /// When each collection is to be sampled again, Unix milliseconds.
     next_sample: HashMap<i32, UnixMs>,
     /// When old samples are next forgotten.
@@ -121,6 +123,7 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
     transaction(efforts::load)?;
     // After a crash nothing is held back any more: before anything acts, what should be is again.
     leases::reconcile()?;
+    memory.holders.supervise()?;
     memory.workers.supervise()?;
     let collections = transaction(collect::collections)?;
     let now = collect::now_ms();

@@ -261,6 +261,7 @@ pub(crate) fn snapshot(
         horizon: Some(Reading::Known(state.horizon)),
         slots: Some(Reading::Known(state.slots)),
         memory: Some(memory::usage(config)?),
+        scheduled: maintenance::scheduled(collection)?.map(Reading::Known),
         ingestion: ingestion::seen(collection)?,
     })
 }

@@ -142,7 +142,7 @@ struct Noted {
     /// The relations' counters that have been charged.
     inserted: i64,
     updated: i64,
-    /// A statement of it may update by way of inserting: then updated rows count.
+    /// The statement under way may update by way of inserting: then updated rows count.
     upserts: bool,
     reserved: Option<(Kind, i64)>,
 }
@@ -240,26 +240,36 @@ unsafe fn note(place: Place, upserts: bool) {
     if !CALLBACK_SET.replace(true) {
         pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
     }
-    let known = NOTED.with_borrow_mut(|noted| {
-        let known = noted.iter_mut().find(|noted| noted.place == place);
-        known.map(|noted| noted.upserts |= upserts).is_some()
+    let known = NOTED.with_borrow(|noted| {
+        let noted = noted.iter().find(|noted| noted.place == place)?;
+        Some((noted.leaves.clone(), noted.upserts))
     });
-    if known {
-        return;
+    match known {
+        // What a plain UPDATE of the same transaction has written before is none of this statement's.
+        Some((leaves, false)) if upserts => {
+            let (_, updated) = written(&leaves);
+            NOTED.with_borrow_mut(|noted| {
+                if let Some(noted) = noted.iter_mut().find(|noted| noted.place == place) {
+                    (noted.updated, noted.upserts) = (updated, true);
+                }
+            });
+        }
+        Some(_) => {}
+        None => {
+            let leaves = throttle::leaves_of(place);
+            let (inserted, updated) = written(&leaves);
+            NOTED.with_borrow_mut(|noted| {
+                noted.push(Noted { place, leaves, inserted, updated, upserts, reserved: None });
+            });
+        }
     }
-    let leaves = throttle::leaves_of(place);
-    let (inserted, updated) = written(&leaves);
-    NOTED.with_borrow_mut(|noted| {
-        noted.push(Noted { place, leaves, inserted, updated, upserts, reserved: None });
-    });
 }
 
 /// Reserves the rows and waits for their turn, if this transaction may wait.
 unsafe fn turn(place: Place, kind: Kind, rows: i64, wait_max_ns: i64) {
     // A statement within one that has reserved, a trigger for instance, is part of it.
-    let reserved = NOTED.with_borrow(|noted| {
-        noted.iter().any(|noted| noted.place == place && noted.reserved.is_some())
-    });
+    let reserved =
+        NOTED.with_borrow(|noted| noted.iter().any(|noted| noted.place == place && noted.reserved.is_some()));
     if reserved {
         return;
     }
@@ -286,7 +296,9 @@ unsafe fn turn(place: Place, kind: Kind, rows: i64, wait_max_ns: i64) {
 
 /// The session's own time limits are for its statements, not for our waits.
 unsafe fn time_limit_ns() -> i64 {
-    let of = |limit_ms: i32| if limit_ms > 0 { i64::from(limit_ms) * 1_000_000 / TIME_LIMIT_SHARE } else { i64::MAX };
+    let of = |limit_ms: i32| {
+        if limit_ms > 0 { i64::from(limit_ms) * 1_000_000 / TIME_LIMIT_SHARE } else { i64::MAX }
+    };
     let statement = of(pg_sys::StatementTimeout);
     #[cfg(feature = "pg18")]
     let statement = statement.min(of(pg_sys::TransactionTimeout));
@@ -366,7 +378,7 @@ unsafe fn settle(place: Place, own: Option<i64>, known: Option<Kind>) {
         if !pg_sys::pgstat_track_counts {
             rows = own.unwrap_or(0);
         }
-        (noted.inserted, noted.updated) = (inserted, updated);
+        (noted.inserted, noted.updated, noted.upserts) = (inserted, updated, false);
         Some((rows, upserted, noted.reserved.take()))
     });
     if let Some((rows, upserted, reserved)) = charged {
@@ -424,13 +436,17 @@ unsafe fn written(leaves: &[u32]) -> (i64, i64) {
 
 /// What was written and not charged, because a statement did not come to its end; and what was reserved in vain.
 #[pg_guard]
-unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
+unsafe extern "C-unwind" fn at_transaction_end(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
     use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
     if !matches!(event, XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE | XACT_EVENT_ABORT) {
         return;
     }
     let places: Vec<(Place, Option<Kind>)> = NOTED.with_borrow(|noted| {
-        let bulk = |noted: &Noted| noted.reserved.map(|(kind, _)| kind).filter(|kind| *kind == Kind::BulkInsert);
+        let bulk =
+            |noted: &Noted| noted.reserved.map(|(kind, _)| kind).filter(|kind| *kind == Kind::BulkInsert);
         noted.iter().map(|noted| (noted.place, bulk(noted))).collect()
     });
     for (place, kind) in places {

@@ -95,6 +95,10 @@ impl Catalog {
                 fuel.burn()?;
                 self.effort.insert(of.name.clone(), 9);
             }
+            Step::SetThrottle { .. }
+            | Step::PauseJob { .. }
+            | Step::PauseAutovacuum { .. }
+            | Step::DrainMaintenance { .. } => panic!("every step here concerns an index"),
         }
         Ok(())
     }

@@ -14,8 +14,10 @@ use crate::snapshot::{Index, Method, Oid, Reading, Replacement, Snapshot};
 pub(crate) use crate::verification::{comparisons_won, replaced, same_index};
 
 mod compact_indexes;
+mod pause_maintenance;
 mod rebuild_centroids;
 mod repair_invalid_index;
+mod throttle_ingestion;
 mod tune_search_effort;
 
 #[cfg(test)]
@@ -24,8 +26,10 @@ mod tests;
 /// Every remedy, sorted by name.
 pub const ALL: &[&dyn Remedy] = &[
     &compact_indexes::CompactIndexes,
+    &pause_maintenance::PauseMaintenance,
     &rebuild_centroids::RebuildCentroids,
     &repair_invalid_index::RepairInvalidIndex,
+    &throttle_ingestion::ThrottleIngestion,
     &tune_search_effort::TuneSearchEffort,
 ];
 

@@ -33,6 +33,11 @@ pub fn expand(turn: &Turn) -> Vec<Op> {
         Step::DropLoser { .. } | Step::DropInvalid { .. } => drop_index::operations(turn),
         Step::ReindexConcurrently { .. } => reindex::operations(turn),
         Step::TuneSearchEffort { .. } => tune_search_effort::operations(turn),
+        // No usual rate and no jobs of pg_cron are seen in this world, so nothing plans them.
+        Step::SetThrottle { .. }
+        | Step::PauseJob { .. }
+        | Step::PauseAutovacuum { .. }
+        | Step::DrainMaintenance { .. } => vec![],
     }
 }
 

@@ -211,6 +211,7 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
         horizon: None,
         slots: None,
         memory: Some(Reading::Known(world.memory_seen())),
+        scheduled: None,
         ingestion: None,
     }
 }
