@@ -15,8 +15,10 @@ DECLARE
         'ruvector_healing_execute',
         'ruvector_healing_reset',
         'ruvector_healing_trigger',
+        'ruvector_lease_release',
         'ruvector_routing_set',
-        'ruvector_search_effort_set'
+        'ruvector_search_effort_set',
+        'ruvector_throttle_set'
     ];
 BEGIN
     FOR f IN SELECT p.oid::regprocedure AS signature, p.proname, p.prokind
@@ -30,7 +32,8 @@ BEGIN
             CASE f.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, f.signature,
             CASE WHEN f.proname = ANY (acting) THEN 'ruvector_operator'
                  WHEN f.proname IN ('_route_shared', '_route_listed', '_route_slowly', '_route_tenant', '_share_out') THEN current_user
-                 WHEN f.proname IN ('_wake', '_propose', '_sample', '_number_column', '_begin_watching', '_server_settings') THEN current_user
+                 WHEN f.proname IN ('_wake', '_propose', '_sample', '_number_column', '_begin_watching', '_server_settings', '_put_back',
+                                    '_release_all') THEN current_user
                  ELSE 'ruvector_monitor' END);
     END LOOP;
 END

@@ -12,7 +12,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::error::Error;
-use crate::{background, collect, settings, shared, shown};
+use crate::{background, collect, settings, shared, shown, throttle};
 
 #[pg_extern(sql = false)]
 fn wake() {
@@ -50,6 +50,35 @@ fn patched_settings(layer: JsonB, patch: JsonB) -> JsonB {
 #[pg_extern(sql = false)]
 fn enabled() -> bool {
     settings::enabled()
+}
+
+/// The throttles of this database that are in force: what the lease says with what shared memory has counted.
+#[pg_extern(sql = false)]
+fn throttles() -> JsonB {
+    let shown = || -> Result<serde_json::Value, Error> {
+        if !shared::preloaded() {
+            return Ok(serde_json::json!([]));
+        }
+        let mut all = Vec::new();
+        for live in throttle::live() {
+            let Some(collection) = collect::collection(live.collection)? else { continue };
+            let Some(in_force) = throttle::in_force(&collection)? else { continue };
+            let mut shown = serde_json::to_value(&in_force)?;
+            let held = in_force.held().is_ok();
+            if let (Some(into), serde_json::Value::Object(from)) =
+                (shown.as_object_mut(), serde_json::to_value(&live)?)
+            {
+                into.extend(from);
+                into.insert("held".into(), held.into());
+            }
+            all.push(shown);
+        }
+        Ok(all.into())
+    };
+    match shown() {
+        Ok(shown) => JsonB(shown),
+        Err(error) => invalid(error.to_string(), "ruvector_leases() shows what is held back.".into()),
+    }
 }
 
 #[pg_extern(sql = false)]

@@ -12,11 +12,13 @@ mod execute;
 mod functions;
 mod hooks;
 mod journal;
+mod leases;
 mod owner;
 mod routing;
 mod settings;
 mod shared;
 mod shown;
+mod throttle;
 mod transaction;
 
 pgrx::pg_module_magic!(name, version);

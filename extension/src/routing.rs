@@ -49,7 +49,10 @@ impl Route {
     /// None where it does not fit, or has no share at all.
     fn of(database: u32, row: &Row) -> Option<Route> {
         let whole: f64 = row.shares.iter().map(|(_, share)| share).sum();
-        if row.route.len() > NAME_BYTES_MAX || row.shares.len() > PARTITIONS_MAX || whole.is_nan() || whole <= 0.0
+        if row.route.len() > NAME_BYTES_MAX
+            || row.shares.len() > PARTITIONS_MAX
+            || whole.is_nan()
+            || whole <= 0.0
         {
             return None;
         }
@@ -69,7 +72,10 @@ impl Route {
     }
 
     fn partition(&self, point: u32) -> Option<i32> {
-        self.ends[..self.partitions as usize].iter().find(|(end, _)| point <= *end).map(|(_, partition)| *partition)
+        self.ends[..self.partitions as usize]
+            .iter()
+            .find(|(end, _)| point <= *end)
+            .map(|(_, partition)| *partition)
     }
 }
 

@@ -6,9 +6,10 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// Read by SQL functions that work with the library and without it.
-static LIBRARY: GucSetting<Option<CString>> =
-    GucSetting::<Option<CString>>::new(Some(c"preloaded"));
+static LIBRARY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"preloaded"));
 static TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+static THROTTLE_EXEMPT: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 pub(crate) fn init() {
     GucRegistry::define_bool_guc(
@@ -35,11 +36,24 @@ pub(crate) fn init() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_bool_guc(
+        c"ruvector.throttle_exempt",
+        c"Whether this session writes as fast as it can while its collection is throttled.",
+        c"For roles that must not wait: ALTER ROLE ... SET ruvector.throttle_exempt = on.",
+        &THROTTLE_EXEMPT,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
 }
 
 /// Whether this session works for a tenant.
 pub(crate) fn has_tenant() -> bool {
     TENANT.get().is_some_and(|tenant| !tenant.is_empty())
+}
+
+/// Whether this session is neither charged nor made to wait.
+pub(crate) fn throttle_exempt() -> bool {
+    THROTTLE_EXEMPT.get()
 }
 
 /// Whether healing is on for the whole server.

@@ -183,6 +183,7 @@ pub(crate) fn init() {
     pg_shmem_init!(EFFORTS);
     pg_shmem_init!(EFFORT_COUNT);
     pg_shmem_init!(LAUNCHER_PID);
+    crate::throttle::init();
     PRELOADED.store(true, Ordering::Relaxed);
 }
 

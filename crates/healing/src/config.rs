@@ -228,6 +228,14 @@ settings! {
     backoff_base_seconds: i64 = 600, int(1, 86_400), "s", Collection;
     /// Longest such wait.
     backoff_cap_seconds: i64 = 86_400, int(1, 2_592_000), "s", Collection;
+    /// Time after which a throttle ends by itself.
+    throttle_lease_seconds: i64 = 900, int(10, 86_400), "s", Collection;
+    /// Whether a writer that would have to wait for longer than it may is rejected (SQLSTATE 53400) instead of let through.
+    throttle_reject: bool = false, Kind::Bool, "", Collection;
+    /// Time after which paused maintenance goes on by itself.
+    pause_lease_seconds: i64 = 900, int(10, 86_400), "s", Collection;
+    /// Longest wait for maintenance under way to end before a pause counts.
+    drain_timeout_seconds: i64 = 30, int(1, 3600), "s", Collection;
     /// Failures of a remedy in a row that open its breaker, which a human closes.
     breaker_failures: i64 = 3, int(1, 100), "", Collection;
 }

@@ -296,6 +296,21 @@ pub fn step(step: &Step) -> String {
                 "scale {target} up by half, to {max_replicas} replicas at most, and wait until they are ready"
             )
         }
+        Step::SetThrottle { percentages, lease_s, .. } => format!(
+            "take {} % off the usual rate of writers and {} % off bulk, for {lease_s} s",
+            percentages.throttle_pct, percentages.bulk_throttle_pct
+        ),
+        Step::PauseJob { jobid, lease_s, .. } => format!("pause job {jobid} of pg_cron for {lease_s} s"),
+        Step::PauseAutovacuum { lease_s } => format!("keep autovacuum away for {lease_s} s"),
+        Step::DrainMaintenance { wait_for, cancel, wait_s } => {
+            let named = |what: &str, jobs: &[String]| match jobs.is_empty() {
+                true => None,
+                false => Some(format!("{what} {}", jobs.join(", "))),
+            };
+            let waiting = named("wait for", wait_for).map(|wait| format!("{wait}, at most {wait_s} s"));
+            let both: Vec<String> = [named("cancel", cancel), waiting].into_iter().flatten().collect();
+            both.join(" and ")
+        }
     }
 }
 

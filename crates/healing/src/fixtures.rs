@@ -47,6 +47,8 @@ pub(crate) fn snapshot(partitions: u32, groups: u32, hnsw: u32) -> Snapshot {
         memory: None,
         managed: None,
         orchestrator: None,
+        scheduled: None,
+        ingestion: None,
     }
 }
 

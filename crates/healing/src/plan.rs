@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::snapshot::{Method, Oid};
+use crate::throttle::{Percentages, Rates};
 
 /// An ordered list of steps against one problem of one collection. A dry run is a printed plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -167,6 +168,40 @@ pub enum Step {
         /// Longest wait for them, seconds.
         ready_timeout_s: i64,
     },
+    /// Take a share off the usual rate of the collection's writers, under a lease. Inverse: end the lease, by which what
+    /// was before counts again; both previous shares are read first and noted.
+    SetThrottle {
+        /// What is taken off.
+        percentages: Percentages,
+        /// The usual rate that it is taken off.
+        baseline: Rates,
+        /// Seconds after which it ends by itself.
+        lease_s: i64,
+    },
+    /// Make a job of pg_cron inactive, under a lease. Inverse: make it active again, if it still is the same job.
+    PauseJob {
+        /// Its number in `cron.job`.
+        jobid: i64,
+        /// Its command when it was planned; one that was changed is another job.
+        command: String,
+        /// Seconds after which it is made active again.
+        lease_s: i64,
+    },
+    /// Keep autovacuum away from the collection's tables by a lock that gives way to everybody, under a lease. PostgreSQL
+    /// cancels an autovacuum that holds them. Inverse: let go of the lock.
+    PauseAutovacuum {
+        /// Seconds after which autovacuum may come again.
+        lease_s: i64,
+    },
+    /// Cancel some maintenance and wait for other to end. What is cancelled comes again by itself: no inverse is needed.
+    DrainMaintenance {
+        /// Jobs to wait for, by their ids; those that are left after the time go on.
+        wait_for: Vec<String>,
+        /// Jobs to cancel.
+        cancel: Vec<String>,
+        /// Longest wait, seconds.
+        wait_s: i64,
+    },
 }
 
 /// A partition of a managed collection at planning time; a step looks again whether it is that one.
@@ -230,6 +265,10 @@ impl Step {
             | Step::ReindexConcurrently { of, .. }
             | Step::TuneSearchEffort { of, .. } => Some(of),
             Step::SetRoutingWeight { .. } | Step::MoveRows { .. } | Step::ScaleReplicas { .. } => None,
+            Step::SetThrottle { .. }
+            | Step::PauseJob { .. }
+            | Step::PauseAutovacuum { .. }
+            | Step::DrainMaintenance { .. } => None,
         }
     }
 }

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::throttle::Ingestion;
+
 /// A PostgreSQL object identifier (`oid`), used as the identity of tables and indexes.
 pub type Oid = u32;
 
@@ -79,6 +81,12 @@ pub struct Snapshot {
     /// What can start further read replicas; empty where nothing can, or nobody looks.
     #[serde(default)]
     pub orchestrator: Option<String>,
+    /// Jobs of pg_cron that maintain the collection's tables; None where there is no pg_cron.
+    #[serde(default)]
+    pub scheduled: Option<Reading<Vec<Scheduled>>>,
+    /// How fast it is written, and what holds that back.
+    #[serde(default)]
+    pub ingestion: Option<Ingestion>,
 }
 
 impl Snapshot {
@@ -158,6 +166,23 @@ pub struct Job {
     pub waits_s: Option<f64>,
     /// Whom or what it waits for, in words.
     pub waits_for: Option<String>,
+}
+
+/// A job of pg_cron that vacuums, analyzes, reindexes or clusters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduled {
+    /// Its number in `cron.job`.
+    pub jobid: i64,
+    /// Its name, or the beginning of its command.
+    pub name: String,
+    /// Its schedule.
+    pub schedule: String,
+    /// Its command.
+    pub command: String,
+    /// Whether it runs when it is due.
+    pub active: bool,
+    /// The process in which it runs now.
+    pub pid: Option<i32>,
 }
 
 /// What keeps dead rows from being removed.

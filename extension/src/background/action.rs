@@ -34,6 +34,9 @@ pub(super) const LOCK_CLASS: u32 = 0x7275_7665;
 pub(super) const LOCK_KIND: i16 = 3;
 /// The window is extended this often while a measurement is missing.
 const WINDOWS_MAX: u32 = 3;
+/// How often the healer's next sample is looked for, and how long beyond two intervals.
+const SAMPLE_LOOK: Duration = Duration::from_millis(250);
+const SAMPLE_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(database: pg_sys::Oid, id: i64) {
     process::start(Some(database), c"ruvector action");
@@ -245,6 +248,11 @@ fn remedy(action: &Action) -> Result<&'static dyn Remedy, Error> {
 /// A snapshot with fresh readings of the indexes of these parts.
 fn observe(context: &Context<'_>, parts: &[Part]) -> Result<Snapshot, Error> {
     let Context { collection, config, .. } = *context;
+    if parts.contains(&Part::Whole)
+        && let Some(seen) = seen_next(context)?
+    {
+        return Ok(seen);
+    }
     for row in transaction(|| collect::indexes(collection))? {
         if row.valid && parts.iter().filter_map(Part::index).any(|of| of.name == row.name) {
             collect::take(Kind::Panel, collection, &row, config)?;
@@ -254,6 +262,26 @@ fn observe(context: &Context<'_>, parts: &[Part]) -> Result<Snapshot, Error> {
         }
     }
     transaction(|| collect::snapshot(collection, &collect::indexes(collection)?, config, collect::now_ms()))
+}
+
+/// What the healer sees next: load and rates of writing are counted between its samples. None when it does not look.
+fn seen_next(context: &Context<'_>) -> Result<Option<Snapshot>, Error> {
+    let asked = collect::now_ms();
+    let interval_s = context.config.sample_interval_seconds.unsigned_abs();
+    let until = std::time::Instant::now() + Duration::from_secs(2 * interval_s) + SAMPLE_PATIENCE;
+    loop {
+        let seen: Vec<Snapshot> = transaction(|| {
+            collect::documents(
+                "SELECT i.snapshot FROM ruvector.integrity i
+                  WHERE i.collection_id = $1 AND (i.snapshot ->> 'taken_at')::bigint > $2",
+                &[context.collection.id.into(), asked.into()],
+            )
+        })?;
+        if !seen.is_empty() || std::time::Instant::now() >= until {
+            return Ok(seen.into_iter().next());
+        }
+        process::pause(SAMPLE_LOOK);
+    }
 }
 
 /// The losers of these parts are dropped; what fails there does not take the success back.

@@ -9,12 +9,13 @@ use healing::snapshot::UnixMs;
 use pgrx::JsonB;
 use pgrx::prelude::*;
 
+use super::holder::Holders;
 use super::supervise::Workers;
 use super::{decide, judge, process};
 use crate::collect::{self, Collection, Kind, load};
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{efforts, execute, routing, shared};
+use crate::{efforts, execute, leases, routing, shared, throttle};
 
 /// Rest after a round that failed as a whole, so that a broken database does not fill its log.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
@@ -89,6 +90,7 @@ fn give_up_wish(database: u32) {
     }
     shared::set_efforts(database, &[]);
     routing::forget(database);
+    throttle::clear();
 }
 
 fn must_step_aside(database: u32) -> bool {
@@ -105,6 +107,7 @@ fn installed() -> Result<bool, Error> {
 #[derive(Default)]
 struct Memory {
     workers: Workers,
+    holders: Holders,
     /// When each collection is to be sampled again, Unix milliseconds.
     next_sample: HashMap<i32, UnixMs>,
     /// When old samples are next forgotten.
@@ -122,6 +125,9 @@ const WATCHING_PAUSE_MS: i64 = 250;
 fn round(memory: &mut Memory) -> Result<Duration, Error> {
     transaction(efforts::load)?;
     transaction(routing::load)?;
+    // After a crash nothing is held back any more: before anything acts, what should be is again.
+    leases::reconcile()?;
+    memory.holders.supervise()?;
     memory.workers.supervise()?;
     let collections = transaction(collect::collections)?;
     let now = collect::now_ms();
@@ -135,6 +141,7 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
         }
     }
     memory.next_sample.retain(|id, _| collections.iter().any(|collection| collection.id == *id));
+    collect::ingestion::retain(|id| collections.iter().any(|collection| collection.id == id));
     for collection in &collections {
         if must_step_aside(unsafe { pg_sys::MyDatabaseId }.to_u32()) {
             break;

@@ -12,6 +12,7 @@ use crate::shared;
 pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
     // SAFETY: the first thing a worker does, as PostgreSQL's own workers do (worker_spi.c).
     unsafe {
+        crate::hooks::exempt_this_process();
         handle_signals();
         pg_sys::BackgroundWorkerUnblockSignals();
         match database {

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::readings::Last;
-use super::{load, maintenance, memory, replication, server};
+use super::{ingestion, load, maintenance, memory, replication, server};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 use crate::owner::{as_role, owner_of, set_local};
@@ -261,6 +261,8 @@ pub(crate) fn snapshot(
         horizon: Some(Reading::Known(state.horizon)),
         slots: Some(Reading::Known(state.slots)),
         memory: Some(memory::usage(config)?),
+        scheduled: maintenance::scheduled(collection)?.map(Reading::Known),
+        ingestion: ingestion::seen(collection)?,
     })
 }
 

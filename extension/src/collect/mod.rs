@@ -1,6 +1,7 @@
 //! Collectors: what is read of a collection, each bounded in time, each saying so when it could not read.
 
 mod catalog;
+pub(crate) mod ingestion;
 mod ivfflat;
 pub(crate) mod load;
 mod maintenance;
@@ -14,6 +15,7 @@ pub(crate) use catalog::{
     Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes, now_ms,
     snapshot, value_bytes,
 };
+pub(crate) use maintenance::jobs;
 pub(crate) use memory::free_bytes as memory_free_bytes;
 pub(crate) use panel::{Panel, draw as draw_panel, search as search_panel};
 pub(crate) use readings::{Kind, seed, take, take_or_say_why};

@@ -17,6 +17,7 @@ use crate::{efforts, journal};
 mod compare;
 mod index;
 mod lookup;
+mod suppress;
 mod toplevel;
 
 /// What a step needs to know beside itself.
@@ -119,6 +120,18 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
                 context.note(step_no, step, StepState::Done, json!({ "point": point }))
             })?;
             transaction(efforts::load)?;
+        }
+        Step::SetThrottle { percentages, baseline, lease_s } => {
+            return suppress::set_throttle(context, step_no, step, *percentages, *baseline, *lease_s);
+        }
+        Step::PauseJob { jobid, command, lease_s } => {
+            return suppress::pause_job(context, step_no, step, *jobid, command, *lease_s);
+        }
+        Step::PauseAutovacuum { lease_s } => {
+            return suppress::pause_autovacuum(context, step_no, step, *lease_s);
+        }
+        Step::DrainMaintenance { wait_for, cancel, wait_s } => {
+            return suppress::drain(context, step_no, step, wait_for, cancel, *wait_s);
         }
     }
     Ok(Went::Done)
@@ -390,9 +403,7 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             let details = drop_loser(context, of, built)?;
             transaction(|| note(details))
         }
-        RecoveryCommand::Revert { step, .. } => {
-            Err(Error::refused(format!("there is nothing to put back: {}", healing::explain::step(step))))
-        }
+        RecoveryCommand::Revert { step, .. } => suppress::revert(context, step, || note(json!({}))),
     }
 }
 

@@ -99,6 +99,10 @@ impl Catalog {
             Step::SetRoutingWeight { .. } | Step::MoveRows { .. } | Step::ScaleReplicas { .. } => {
                 fuel.burn()?
             }
+            Step::SetThrottle { .. }
+            | Step::PauseJob { .. }
+            | Step::PauseAutovacuum { .. }
+            | Step::DrainMaintenance { .. } => panic!("every step here concerns an index"),
         }
         Ok(())
     }

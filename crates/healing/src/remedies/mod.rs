@@ -16,10 +16,12 @@ pub(crate) use crate::verification::{comparisons_won, replaced, same_index};
 mod compact_indexes;
 mod drain_hot_partition;
 mod evict_cold_data;
+mod pause_maintenance;
 mod rebalance_partitions;
 mod rebuild_centroids;
 mod repair_invalid_index;
 mod scale_replicas;
+mod throttle_ingestion;
 mod tune_search_effort;
 
 #[cfg(test)]
@@ -30,10 +32,12 @@ pub const ALL: &[&dyn Remedy] = &[
     &compact_indexes::CompactIndexes,
     &drain_hot_partition::DrainHotPartition,
     &evict_cold_data::EvictColdData,
+    &pause_maintenance::PauseMaintenance,
     &rebalance_partitions::RebalancePartitions,
     &rebuild_centroids::RebuildCentroids,
     &repair_invalid_index::RepairInvalidIndex,
     &scale_replicas::ScaleReplicas,
+    &throttle_ingestion::ThrottleIngestion,
     &tune_search_effort::TuneSearchEffort,
 ];
 

@@ -132,7 +132,11 @@ fn has_inverse(step: &Step) -> bool {
         | Step::SetRoutingWeight { .. }
         | Step::MoveRows { .. }
         | Step::ScaleReplicas { .. }
-        | Step::CompareIndexes { .. } => true,
+        | Step::CompareIndexes { .. }
+        | Step::SetThrottle { .. }
+        | Step::PauseJob { .. }
+        | Step::PauseAutovacuum { .. }
+        | Step::DrainMaintenance { .. } => true,
         // After verification only, where nothing is undone any more.
         Step::DropLoser { .. } => true,
         Step::ReindexConcurrently { .. } => false,

@@ -39,6 +39,11 @@ pub fn expand(turn: &Turn) -> Vec<Op> {
         Step::MoveRows { .. } => move_rows::operations(turn),
         Step::SetRoutingWeight { .. } => set_routing_weight::operations(turn),
         Step::ScaleReplicas { .. } => scale_replicas::operations(turn),
+        // No usual rate and no jobs of pg_cron are seen in this world, so nothing plans them.
+        Step::SetThrottle { .. }
+        | Step::PauseJob { .. }
+        | Step::PauseAutovacuum { .. }
+        | Step::DrainMaintenance { .. } => vec![],
     }
 }
 

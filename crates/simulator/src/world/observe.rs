@@ -213,6 +213,8 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
         memory: Some(Reading::Known(world.memory_seen())),
         managed: collection.managed.then(|| managed(&collection.tables)),
         orchestrator: Some("virtual".to_owned()),
+        scheduled: None,
+        ingestion: None,
     }
 }
 
