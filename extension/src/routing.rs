@@ -49,7 +49,10 @@ impl Route {
     /// None where it does not fit, or has no share at all.
     fn of(database: u32, row: &Row) -> Option<Route> {
         let whole: f64 = row.shares.iter().map(|(_, share)| share).sum();
-        if row.route.len() > NAME_BYTES_MAX || row.shares.len() > PARTITIONS_MAX || whole.is_nan() || whole <= 0.0
+        if row.route.len() > NAME_BYTES_MAX
+            || row.shares.len() > PARTITIONS_MAX
+            || whole.is_nan()
+            || whole <= 0.0
         {
             return None;
         }
@@ -69,7 +72,10 @@ impl Route {
     }
 
     fn partition(&self, point: u32) -> Option<i32> {
-        self.ends[..self.partitions as usize].iter().find(|(end, _)| point <= *end).map(|(_, partition)| *partition)
+        self.ends[..self.partitions as usize]
+            .iter()
+            .find(|(end, _)| point <= *end)
+            .map(|(_, partition)| *partition)
     }
 }
 
@@ -104,10 +110,11 @@ struct Row {
 
 /// Copies the routing of this database into shared memory.
 pub(crate) fn load() -> Result<(), Error> {
+    end_leases()?;
     let rows: Vec<Row> = collect::documents(
         "SELECT jsonb_build_object('route', m.route, 'by_tenant', m.tenant_column IS NOT NULL,
                 'shares', jsonb_agg(jsonb_build_array(r.partition_id, r.share) ORDER BY r.partition_id))
-           FROM ruvector.managed m JOIN ruvector.routing r ON r.route = m.route
+           FROM ruvector.managed m JOIN ruvector.shares r ON r.route = m.route
           WHERE r.share > 0 GROUP BY m.route, m.tenant_column ORDER BY m.route",
         &[],
     )?;
@@ -116,6 +123,14 @@ pub(crate) fn load() -> Result<(), Error> {
     let routes: Vec<Route> = rows.iter().filter_map(|row| Route::of(database, row)).collect();
     replace(database, &routes);
     Ok(())
+}
+
+/// Notes the leases that have ended by themselves.
+fn end_leases() -> Result<(), Error> {
+    Ok(Spi::run(
+        "UPDATE ruvector.routing SET (weight, lease_until, weight_after) = (weight_after, NULL, NULL)
+          WHERE lease_until <= statement_timestamp()",
+    )?)
 }
 
 /// Forgets what is known of a database: its sessions read the table.

@@ -4,6 +4,7 @@ mod catalog;
 mod ivfflat;
 pub(crate) mod load;
 mod maintenance;
+pub(crate) mod managed;
 mod memory;
 mod panel;
 mod readings;
@@ -11,8 +12,8 @@ mod replication;
 mod server;
 
 pub(crate) use catalog::{
-    Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes, now_ms,
-    snapshot, value_bytes,
+    Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes, live_rows,
+    now_ms, snapshot, value_bytes,
 };
 pub(crate) use memory::free_bytes as memory_free_bytes;
 pub(crate) use panel::{Panel, draw as draw_panel, search as search_panel};

@@ -12,12 +12,15 @@ use crate::background::process;
 use crate::collect::{self, Collection};
 use crate::error::Error;
 use crate::transaction::{look_again, transaction};
-use crate::{efforts, journal};
+use crate::{efforts, journal, routing};
 
 mod compare;
 mod index;
 mod lookup;
+mod rows;
+mod scale;
 mod toplevel;
+mod weight;
 
 /// What a step needs to know beside itself.
 pub(crate) struct Context<'a> {
@@ -56,6 +59,8 @@ pub(crate) enum Went {
     Done,
     /// It was no gain, and why.
     Lost(String),
+    /// There was nothing to do, and why.
+    Noop(String),
 }
 
 /// Carries out one step.
@@ -119,6 +124,15 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
                 context.note(step_no, step, StepState::Done, json!({ "point": point }))
             })?;
             transaction(efforts::load)?;
+        }
+        Step::SetRoutingWeight { of, weight, lease } => {
+            weight::set(context, step_no, step, of, *weight, *lease)?;
+        }
+        Step::MoveRows { moves, lambda, pause_ratio } => {
+            return rows::carry_out(context, step_no, step, moves, *lambda, *pause_ratio);
+        }
+        Step::ScaleReplicas { target, max_replicas, ready_timeout_s } => {
+            return scale::up(context, step_no, step, target, *max_replicas, *ready_timeout_s);
         }
     }
     Ok(Went::Done)
@@ -390,9 +404,27 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             let details = drop_loser(context, of, built)?;
             transaction(|| note(details))
         }
-        RecoveryCommand::Revert { step, .. } => {
-            Err(Error::refused(format!("there is nothing to put back: {}", healing::explain::step(step))))
-        }
+        RecoveryCommand::Revert { step, details, .. } => match step.as_ref() {
+            Step::SetRoutingWeight { of, .. } => {
+                transaction(|| {
+                    weight::restore(context, of, details)?;
+                    note(json!({}))
+                })?;
+                transaction(routing::load)
+            }
+            Step::MoveRows { pause_ratio, .. } => {
+                let rows = rows::revert(context, step_no, *pause_ratio)?;
+                transaction(|| note(json!({ "moved_back": rows })))
+            }
+            Step::ScaleReplicas { target, .. } => {
+                let details = scale::revert(target, details)?;
+                transaction(|| note(details))
+            }
+            other => Err(Error::refused(format!(
+                "there is nothing to put back: {}",
+                healing::explain::step(other)
+            ))),
+        },
     }
 }
 
