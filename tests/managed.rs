@@ -121,7 +121,9 @@ fn weights_say_where_new_rows_go_and_never_is_everything_sent_to_one() {
         let route = |client: &mut Client, rows: i64| -> BTreeMap<i32, i64> {
             let function =
                 if shared { "ruvector._route_shared('docs')" } else { "ruvector._route_listed('docs')" };
-            let query = format!("SELECT {function}, count(*) FROM generate_series(1, $1) GROUP BY 1");
+            let query = format!(
+                "SELECT r, count(*) FROM (SELECT {function} AS r FROM generate_series(1, $1::bigint) OFFSET 0) s GROUP BY 1"
+            );
             client
                 .query(query.as_str(), &[&rows])
                 .unwrap()
