@@ -195,3 +195,41 @@ fn a_row_trigger_of_the_owner_is_not_set_off_unless_that_is_wanted() {
         .collect();
     assert_eq!(seen, ["DELETE as keeper", "INSERT as keeper"], "{}", said(&mut client));
 }
+
+#[test]
+fn what_other_sessions_see_of_a_move_is_counted() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let _hot = hot(&cluster);
+    let repeatable =
+        Writers::start(&cluster, "docs", 1_000_000_000, 3, Duration::from_millis(5), Manner::RepeatableRead);
+    // One that writes to the leaf itself, rows that are there before the move.
+    let mut direct = cluster.connect("app").unwrap();
+    let ids: Vec<i64> =
+        client.query("SELECT id FROM docs_6", &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    let (mut changed, mut missed, mut failed) = (0, 0, Vec::new());
+    for id in ids.iter().cycle() {
+        match direct.execute("UPDATE docs_6 SET metadata = '{}' WHERE id = $1", &[id]) {
+            Ok(1) => changed += 1,
+            Ok(_) => missed += 1,
+            Err(error) => failed.push(error.code().map_or_else(String::new, |code| code.code().to_owned())),
+        }
+        let query = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND ended_at IS NOT NULL";
+        if changed % 20 == 0 && client.query_opt(query, &[&action]).unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let met = repeatable.stop_and_compare(&mut client, "docs");
+    assert_whole(&mut client);
+    assert!(met.errors.keys().all(|state| state == "40001") && met.missed == 0, "{met:?}");
+    assert_eq!(failed, Vec::<String>::new(), "a leaf is locked with its root");
+    assert!(missed > 0, "rows that have left a leaf are not there any more");
+    eprintln!(
+        "REPEATABLE READ: {} writes, {:?}; directly to the leaf: {changed} changed, {missed} had left it, {} errors",
+        met.writes,
+        met.errors,
+        failed.len()
+    );
+}
