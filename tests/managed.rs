@@ -1,9 +1,11 @@
 //! Managed collections: made in one call, writable with the library and without it, routed by weights.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use cluster::{Cluster, wait_for};
 use postgres::Client;
+use tests::ledger::{Manner, Writers};
 use tests::{PATIENCE, refused, start, version};
 
 /// Rows by partition.
@@ -290,4 +292,98 @@ fn a_table_handed_back_needs_nothing_of_us() {
         .unwrap();
     insert(&mut client, "docs", 400);
     assert_eq!(spread(&mut client, "docs").keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_table_is_adopted_while_it_is_written_to_and_after_an_interruption() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3) NOT NULL, metadata jsonb DEFAULT '{}');
+             CREATE ROLE app; GRANT SELECT, INSERT ON docs TO app;
+             INSERT INTO docs SELECT i, '[1,2,3]', '{}' FROM generate_series(1, 20000) i",
+        )
+        .unwrap();
+    let writers =
+        Writers::start(&cluster, "docs", 1_000_000_000, 3, Duration::from_millis(5), Manner::ReadCommitted);
+    // It is interrupted once in the copy.
+    let mut first = cluster.connect("app").unwrap();
+    let pid: i32 = first.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    let thread = std::thread::spawn(move || {
+        first.batch_execute("CALL ruvector_collection_adopt('docs', partitions => 4, batch => 50)")
+    });
+    wait_for("some batches", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector.adoptions WHERE rows_copied > 500", &[]).unwrap()
+    })
+    .unwrap();
+    client.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
+    thread.join().unwrap().unwrap_err();
+    let copied: i64 = client.query_one("SELECT rows_copied FROM ruvector.adoptions", &[]).unwrap().get(0);
+    assert!((500..20_000).contains(&copied), "{copied}");
+    assert_eq!(refused(&mut client, "TRUNCATE docs").0, "55006");
+    client.batch_execute("CALL ruvector_collection_adopt('docs', batch => 5000)").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let met = writers.stop_and_compare(&mut client, "docs");
+    assert!(met.errors.is_empty() && met.missed == 0 && met.writes > 50, "{met:?}");
+    let row = client
+        .query_one(
+            "SELECT count(*), count(DISTINCT id), count(DISTINCT partition_id) FROM docs WHERE id <= 20000",
+            &[],
+        )
+        .unwrap();
+    assert_eq!((row.get(0), row.get(1), row.get(2)), (20_000i64, 20_000i64, 4i64));
+    let kept: i64 = client
+        .query_one(
+            "SELECT count(*) FROM docs_before_adoption b JOIN docs d USING (id, embedding) WHERE id <= 20000",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(kept, 20_000);
+    let granted: bool =
+        client.query_one("SELECT has_table_privilege('app', 'docs', 'INSERT')", &[]).unwrap().get(0);
+    assert!(granted);
+    let indexes: i64 =
+        client.query_one("SELECT count(*) FROM pg_class WHERE relname LIKE 'docs%hnsw'", &[]).unwrap().get(0);
+    assert_eq!(indexes, 4);
+    let left: i64 = client.query_one("SELECT count(*) FROM ruvector.adoptions", &[]).unwrap().get(0);
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn what_cannot_be_adopted_says_why_and_what_was_begun_can_be_given_up() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3));
+             CREATE VIEW shown AS SELECT * FROM docs;
+             CREATE TABLE keyless (embedding vector(3));
+             CREATE TABLE referred (id bigint PRIMARY KEY, embedding vector(3)); CREATE TABLE refers (id bigint REFERENCES referred);
+             CREATE TABLE plain (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, embedding vector(3));
+             INSERT INTO plain (embedding) SELECT '[1,2,3]' FROM generate_series(1, 10)",
+        )
+        .unwrap();
+    for table in ["docs", "keyless", "referred"] {
+        let (state, hint) = refused(&mut client, &format!("CALL ruvector_collection_adopt('{table}')"));
+        assert_eq!(state, "0A000", "{table}");
+        assert!(!hint.is_empty());
+    }
+    let begin = "SELECT ruvector._begin_adoption('plain', NULL, 2, NULL, NULL, 'hnsw', 'l2', '{}')";
+    client.batch_execute(begin).unwrap();
+    let given_up: bool =
+        client.query_one("SELECT ruvector_collection_adopt_abort('plain')", &[]).unwrap().get(0);
+    assert!(given_up);
+    let left: i64 = client
+        .query_one("SELECT count(*) FROM pg_class WHERE relname LIKE 'plain%' AND relkind IN ('r', 'p')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(left, 1, "only the table itself");
+    client
+        .batch_execute("CALL ruvector_collection_adopt('plain', partitions => 2, distance => 'l2')")
+        .unwrap();
+    let next: i64 = client
+        .query_one("INSERT INTO plain (embedding) VALUES ('[1,2,3]') RETURNING id", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(next, 11, "numbers go on where they were");
 }

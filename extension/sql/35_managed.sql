@@ -45,18 +45,6 @@ CREATE TABLE ruvector.tenant_homes (
     PRIMARY KEY (route, tenant)
 );
 
--- Keys of a managed collection that are copied out of another table: one row while that goes on.
-CREATE TABLE ruvector.adoptions (
-    source       regclass PRIMARY KEY,
-    target       regclass NOT NULL,
-    key_column   name NOT NULL,
-    copied_to    text,               -- greatest key copied so far
-    rows_copied  bigint NOT NULL DEFAULT 0,
-    rows_total   bigint NOT NULL,    -- estimate when it began
-    began_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
-    noted_at     timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-
 SELECT pg_catalog.pg_extension_config_dump('ruvector.managed',
     'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = relation)');
 SELECT pg_catalog.pg_extension_config_dump('ruvector.routing',
@@ -354,24 +342,29 @@ BEGIN
 END
 $$;
 
--- An index on each partition, attached to none of the root: one that is attached can be neither swapped nor dropped.
-CREATE FUNCTION ruvector._make_ann_indexes(of regclass, "column" text, vector_type text, index_method text, distance text) RETURNS void
+CREATE FUNCTION ruvector._make_ann_index(of regclass, leaf name, "column" text, vector_type text, index_method text, distance text)
+    RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    leaf   record;
+    home   text := (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = of);
     vector text := (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
                      WHERE e.extname = 'vector');
 BEGIN
-    IF index_method = 'none' THEN
-        RETURN;
-    END IF;
-    FOR leaf IN SELECT c.oid::regclass AS relation, c.relname FROM pg_partition_tree(of) p JOIN pg_class c ON c.oid = p.relid
-                 WHERE p.isleaf AND c.relkind = 'r' ORDER BY c.oid LOOP
-        EXECUTE format('CREATE INDEX %I ON %s USING %s (%I %s.%s)', leaf.relname || '_' || index_method, leaf.relation,
+    IF index_method <> 'none' THEN
+        EXECUTE format('CREATE INDEX %I ON %I.%I USING %s (%I %s.%s)', leaf || '_' || index_method, home, leaf,
             index_method, "column", vector, vector_type || '_' || distance || '_ops');
-    END LOOP;
+    END IF;
 END
+$$;
+
+-- An index on each partition, attached to none of the root: one that is attached can be neither swapped nor dropped.
+CREATE FUNCTION ruvector._make_ann_indexes(of regclass, "column" text, vector_type text, index_method text, distance text) RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT ruvector._make_ann_index(of, c.relname, "column", vector_type, index_method, distance)
+      FROM pg_partition_tree(of) p JOIN pg_class c ON c.oid = p.relid
+     WHERE p.isleaf AND c.relkind = 'r' ORDER BY c.oid
 $$;
 
 -- The default, the key table and the registration.
