@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test test-all gallery sim sim-report lint bench sandbox sandbox-down clean
+.PHONY: demo test test-all gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -11,7 +11,7 @@ demo:
 	cargo run --quiet -p ruvectorctl -- demo --pg $(PG)
 
 # Behaviours that take minutes: crashes in every phase, three hundred quiet samples, limits of a minute.
-LONG := crash quiet hostile
+LONG := crash moving_crash quiet hostile
 BEHAVIOURS := $(filter-out $(LONG),$(basename $(notdir $(wildcard tests/*.rs))))
 only = $(addprefix --test ,$(1))
 
@@ -60,6 +60,11 @@ lint:
 bench:
 	cargo run --release --target-dir target --manifest-path crates/mincut/benches/peers/Cargo.toml -- \
 	  --seconds $(or $(SECONDS),15)
+
+# What moving rows costs, on PostgreSQL $(PG): rows a second, writers beside it, COPY into a managed collection.
+bench-rows:
+	toolchain/extension $(PG) >/dev/null
+	RUVECTOR_TEST_PG=$(PG) cargo bench --quiet -p tests --bench rows
 
 # A lasting server with the extension preloaded and created: make sandbox DIR=/tmp/somewhere
 sandbox:

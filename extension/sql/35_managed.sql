@@ -22,8 +22,20 @@ CREATE TABLE ruvector.routing (
     cold         boolean NOT NULL DEFAULT false,
     elsewhere    boolean NOT NULL DEFAULT false,   -- on another server
     share        double precision NOT NULL DEFAULT 0,
+    -- A weight under a lease ends by itself: who reads the shares after lease_until takes those that hold then.
+    lease_until  timestamptz,
+    weight_after double precision CHECK (weight_after >= 0 AND weight_after <= 1000000),
+    share_after  double precision NOT NULL DEFAULT 0,
+    set_by       bigint,             -- the action that set the weight, NULL: a person
+    CHECK ((lease_until IS NULL) = (weight_after IS NULL)),
     PRIMARY KEY (route, partition_id)
 );
+
+-- The shares that hold now, ended leases counted as ended whether or not anybody has noted that yet.
+CREATE VIEW ruvector.shares AS
+SELECT r.route, r.partition_id,
+       CASE WHEN bool_or(r.lease_until <= statement_timestamp()) OVER (PARTITION BY r.route) THEN r.share_after ELSE r.share END AS share
+  FROM ruvector.routing r;
 
 -- Tenants that do not live where their name alone would put them.
 CREATE TABLE ruvector.tenant_homes (
@@ -31,18 +43,6 @@ CREATE TABLE ruvector.tenant_homes (
     tenant       text NOT NULL,
     partition_id integer NOT NULL,
     PRIMARY KEY (route, tenant)
-);
-
--- Keys of a managed collection that are copied out of another table: one row while that goes on.
-CREATE TABLE ruvector.adoptions (
-    source       regclass PRIMARY KEY,
-    target       regclass NOT NULL,
-    key_column   name NOT NULL,
-    copied_to    text,               -- greatest key copied so far
-    rows_copied  bigint NOT NULL DEFAULT 0,
-    rows_total   bigint NOT NULL,    -- estimate when it began
-    began_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
-    noted_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
 SELECT pg_catalog.pg_extension_config_dump('ruvector.managed',
@@ -60,26 +60,32 @@ CREATE FUNCTION ruvector._share_out() RETURNS trigger
 AS $$
 BEGIN
     WITH ranked AS (
-        SELECT r.route, r.partition_id, r.weight, r.share,
-               bool_or(r.weight > 0 AND NOT r.cold AND NOT r.elsewhere) OVER w AS weighted,
-               CASE WHEN r.cold THEN 3 WHEN r.elsewhere THEN 2 ELSE 1 END AS rank,
-               min(CASE WHEN r.cold THEN 3 WHEN r.elsewhere THEN 2 ELSE 1 END) OVER w AS best
-          FROM ruvector.routing r WINDOW w AS (PARTITION BY r.route)
+        SELECT r.route, r.partition_id, r.weight, coalesce(r.weight_after, r.weight) AS later,
+               CASE WHEN r.cold THEN 3 WHEN r.elsewhere THEN 2 ELSE 1 END AS rank
+          FROM ruvector.routing r
+    ), judged AS (
+        SELECT x.*, min(x.rank) OVER w AS best, bool_or(x.weight > 0 AND x.rank = 1) OVER w AS weighted,
+               bool_or(x.later > 0 AND x.rank = 1) OVER w AS later_weighted
+          FROM ranked x WINDOW w AS (PARTITION BY x.route)
     ), taken AS (
-        SELECT x.route, x.partition_id, x.share,
-               CASE WHEN x.weighted THEN CASE WHEN x.rank = 3 THEN 0 ELSE x.weight END
-                    WHEN x.rank = x.best THEN 1 ELSE 0 END AS part
-          FROM ranked x
+        SELECT j.route, j.partition_id,
+               CASE WHEN j.weighted THEN CASE WHEN j.rank = 3 THEN 0 ELSE j.weight END
+                    ELSE (j.rank = j.best)::integer END AS part,
+               CASE WHEN j.later_weighted THEN CASE WHEN j.rank = 3 THEN 0 ELSE j.later END
+                    ELSE (j.rank = j.best)::integer END AS later_part
+          FROM judged j
     ), fresh AS (
-        SELECT t.route, t.partition_id, t.share, t.part / sum(t.part) OVER (PARTITION BY t.route) AS now_share FROM taken t
+        SELECT t.route, t.partition_id, t.part / sum(t.part) OVER w AS now_share, t.later_part / sum(t.later_part) OVER w AS later_share
+          FROM taken t WINDOW w AS (PARTITION BY t.route)
     )
-    UPDATE ruvector.routing r SET share = f.now_share
+    UPDATE ruvector.routing r SET share = f.now_share, share_after = f.later_share
       FROM fresh f
-     WHERE r.route = f.route AND r.partition_id = f.partition_id AND r.share IS DISTINCT FROM f.now_share;
+     WHERE r.route = f.route AND r.partition_id = f.partition_id
+       AND (r.share, r.share_after) IS DISTINCT FROM (f.now_share, f.later_share);
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER share_out AFTER INSERT OR DELETE OR UPDATE OF weight, cold, elsewhere ON ruvector.routing
+CREATE TRIGGER share_out AFTER INSERT OR DELETE OR UPDATE OF weight, weight_after, cold, elsewhere ON ruvector.routing
     FOR EACH STATEMENT EXECUTE FUNCTION ruvector._share_out();
 
 -- A partition for one more row from the shares in shared memory; NULL when they are not there.
@@ -91,7 +97,7 @@ CREATE FUNCTION ruvector._route_shared(route text) RETURNS integer
 CREATE FUNCTION ruvector._route_listed(route text) RETURNS integer
     LANGUAGE sql VOLATILE PARALLEL RESTRICTED
 BEGIN ATOMIC
-    SELECT r.partition_id FROM ruvector.routing r
+    SELECT r.partition_id FROM ruvector.shares r
      WHERE r.route OPERATOR(pg_catalog.=) _route_listed.route AND r.share OPERATOR(pg_catalog.>) 0
      ORDER BY pg_catalog.ln(1 OPERATOR(pg_catalog.-) pg_catalog.random()) OPERATOR(pg_catalog./) r.share DESC LIMIT 1;
 END;
@@ -104,7 +110,7 @@ BEGIN ATOMIC
     SELECT coalesce(
         (SELECT h.partition_id FROM ruvector.tenant_homes h
           WHERE h.route OPERATOR(pg_catalog.=) _route_tenant.route AND h.tenant OPERATOR(pg_catalog.=) _route_tenant.tenant),
-        (SELECT r.partition_id FROM ruvector.routing r
+        (SELECT r.partition_id FROM ruvector.shares r
           WHERE r.route OPERATOR(pg_catalog.=) _route_tenant.route AND r.share OPERATOR(pg_catalog.>) 0
           ORDER BY pg_catalog.ln(
                      (((pg_catalog.hashtextextended(_route_tenant.tenant COLLATE "C", r.partition_id::bigint)
@@ -336,24 +342,29 @@ BEGIN
 END
 $$;
 
--- An index on each partition, attached to none of the root: one that is attached can be neither swapped nor dropped.
-CREATE FUNCTION ruvector._make_ann_indexes(of regclass, "column" text, vector_type text, index_method text, distance text) RETURNS void
+CREATE FUNCTION ruvector._make_ann_index(of regclass, leaf name, "column" text, vector_type text, index_method text, distance text)
+    RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    leaf   record;
+    home   text := (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = of);
     vector text := (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
                      WHERE e.extname = 'vector');
 BEGIN
-    IF index_method = 'none' THEN
-        RETURN;
-    END IF;
-    FOR leaf IN SELECT c.oid::regclass AS relation, c.relname FROM pg_partition_tree(of) p JOIN pg_class c ON c.oid = p.relid
-                 WHERE p.isleaf AND c.relkind = 'r' ORDER BY c.oid LOOP
-        EXECUTE format('CREATE INDEX %I ON %s USING %s (%I %s.%s)', leaf.relname || '_' || index_method, leaf.relation,
+    IF index_method <> 'none' THEN
+        EXECUTE format('CREATE INDEX %I ON %I.%I USING %s (%I %s.%s)', leaf || '_' || index_method, home, leaf,
             index_method, "column", vector, vector_type || '_' || distance || '_ops');
-    END LOOP;
+    END IF;
 END
+$$;
+
+-- An index on each partition, attached to none of the root: one that is attached can be neither swapped nor dropped.
+CREATE FUNCTION ruvector._make_ann_indexes(of regclass, "column" text, vector_type text, index_method text, distance text) RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT ruvector._make_ann_index(of, c.relname, "column", vector_type, index_method, distance)
+      FROM pg_partition_tree(of) p JOIN pg_class c ON c.oid = p.relid
+     WHERE p.isleaf AND c.relkind = 'r' ORDER BY c.oid
 $$;
 
 -- The default, the key table and the registration.
@@ -483,24 +494,41 @@ BEGIN
             HINT = (SELECT 'There are: ' || string_agg(r.partition_id::text, ', ' ORDER BY r.partition_id) || '.'
                       FROM ruvector.routing r WHERE r.route = entry.route);
     END IF;
-    UPDATE ruvector.routing r SET weight = ruvector_routing_set.weight
+    UPDATE ruvector.routing r SET (weight, lease_until, weight_after, set_by) = (ruvector_routing_set.weight, NULL, NULL, NULL)
      WHERE r.route = entry.route AND r.partition_id = ruvector_routing_set.partition_id;
     PERFORM ruvector._wake();
     RETURN former;
 END
 $$;
 
+-- Rows that an action has moved, one row of the journal a batch, written in the transaction that moved them: what the exact
+-- reverse needs. Keys are the texts of the primary key's column beside partition_id.
+CREATE TABLE ruvector.moved_rows (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    action_id   bigint NOT NULL REFERENCES ruvector.actions ON DELETE CASCADE,
+    step_no     integer NOT NULL,
+    move_no     integer NOT NULL,
+    from_id     integer NOT NULL,
+    to_id       integer NOT NULL,
+    keys        text[] NOT NULL,
+    homes       jsonb NOT NULL DEFAULT '{}',   -- tenants that found a new home with it, and the former one or null
+    moved_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    undone_at   timestamptz
+);
+CREATE INDEX ON ruvector.moved_rows (action_id, step_no, id);
+
 -- How the rows of managed collections are spread, and where new ones go.
 CREATE FUNCTION ruvector_routing()
 RETURNS TABLE (relation regclass, partition_id integer, leaf regclass, weight double precision, share double precision,
-               cold boolean, elsewhere boolean, live_rows bigint, bytes bigint)
+               cold boolean, elsewhere boolean, lease_until timestamptz, weight_after double precision, live_rows bigint, bytes bigint)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT m.relation, r.partition_id, r.leaf, r.weight, r.share, r.cold, r.elsewhere,
+    SELECT m.relation, r.partition_id, r.leaf, r.weight, s.share, r.cold, r.elsewhere, r.lease_until, r.weight_after,
            CASE WHEN NOT r.elsewhere THEN pg_stat_get_live_tuples(r.leaf) END,
            CASE WHEN NOT r.elsewhere THEN pg_total_relation_size(r.leaf) END
       FROM ruvector.managed m
       JOIN ruvector.routing r ON r.route = m.route
+      JOIN ruvector.shares s ON s.route = r.route AND s.partition_id = r.partition_id
      WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = r.leaf)
      ORDER BY m.relation::text, r.partition_id;
 END;

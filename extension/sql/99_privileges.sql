@@ -5,6 +5,8 @@ DO $$
 DECLARE
     f record;
     acting constant text[] := ARRAY[
+        'ruvector_collection_adopt',
+        'ruvector_collection_adopt_abort',
         'ruvector_collection_cold_when',
         'ruvector_collection_create',
         'ruvector_collection_register',

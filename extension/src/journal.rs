@@ -188,6 +188,21 @@ pub(crate) fn entries(id: i64) -> Result<Vec<JournalEntry>, Error> {
     )
 }
 
+/// Whether an action has moved rows, of which some may have been moved back.
+pub(crate) fn has_moved_rows(id: i64) -> Result<bool, Error> {
+    let query = "SELECT EXISTS (SELECT FROM ruvector.moved_rows WHERE action_id = $1)";
+    Ok(Spi::get_one_with_args(query, &[id.into()])? == Some(true))
+}
+
+/// Name under which a step notes figures for the outcome.
+pub(crate) const FIGURES: &str = "figures";
+
+/// What the steps noted for the outcome, the later ones in place of the earlier.
+fn figures(entries: &[JournalEntry]) -> Value {
+    let noted = entries.iter().filter_map(|entry| entry.details.get(FIGURES)?.as_object());
+    Value::Object(noted.flatten().map(|(name, value)| (name.clone(), value.clone())).collect())
+}
+
 /// Name under which a comparison's verdict is noted.
 pub(crate) const VERDICT: &str = "verdict";
 
@@ -246,7 +261,8 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
     let Action { id, problem, .. } = action;
     let Ending { status, lesson, verification, error, final_lambda, story, .. } = *ending;
     Spi::run_with_args("DELETE FROM ruvector.in_flight WHERE action_id = $1", &[(*id).into()])?;
-    let left = !recovery::resolve(&action.plan, &entries(*id)?, status == Status::Succeeded).is_empty();
+    let noted = entries(*id)?;
+    let left = !recovery::resolve(&action.plan, &noted, status == Status::Succeeded).is_empty();
     Spi::run_with_args(
         "UPDATE ruvector.actions SET ended_at = clock_timestamp(), error = $2, verification = coalesce($3, verification),
                 progress = NULL, lesson = $4, unfinished = $5, retry_at = to_timestamp($6 / 1000.0) WHERE id = $1",
@@ -266,7 +282,7 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
                 started_at, completed_at, duration_ms, success, verified, actions_taken, improvement_pct, error_message,
                 initial_lambda, final_lambda, witness_edges, system_metrics, action_id, status, story)
          SELECT a.collection_id, a.problem_class, $2, a.strategy,
-                nullif(coalesce(nullif(a.request -> 'params', 'null'), '{}') || coalesce(nullif(a.plan -> 'params', 'null'), '{}'), '{}'),
+                nullif(coalesce(nullif(a.request -> 'params', 'null'), '{}') || coalesce(nullif(a.plan -> 'params', 'null'), '{}') || $13, '{}'),
                 coalesce(a.started_at, a.decided_at), a.ended_at,
                 extract(epoch FROM a.ended_at - coalesce(a.started_at, a.decided_at)) * 1000, $3, $4,
                 (SELECT count(DISTINCT s.step_no) FROM ruvector.action_steps s WHERE s.action_id = a.id AND s.state = 'done'),
@@ -285,6 +301,7 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
             JsonB(ending.system_metrics.clone()).into(),
             status.as_str().into(),
             story.into(),
+            JsonB(figures(&noted)).into(),
         ],
     )?;
     Ok(())

@@ -110,10 +110,11 @@ struct Row {
 
 /// Copies the routing of this database into shared memory.
 pub(crate) fn load() -> Result<(), Error> {
+    end_leases()?;
     let rows: Vec<Row> = collect::documents(
         "SELECT jsonb_build_object('route', m.route, 'by_tenant', m.tenant_column IS NOT NULL,
                 'shares', jsonb_agg(jsonb_build_array(r.partition_id, r.share) ORDER BY r.partition_id))
-           FROM ruvector.managed m JOIN ruvector.routing r ON r.route = m.route
+           FROM ruvector.managed m JOIN ruvector.shares r ON r.route = m.route
           WHERE r.share > 0 GROUP BY m.route, m.tenant_column ORDER BY m.route",
         &[],
     )?;
@@ -122,6 +123,14 @@ pub(crate) fn load() -> Result<(), Error> {
     let routes: Vec<Route> = rows.iter().filter_map(|row| Route::of(database, row)).collect();
     replace(database, &routes);
     Ok(())
+}
+
+/// Notes the leases that have ended by themselves.
+fn end_leases() -> Result<(), Error> {
+    Ok(Spi::run(
+        "UPDATE ruvector.routing SET (weight, lease_until, weight_after) = (weight_after, NULL, NULL)
+          WHERE lease_until <= statement_timestamp()",
+    )?)
 }
 
 /// Forgets what is known of a database: its sessions read the table.

@@ -7,6 +7,7 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// Read by SQL functions that work with the library and without it.
 static LIBRARY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"preloaded"));
+static SCALE_COMMAND: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static TENANT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 static THROTTLE_EXEMPT: GucSetting<bool> = GucSetting::<bool>::new(false);
@@ -29,6 +30,14 @@ pub(crate) fn init() {
         GucFlags::default(),
     );
     GucRegistry::define_string_guc(
+        c"ruvector.scale_command",
+        c"Program that scales read replicas: ruvector-scaler, or one that takes the same arguments.",
+        c"An absolute path; it is started without a shell. Empty: nothing can be scaled.",
+        &SCALE_COMMAND,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_string_guc(
         c"ruvector.tenant",
         c"The tenant whose rows this session inserts.",
         c"New rows of managed collections with a tenant column go to the tenant's partition.",
@@ -44,6 +53,11 @@ pub(crate) fn init() {
         GucContext::Suset,
         GucFlags::default(),
     );
+}
+
+/// The program that scales read replicas, if there is one.
+pub(crate) fn scale_command() -> Option<String> {
+    SCALE_COMMAND.get()?.into_string().ok().filter(|command| !command.is_empty())
 }
 
 /// Whether this session works for a tenant.

@@ -35,6 +35,7 @@ pub mod placement;
 pub mod plan;
 pub mod recovery;
 pub mod remedies;
+pub mod scaling;
 pub mod snapshot;
 pub mod throttle;
 pub mod verdict;

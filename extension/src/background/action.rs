@@ -21,7 +21,7 @@ use healing::verification::{Outcome, Verification, verify};
 use pgrx::prelude::*;
 
 use super::{arms, process};
-use crate::collect::{self, Kind};
+use crate::collect::{self, Kind, load};
 use crate::error::Error;
 use crate::execute::{self, Context, Went};
 use crate::journal::{self, Action, Ending};
@@ -132,11 +132,14 @@ fn steps(context: &Context<'_>, action: &Action) -> Result<Option<LeftOut>, Erro
         if lost.contains(&part) {
             continue;
         }
-        if let Went::Lost(why) = execute::perform(context, step_no, step)? {
-            commands(context, action, |_, entries| Ok(recovery::undo_part(entries, &part)))?;
-            lost.push(part);
-            without = Some(LeftOut { why, lesson: Lesson::NoGain });
-        }
+        let (why, lesson) = match execute::perform(context, step_no, step)? {
+            Went::Done => continue,
+            Went::Lost(why) => (why, Lesson::NoGain),
+            Went::Noop(why) => (why, Lesson::Nothing),
+        };
+        commands(context, action, |_, entries| Ok(recovery::undo_part(entries, &part)))?;
+        lost.push(part);
+        without = Some(LeftOut { why, lesson });
     }
     Ok(without)
 }
@@ -169,6 +172,10 @@ fn complete(action: &Action) -> Result<Vec<Part>, Error> {
 /// Verifies what is complete, and keeps it or takes it back.
 fn conclude(context: &Context<'_>, action: &mut Action, without: Option<LeftOut>) -> CameOut {
     match (complete(action), without) {
+        (Ok(complete), Some(LeftOut { why, lesson: Lesson::Nothing })) if complete.is_empty() => {
+            let noop = undo(context, action, None, Lesson::Nothing, why);
+            CameOut { status: if noop.status == Status::Failed { Status::Noop } else { noop.status }, ..noop }
+        }
         (Ok(complete), Some(LeftOut { why, lesson })) if complete.is_empty() => {
             undo(context, action, None, lesson, why)
         }
@@ -205,7 +212,12 @@ fn verified(context: &Context<'_>, action: &mut Action, parts: &[Part]) -> Resul
     action.status = Status::Verifying;
     let mut windows = 0;
     loop {
+        // Load is counted over the window, in which this process does nothing.
+        let Context { collection, .. } = *context;
+        process::report_statistics();
+        transaction(|| load::begin(collection))?;
         process::pause(Duration::from_secs_f64(window_s));
+        transaction(|| load::end(collection))?;
         windows += 1;
         let verification =
             execute::patiently(context.config.lock_timeout_ms, || measure(context, action, parts))?;
@@ -248,11 +260,7 @@ fn remedy(action: &Action) -> Result<&'static dyn Remedy, Error> {
 /// A snapshot with fresh readings of the indexes of these parts.
 fn observe(context: &Context<'_>, parts: &[Part]) -> Result<Snapshot, Error> {
     let Context { collection, config, .. } = *context;
-    if parts.contains(&Part::Whole)
-        && let Some(seen) = seen_next(context)?
-    {
-        return Ok(seen);
-    }
+    collect::managed::count_cold(collection)?;
     for row in transaction(|| collect::indexes(collection))? {
         if row.valid && parts.iter().filter_map(Part::index).any(|of| of.name == row.name) {
             collect::take(Kind::Panel, collection, &row, config)?;
@@ -260,6 +268,11 @@ fn observe(context: &Context<'_>, parts: &[Part]) -> Result<Snapshot, Error> {
                 collect::take(Kind::Structure, collection, &row, config)?;
             }
         }
+    }
+    if parts.contains(&Part::Whole)
+        && let Some(seen) = seen_next(context)?
+    {
+        return Ok(seen);
     }
     transaction(|| collect::snapshot(collection, &collect::indexes(collection)?, config, collect::now_ms()))
 }
@@ -339,7 +352,9 @@ fn undo(
 
 /// Whether anything that users could notice, or a comparison, came about: then undoing it is a rollback.
 fn took_effect(id: i64) -> Result<bool, Error> {
-    Ok(journal::entries(id)?.iter().any(|entry| entry.state == StepState::Done && !entry.step.is_silent()))
+    let done =
+        journal::entries(id)?.iter().any(|entry| entry.state == StepState::Done && !entry.step.is_silent());
+    Ok(done || journal::has_moved_rows(id)?)
 }
 
 /// Runs what `resolve` says is left, until nothing is.

@@ -209,6 +209,7 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
                 pgrx::warning!("ruvector: collection {}: {error}", collection.name);
             }
         }
+        collect::managed::count_cold(collection)?;
         let rows = transaction(|| collect::indexes(collection))?;
         for kind in [Kind::Structure, Kind::Panel] {
             let due = rows.iter().filter(|row| row.valid && kind.is_due(row, config));

@@ -99,7 +99,7 @@ pub(crate) fn sleep(timeout: Duration) {
 }
 
 /// Reports at once what this process read and changed. Outside any transaction.
-pub(super) fn report_statistics() {
+pub(crate) fn report_statistics() {
     // SAFETY: outside any transaction.
     unsafe {
         pg_sys::pgstat_report_stat(true);

@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::readings::Last;
-use super::{ingestion, load, maintenance, memory, replication, server};
+use super::{ingestion, load, maintenance, managed, memory, replication, server};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 use crate::owner::{as_role, owner_of, set_local};
@@ -151,7 +151,7 @@ thread_local! {
 }
 
 /// Rows of a table (that meet a predicate): as last counted by this process, or anew when it has changed since.
-fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Error> {
+pub(crate) fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Error> {
     #[derive(Deserialize)]
     struct Table {
         blocks: i64,
@@ -263,6 +263,8 @@ pub(crate) fn snapshot(
         memory: Some(memory::usage(config)?),
         scheduled: maintenance::scheduled(collection)?.map(Reading::Known),
         ingestion: ingestion::seen(collection)?,
+        managed: managed::managed(collection)?,
+        orchestrator: settings::scale_command(),
     })
 }
 

@@ -12,13 +12,16 @@ use crate::background::process;
 use crate::collect::{self, Collection};
 use crate::error::Error;
 use crate::transaction::{look_again, transaction};
-use crate::{efforts, journal};
+use crate::{efforts, journal, routing};
 
 mod compare;
 mod index;
 mod lookup;
+mod rows;
+mod scale;
 mod suppress;
 mod toplevel;
+mod weight;
 
 /// What a step needs to know beside itself.
 pub(crate) struct Context<'a> {
@@ -57,6 +60,8 @@ pub(crate) enum Went {
     Done,
     /// It was no gain, and why.
     Lost(String),
+    /// There was nothing to do, and why.
+    Noop(String),
 }
 
 /// Carries out one step.
@@ -132,6 +137,15 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
         }
         Step::DrainMaintenance { wait_for, cancel, wait_s } => {
             return suppress::drain(context, step_no, step, wait_for, cancel, *wait_s);
+        }
+        Step::SetRoutingWeight { of, weight, lease } => {
+            weight::set(context, step_no, step, of, *weight, *lease)?;
+        }
+        Step::MoveRows { moves, lambda, pause_ratio } => {
+            return rows::carry_out(context, step_no, step, moves, *lambda, *pause_ratio);
+        }
+        Step::ScaleReplicas { target, max_replicas, ready_timeout_s } => {
+            return scale::up(context, step_no, step, target, *max_replicas, *ready_timeout_s);
         }
     }
     Ok(Went::Done)
@@ -403,7 +417,24 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             let details = drop_loser(context, of, built)?;
             transaction(|| note(details))
         }
-        RecoveryCommand::Revert { step, .. } => suppress::revert(context, step, || note(json!({}))),
+        RecoveryCommand::Revert { step, details, .. } => match step.as_ref() {
+            Step::SetRoutingWeight { of, .. } => {
+                transaction(|| {
+                    weight::restore(context, of, details)?;
+                    note(json!({}))
+                })?;
+                transaction(routing::load)
+            }
+            Step::MoveRows { pause_ratio, .. } => {
+                let rows = rows::revert(context, step_no, *pause_ratio)?;
+                transaction(|| note(json!({ "moved_back": rows })))
+            }
+            Step::ScaleReplicas { target, .. } => {
+                let details = scale::revert(target, details)?;
+                transaction(|| note(details))
+            }
+            other => suppress::revert(context, other, || note(json!({}))),
+        },
     }
 }
 
