@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use healing::lifecycle::{Lesson, Status};
-use healing::plan::Step;
+use healing::plan::{IndexRef, Step};
 use healing::recovery::{self, Gone, JournalEntry, RecoveryCommand, StepState, StopReason, patience_s};
 use healing::remedies;
 use healing::verification::{Outcome, Verification, verify};
@@ -738,8 +738,20 @@ fn turns(action: &Action, wanted: impl Fn(&Step) -> bool) -> Vec<Turn> {
 /// Whether anything that users could notice, or a comparison, came about that is taken back: then that is a rollback. A
 /// rebuild in place stays, and an invalid index that was surplus is not missed.
 fn took_effect(entries: &[JournalEntry]) -> bool {
-    let silent = |step: &Step| {
-        matches!(step, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. } | Step::DropInvalid { .. })
+    // What was compared before it is then no more than a reason for it.
+    let stays = |of: &IndexRef| {
+        let in_place = |entry: &JournalEntry| match &entry.step {
+            Step::ReindexConcurrently { of: rebuilt, .. } => {
+                rebuilt.oid == of.oid && entry.state == StepState::Done
+            }
+            _ => false,
+        };
+        entries.iter().any(in_place)
+    };
+    let silent = |step: &Step| match step {
+        Step::BuildIndex { .. } | Step::ReindexConcurrently { .. } | Step::DropInvalid { .. } => true,
+        Step::CompareIndexes { of, .. } => stays(of),
+        _ => false,
     };
     entries.iter().any(|entry| entry.state == StepState::Done && !silent(&entry.step))
 }

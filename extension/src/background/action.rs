@@ -14,7 +14,7 @@ use std::time::Duration;
 use healing::explain;
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::{IndexRef, Step};
-use healing::recovery::{self, RecoveryCommand, StepState, StopReason, patience_s};
+use healing::recovery::{self, JournalEntry, RecoveryCommand, StepState, StopReason, patience_s};
 use healing::remedies;
 use healing::snapshot::{Oid, Snapshot, UnixMs};
 use healing::verification::{Outcome, Verification, verify};
@@ -312,10 +312,23 @@ fn undo(
 /// Whether anything that users could notice, or a comparison, came about: then undoing it is a rollback.
 fn took_effect(id: i64) -> Result<bool, Error> {
     // An index that was rebuilt in place stays as it is, and an invalid one that was surplus is not missed.
-    let silent = |step: &Step| {
-        matches!(step, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. } | Step::DropInvalid { .. })
+    let entries = journal::entries(id)?;
+    // What was compared before it is then no more than a reason for it.
+    let stays = |of: &IndexRef| {
+        let in_place = |entry: &JournalEntry| match &entry.step {
+            Step::ReindexConcurrently { of: rebuilt, .. } => {
+                rebuilt.oid == of.oid && entry.state == StepState::Done
+            }
+            _ => false,
+        };
+        entries.iter().any(in_place)
     };
-    Ok(journal::entries(id)?.iter().any(|entry| entry.state == StepState::Done && !silent(&entry.step)))
+    let silent = |step: &Step| match step {
+        Step::BuildIndex { .. } | Step::ReindexConcurrently { .. } | Step::DropInvalid { .. } => true,
+        Step::CompareIndexes { of, .. } => stays(of),
+        _ => false,
+    };
+    Ok(entries.iter().any(|entry| entry.state == StepState::Done && !silent(&entry.step)))
 }
 
 /// Runs what `resolve` says is left, until nothing is.

@@ -11,8 +11,8 @@ mod replication;
 mod server;
 
 pub(crate) use catalog::{
-    Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes, now_ms,
-    snapshot, value_bytes,
+    BUILDING, Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes,
+    now_ms, snapshot, value_bytes,
 };
 pub(crate) use memory::free_bytes as memory_free_bytes;
 pub(crate) use panel::{Panel, draw as draw_panel, search as search_panel};

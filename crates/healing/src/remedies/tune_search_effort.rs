@@ -105,7 +105,7 @@ impl Remedy for TuneSearchEffort {
                 ),
             });
         }
-        let estimated_s = self.expected_s(&targets);
+        let estimated_s = self.expected_s(&targets[..1]);
         limits.check_duration(estimated_s)?;
         Ok(Plan {
             strategy: self.name().to_owned(),
@@ -121,7 +121,7 @@ impl Remedy for TuneSearchEffort {
                 limits.objective
             ),
             estimated_s,
-            timeout_s: limits.timeout_s(estimated_s, 1),
+            timeout_s: limits.timeout_s(estimated_s),
             disk_bytes: 0,
             steps: vec![Step::TuneSearchEffort { of: index_ref(index), objective: limits.objective }],
             skipped: vec![],
