@@ -31,6 +31,7 @@ pub mod leftover;
 pub mod lifecycle;
 pub mod limits;
 pub mod load;
+pub mod params;
 pub mod plan;
 pub mod recovery;
 pub mod remedies;

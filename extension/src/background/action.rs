@@ -9,14 +9,15 @@
 //! A session-level advisory lock on the action's number says that its worker lives. When a worker dies, by whatever
 //! means, the healer starts another, which finds the action executing or verifying and recovers it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use healing::explain;
+use healing::integrity::component_lambda;
 use healing::lifecycle::{Lesson, Status};
-use healing::plan::{IndexRef, Step};
-use healing::recovery::{self, JournalEntry, RecoveryCommand, StepState, StopReason, patience_s};
-use healing::remedies;
-use healing::snapshot::{Oid, Snapshot, UnixMs};
+use healing::plan::{self, Part, Step};
+use healing::recovery::{self, RecoveryCommand, StopReason, patience_s};
+use healing::remedies::{self, Remedy};
+use healing::snapshot::{Snapshot, UnixMs};
 use healing::verification::{Outcome, Verification, verify};
 use pgrx::prelude::*;
 
@@ -116,30 +117,61 @@ fn carry_out(context: &Context<'_>, action: &mut Action) -> CameOut {
     }
 }
 
-fn is_after_verification(step: &Step) -> bool {
-    matches!(step, Step::DropLoser { .. })
-}
-
 fn numbered(action: &Action) -> impl Iterator<Item = (u32, &Step)> {
     (0u32..).zip(&action.plan.steps)
 }
 
-/// The steps before the verification. A part that was no gain is taken back at once, and the others go on.
+/// The steps before the verification. A part that was no gain is taken back at once, and the others go on, unless what is
+/// done is enough.
 fn steps(context: &Context<'_>, action: &Action) -> Result<Option<LeftOut>, Error> {
-    let mut lost: Vec<Oid> = Vec::new();
+    let began = Instant::now();
+    let mut done: Vec<Part> = Vec::new();
+    let mut lost: Vec<Part> = Vec::new();
     let mut without = None;
-    for (step_no, step) in numbered(action).filter(|(_, step)| !is_after_verification(step)) {
-        let of = step.target();
-        if lost.contains(&of.oid) {
+    for (step_no, step) in numbered(action).filter(|(_, step)| !step.is_after_verification()) {
+        let part = step.part();
+        if lost.contains(&part) {
             continue;
         }
+        if !done.contains(&part) {
+            if let (Part::Index(of), false) = (&part, done.is_empty())
+                && let Some(why) = enough_is_done(context, action, &done, began)
+            {
+                let why = format!("{} and what comes after it wait for the next action: {why}", of.name);
+                without.get_or_insert(LeftOut { why, lesson: Lesson::Helped });
+                break;
+            }
+            done.push(part.clone());
+        }
         if let Went::Lost(why) = execute::perform(context, step_no, step)? {
-            commands(context, action, |_, entries| Ok(recovery::undo_part(entries, of)))?;
-            lost.push(of.oid);
+            commands(context, action, |_, entries| Ok(recovery::undo_part(entries, &part)))?;
+            done.retain(|other| *other != part);
+            lost.push(part);
             without = Some(LeftOut { why, lesson: Lesson::NoGain });
         }
     }
     Ok(without)
+}
+
+/// Why no further part is begun after these, if none is.
+fn enough_is_done(
+    context: &Context<'_>,
+    action: &Action,
+    done: &[Part],
+    began: Instant,
+) -> Option<plan::Enough> {
+    let timeout_s = action.plan.timeout_s;
+    let target = context.config.target_lambda();
+    let by_time = plan::enough(began.elapsed().as_secs_f64(), timeout_s, None, target);
+    if by_time.is_some() {
+        return by_time;
+    }
+    // What could not be measured anew is no reason to stop.
+    let lambda = observe(context, done)
+        .ok()
+        .and_then(|now| component_lambda(&now, &action.problem.component.nodes, context.config).ok())
+        .flatten();
+    plan::enough(began.elapsed().as_secs_f64(), timeout_s, lambda, target)
 }
 
 /// A part failed, or the worker died over it: what is complete is verified and kept without the rest, which is taken back.
@@ -162,8 +194,8 @@ fn go_on(context: &Context<'_>, action: &mut Action, why: String, lesson: Lesson
     conclude(context, action, (!whole).then_some(LeftOut { why, lesson }))
 }
 
-/// The indexes whose part of the plan is complete.
-fn complete(action: &Action) -> Result<Vec<IndexRef>, Error> {
+/// The parts of the plan that are complete.
+fn complete(action: &Action) -> Result<Vec<Part>, Error> {
     Ok(recovery::complete(&action.plan, &transaction(|| journal::entries(action.id))?))
 }
 
@@ -192,8 +224,8 @@ fn conclude(context: &Context<'_>, action: &mut Action, without: Option<LeftOut>
 }
 
 /// Measures these parts over the window until all readings are there; the verdict to keep is recorded.
-fn verified(context: &Context<'_>, action: &mut Action, parts: &[IndexRef]) -> Result<Verification, Error> {
-    let window_s = context.config.verify_window_seconds as f64;
+fn verified(context: &Context<'_>, action: &mut Action, parts: &[Part]) -> Result<Verification, Error> {
+    let window_s = remedy(action)?.window_s(context.config);
     transaction(|| {
         // One that goes on after a crash may have got here before.
         if action.status == Status::Executing {
@@ -220,33 +252,37 @@ fn verified(context: &Context<'_>, action: &mut Action, parts: &[IndexRef]) -> R
 }
 
 /// Measures the indexes of these parts anew and asks the core whether it helped.
-fn measure(context: &Context<'_>, action: &Action, parts: &[IndexRef]) -> Result<Verification, Error> {
+fn measure(context: &Context<'_>, action: &Action, parts: &[Part]) -> Result<Verification, Error> {
     let plan = action.plan.only(parts);
     let whole = plan.steps.len() == action.plan.steps.len();
     let problem = if whole { action.problem.clone() } else { action.problem.only(parts) };
     let after = observe(context, parts)?;
-    let verdicts = recovery::verdicts(&plan, &transaction(|| journal::entries(action.id))?);
-    let remedy = remedies::find(&plan.strategy)
-        .ok_or_else(|| Error::refused(format!("there is no strategy {}", plan.strategy)))?;
+    let entries = transaction(|| journal::entries(action.id))?;
     verify(
-        remedy,
+        remedy(action)?,
         &Outcome {
             problem: &problem,
             plan: &plan,
             before: &action.before,
             after: &after,
-            verdicts: &verdicts,
+            verdicts: &recovery::verdicts(&plan, &entries),
+            entries: &entries,
             config: context.config,
         },
     )
     .map_err(|error| Error::refused(error.to_string()))
 }
 
-/// A snapshot with fresh readings of these indexes.
-fn observe(context: &Context<'_>, parts: &[IndexRef]) -> Result<Snapshot, Error> {
+fn remedy(action: &Action) -> Result<&'static dyn Remedy, Error> {
+    let strategy = &action.plan.strategy;
+    remedies::find(strategy).ok_or_else(|| Error::refused(format!("there is no strategy {strategy}")))
+}
+
+/// A snapshot with fresh readings of the indexes of these parts.
+fn observe(context: &Context<'_>, parts: &[Part]) -> Result<Snapshot, Error> {
     let Context { collection, config, .. } = *context;
     for row in transaction(|| collect::indexes(collection))? {
-        if row.valid && parts.iter().any(|part| part.name == row.name) {
+        if row.valid && parts.iter().filter_map(Part::index).any(|of| of.name == row.name) {
             collect::take(Kind::Panel, collection, &row, config)?;
             if Kind::Structure.is_due(&row, config) {
                 collect::take(Kind::Structure, collection, &row, config)?;
@@ -257,9 +293,9 @@ fn observe(context: &Context<'_>, parts: &[IndexRef]) -> Result<Snapshot, Error>
 }
 
 /// The losers of these parts are dropped; what fails there does not take the success back.
-fn tidy_up(context: &Context<'_>, action: &Action, parts: &[IndexRef], without: Option<LeftOut>) -> CameOut {
-    let proven = |step: &Step| parts.iter().any(|part| part.oid == step.target().oid);
-    let mut losers = numbered(action).filter(|(_, step)| is_after_verification(step) && proven(step));
+fn tidy_up(context: &Context<'_>, action: &Action, parts: &[Part], without: Option<LeftOut>) -> CameOut {
+    let proven = |step: &Step| parts.contains(&step.part());
+    let mut losers = numbered(action).filter(|(_, step)| step.is_after_verification() && proven(step));
     let dropped = losers.try_for_each(|(step_no, step)| execute::perform(context, step_no, step).map(drop));
     let left = if dropped.is_err() { drop_losers(context, action) } else { None };
     let lesson = without.as_ref().map_or(Lesson::Helped, |part| part.lesson);
@@ -311,24 +347,7 @@ fn undo(
 
 /// Whether anything that users could notice, or a comparison, came about: then undoing it is a rollback.
 fn took_effect(id: i64) -> Result<bool, Error> {
-    // An index that was rebuilt in place stays as it is, and an invalid one that was surplus is not missed.
-    let entries = journal::entries(id)?;
-    // What was compared before it is then no more than a reason for it.
-    let stays = |of: &IndexRef| {
-        let in_place = |entry: &JournalEntry| match &entry.step {
-            Step::ReindexConcurrently { of: rebuilt, .. } => {
-                rebuilt.oid == of.oid && entry.state == StepState::Done
-            }
-            _ => false,
-        };
-        entries.iter().any(in_place)
-    };
-    let silent = |step: &Step| match step {
-        Step::BuildIndex { .. } | Step::ReindexConcurrently { .. } | Step::DropInvalid { .. } => true,
-        Step::CompareIndexes { of, .. } => stays(of),
-        _ => false,
-    };
-    Ok(entries.iter().any(|entry| entry.state == StepState::Done && !silent(&entry.step)))
+    Ok(recovery::took_effect(&journal::entries(id)?))
 }
 
 /// Runs what `resolve` says is left, until nothing is.

@@ -6,9 +6,11 @@
 //! searches find too little, with a denser graph (`m`, `ef_construction`). Never: it touches rows, or an index that is
 //! being built. Undone by exchanging the names again; a rebuild in place cannot be undone and says so.
 
+use serde_json::Value;
+
 use super::{
-    Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, cause, check_comparable, comparisons_won,
-    manual_targets, replaced, replacing, replacing_s, targets,
+    INDEXES, Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, cause, check_comparable,
+    comparisons_won, manual_targets, replaced, replacing, replacing_s, targets,
 };
 use crate::classify::{Problem, ProblemClass, Structure, index_fragmentation_of};
 use crate::clean_size;
@@ -48,10 +50,6 @@ impl Remedy for CompactIndexes {
         true
     }
 
-    fn expected_s(&self, targets: &[&Index]) -> f64 {
-        targets.iter().map(|index| replacing_s(index)).sum()
-    }
-
     fn plan(&self, problem: &Problem, snapshot: &Snapshot, limits: &Limits) -> Result<Plan, NotApplicable> {
         let Some(cause) = cause(problem).filter(|cause| *cause != Cause::Invalid) else {
             return Err(NotApplicable::NotTreated {
@@ -66,7 +64,7 @@ impl Remedy for CompactIndexes {
         });
         let criterion =
             if cause == Cause::Recall { Criterion::RecallAgainstWork } else { Criterion::Smaller };
-        let budget_s = limits.params.max_duration_s.unwrap_or(BUDGET_S);
+        let budget_s = limits.params.max_duration_s().unwrap_or(BUDGET_S);
         let mut chosen: Vec<&Index> = Vec::new();
         let mut options: Vec<BuildOptions> = Vec::new();
         let mut skipped = Vec::new();
@@ -80,7 +78,7 @@ impl Remedy for CompactIndexes {
                     let sum = disk_bytes.saturating_add(built_bytes(index, density)?);
                     limits.check_disk(sum).map(|()| (sum, density))
                 });
-            let too_long = !chosen.is_empty() && self.expected_s(&chosen) + replacing_s(index) > budget_s;
+            let too_long = !chosen.is_empty() && expected_s(&chosen) + replacing_s(index) > budget_s;
             match needed {
                 Ok((sum, density)) if !too_long => {
                     disk_bytes = sum;
@@ -106,7 +104,7 @@ impl Remedy for CompactIndexes {
                 detail: "no index can be rebuilt".to_owned(),
             }));
         }
-        let estimated_s = self.expected_s(&chosen);
+        let estimated_s = expected_s(&chosen);
         limits.check_duration(estimated_s)?;
         let mut steps = Vec::new();
         let mut drops = Vec::new();
@@ -140,6 +138,7 @@ impl Remedy for CompactIndexes {
             disk_bytes,
             steps,
             skipped,
+            params: Value::Null,
         })
     }
 
@@ -150,7 +149,7 @@ impl Remedy for CompactIndexes {
         params: &Params,
     ) -> Result<Problem, NotApplicable> {
         let mut found = manual_targets(snapshot, config, params, false, |index| index.valid)?;
-        if params.indexes.is_none() {
+        if params.names(INDEXES.name).is_none() {
             found.truncate(1);
         }
         let indexes: Vec<&Index> = found.iter().map(|(index, _)| *index).collect();
@@ -212,4 +211,9 @@ fn fits(index: &Index) -> Result<(), NotApplicable> {
         return Err(NotApplicable::NothingToDo { detail: format!("{} covers no row", index.name) });
     }
     Ok(())
+}
+
+/// Expected seconds for all of them, verification apart.
+fn expected_s(indexes: &[&Index]) -> f64 {
+    indexes.iter().map(|index| replacing_s(index)).sum()
 }

@@ -5,6 +5,8 @@
 //! of lists, compare recall against work, exchange the names, drop the loser after verification. Never: it drops or
 //! hides the old index before the new one is verified. Undone by exchanging the names again and dropping the trial.
 
+use serde_json::Value;
+
 use super::{
     Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, cause, check_comparable, comparisons_won,
     manual_targets, replaced, replacing, replacing_s, targets,
@@ -42,10 +44,6 @@ impl Remedy for RebuildCentroids {
         true
     }
 
-    fn expected_s(&self, targets: &[&Index]) -> f64 {
-        targets.iter().map(|index| replacing_s(index)).sum()
-    }
-
     fn plan(&self, problem: &Problem, snapshot: &Snapshot, limits: &Limits) -> Result<Plan, NotApplicable> {
         if !matches!(problem.class, ProblemClass::CentroidSkew { .. }) {
             return Err(NotApplicable::NotTreated {
@@ -80,7 +78,7 @@ impl Remedy for RebuildCentroids {
             index.tuple_bytes.known().map(|tuple| ivf::choose_lists(rows, *tuple, limits.build_memory_bytes));
         let disk_bytes = build_bytes(index)?;
         limits.check_disk(disk_bytes)?;
-        let estimated_s = self.expected_s(&targets[..1]);
+        let estimated_s = replacing_s(index);
         limits.check_duration(estimated_s)?;
         let options = BuildOptions::lists(lists);
         let mut replacing = replacing(index, options, Criterion::RecallAgainstWork, limits);
@@ -107,6 +105,7 @@ impl Remedy for RebuildCentroids {
             disk_bytes,
             steps: replacing.steps,
             skipped: vec![],
+            params: Value::Null,
         })
     }
 

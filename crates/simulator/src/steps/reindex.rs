@@ -27,24 +27,24 @@ fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
         return Ok(wait);
     }
     let collection = &stage.world.collections[turn.collection];
-    collection.as_planned(target(turn))?;
-    let before: Vec<Oid> = collection.reindex_leftovers(target(turn));
+    collection.as_planned(target(turn)?)?;
+    let before: Vec<Oid> = collection.reindex_leftovers(target(turn)?);
     note(stage, turn, StepState::Intent, json!({ "leftovers_before": before }));
     Ok(Then::Next(SHORT_MS))
 }
 
 /// The trial index that a comparison was made with, if there was one.
-fn shadow(stage: &Stage, turn: &Turn) -> Option<Oid> {
-    stage.world.collections[turn.collection].trial(target(turn)).map(|trial| trial.oid)
+fn shadow(stage: &Stage, turn: &Turn) -> Result<Option<Oid>, String> {
+    Ok(stage.world.collections[turn.collection].trial(target(turn)?).map(|trial| trial.oid))
 }
 
 fn begin_drop_shadow(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let ms = shadow(stage, turn).map_or(SHORT_MS, |oid| begin_drop(stage, turn, oid));
+    let ms = shadow(stage, turn)?.map_or(SHORT_MS, |oid| begin_drop(stage, turn, oid));
     Ok(Then::Next(ms))
 }
 
 fn end_drop_shadow(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let oid = shadow(stage, turn);
+    let oid = shadow(stage, turn)?;
     end_drop(stage, turn, oid)
 }
 
@@ -92,7 +92,7 @@ fn finish(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     }
     let failed = may_fail(stage);
     let misfit = stage.world.random.between(0.0, 0.02);
-    let of = target(turn);
+    let of = target(turn)?;
     let relfilenode = stage.world.oid();
     let collection = &mut stage.world.collections[turn.collection];
     let Some(table) = collection.table(of.table) else { return Err("the table is gone".to_owned()) };
@@ -117,7 +117,7 @@ fn finish(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
 }
 
 fn done(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let of = target(turn);
+    let of = target(turn)?;
     let effort = effort_for(stage, turn, of);
     if let (Some(effort), Some(index)) = (effort, stage.world.collections[turn.collection].index(of.oid)) {
         index.effort = Some(effort);

@@ -30,7 +30,7 @@ pub(super) fn effort_for(stage: &mut Stage, turn: &Turn, of: &IndexRef) -> Optio
 }
 
 fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let of = target(turn);
+    let of = target(turn)?;
     let collection = &stage.world.collections[turn.collection];
     collection.as_planned(of)?;
     let trial = collection.trial(of).map(|trial| trial.oid).ok_or("the new index is not there any more")?;
@@ -43,7 +43,7 @@ fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
 }
 
 fn exchange(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let of = target(turn);
+    let of = target(turn)?;
     let timeout_ms = stage.world.collections[turn.collection].config.lock_timeout_ms;
     if lock_times_out(stage) {
         return Ok(match Then::patiently(turn.tries, "canceling statement due to lock timeout") {
