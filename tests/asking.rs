@@ -198,8 +198,9 @@ fn an_action_beyond_its_time_is_stopped_and_undone() {
         client.query_opt(query, &[]).unwrap()
     })
     .unwrap();
-    // Its two minutes are over.
-    client.execute("UPDATE ruvector.actions SET deadline = now() WHERE id = $1", &[&action]).unwrap();
+    // Its time is over.
+    let over = "UPDATE ruvector.actions SET deadline = now(), plan = jsonb_set(plan, '{timeout_s}', '1') WHERE id = $1";
+    client.execute(over, &[&action]).unwrap();
     wait_for("the stop", PATIENCE, || {
         client.query_opt("SELECT 1 FROM ruvector.actions WHERE stop_reason = 'timeout'", &[]).unwrap()
     })

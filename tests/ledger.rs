@@ -19,8 +19,8 @@ const PACE: Duration = Duration::from_millis(4);
 /// What the machine must manage while others use it too.
 const WRITES_PER_S_MIN: f64 = 200.0;
 
-/// Row of `docs` → row of `source` that it holds.
-type Ledger = HashMap<i32, i32>;
+/// Row of `docs` → row of `source` whose embedding it holds, and its note.
+type Ledger = HashMap<i32, (i32, i32)>;
 
 /// Writers that keep a ledger of what the server has acknowledged.
 struct Writers {
@@ -55,18 +55,21 @@ impl Writers {
         }
         let rate = writes as f64 / seconds;
         assert!(rate >= WRITES_PER_S_MIN, "{rate:.0} writes a second are too few for this test");
-        let (ids, sources): (Vec<i32>, Vec<i32>) = ledger.into_iter().unzip();
+        let rows: Vec<(i32, (i32, i32))> = ledger.into_iter().collect();
+        let column = |of: fn(&(i32, (i32, i32))) -> i32| rows.iter().map(of).collect::<Vec<i32>>();
+        let (ids, sources, notes) = (column(|row| row.0), column(|row| row.1.0), column(|row| row.1.1));
         for settings in
             ["SET enable_indexscan = off; SET enable_bitmapscan = off", "SET enable_seqscan = off"]
         {
             client.batch_execute(settings).unwrap();
             let row = client
                 .query_one(
-                    "WITH ledger AS (SELECT l.id, s.embedding FROM unnest($1::int[], $2::int[]) l(id, source) JOIN source s ON s.id = l.source)
+                    "WITH ledger AS (SELECT l.id, l.note, s.embedding
+                                       FROM unnest($1::int[], $2::int[], $3::int[]) l(id, source, note) JOIN source s ON s.id = l.source)
                      SELECT count(*), count(*) FILTER (WHERE l.id IS NULL), count(*) FILTER (WHERE d.id IS NULL),
-                            count(*) FILTER (WHERE d.embedding <> l.embedding)
+                            count(*) FILTER (WHERE d.embedding <> l.embedding OR d.note IS DISTINCT FROM l.note)
                        FROM ledger l FULL JOIN docs d ON d.id = l.id",
-                    &[&ids, &sources],
+                    &[&ids, &sources, &notes],
                 )
                 .unwrap();
             let figures: Vec<i64> = (0..4).map(|column| row.get(column)).collect();
@@ -80,41 +83,44 @@ impl Writers {
     }
 }
 
-/// Inserts, changes and deletes until it is told to stop.
+/// Inserts, changes and deletes until it is told to stop: of eight writes two insert, one deletes what was inserted, one
+/// gives a row another embedding, the others change something else of a row.
 fn write(client: &mut Client, number: i32, rows: i32, stop: &AtomicBool) -> (Ledger, u64) {
     client.batch_execute("SET synchronous_commit = off").unwrap();
     let mut prepared = |statement: &str| client.prepare(statement).unwrap();
-    let insert = prepared("INSERT INTO docs SELECT $1, embedding FROM source WHERE id = $2");
-    let update =
-        prepared("UPDATE docs d SET embedding = s.embedding FROM source s WHERE d.id = $1 AND s.id = $2");
-    let delete = prepared("DELETE FROM docs WHERE id = $1 AND $2::int IS NOT NULL");
+    let insert = prepared("INSERT INTO docs SELECT $1, embedding, $3 FROM source WHERE id = $2");
+    let embed = prepared(
+        "UPDATE docs d SET embedding = s.embedding, note = $3 FROM source s WHERE d.id = $1 AND s.id = $2",
+    );
+    let note = prepared("UPDATE docs SET note = $3 WHERE id = $1 AND $2::int IS NOT NULL");
+    let delete = prepared("DELETE FROM docs WHERE id = $1 AND $2::int IS NOT NULL AND $3::int IS NOT NULL");
     let mut ledger: Ledger =
-        (0..rows).filter(|id| id % WRITERS as i32 == number).map(|id| (id, id)).collect();
-    let mut own: Vec<i32> = ledger.keys().copied().collect();
-    own.sort_unstable();
-    let (mut writes, mut next, mut fresh) = (0u64, Instant::now(), 1_000_000 * (number + 1));
+        (0..rows).filter(|id| id % WRITERS as i32 == number).map(|id| (id, (id, 0))).collect();
+    let old: Vec<i32> = ledger.keys().copied().collect();
+    let (mut inserted, mut fresh) = (Vec::new(), 1_000_000 * (number + 1));
+    let (mut writes, mut next) = (0u64, Instant::now());
     while !stop.load(Ordering::Relaxed) {
         let step = writes as usize;
-        let source = (step as i32 * 7919).rem_euclid(rows);
-        let id = own[step * 31 % own.len()];
-        let (statement, id) = match step % 4 {
-            0 => {
+        // A small number: the test lasts minutes.
+        let (mark, source) = (step as i32, (step as i32 * 31).rem_euclid(rows));
+        let one_of_old = old[step * 31 % old.len()];
+        let (statement, id) = match step % 8 {
+            0 | 4 => {
                 fresh += 1;
-                own.push(fresh);
+                inserted.push(fresh);
                 (&insert, fresh)
             }
-            3 if step % 8 == 3 => {
-                own.swap_remove(step * 31 % own.len());
-                (&delete, id)
-            }
-            _ => (&update, id),
+            5 => (&delete, inserted.remove(0)),
+            2 => (&embed, one_of_old),
+            _ => (&note, one_of_old),
         };
-        let changed = client.execute(statement, &[&id, &source]).unwrap_or_else(|error| panic!("{error:?}"));
+        let changed =
+            client.execute(statement, &[&id, &source, &mark]).unwrap_or_else(|error| panic!("{error:?}"));
         assert_eq!(changed, 1, "row {id}");
-        if step % 8 == 3 {
-            ledger.remove(&id);
-        } else {
-            ledger.insert(id, source);
+        match step % 8 {
+            0 | 4 | 2 => drop(ledger.insert(id, (source, mark))),
+            5 => drop(ledger.remove(&id)),
+            _ => drop(ledger.entry(id).and_modify(|row| row.1 = mark)),
         }
         writes += 1;
         next = (next + PACE).max(Instant::now() - 10 * PACE);
@@ -135,7 +141,10 @@ fn spoiled(client: &mut Client, lists: u32, trained_on: usize) {
         .unwrap();
     data.load_into(client, "docs", &Column::ID_AND_EMBEDDING, trained_on..ROWS).unwrap();
     client
-        .batch_execute("CREATE TABLE source AS TABLE docs; ALTER TABLE source ADD PRIMARY KEY (id); ANALYZE")
+        .batch_execute(
+            "CREATE TABLE source AS SELECT id, embedding FROM docs; ALTER TABLE source ADD PRIMARY KEY (id);
+             ALTER TABLE docs ADD note int NOT NULL DEFAULT 0; ANALYZE",
+        )
         .unwrap();
 }
 
@@ -204,7 +213,11 @@ fn a_rollback_before_and_after_the_exchange_loses_nothing_either() {
             .unwrap();
         assert_eq!((row.get::<_, u32>(0), row.get::<_, i64>(1)), (old, 2), "the old index is back, alone");
         // As it was, for the next round.
-        client.batch_execute("DELETE FROM docs; INSERT INTO docs TABLE source; ANALYZE docs").unwrap();
+        client
+            .batch_execute(
+                "DELETE FROM docs; INSERT INTO docs SELECT id, embedding, 0 FROM source; ANALYZE docs",
+            )
+            .unwrap();
         wait_for("a look at it", PATIENCE, || {
             let query =
                 "SELECT 1 FROM ruvector_healing_status() WHERE collection = 'docs' AND why_not IS NOT NULL";
