@@ -21,7 +21,7 @@ test:
 	cargo test
 	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(BEHAVIOURS))
 	toolchain/extension 15 >/dev/null
-	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast $(call only,registering search_effort heal)
+	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast $(call only,registering search_effort heal index_kinds ledger)
 
 # Everything, on both.
 test-all: test
@@ -57,9 +57,12 @@ lint:
 	cargo deny check
 
 # The cut against the crates that others use, on the graphs of its README: ratios, side by side (SECONDS=15 a measurement).
+# Then a rebuild by the healer against a bare one, in pairs (tests/benches/README.md; INDEX_BENCH="12000:384:12 1000000:128:3").
 bench:
 	cargo run --release --target-dir target --manifest-path crates/mincut/benches/peers/Cargo.toml -- \
 	  --seconds $(or $(SECONDS),15)
+	toolchain/extension $(PG) >/dev/null
+	RUVECTOR_TEST_PG=$(PG) cargo bench -p tests --bench heal -- $(INDEX_BENCH)
 
 # What moving rows costs, on PostgreSQL $(PG): rows a second, writers beside it, COPY into a managed collection.
 bench-rows:

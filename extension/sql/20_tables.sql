@@ -10,10 +10,25 @@ CREATE TABLE ruvector.settings (
     changed_by  text NOT NULL DEFAULT session_user
 );
 
+-- The OID of a table, written as its name, like regclass. But a name that is not there is read as none: a dump that leaves
+-- the table out is to restore all the other collections.
+CREATE TYPE ruvector.relation;
+CREATE FUNCTION ruvector._relation_in(cstring) RETURNS ruvector.relation
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'relation_in_wrapper';
+CREATE FUNCTION ruvector._relation_out(ruvector.relation) RETURNS cstring
+    LANGUAGE internal STABLE STRICT PARALLEL SAFE AS 'regclassout';
+CREATE TYPE ruvector.relation (
+    INPUT = ruvector._relation_in, OUTPUT = ruvector._relation_out,
+    INTERNALLENGTH = 4, PASSEDBYVALUE, ALIGNMENT = int4
+);
+CREATE CAST (ruvector.relation AS oid) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (ruvector.relation AS regclass) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (regclass AS ruvector.relation) WITHOUT FUNCTION AS ASSIGNMENT;
+
 CREATE TABLE ruvector.collections (
     id            integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name          text NOT NULL UNIQUE CHECK (name <> '' AND length(name) <= 63),
-    relation      regclass NOT NULL UNIQUE,
+    relation      ruvector.relation NOT NULL UNIQUE,
     column_number smallint NOT NULL,
     column_name   text NOT NULL,
     settings      jsonb NOT NULL DEFAULT '{}',

@@ -7,6 +7,11 @@ BEGIN
     SELECT a.attnum INTO NEW.column_number FROM pg_attribute a
      WHERE a.attrelid = NEW.relation AND a.attname = NEW.column_name AND NOT a.attisdropped;
     -- One that fits no table here must not keep the others from being restored.
+    IF NEW.relation::oid = 0 THEN
+        RAISE WARNING 'collection "%" is left out: its table is not there', NEW.name
+            USING HINT = 'Register it again once the table is there: ruvector_collection_register().';
+        RETURN NULL;
+    END IF;
     IF NEW.column_number IS NULL THEN
         RAISE WARNING 'collection "%" is left out: % has no column "%"', NEW.name, NEW.relation, NEW.column_name
             USING HINT = 'Register it again once the table is there: ruvector_collection_register().';

@@ -19,6 +19,17 @@ fn wake() {
     background::wake_healer_at_commit();
 }
 
+/// The OID of a relation by its name, 0 when there is none.
+#[pg_extern(sql = false)]
+fn relation_in(name: &std::ffi::CStr) -> pg_sys::Oid {
+    let text = name.to_string_lossy();
+    // SAFETY: a function of PostgreSQL with one text argument; NULL when nothing bears the name.
+    let found = unsafe {
+        pgrx::direct_function_call::<pg_sys::Oid>(pg_sys::to_regclass, &[text.as_ref().into_datum()])
+    };
+    found.unwrap_or(pg_sys::InvalidOid)
+}
+
 /// NULL when this server can heal; else what is missing.
 #[pg_extern(sql = false)]
 fn not_ready() -> Option<&'static str> {

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::graph::Cause;
 use crate::health::Curve;
 use crate::integrity::Assessment;
-use crate::plan::{Plan, Step};
+use crate::plan::{BuildOptions, Plan, Step};
 use crate::verdict::Verdict;
 
 /// An assessment with its components.
@@ -263,14 +263,21 @@ pub fn plan(plan: &Plan) -> String {
 
 /// One step in words.
 pub fn step(step: &Step) -> String {
-    let with = |lists: &Option<u32>| lists.map_or_else(String::new, |lists| format!(" with lists = {lists}"));
+    let with = |options: &BuildOptions| match options.to_string() {
+        none if none.is_empty() => none,
+        options => format!(" with {options}"),
+    };
     match step {
-        Step::BuildIndex { of, lists } => format!("build a new index beside {}{}", of.name, with(lists)),
+        Step::BuildIndex { of, options, .. } => {
+            format!("build a new index beside {}{}", of.name, with(options))
+        }
         Step::CompareIndexes { of, .. } => format!("compare it with {}", of.name),
         Step::SwapIndex { of } => format!("exchange the names of {} and the new index", of.name),
         Step::DropLoser { of } => format!("drop the former {}", of.name),
         Step::DropInvalid { of } => format!("drop the invalid index {}", of.name),
-        Step::ReindexConcurrently { of, lists } => format!("rebuild {} in place{}", of.name, with(lists)),
+        Step::ReindexConcurrently { of, options, .. } => {
+            format!("rebuild {} in place{}", of.name, with(options))
+        }
         Step::TuneSearchEffort { of, objective } => {
             format!("set the least {} of {} that finds {objective:.2}", of.method.effort_setting(), of.name)
         }

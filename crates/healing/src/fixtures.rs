@@ -1,5 +1,6 @@
 //! Snapshots for tests: healthy ones, and ways to make them sick.
 
+use crate::hnsw::Density;
 use crate::snapshot::{
     CentroidGroup, Horizon, Index, IvfHealth, Job, Load, Memory, Method, Partition, Reading, RecallPoint,
     Replacement, Replica, Server, Slots, Snapshot,
@@ -153,6 +154,7 @@ pub(crate) fn ivfflat(partition: u32, groups: u32, oid: u32) -> Index {
         recall: Reading::Known(recall(10, 0.96)),
         effort: 10,
         lists: Some(groups * 10),
+        density: None,
         tuple_bytes: Reading::Known(1552.0),
     }
 }
@@ -165,6 +167,7 @@ pub(crate) fn hnsw_index(partition: u32, oid: u32) -> Index {
         recall: Reading::Known(recall(40, 0.97)),
         effort: 40,
         lists: None,
+        density: Some(Density { m: 16, ef_construction: 64 }),
         ..ivfflat(partition, 1, oid)
     }
 }

@@ -12,6 +12,7 @@
 //! What this crate never does: it holds no user vectors beyond a call, renders no SQL, and keeps no state between
 //! calls.
 
+pub mod build_memory;
 pub mod classify;
 pub mod clean_size;
 pub mod condition;
@@ -22,10 +23,12 @@ pub mod explain;
 mod fixtures;
 pub mod graph;
 pub mod health;
+pub mod hnsw;
 pub mod integrity;
 pub mod ivf;
 pub mod kmeans;
 pub mod lease;
+pub mod leftover;
 pub mod lifecycle;
 pub mod limits;
 pub mod load;

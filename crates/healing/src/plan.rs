@@ -42,6 +42,47 @@ impl Plan {
     }
 }
 
+/// Why a plan of several parts stops before its next part.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Enough {
+    /// Half of its time is over: what is begun now may not come to its end.
+    Time {
+        /// Seconds since it began.
+        elapsed_s: f64,
+        /// Its hard limit, seconds.
+        timeout_s: f64,
+    },
+    /// What is done has brought the component above `target_lambda`.
+    Lambda {
+        /// λ of the component.
+        lambda: f64,
+        /// `target_lambda`.
+        target: f64,
+    },
+}
+
+impl std::fmt::Display for Enough {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Enough::Time { elapsed_s, timeout_s } => {
+                write!(f, "{elapsed_s:.0} s of {timeout_s:.0} s are over")
+            }
+            Enough::Lambda { lambda, target } => {
+                write!(f, "λ is {lambda:.2} by now, and {target:.2} is enough")
+            }
+        }
+    }
+}
+
+/// Whether a plan with that limit of time goes on with a further part (the spec: not when half of its time is over, nor
+/// when λ is above the target). `lambda` of the component now, by what was measured anew; None where that is not known.
+pub fn enough(elapsed_s: f64, timeout_s: f64, lambda: Option<f64>, target: f64) -> Option<Enough> {
+    if elapsed_s > timeout_s / 2.0 {
+        return Some(Enough::Time { elapsed_s, timeout_s });
+    }
+    lambda.filter(|lambda| *lambda > target).map(|lambda| Enough::Lambda { lambda, target })
+}
+
 /// A target that the plan leaves alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Skipped {
@@ -95,8 +136,12 @@ pub enum Step {
     BuildIndex {
         /// The index to be replaced.
         of: IndexRef,
-        /// New `lists` (ivfflat), or None to keep the options.
-        lists: Option<u32>,
+        /// Options of the new index that differ from the old one's.
+        #[serde(default)]
+        options: BuildOptions,
+        /// Longest build, seconds; then it is cancelled and what it left is dropped.
+        #[serde(default)]
+        limit_s: Option<f64>,
     },
     /// Measure old and trial index on the same panel and stop the plan when the trial is not better.
     /// Changes nothing.
@@ -123,12 +168,17 @@ pub enum Step {
         /// The surplus index.
         of: IndexRef,
     },
-    /// Rebuild in place where blue/green is impossible. No inverse.
+    /// Rebuild in place where blue/green is impossible. No inverse. A trial index that was built and compared before is
+    /// dropped first: it has said what it had to; the search effort that the comparison found is set afterwards.
     ReindexConcurrently {
         /// The index.
         of: IndexRef,
-        /// New `lists` (ivfflat) set first, or None.
-        lists: Option<u32>,
+        /// Options set first that differ from the present ones.
+        #[serde(default)]
+        options: BuildOptions,
+        /// Longest build, seconds; then it is cancelled and what it left is dropped.
+        #[serde(default)]
+        limit_s: Option<f64>,
     },
     /// Find and set the least search effort that meets the recall objective on the panel.
     /// Inverse: restore the former effort.
@@ -273,6 +323,44 @@ impl Step {
     }
 }
 
+/// Options of an index that a build changes; None keeps what its definition says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BuildOptions {
+    /// `lists` (ivfflat).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lists: Option<u32>,
+    /// `m` (hnsw): links of an entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub m: Option<u32>,
+    /// `ef_construction` (hnsw): candidates looked at for the links of an entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ef_construction: Option<u32>,
+}
+
+impl BuildOptions {
+    /// Only `lists`.
+    pub fn lists(lists: Option<u32>) -> Self {
+        Self { lists, ..Self::default() }
+    }
+
+    /// Names and values of those that are set.
+    pub fn set(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let all = [("lists", self.lists), ("m", self.m), ("ef_construction", self.ef_construction)];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
+impl std::fmt::Display for BuildOptions {
+    /// `lists = 100`, several joined by commas; nothing where none is set.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (number, (name, value)) in self.set().enumerate() {
+            let comma = if number > 0 { ", " } else { "" };
+            write!(f, "{comma}{name} = {value}")?;
+        }
+        Ok(())
+    }
+}
+
 /// What a comparison of an old and a new index must show for the new one to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -283,4 +371,31 @@ pub enum Criterion {
     Smaller,
     /// The old one is invalid: the new one must be valid and answer the panel at all.
     Valid,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_further_part_needs_half_of_the_time_and_a_part_that_is_still_weak() {
+        assert_eq!(enough(60.0, 120.0, Some(0.8), 0.8), None, "at both limits it goes on");
+        let time = enough(60.1, 120.0, Some(0.1), 0.8);
+        assert_eq!(time, Some(Enough::Time { elapsed_s: 60.1, timeout_s: 120.0 }));
+        let healed = enough(1.0, 120.0, Some(0.81), 0.8);
+        assert_eq!(healed, Some(Enough::Lambda { lambda: 0.81, target: 0.8 }));
+        assert_eq!(enough(1.0, 120.0, None, 0.8), None, "what is not known is no reason to stop");
+        assert_eq!(time.map(|why| why.to_string()).as_deref(), Some("60 s of 120 s are over"));
+    }
+
+    #[test]
+    fn options_read_as_in_a_definition_and_an_old_journal_has_none() {
+        let options = BuildOptions { m: Some(24), ef_construction: Some(128), ..BuildOptions::default() };
+        assert_eq!(options.to_string(), "m = 24, ef_construction = 128");
+        assert_eq!(BuildOptions::default().to_string(), "");
+        assert_eq!(
+            serde_json::to_value(options).unwrap(),
+            serde_json::json!({"m": 24, "ef_construction": 128})
+        );
+    }
 }

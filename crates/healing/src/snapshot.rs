@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::hnsw::Density;
 use crate::throttle::Ingestion;
 
 /// A PostgreSQL object identifier (`oid`), used as the identity of tables and indexes.
@@ -347,6 +348,9 @@ pub struct Index {
     pub effort: u32,
     /// `lists` of an ivfflat index.
     pub lists: Option<u32>,
+    /// How dense the graph of an hnsw index was built; None where it is no hnsw index or nobody looked.
+    #[serde(default)]
+    pub density: Option<Density>,
     /// Expected bytes of one index tuple, for choosing `lists`.
     pub tuple_bytes: Reading<f64>,
 }

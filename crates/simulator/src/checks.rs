@@ -122,7 +122,8 @@ pub fn is_needless(stage: &Stage, collection: usize, plan: &Plan) -> bool {
 pub fn panel_of(stage: &Stage, collection: usize, plan: &Plan) -> Option<UnixMs> {
     let alone =
         |step: &Step| matches!(step, Step::TuneSearchEffort { .. } | Step::ReindexConcurrently { .. });
-    if !plan.steps.iter().any(alone) {
+    let compared = plan.steps.iter().any(|step| matches!(step, Step::CompareIndexes { .. }));
+    if compared || !plan.steps.iter().any(alone) {
         return None;
     }
     stage.world.collections[collection]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::Step;
-use healing::recovery::{self, Gone, JournalEntry, RecoveryCommand, StepState, StopReason, patience_s};
+use healing::recovery::{self, Gone, RecoveryCommand, StopReason, patience_s};
 use healing::remedies;
 use healing::verification::{Outcome, Verification, verify};
 
@@ -624,7 +624,7 @@ impl Worker {
             left.reverse();
         }
         if left.is_empty() {
-            let effect = took_effect(&action.entries);
+            let effect = recovery::took_effect(&action.entries);
             if let Phase::Retreat { error, lesson } = &self.phase {
                 let parts = recovery::complete(&planned.plan, &action.entries);
                 let whole = planned.plan.only(&parts).steps.len() == planned.plan.steps.len();
@@ -731,10 +731,4 @@ fn turns(action: &Action, wanted: impl Fn(&Step) -> bool) -> Vec<Turn> {
             tries: 0,
         })
         .collect()
-}
-
-/// Whether anything that users could notice, or a comparison, came about that is taken back: then that is a rollback. A
-/// rebuild in place stays, and an invalid index that was surplus is not missed.
-fn took_effect(entries: &[JournalEntry]) -> bool {
-    entries.iter().any(|entry| entry.state == StepState::Done && !entry.step.is_silent())
 }

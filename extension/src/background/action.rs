@@ -9,12 +9,13 @@
 //! A session-level advisory lock on the action's number says that its worker lives. When a worker dies, by whatever
 //! means, the healer starts another, which finds the action executing or verifying and recovers it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use healing::explain;
+use healing::integrity::component_lambda;
 use healing::lifecycle::{Lesson, Status};
-use healing::plan::{Part, Step};
-use healing::recovery::{self, RecoveryCommand, StepState, StopReason, patience_s};
+use healing::plan::{self, Part, Step};
+use healing::recovery::{self, RecoveryCommand, StopReason, patience_s};
 use healing::remedies::{self, Remedy};
 use healing::snapshot::{Snapshot, UnixMs};
 use healing::verification::{Outcome, Verification, verify};
@@ -123,8 +124,11 @@ fn numbered(action: &Action) -> impl Iterator<Item = (u32, &Step)> {
     (0u32..).zip(&action.plan.steps)
 }
 
-/// The steps before the verification. A part that was no gain is taken back at once, and the others go on.
+/// The steps before the verification. A part that was no gain is taken back at once, and the others go on, unless what is
+/// done is enough.
 fn steps(context: &Context<'_>, action: &Action) -> Result<Option<LeftOut>, Error> {
+    let began = Instant::now();
+    let mut done: Vec<Part> = Vec::new();
     let mut lost: Vec<Part> = Vec::new();
     let mut without = None;
     for (step_no, step) in numbered(action).filter(|(_, step)| !step.is_after_verification()) {
@@ -132,16 +136,49 @@ fn steps(context: &Context<'_>, action: &Action) -> Result<Option<LeftOut>, Erro
         if lost.contains(&part) {
             continue;
         }
+        if !done.contains(&part) {
+            // Indexes that are rebuilt for the sake of moved rows are not one gain each.
+            if let (Part::Index(of), false) = (&part, done.is_empty() || done.contains(&Part::Whole))
+                && let Some(why) = enough_is_done(context, action, &done, began)
+            {
+                let why = format!("{} and what comes after it wait for the next action: {why}", of.name);
+                without.get_or_insert(LeftOut { why, lesson: Lesson::Helped });
+                break;
+            }
+            done.push(part.clone());
+        }
         let (why, lesson) = match execute::perform(context, step_no, step)? {
             Went::Done => continue,
             Went::Lost(why) => (why, Lesson::NoGain),
             Went::Noop(why) => (why, Lesson::Nothing),
         };
         commands(context, action, |_, entries| Ok(recovery::undo_part(entries, &part)))?;
+        done.retain(|other| *other != part);
         lost.push(part);
         without = Some(LeftOut { why, lesson });
     }
     Ok(without)
+}
+
+/// Why no further part is begun after these, if none is.
+fn enough_is_done(
+    context: &Context<'_>,
+    action: &Action,
+    done: &[Part],
+    began: Instant,
+) -> Option<plan::Enough> {
+    let timeout_s = action.plan.timeout_s;
+    let target = context.config.target_lambda();
+    let by_time = plan::enough(began.elapsed().as_secs_f64(), timeout_s, None, target);
+    if by_time.is_some() {
+        return by_time;
+    }
+    // What could not be measured anew is no reason to stop.
+    let lambda = observe(context, done)
+        .ok()
+        .and_then(|now| component_lambda(&now, &action.problem.component.nodes, context.config).ok())
+        .flatten();
+    plan::enough(began.elapsed().as_secs_f64(), timeout_s, lambda, target)
 }
 
 /// A part failed, or the worker died over it: what is complete is verified and kept without the rest, which is taken back.
@@ -352,9 +389,7 @@ fn undo(
 
 /// Whether anything that users could notice, or a comparison, came about: then undoing it is a rollback.
 fn took_effect(id: i64) -> Result<bool, Error> {
-    let done =
-        journal::entries(id)?.iter().any(|entry| entry.state == StepState::Done && !entry.step.is_silent());
-    Ok(done || journal::has_moved_rows(id)?)
+    Ok(recovery::took_effect(&journal::entries(id)?) || journal::has_moved_rows(id)?)
 }
 
 /// Runs what `resolve` says is left, until nothing is.

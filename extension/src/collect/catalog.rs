@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use healing::clean_size;
 use healing::config::Config;
+use healing::hnsw::{Density, EF_CONSTRUCTION_DEFAULT, M_DEFAULT};
+use healing::leftover::is_named_after;
 use healing::load::Usual;
 use healing::snapshot::{Index, Method, Oid, Partition, Reading, Replacement, Snapshot};
 use pgrx::JsonB;
@@ -55,7 +57,12 @@ pub(crate) struct IndexRow {
     /// Dead rows that autovacuum does not yet think worth a run: their entries are no waste of the index.
     pub(crate) dead_rows_due: f64,
     pub(crate) lists: Option<u32>,
+    /// `m` and `ef_construction` where they are set.
     pub(crate) m: Option<u32>,
+    pub(crate) ef_construction: Option<u32>,
+    /// Mean bytes of a value where the type does not say them (sparsevec), of a sample; None where it says or there is none.
+    #[serde(default)]
+    pub(crate) mean_value_bytes: Option<f64>,
     /// Expression of the index's key, as SQL on the table.
     pub(crate) key: String,
     pub(crate) key_type: String,
@@ -114,7 +121,7 @@ pub(crate) fn now_ms() -> i64 {
 /// The vector indexes on the collection's column, trial indexes left out.
 pub(crate) fn indexes(collection: &Collection) -> Result<Vec<IndexRow>, Error> {
     let mut rows: Vec<IndexRow> = documents(
-        INDEXES,
+        &INDEXES.replace("<BUILDING>", BUILDING),
         &[
             pg_sys::Oid::from(collection.relation).into(),
             collection.column_number.into(),
@@ -123,6 +130,9 @@ pub(crate) fn indexes(collection: &Collection) -> Result<Vec<IndexRow>, Error> {
     )?;
     for row in &mut rows {
         row.rows = live_rows(row.table, &row.table_name, row.predicate.as_deref())?;
+        if fixed_bytes(&row.key_type).is_err() {
+            row.mean_value_bytes = mean_value_bytes(row)?;
+        }
     }
     Ok(rows)
 }
@@ -248,7 +258,7 @@ pub(crate) fn snapshot(
         taken_at: now,
         in_recovery,
         partitions,
-        indexes: rows.iter().map(index).collect(),
+        indexes: rows.iter().map(|row| index(row, rows)).collect(),
         disk_free_bytes: disk_free(rows)?,
         servers: vec![state.server()],
         // A standby has its own to feed, of which it knows nothing that could be acted on.
@@ -270,16 +280,41 @@ pub(crate) fn snapshot(
 
 /// Header of an index tuple (`IndexTupleData`).
 const TUPLE_HEADER: f64 = 8.0;
-/// pgvector's defaults where the index names no option (`ivfflat.h`, `hnsw.h`).
+/// pgvector's default where the index names no `lists` (`ivfflat.h`).
 pub(crate) const LISTS_DEFAULT: u32 = 100;
-const M_DEFAULT: u32 = 16;
 
 fn maxalign(bytes: u64) -> f64 {
     bytes.next_multiple_of(8) as f64
 }
 
-/// Bytes of one value of the index's key, from its type: `vector(384)` is 8 + 4 × 384.
-pub(crate) fn value_bytes(key_type: &str) -> Result<u64, String> {
+/// Bytes of one value of the index's key: from its type, or the mean of a sample where values differ in size.
+pub(crate) fn value_bytes(row: &IndexRow) -> Result<u64, String> {
+    fixed_bytes(&row.key_type).or_else(|why| row.mean_value_bytes.map(|mean| mean.ceil() as u64).ok_or(why))
+}
+
+/// Blocks that are read for the mean size of values.
+const SIZED_BLOCKS: f64 = 200.0;
+
+/// Mean bytes of the values of the index's key in a block sample, as the table's owner; None where no row is met.
+fn mean_value_bytes(row: &IndexRow) -> Result<Option<f64>, Error> {
+    let owner = owner_of(row.table.into()).ok_or_else(|| Error::refused("the table is gone"))?;
+    let blocks: i64 = Spi::get_one_with_args(
+        "SELECT pg_relation_size($1) / current_setting('block_size')::bigint",
+        &[pg_sys::Oid::from(row.table).into()],
+    )?
+    .unwrap_or(0);
+    let percent = (100.0 * SIZED_BLOCKS / blocks.max(1) as f64).min(100.0);
+    let IndexRow { table_name, key, .. } = row;
+    let condition = row.predicate.as_deref().unwrap_or("true");
+    let query = format!(
+        "SELECT avg(pg_column_size({key}))::float8 FROM ONLY {table_name} TABLESAMPLE SYSTEM ({percent}) REPEATABLE (1)
+          WHERE {condition}"
+    );
+    as_role(owner, || Ok(Spi::get_one::<f64>(&query)?))
+}
+
+/// Bytes of one value, from its type: `vector(384)` is 8 + 4 × 384.
+fn fixed_bytes(key_type: &str) -> Result<u64, String> {
     let (name, dims) = key_type.split_once('(').unwrap_or((key_type, ""));
     let dims: u64 =
         dims.trim_end_matches(')').parse().map_err(|_| format!("{key_type} names no dimensions"))?;
@@ -295,7 +330,7 @@ pub(crate) fn value_bytes(key_type: &str) -> Result<u64, String> {
 /// count as rows: every table that is written to has them, and autovacuum gives their space back.
 fn clean_bytes(row: &IndexRow) -> Reading<u64> {
     let rows = row.rows + row.dead_rows_due;
-    match value_bytes(&row.key_type) {
+    match value_bytes(row) {
         Err(reason) => Reading::Unknown(reason),
         Ok(value) => Reading::Known(match row.method {
             Method::Ivfflat => {
@@ -310,7 +345,7 @@ fn clean_bytes(row: &IndexRow) -> Reading<u64> {
 /// Why a field is empty that no collector of this version reads.
 const UNMEASURED: &str = "this version does not measure it";
 
-fn index(row: &IndexRow) -> Index {
+fn index(row: &IndexRow, rows: &[IndexRow]) -> Index {
     Index {
         oid: row.oid,
         relfilenode: row.relfilenode,
@@ -320,7 +355,7 @@ fn index(row: &IndexRow) -> Index {
         valid: row.valid,
         building: row.building,
         equal_valid: row.equal_valid,
-        reindex_leftover: is_reindex_leftover(&row.relation_name),
+        reindex_leftover: rows.iter().any(|other| is_left_by_a_reindex(row, other)),
         replacement: match row.attached {
             true => Replacement::ReindexOnly("it is attached to a partitioned index".into()),
             false => Replacement::BlueGreen,
@@ -337,15 +372,23 @@ fn index(row: &IndexRow) -> Index {
         recall: row.panel.clone().unwrap_or_else(|| Reading::unknown("not measured yet")),
         effort: effort(row) as u32,
         lists: row.lists,
-        tuple_bytes: value_bytes(&row.key_type)
+        density: (row.method == Method::Hnsw).then(|| Density {
+            m: row.m.unwrap_or(M_DEFAULT),
+            ef_construction: row.ef_construction.unwrap_or(EF_CONSTRUCTION_DEFAULT),
+        }),
+        tuple_bytes: value_bytes(row)
             .map_or_else(Reading::Unknown, |bytes| Reading::Known(TUPLE_HEADER + maxalign(bytes))),
     }
 }
 
-/// `…_ccnew` and `…_ccold`, with the number that `ChooseRelationName` may append.
-fn is_reindex_leftover(name: &str) -> bool {
-    let name = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    name.ends_with("_ccnew") || name.ends_with("_ccold")
+/// Whether an interrupted reindex of the other index left this one: it bears its name with an ending, and is like it. An
+/// index that somebody called so is theirs.
+fn is_left_by_a_reindex(row: &IndexRow, other: &IndexRow) -> bool {
+    row.oid != other.oid
+        && is_named_after(&row.relation_name, &other.relation_name)
+        && (row.table, row.method) == (other.table, other.method)
+        && (&row.key, &row.key_type, &row.predicate, &row.operator)
+            == (&other.key, &other.key_type, &other.predicate, &other.operator)
 }
 
 /// The search effort that sessions get for an index: managed, or the server's setting, or pgvector's default.
@@ -396,7 +439,17 @@ pub(crate) fn documents<T: for<'de> Deserialize<'de>>(
     })
 }
 
-/// One jsonb document an index. `$1` table, `$2` column number, `$3` LIKE pattern of trial names.
+/// Whether an index `x` (class `i`) is being built in another session. `CREATE INDEX CONCURRENTLY` shows its index in the
+/// progress view; `REINDEX CONCURRENTLY` only one of its indexes at a time, but keeps all of them locked to its end
+/// (indexcmds.c).
+pub(crate) const BUILDING: &str = "
+EXISTS (SELECT FROM pg_stat_progress_create_index b WHERE b.index_relid = i.oid AND b.pid <> pg_backend_pid())
+OR NOT x.indisvalid AND EXISTS (SELECT FROM pg_locks l
+       WHERE l.locktype = 'relation' AND l.relation = i.oid AND l.granted AND l.pid <> pg_backend_pid()
+         AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+         AND l.mode IN ('ShareUpdateExclusiveLock', 'AccessExclusiveLock'))";
+
+/// One jsonb document an index, `<BUILDING>` standing for [`BUILDING`]. `$1` table, `$2` column number, `$3` LIKE pattern of trial names.
 const INDEXES: &str = r"
 SELECT jsonb_build_object(
     'oid', i.oid::bigint, 'relfilenode', i.relfilenode::bigint,
@@ -404,13 +457,7 @@ SELECT jsonb_build_object(
     'table', t.oid::bigint, 'table_name', format('%I.%I', n.nspname, t.relname),
     'changes', pg_stat_get_tuples_inserted(t.oid) + pg_stat_get_tuples_updated(t.oid) + pg_stat_get_tuples_deleted(t.oid),
     'method', am.amname, 'valid', x.indisvalid AND x.indisready,
-    -- CREATE INDEX CONCURRENTLY shows its index there; REINDEX CONCURRENTLY only one of them at a time, but keeps all of
-    -- them locked to its end (indexcmds.c).
-    'building', EXISTS (SELECT FROM pg_stat_progress_create_index b WHERE b.index_relid = i.oid)
-                OR NOT x.indisvalid AND EXISTS (SELECT FROM pg_locks l
-                       WHERE l.locktype = 'relation' AND l.relation = i.oid AND l.granted AND l.pid <> pg_backend_pid()
-                         AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-                         AND l.mode IN ('ShareUpdateExclusiveLock', 'AccessExclusiveLock')),
+    'building', <BUILDING>,
     'attached', EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.oid),
     'equal_valid', (SELECT min(o.indexrelid::bigint) FROM pg_index o JOIN pg_class oc ON oc.oid = o.indexrelid
                      WHERE o.indrelid = x.indrelid AND o.indexrelid <> x.indexrelid AND o.indisvalid
@@ -428,6 +475,7 @@ SELECT jsonb_build_object(
                                + current_setting('autovacuum_vacuum_scale_factor')::float8 * t.reltuples) ELSE 0 END,
     'lists', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'lists=%'),
     'm', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'm=%'),
+    'ef_construction', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'ef_construction=%'),
     'key', pg_get_indexdef(i.oid, 1, false),
     'key_type', format_type(k.atttypid, k.atttypmod),
     'predicate', pg_get_expr(x.indpred, x.indrelid),

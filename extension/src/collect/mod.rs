@@ -13,8 +13,8 @@ mod replication;
 mod server;
 
 pub(crate) use catalog::{
-    Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes, live_rows,
-    now_ms, snapshot, value_bytes,
+    BUILDING, Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes,
+    live_rows, now_ms, snapshot, value_bytes,
 };
 pub(crate) use maintenance::jobs;
 pub(crate) use memory::free_bytes as memory_free_bytes;

@@ -2,7 +2,8 @@
 //! act, commit that it is done. Every inverse does only what the catalogs say is still needed.
 
 use healing::config::Config;
-use healing::plan::{IndexRef, Step};
+use healing::hnsw::M_DEFAULT;
+use healing::plan::{BuildOptions, IndexRef, Step};
 use healing::recovery::{RecoveryCommand, StepState, SwapBack, patience_s, swap_back};
 use healing::snapshot::Oid;
 use pgrx::prelude::*;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use crate::background::process;
 use crate::collect::{self, Collection};
 use crate::error::Error;
+use crate::owner::within;
 use crate::transaction::{look_again, transaction};
 use crate::{efforts, journal, routing};
 
@@ -67,7 +69,7 @@ pub(crate) enum Went {
 /// Carries out one step.
 pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Result<Went, Error> {
     match step {
-        Step::BuildIndex { of, lists } => build(context, step_no, step, of, *lists)?,
+        Step::BuildIndex { of, options, limit_s } => build(context, step_no, step, of, *options, *limit_s)?,
         Step::CompareIndexes { of, criterion } => {
             context.intend(step_no, step, || Ok(((), json!({}))))?;
             let verdict = patiently(context.config.lock_timeout_ms, || {
@@ -106,7 +108,9 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
             }
             context.done(step_no, step, json!({}))?;
         }
-        Step::ReindexConcurrently { of, lists } => reindex(context, step_no, step, of, *lists)?,
+        Step::ReindexConcurrently { of, options, limit_s } => {
+            reindex(context, step_no, step, of, *options, *limit_s)?;
+        }
         Step::TuneSearchEffort { of, objective } => {
             transaction(|| lookup::as_planned(of))?;
             let find = || compare::least_effort(context.collection, context.config, of, *objective);
@@ -156,36 +160,37 @@ fn build(
     step_no: u32,
     step: &Step,
     of: &IndexRef,
-    lists: Option<u32>,
+    options: BuildOptions,
+    limit_s: Option<f64>,
 ) -> Result<(), Error> {
     // The index itself is under its own name: what an interrupted action of another installation left under this one is
     // ours to remove.
-    transaction(|| as_planned_and_alone(of))?;
+    transaction(|| lookup::as_planned(of))?;
     if let Some(leftover) = transaction(|| lookup::trial(of))? {
         index::drop_concurrently(&leftover, context.config.lock_timeout_ms, || {
             lookup::as_planned(of).map(drop)
         })?;
     }
     let definition = context.intend(step_no, step, || {
-        as_planned_and_alone(of)?;
+        lookup::as_planned(of)?;
         let definition = index::definition(of.oid)?;
         let details = json!({ "definition": &definition });
         Ok((definition, details))
     })?;
-    prepare_to_build(context, of, lists)?;
+    prepare_to_build(context, of, options)?;
     // The definition names the table: nobody may rename it now.
     let still = || {
-        as_planned_and_alone(of)?;
+        lookup::as_planned(of)?;
         match index::definition(of.oid)? == definition {
             true => Ok(true),
             false => Err(Error::refused(format!("{} was changed since the plan was made", of.name))),
         }
     };
     let name = lookup::trial_name(of);
-    // Building itself waits as long as the action has time: what is tried again here is getting the lock.
+    // Building itself waits as long as it has time: what is tried again here is getting the lock.
     patiently(context.config.lock_timeout_ms, || {
         index::while_locked(&[of.table], context.config.lock_timeout_ms, still, || {
-            index::create(&definition, Some(&name), lists)
+            within(limit_s, || index::create(&definition, Some(&name), options))
         })
     })?;
     transaction(|| {
@@ -201,15 +206,17 @@ fn build(
 }
 
 /// Settings of this process that building the index needs.
-fn prepare_to_build(context: &Context<'_>, of: &IndexRef, lists: Option<u32>) -> Result<(), Error> {
+fn prepare_to_build(context: &Context<'_>, of: &IndexRef, options: BuildOptions) -> Result<(), Error> {
     index::avoid_parallel_hnsw_build(of)?;
-    let Some(lists) = lists else { return Ok(()) };
     let known = transaction(|| collect::indexes(context.collection))?;
     match known.iter().find(|row| row.oid == of.oid) {
-        Some(row) => {
-            let value_bytes = collect::value_bytes(&row.key_type).unwrap_or(0) as f64;
-            index::provide_memory(lists, row.rows, value_bytes)
-        }
+        Some(row) => index::provide_memory(&index::Work {
+            method: of.method,
+            lists: options.lists.or(row.lists).unwrap_or(collect::LISTS_DEFAULT),
+            m: options.m.or(row.m).unwrap_or(M_DEFAULT),
+            rows: row.rows,
+            value_bytes: collect::value_bytes(row).unwrap_or(0) as f64,
+        }),
         None => Ok(()),
     }
 }
@@ -309,35 +316,51 @@ fn reindex(
     step_no: u32,
     step: &Step,
     of: &IndexRef,
-    lists: Option<u32>,
+    options: BuildOptions,
+    limit_s: Option<f64>,
 ) -> Result<(), Error> {
-    let found = context.intend(step_no, step, || {
+    let lock_timeout_ms = context.config.lock_timeout_ms;
+    let (found, shadow) = context.intend(step_no, step, || {
         let found = lookup::as_planned(of)?;
         let before: Vec<Oid> = lookup::reindex_leftovers(of)?.iter().map(|found| found.oid).collect();
         let details = json!({
             "leftovers_before": before,
             "definition": index::definition(of.oid)?,
-            (FORMER_LISTS): lists.map(|_| index::lists_set(of.oid)).transpose()?,
+            (FORMER_OPTIONS): index::options_set(of.oid, options)?,
         });
-        Ok((found, details))
+        Ok(((found, lookup::trial(of)?), details))
     })?;
-    prepare_to_build(context, of, lists)?;
+    // It was compared and has said what it had to: the disk that it takes is needed for the rebuild itself.
+    if let Some(shadow) = shadow {
+        patiently(lock_timeout_ms, || {
+            index::drop_concurrently(&shadow, lock_timeout_ms, || lookup::as_planned(of).map(drop))
+        })?;
+    }
+    prepare_to_build(context, of, options)?;
     let still = || lookup::as_planned(of).map(|_| true);
-    patiently(context.config.lock_timeout_ms, || {
-        index::while_locked(&[of.table, found.oid], context.config.lock_timeout_ms, still, || {
-            if let Some(lists) = lists {
-                transaction(|| index::set_lists(&of.name, Some(lists)))?;
-            }
-            toplevel::run(&format!("REINDEX INDEX CONCURRENTLY {}", of.name), 0, toplevel::unchanged)
+    patiently(lock_timeout_ms, || {
+        index::while_locked(&[of.table, found.oid], lock_timeout_ms, still, || {
+            transaction(|| index::set_options(&of.name, options))?;
+            let statement = format!("REINDEX INDEX CONCURRENTLY {}", of.name);
+            within(limit_s, || toplevel::run(&statement, 0, toplevel::unchanged))
         })
     })?;
-    context.done(step_no, step, json!({}))
+    transaction(|| {
+        let effort = effort_for(context, of)?;
+        // It bears the name under another OID now.
+        if let Some(new) = lookup::bearing_its_name(of)?.filter(|_| effort.is_some()) {
+            efforts::store(context.collection.id, of.oid, of.method.effort_setting(), None)?;
+            efforts::store(context.collection.id, new.oid, of.method.effort_setting(), effort)?;
+        }
+        context.note(step_no, step, StepState::Done, json!({ "effort": effort }))
+    })?;
+    transaction(efforts::load)
 }
 
-/// Name under which a reindex notes the `lists` set before it: `{"set": null}` when none were.
-const FORMER_LISTS: &str = "former_lists";
+/// Name under which a reindex notes the options that it changes: `{"lists": null}` when none were set.
+const FORMER_OPTIONS: &str = "former_options";
 
-/// Drops what an interrupted reindex left, and sets the `lists` again that the index has, unless it was exchanged already.
+/// Drops what an interrupted reindex left, and sets the options again that the index has, unless it was exchanged already.
 fn clean_up_reindex(context: &Context<'_>, of: &IndexRef, details: &Value) -> Result<(), Error> {
     let before: Vec<Oid> = details
         .get("leftovers_before")
@@ -348,11 +371,11 @@ fn clean_up_reindex(context: &Context<'_>, of: &IndexRef, details: &Value) -> Re
             index::drop_concurrently(&leftover, context.config.lock_timeout_ms, || Ok(()))?;
         }
     }
-    let Some(former) = details.get(FORMER_LISTS).and_then(|former| former.get("set")) else { return Ok(()) };
+    let Some(former) = details.get(FORMER_OPTIONS) else { return Ok(()) };
     in_transaction(context.config.lock_timeout_ms, || {
         index::lock(&[of.oid]);
         match lookup::itself(of)?.filter(|index| index.name == of.name) {
-            Some(index) => index::set_lists(&index.name, former.as_u64().map(|lists| lists as u32)),
+            Some(index) => index::reset_options(&index.name, former),
             None => Ok(()),
         }
     })
@@ -404,7 +427,7 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             let gone = transaction(|| Ok(lookup::bearing_its_name(of)?.is_none()))?;
             // Without a definition it was gone before the step.
             if let (true, Some(definition)) = (gone, details.get("definition").and_then(Value::as_str)) {
-                index::create(definition, None, None)?;
+                index::create(definition, None, BuildOptions::default())?;
             }
             transaction(|| note(json!({})))
         }

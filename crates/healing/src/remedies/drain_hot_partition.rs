@@ -105,7 +105,7 @@ impl Remedy for DrainHotPartition {
                 hot.name, limits.config.drain_lease_seconds
             ),
             estimated_s,
-            timeout_s: limits.timeout_s(estimated_s, 1),
+            timeout_s: limits.timeout_s(estimated_s),
             disk_bytes,
             steps,
             skipped: vec![],

@@ -10,14 +10,14 @@ use serde_json::json;
 
 use super::{
     Limits, NotApplicable, Outcome, Parameter, Params, Remedy, build_bytes, build_s, check_comparable,
-    comparisons_won, index_ref, replaced,
+    comparisons_won, replaced, replacing,
 };
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
 use crate::graph::NodeKey;
 use crate::integrity::{Component, component_lambda};
 use crate::placement::{MOVING, bytes_of, managed, moved, moving_s, place_ref, rows_allowed};
-use crate::plan::{Criterion, Move, Plan, Skipped, Step};
+use crate::plan::{BuildOptions, Criterion, Move, Plan, Skipped, Step};
 use crate::snapshot::{Index, Managed, Oid, Partition, Place, Reading, Replacement, Snapshot};
 
 /// As long a pause as the batch before it held the lock.
@@ -139,11 +139,9 @@ impl Remedy for EvictColdData {
         let mut steps = vec![Step::MoveRows { moves, lambda: None, pause_ratio: PAUSE_RATIO }];
         let mut drops = Vec::new();
         for index in &rebuilt {
-            let of = index_ref(index);
-            steps.push(Step::BuildIndex { of: of.clone(), lists: None });
-            steps.push(Step::CompareIndexes { of: of.clone(), criterion: Criterion::Smaller });
-            steps.push(Step::SwapIndex { of: of.clone() });
-            drops.push(Step::DropLoser { of });
+            let fresh = replacing(index, BuildOptions::default(), Criterion::Smaller, limits);
+            steps.extend(fresh.steps);
+            drops.extend(fresh.afterwards);
         }
         steps.extend(drops);
         Ok(Plan {
@@ -155,7 +153,7 @@ impl Remedy for EvictColdData {
                 cold.name
             ),
             estimated_s,
-            timeout_s: limits.timeout_s(estimated_s, rebuilt.len()),
+            timeout_s: limits.timeout_s(estimated_s),
             disk_bytes,
             steps,
             skipped,

@@ -67,7 +67,7 @@ impl Remedy for RebalancePartitions {
                 hot.join(", ")
             ),
             estimated_s,
-            timeout_s: limits.timeout_s(estimated_s, 1),
+            timeout_s: limits.timeout_s(estimated_s),
             disk_bytes,
             steps: vec![Step::MoveRows {
                 moves,

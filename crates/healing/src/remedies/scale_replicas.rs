@@ -101,7 +101,7 @@ impl Remedy for ScaleReplicas {
                 100.0 * share
             ),
             estimated_s,
-            timeout_s: limits.timeout_s(estimated_s, 1),
+            timeout_s: limits.timeout_s(estimated_s),
             disk_bytes: 0,
             steps: vec![Step::ScaleReplicas {
                 target: scale_target.clone(),

@@ -67,6 +67,7 @@ pub const OPERATIONS: &[&str] = &[
     "drop_index.finish",
     "drop_index.done",
     "reindex.intent",
+    "reindex.drop_shadow",
     "reindex.start",
     "reindex.finish",
     "reindex.done",

@@ -285,6 +285,7 @@ fn seen(world: &World, table: &Table, index: &Index, exact: bool) -> Seen {
         recall,
         effort,
         lists: index.lists,
+        density: None,
         tuple_bytes: Reading::Known(index.tuple_bytes()),
     }
 }
