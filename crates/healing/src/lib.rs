@@ -25,6 +25,7 @@ pub mod health;
 pub mod integrity;
 pub mod ivf;
 pub mod kmeans;
+pub mod learning;
 pub mod lifecycle;
 pub mod limits;
 pub mod load;
