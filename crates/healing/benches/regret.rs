@@ -382,6 +382,9 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Heal, mean regret, half width of its interval.
+type Point = (usize, f64, f64);
+
 /// Mean regret against heals, with the 95 % band of the first rule.
 fn drawn(entries: &[Entry]) -> String {
     const WIDTH: f64 = 820.0;
@@ -390,7 +393,7 @@ fn drawn(entries: &[Entry]) -> String {
     const RIGHT: f64 = 250.0;
     const TOP: f64 = 40.0;
     const BOTTOM: f64 = 50.0;
-    let shown: Vec<(&Entry, Vec<(usize, f64, f64)>)> = entries
+    let shown: Vec<(&Entry, Vec<Point>)> = entries
         .iter()
         .map(|entry| {
             let points = (0..HEALS).step_by(EVERY).chain([HEALS - 1]).map(|heal| {

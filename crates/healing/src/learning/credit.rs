@@ -8,6 +8,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Context;
+use crate::config::Config;
+use crate::integrity::{IntegrityState, StateRecord};
 use crate::kmeans::mix;
 use crate::snapshot::UnixMs;
 
@@ -121,6 +123,21 @@ pub fn is_control(collection_id: i32, since: UnixMs, share: f64) -> bool {
     (drawn as f64 / (1u64 << 53) as f64) < share
 }
 
+/// Until when healing is delayed at random, if it is: in stress only, never when critical, and with learning on.
+pub fn control_until(
+    collection_id: i32,
+    state: &StateRecord,
+    config: &Config,
+    now: UnixMs,
+) -> Option<UnixMs> {
+    let until = state.since.saturating_add(config.control_delay_seconds.saturating_mul(1000));
+    (config.learning_enabled
+        && state.state == IntegrityState::Stress
+        && now < until
+        && is_control(collection_id, state.since, config.control_delay_share))
+    .then_some(until)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::fixtures::context;
@@ -184,6 +201,21 @@ mod tests {
         assert!((1800..2200).contains(&drawn), "{drawn}");
         assert!((0..1000).all(|since| !is_control(1, since, 0.0) && is_control(1, since, 1.0)));
         assert_eq!(is_control(3, 99, 0.5), is_control(3, 99, 0.5));
+    }
+
+    #[test]
+    fn a_delay_is_for_stress_with_learning_on_and_ends() {
+        let config = Config { control_delay_share: 0.5, ..Config::default() };
+        let since = (0..).find(|since| is_control(1, *since, 0.5)).unwrap();
+        let state = StateRecord { state: IntegrityState::Stress, ..StateRecord::new(since) };
+        let until = since + 60_000;
+        assert_eq!(control_until(1, &state, &config, since + 1), Some(until));
+        assert_eq!(control_until(1, &state, &config, until), None);
+        let critical = StateRecord { state: IntegrityState::Critical, ..state };
+        assert_eq!(control_until(1, &critical, &config, since + 1), None);
+        let off = Config { learning_enabled: false, ..config.clone() };
+        assert_eq!(control_until(1, &state, &off, since + 1), None);
+        assert_eq!(control_until(1, &state, &Config::default(), since + 1), None, "off unless asked for");
     }
 
     proptest! {

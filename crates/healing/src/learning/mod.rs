@@ -19,7 +19,7 @@ use crate::lifecycle::{Lesson, Status};
 use crate::snapshot::{Method, Snapshot, UnixMs};
 
 pub use autonomy::{ENOUGH, Evidence, FAILURES_MAX, Move, Rung, effective};
-pub use credit::{Natural, Period, Watch, cleared_within, is_control, watch};
+pub use credit::{Natural, Period, Watch, cleared_within, control_until, is_control, watch};
 pub use posterior::{DECAY, Effect, Posterior, posteriors};
 pub use report::{Report, StrategyReport, report};
 pub use select::{Candidate, Choice, ImpactStep, SHARPNESS, ScoredArm, Selection, choose, is_insufficient};

@@ -11,6 +11,8 @@
 //! its credit, the median, goes to 0 however many problems clear by themselves. s is known no better than the periods without
 //! an action tell: the likelihood is averaged over its uncertainty.
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 use super::beta::quantile;
@@ -114,10 +116,13 @@ impl Posterior {
             failures: 0.0,
             prior_mean: shared_mean(successes, failures),
             natural,
-            effect: effect(&[]),
+            effect: *UNTRIED,
         }
     }
 }
+
+/// What is believed of the effect before anything was tried.
+static UNTRIED: LazyLock<Effect> = LazyLock::new(|| effect(&[]));
 
 fn shared_mean(successes: f64, failures: f64) -> f64 {
     ((successes + 1.0) / (successes + failures + 2.0)).clamp(PRIOR_MEAN.0, PRIOR_MEAN.1)

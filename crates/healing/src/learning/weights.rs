@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(weight_of(&[], &[]), 1.0);
         assert_eq!(weight_of(&[], &last), 0.4);
         let edge = outcome("a", NOW - WINDOW_MS, true, Some(100.0));
-        assert_eq!(weight_of(&[edge.clone()], &last), 0.4, "30 days old is too old");
+        assert_eq!(weight_of(std::slice::from_ref(&edge), &last), 0.4, "30 days old is too old");
         let inside = OutcomeRecord { completed_at: edge.completed_at + 1, ..edge };
         assert_eq!(weight_of(&[inside], &last), 2.0);
         let broken = [Weight { strategy: "a".to_owned(), weight: f64::NAN }];
