@@ -242,6 +242,65 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
     refuse(refusal, only_planned, rejected)
 }
 
+/// Whether a remedy could act on the collection by itself now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Eligibility {
+    /// The remedy.
+    pub strategy: String,
+    /// How far it goes by itself: what a human has set, or lower.
+    pub mode: Mode,
+    /// Why it would not act; None: it would, if it is chosen.
+    pub reason: Option<Reason>,
+    /// The same with the figures.
+    pub detail: Option<String>,
+}
+
+/// Of every remedy whether it could act now, and if not why; sorted by name. `input.request` is taken as automatic.
+pub fn eligibility(input: &DecisionInput<'_>) -> Vec<Eligibility> {
+    let input = &DecisionInput { request: &Request::Automatic, ..*input };
+    let gate = gate_server(input).and_then(|()| gate_time(input)).err();
+    let all = if gate.is_none() { candidates(input, &Params::default()) } else { vec![] };
+    let of = |strategy: &str| -> Option<(Reason, String)> {
+        if let Some(refusal) = &gate {
+            return Some((refusal.reason, refusal.detail.clone()));
+        }
+        let mut refused = None;
+        for alternative in &all {
+            let refusal = match alternative {
+                Ok(candidate) if candidate.0.plan.strategy == strategy => {
+                    if let Some(refusal) = candidate.check(input, false) {
+                        (refusal.reason, refusal.detail)
+                    } else if selection::is_lowered_to_observe(input, strategy) {
+                        (Reason::AutonomyLowered, Reason::AutonomyLowered.explain().to_owned())
+                    } else if input.config.mode == Mode::Observe {
+                        (Reason::ObserveMode, Reason::ObserveMode.explain().to_owned())
+                    } else {
+                        return None;
+                    }
+                }
+                Err(rejected) if rejected.strategy.as_deref() == Some(strategy) => {
+                    (rejected.reason, rejected.detail.clone())
+                }
+                _ => continue,
+            };
+            refused.get_or_insert(refusal);
+        }
+        // Alternatives without a name speak for a whole problem: unknown, or healed in vain.
+        let unnamed = || all.iter().find_map(|a| a.as_ref().err().filter(|r| r.strategy.is_none()));
+        refused.or_else(|| unnamed().map(|r| (r.reason, r.detail.clone()))).or_else(|| {
+            Some((Reason::NothingToDo, "it treats none of the problems that are there now".to_owned()))
+        })
+    };
+    remedies::ALL
+        .iter()
+        .map(|remedy| {
+            let (reason, detail) = of(remedy.name()).unzip();
+            let mode = selection::mode(input, remedy.name());
+            Eligibility { strategy: remedy.name().to_owned(), mode, reason, detail }
+        })
+        .collect()
+}
+
 fn params(request: &Request) -> Result<Params, Refusal> {
     let Request::Execute { strategy, params } = request else { return Ok(Params::default()) };
     if remedies::find(strategy).is_none() {

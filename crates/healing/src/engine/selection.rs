@@ -37,6 +37,19 @@ struct Rank {
     irreversible: bool,
 }
 
+impl Rank {
+    /// Why a remedy comes after all steps of those of which nothing of the kind is known.
+    fn why_later(&self, strategy: &str) -> Option<String> {
+        let why = [
+            (self.tried, "succeeded here a short while ago, and the problem is still there"),
+            (self.insufficient, "proved insufficient in such cases"),
+            (self.lowered, "failed on this collection and may not act by itself"),
+        ];
+        let known: Vec<&str> = why.iter().filter(|(is, _)| *is).map(|(_, words)| *words).collect();
+        (!known.is_empty()).then(|| format!("{strategy} comes later: it {}", known.join(", ")))
+    }
+}
+
 /// Orders the alternatives for one problem, best first, and notes at those that may act how they were chosen.
 pub(super) fn order(
     found: &mut Vec<Result<Candidate, Rejected>>,
@@ -72,12 +85,14 @@ pub(super) fn order(
             .then_with(|| weight(input, &other.strategy).total_cmp(&weight(input, &one.strategy)))
             .then_with(|| one.strategy.cmp(&other.strategy))
     });
+    let passed_over: Vec<String> =
+        planned.iter().filter_map(|(rank, candidate)| rank.why_later(&candidate.0.plan.strategy)).collect();
     for group in planned.chunk_by_mut(|a, b| a.0 == b.0) {
         if group[0].0.may_act {
             // What cannot be undone is not experimented with.
             let selection =
                 if learns && !group[0].0.irreversible { input.config.selection } else { Selection::Greedy };
-            choose_among(group, selection, &context, input);
+            choose_among(group, selection, &context, &passed_over, input);
         }
     }
     refused.sort_by(|a, b| a.strategy.cmp(&b.strategy));
@@ -89,6 +104,7 @@ fn choose_among(
     group: &mut [(Rank, Candidate)],
     selection: Selection,
     context: &Context,
+    passed_over: &[String],
     input: &DecisionInput<'_>,
 ) {
     let arms: Vec<learning::Candidate> = group
@@ -101,7 +117,8 @@ fn choose_among(
             weight: weight(input, &planned.plan.strategy),
         })
         .collect();
-    let choice = choose(selection, context, &arms, input.learned);
+    let mut choice = choose(selection, context, &arms, input.learned);
+    choice.passed_over = passed_over.to_vec();
     group.sort_by_key(|(_, candidate)| {
         choice.arms.iter().position(|arm| arm.strategy == candidate.0.plan.strategy)
     });

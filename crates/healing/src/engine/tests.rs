@@ -660,3 +660,41 @@ fn an_episode_of_stress_may_be_delayed_at_random_once() {
     case.state.state = IntegrityState::Critical;
     assert!(!delayed(&case));
 }
+
+#[test]
+fn of_every_remedy_it_is_known_whether_it_could_act_and_why_not() {
+    let of = |case: &Case, strategy: &str| {
+        let assessment = assess(&case.snapshot, &case.config).unwrap();
+        let all = eligibility(&DecisionInput {
+            config: &case.config,
+            state: &case.state,
+            assessment: &assessment,
+            snapshot: &case.snapshot,
+            history: &case.history,
+            arms: &case.arms,
+            learned: &case.learned,
+            in_flight: case.in_flight,
+            now: case.now,
+            request: &case.request,
+        });
+        assert_eq!(all.len(), remedies::ALL.len());
+        all.into_iter().find(|e| e.strategy == strategy).unwrap()
+    };
+    let mut case = ladder();
+    assert_eq!(of(&case, "tune_search_effort").reason, None);
+    assert_eq!(of(&case, "rebuild_centroids").reason, None, "not first, but it could");
+    assert_eq!(of(&case, "compact_indexes").reason, Some(Reason::NothingToDo));
+    case.arms = vec![Arm { breaker_open: true, ..Arm::new("tune_search_effort") }];
+    assert_eq!(of(&case, "tune_search_effort").reason, Some(Reason::BreakerOpen));
+    case.config.mode = Mode::Observe;
+    assert_eq!(of(&case, "rebuild_centroids").reason, Some(Reason::ObserveMode));
+    case.config.mode = Mode::Auto;
+    case.learned.rungs = vec![crate::learning::Rung::top("rebuild_centroids", 0).set(Mode::Observe, 0)];
+    let lowered = of(&case, "rebuild_centroids");
+    assert_eq!((lowered.reason, lowered.mode), (Some(Reason::AutonomyLowered), Mode::Observe));
+    case.config.enabled = false;
+    assert_eq!(of(&case, "compact_indexes").reason, Some(Reason::Disabled));
+    case = ladder();
+    case.config.manage_search_effort = false;
+    assert_eq!(of(&case, "tune_search_effort").reason, Some(Reason::NotApplicable));
+}

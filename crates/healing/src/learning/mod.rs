@@ -21,16 +21,20 @@ use crate::snapshot::{Method, Snapshot, UnixMs};
 pub use autonomy::{ENOUGH, Evidence, FAILURES_MAX, Move, Rung, effective};
 pub use credit::{Natural, Period, Watch, cleared_within, control_until, is_control, watch};
 pub use posterior::{DECAY, Effect, Posterior, posteriors};
+pub use prediction::{Prediction, Scored};
 pub use report::{Report, StrategyReport, report};
 pub use select::{Candidate, Choice, ImpactStep, SHARPNESS, ScoredArm, Selection, choose, is_insufficient};
+pub use treats::treats;
 pub use weights::{WINDOW_MS, Weight, weights};
 
 mod autonomy;
 mod beta;
 mod credit;
 mod posterior;
+mod prediction;
 mod report;
 mod select;
+mod treats;
 mod weights;
 
 /// Where a remedy is tried: posteriors, no-action periods and choices are kept apart by it.

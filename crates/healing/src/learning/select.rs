@@ -127,6 +127,33 @@ pub struct Choice {
     pub seed: u64,
     /// The remedies, best first.
     pub arms: Vec<ScoredArm>,
+    /// Remedies of the problem that come later because of what is known of them, each with why.
+    #[serde(default)]
+    pub passed_over: Vec<String>,
+}
+
+impl Choice {
+    /// The choice in words.
+    pub fn in_words(&self) -> String {
+        let Some(first) = self.arms.first() else { return String::new() };
+        let belief = |arm: &ScoredArm| format!("own effect {:.2}, weight {:.2}", arm.effect, arm.weight);
+        let mut text = format!("{} ({})", first.strategy, belief(first));
+        if self.arms.len() > 1 {
+            let how = match self.selection {
+                Selection::Thompson => {
+                    format!("Thompson sampling, where it goes first with probability {:.2}", first.propensity)
+                }
+                Selection::Greedy => "the highest weight".to_owned(),
+            };
+            let others: Vec<String> =
+                self.arms[1..].iter().map(|arm| format!("{} ({})", arm.strategy, belief(arm))).collect();
+            text.push_str(&format!(" by {how}, before {}", others.join(", ")));
+        }
+        for why in &self.passed_over {
+            text.push_str(&format!("; {why}"));
+        }
+        text
+    }
 }
 
 /// Whether a remedy was verified to be insufficient in this context.
@@ -202,7 +229,7 @@ pub fn choose(
         .collect();
     // Stable: of equals the first stays first.
     arms.sort_by(|a, b| b.score.total_cmp(&a.score));
-    Choice { selection, context: context.clone(), seed, arms }
+    Choice { selection, context: context.clone(), seed, arms, passed_over: vec![] }
 }
 
 #[cfg(test)]
@@ -294,6 +321,23 @@ mod tests {
         assert!(!is_insufficient(&failed(3).posterior(&context(), "a")));
         assert!(is_insufficient(&failed(4).posterior(&context(), "a")));
         assert!(!is_insufficient(&failed(4).posterior(&context(), "b")), "untried is not");
+    }
+
+    #[test]
+    fn a_choice_can_be_read() {
+        let arms = [candidate("a", 0.4, 0.8), candidate("b", 0.3, 1.0)];
+        let choice = choose(Selection::Greedy, &context(), &arms, &Learned::default());
+        assert_eq!(
+            choice.in_words(),
+            "b (own effect 0.25, weight 1.00) by the highest weight, before a (own effect 0.25, weight 0.80)"
+        );
+        let single = Choice {
+            passed_over: vec!["b is lowered".to_owned()],
+            ..choose(Selection::Thompson, &context(), &arms[..1], &Learned::default())
+        };
+        assert_eq!(single.in_words(), "a (own effect 0.25, weight 0.80); b is lowered");
+        let sampled = choose(Selection::Thompson, &context(), &arms, &Learned::default()).in_words();
+        assert!(sampled.contains("goes first with probability 0."), "{sampled}");
     }
 
     #[test]
