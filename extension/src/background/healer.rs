@@ -10,7 +10,7 @@ use pgrx::JsonB;
 use pgrx::prelude::*;
 
 use super::supervise::Workers;
-use super::{decide, judge, process};
+use super::{decide, judge, learning, process};
 use crate::collect::{self, Collection, Kind, load};
 use crate::error::Error;
 use crate::transaction::transaction;
@@ -106,6 +106,7 @@ struct Memory {
     next_sample: HashMap<i32, UnixMs>,
     /// When old samples are next forgotten.
     next_forgetting: UnixMs,
+    learned: learning::Refreshed,
 }
 
 /// Time between two rounds of forgetting what is too old.
@@ -119,6 +120,10 @@ const WATCHING_PAUSE_MS: i64 = 250;
 fn round(memory: &mut Memory) -> Result<Duration, Error> {
     transaction(efforts::load)?;
     memory.workers.supervise()?;
+    // What cannot be learned from keeps nothing else from being looked after.
+    if let Err(error) = memory.learned.refresh() {
+        pgrx::warning!("ruvector: learning from outcomes: {error}");
+    }
     let collections = transaction(collect::collections)?;
     let now = collect::now_ms();
     if !(now..now + FORGETTING_INTERVAL_MS).contains(&memory.next_forgetting) {

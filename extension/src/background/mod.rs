@@ -18,10 +18,11 @@ use pgrx::prelude::*;
 
 mod action;
 mod arms;
-mod decide;
+pub(crate) mod decide;
 mod healer;
 mod judge;
 mod launcher;
+pub(crate) mod learning;
 pub(crate) mod process;
 mod supervise;
 
