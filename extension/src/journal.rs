@@ -306,13 +306,14 @@ fn tenant(problem: &Problem) -> Result<Option<String>, Error> {
     partitions.dedup();
     let [partition] = partitions[..] else { return Ok(None) };
     Ok(Spi::get_one_with_args(
-        r"SELECT max(CASE WHEN p.partstrat = 'l' AND p.partnatts = 1 AND k.attname <> 'partition_id' THEN
-                     (regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid), '^FOR VALUES IN \(''?((?:[^'',]|'''')*)''?\)$'))[1] END)
+        r"SELECT max(coalesce(replace(v.value[1], '''''', ''''), nullif(v.value[2], 'NULL')))
             FROM pg_catalog.pg_class c
             JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid
-            JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent
+            JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent AND p.partstrat = 'l' AND p.partnatts = 1
             LEFT JOIN pg_catalog.pg_attribute k ON k.attrelid = p.partrelid AND k.attnum = p.partattrs[0]
-           WHERE c.oid = $1",
+           CROSS JOIN LATERAL (SELECT pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid),
+                    '^FOR VALUES IN \((?:''((?:[^'']|'''')*)''|([^'',]+))\)$') AS value) v
+           WHERE c.oid = $1 AND k.attname IS DISTINCT FROM 'partition_id'",
         &[pg_sys::Oid::from(partition).into()],
     )?)
 }
