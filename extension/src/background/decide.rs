@@ -34,6 +34,18 @@ struct Open {
     request: Request,
 }
 
+/// A decision and what it was made from.
+pub(super) struct Moment {
+    pub(super) collection: i32,
+    pub(super) snapshot: Snapshot,
+    pub(super) record: StateRecord,
+    pub(super) decision: Decision,
+    /// The decision as the collection's row shows it.
+    pub(super) shown: Value,
+    /// Whether it is another than at the sample before.
+    pub(super) changed: bool,
+}
+
 #[derive(Deserialize)]
 struct Observed {
     snapshot: Snapshot,
@@ -48,10 +60,11 @@ pub(super) fn is_asked(collection: i32) -> Result<bool, Error> {
     Ok(Spi::get_one_with_args(query, &[collection.into()])?.unwrap_or(false))
 }
 
-/// Decides about everything that is asked for on a collection, and then by itself. Must run in a transaction.
-pub(super) fn decide(collection: &Collection, config: &Config) -> Result<(), Error> {
+/// Decides about everything that is asked for on a collection, and then by itself. Must run in a transaction. Returns what
+/// it decided by itself; None before the first sample.
+pub(super) fn decide(collection: &Collection, config: &Config) -> Result<Option<Moment>, Error> {
     let observed: Option<Observed> = collect::documents(OBSERVED, &[collection.id.into()])?.pop();
-    let Some(observed) = observed else { return Ok(()) };
+    let Some(observed) = observed else { return Ok(None) };
     count_in_flight()?;
     let open: Vec<Open> = collect::documents(
         "SELECT jsonb_build_object('id', a.id, 'status', a.status, 'request', a.request) FROM ruvector.actions a
@@ -81,15 +94,14 @@ pub(super) fn decide(collection: &Collection, config: &Config) -> Result<(), Err
     }
     let waits = waits || matches!(&automatic, Decision::Act { approval: Some(_), .. });
     let (shown, changed) = remember(collection.id, &automatic, waits)?;
-    learning::observe(&learning::Moment {
+    Ok(Some(Moment {
         collection: collection.id,
-        config,
-        snapshot: &observed.snapshot,
-        record: &observed.record,
-        decision: &automatic,
-        shown: &shown,
+        snapshot: observed.snapshot,
+        record: observed.record,
+        decision: automatic,
+        shown,
         changed,
-    })
+    }))
 }
 
 /// Of every remedy whether it could act on a collection now, judged by the healer's last observation; None: there is none.

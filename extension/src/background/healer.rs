@@ -162,8 +162,15 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
         // A decision always follows a sample: after an action the former observation is of another world.
         let result =
             sample(collection, &config).and_then(|()| transaction(|| decide::decide(collection, &config)));
-        if let Err(error) = result {
-            transaction(|| remember_failure(collection.id, &error))?;
+        match result {
+            // What cannot be learned from takes no decision back.
+            Ok(Some(moment)) => {
+                if let Err(error) = transaction(|| learning::observe(&moment, &config)) {
+                    pgrx::warning!("ruvector: collection {}: learning: {error}", collection.name);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => transaction(|| remember_failure(collection.id, &error))?,
         }
     }
     memory.workers.supervise()?;

@@ -14,8 +14,9 @@ use healing::snapshot::{Snapshot, UnixMs};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::decide::Moment;
 use crate::collect;
 use crate::error::Error;
 use crate::transaction::transaction;
@@ -210,22 +211,9 @@ pub(super) fn choice_in_words(action: i64) -> Result<Option<String>, Error> {
     Ok(Spi::get_one_with_args(query, &[action.into()])?)
 }
 
-/// A decision and what it was made from.
-pub(super) struct Moment<'a> {
-    pub(super) collection: i32,
-    pub(super) config: &'a Config,
-    pub(super) snapshot: &'a Snapshot,
-    pub(super) record: &'a StateRecord,
-    pub(super) decision: &'a Decision,
-    /// The decision as the collection's row shows it.
-    pub(super) shown: &'a Value,
-    /// Whether it is another than at the sample before.
-    pub(super) changed: bool,
-}
-
 /// Watches what clears by itself, holds predictions against it and records the snapshot.
-pub(super) fn observe(moment: &Moment<'_>) -> Result<(), Error> {
-    let Moment { collection, config, snapshot, record, .. } = *moment;
+pub(super) fn observe(moment: &Moment, config: &Config) -> Result<(), Error> {
+    let Moment { collection, snapshot, record, .. } = moment;
     let now = collect::now_ms();
     // While λ is unknown nobody can tell whether anything stands.
     let assessment = assess(snapshot, config).map_err(|error| Error::refused(error.to_string()))?;
@@ -238,18 +226,25 @@ pub(super) fn observe(moment: &Moment<'_>) -> Result<(), Error> {
         present.dedup();
         let query = "SELECT EXISTS (SELECT FROM ruvector.actions
                              WHERE collection_id = $1 AND status IN ('approved', 'executing', 'verifying'))";
-        let busy = Spi::get_one_with_args(query, &[collection.into()])?.unwrap_or(false);
-        watch(moment, &present, busy, now)?;
-        score(moment, &present, busy, now)?;
+        let busy = Spi::get_one_with_args(query, &[(*collection).into()])?.unwrap_or(false);
+        watch(moment, config, &present, busy, now)?;
+        score(moment, config, &present, busy, now)?;
         if !busy {
-            predict(moment, now)?;
+            predict(moment, config, now)?;
         }
     }
     keep_for_replay(moment)
 }
 
-fn watch(moment: &Moment<'_>, present: &[Context], busy: bool, now: UnixMs) -> Result<(), Error> {
-    let Moment { collection, config, record, .. } = *moment;
+fn watch(
+    moment: &Moment,
+    config: &Config,
+    present: &[Context],
+    busy: bool,
+    now: UnixMs,
+) -> Result<(), Error> {
+    let Moment { collection, record, .. } = moment;
+    let collection = *collection;
     let stored = collect::documents::<Vec<Watch>>(
         "SELECT w.open FROM ruvector.no_action_watches w WHERE w.collection_id = $1",
         &[collection.into()],
@@ -282,14 +277,20 @@ fn watch(moment: &Moment<'_>, present: &[Context], busy: bool, now: UnixMs) -> R
 }
 
 /// Holds the open predictions of a collection against what is there now.
-fn score(moment: &Moment<'_>, present: &[Context], busy: bool, now: UnixMs) -> Result<(), Error> {
+fn score(
+    moment: &Moment,
+    config: &Config,
+    present: &[Context],
+    busy: bool,
+    now: UnixMs,
+) -> Result<(), Error> {
     #[derive(Deserialize)]
     struct Row {
         id: i64,
         #[serde(flatten)]
         prediction: Prediction,
     }
-    let Moment { collection, config, .. } = *moment;
+    let collection = moment.collection;
     let open: Vec<Row> = collect::documents(
         "SELECT jsonb_build_object('id', p.id, 'problem_class', p.problem_class, 'index_kind', p.index_kind,
                 'strategy', p.strategy, 'at', (extract(epoch FROM p.predicted_at) * 1000)::bigint, 'horizon_s', p.horizon_s,
@@ -317,8 +318,8 @@ fn score(moment: &Moment<'_>, present: &[Context], busy: bool, now: UnixMs) -> R
 }
 
 /// Opens a prediction for the plan that was only shown.
-fn predict(moment: &Moment<'_>, now: UnixMs) -> Result<(), Error> {
-    let Moment { collection, config, snapshot, decision, .. } = *moment;
+fn predict(moment: &Moment, config: &Config, now: UnixMs) -> Result<(), Error> {
+    let Moment { collection, snapshot, decision, .. } = moment;
     let Decision::Refuse { planned: Some(planned), .. } = decision else { return Ok(()) };
     let context = Context::of(&planned.problem, snapshot);
     let posteriors: Vec<Posterior> = collect::documents("SELECT ruvector._posteriors()", &[])?;
@@ -330,7 +331,7 @@ fn predict(moment: &Moment<'_>, now: UnixMs) -> Result<(), Error> {
                 lasts, succeeds)
          VALUES ($1, $2, $3, $4, to_timestamp($5::float8 / 1000), $6, $7, $8) ON CONFLICT DO NOTHING",
         &[
-            collection.into(),
+            (*collection).into(),
             prediction.strategy.into(),
             prediction.context.problem_class.into(),
             prediction.context.index_kind.into(),
@@ -343,8 +344,9 @@ fn predict(moment: &Moment<'_>, now: UnixMs) -> Result<(), Error> {
 }
 
 /// Records the snapshot for a replay, when it is time to.
-fn keep_for_replay(moment: &Moment<'_>) -> Result<(), Error> {
-    let Moment { collection, snapshot, record, shown, changed, .. } = *moment;
+fn keep_for_replay(moment: &Moment) -> Result<(), Error> {
+    let Moment { collection, snapshot, record, shown, changed, .. } = moment;
+    let (collection, changed) = (*collection, *changed);
     let last = Spi::get_one_with_args::<f64>(
         "SELECT extract(epoch FROM max(taken_at))::float8 * 1000 FROM ruvector.recorded_snapshots WHERE collection_id = $1",
         &[collection.into()],
