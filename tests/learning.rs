@@ -310,12 +310,12 @@ fn failures_lower_how_far_a_remedy_goes_and_a_human_raises_it() {
             r#"SELECT ruvector_healing_configure('{"mode": "auto", "max_auto_heal_impact": 0.4}', 'docs')"#,
         )
         .unwrap();
-    assert_eq!(mode(&mut client), "approve", "two failures in a row");
+    assert_eq!(mode(&mut client), "approve", "two faults in a row");
     let moves = "SELECT concat_ws(' ', strategy, from_level, to_level, reason, moved_by) FROM ruvector.healing_autonomy_moves ORDER BY id";
     let told = |client: &mut Client| -> Vec<String> {
         client.query(moves, &[]).unwrap().iter().map(|row| row.get(0)).collect()
     };
-    assert_eq!(told(&mut client), ["tune_search_effort auto approve 2 failures in a row ruvector"]);
+    assert_eq!(told(&mut client), ["tune_search_effort auto approve it failed several times in a row ruvector"]);
     // It asks now, although the collection's mode is auto.
     let waits = wait_for("a plan that asks", HEALING, || {
         let query = "SELECT id, approval FROM ruvector.actions WHERE status = 'awaiting_approval'";

@@ -68,7 +68,7 @@ CREATE TABLE ruvector.healing_autonomy (
     strategy        text NOT NULL,
     level           text NOT NULL CHECK (level IN ('observe', 'approve', 'auto')),
     since           timestamptz NOT NULL,
-    failures_in_row integer NOT NULL,
+    strikes integer NOT NULL,
     times_right     integer NOT NULL,            -- since the last move
     times_wrong     integer NOT NULL,
     PRIMARY KEY (collection_id, strategy)
@@ -271,10 +271,10 @@ BEGIN
     SELECT a.level INTO before FROM ruvector.healing_autonomy a
      WHERE a.collection_id = entry.id AND a.strategy = ruvector_healing_autonomy.strategy;
     before := coalesce(before, 'auto');
-    INSERT INTO ruvector.healing_autonomy AS a (collection_id, strategy, level, since, failures_in_row, times_right, times_wrong)
+    INSERT INTO ruvector.healing_autonomy AS a (collection_id, strategy, level, since, strikes, times_right, times_wrong)
     VALUES (entry.id, strategy, level, clock_timestamp(), 0, 0, 0)
     ON CONFLICT ON CONSTRAINT healing_autonomy_pkey DO UPDATE
-       SET (level, since, failures_in_row, times_right, times_wrong) = (EXCLUDED.level, EXCLUDED.since, 0, 0, 0);
+       SET (level, since, strikes, times_right, times_wrong) = (EXCLUDED.level, EXCLUDED.since, 0, 0, 0);
     INSERT INTO ruvector.healing_autonomy_moves (collection_id, strategy, from_level, to_level, reason)
     VALUES (entry.id, strategy, before, level, 'set by a human');
     PERFORM ruvector._wake();

@@ -120,7 +120,7 @@ pub(crate) fn learned(collection: i32) -> Result<Learned, Error> {
 
 const RUNGS: &str = "
 SELECT jsonb_build_object('strategy', a.strategy, 'level', a.level, 'since', (extract(epoch FROM a.since) * 1000)::bigint,
-       'failures_in_row', a.failures_in_row, 'right', a.times_right, 'wrong', a.times_wrong)
+       'strikes', a.strikes, 'right', a.times_right, 'wrong', a.times_wrong)
   FROM ruvector.healing_autonomy a WHERE a.collection_id = $1";
 
 /// Moves a remedy on the collection's autonomy ladder, if this piece of evidence does.
@@ -148,17 +148,17 @@ pub(super) fn advance(
         return Ok(());
     }
     Spi::run_with_args(
-        "INSERT INTO ruvector.healing_autonomy (collection_id, strategy, level, since, failures_in_row, times_right, times_wrong)
+        "INSERT INTO ruvector.healing_autonomy (collection_id, strategy, level, since, strikes, times_right, times_wrong)
          VALUES ($1, $2, $3, to_timestamp($4::float8 / 1000), $5, $6, $7)
          ON CONFLICT (collection_id, strategy) DO UPDATE
-            SET (level, since, failures_in_row, times_right, times_wrong)
-              = (EXCLUDED.level, EXCLUDED.since, EXCLUDED.failures_in_row, EXCLUDED.times_right, EXCLUDED.times_wrong)",
+            SET (level, since, strikes, times_right, times_wrong)
+              = (EXCLUDED.level, EXCLUDED.since, EXCLUDED.strikes, EXCLUDED.times_right, EXCLUDED.times_wrong)",
         &[
             collection.into(),
             strategy.into(),
             word(after.level)?.into(),
             (after.since as f64).into(),
-            (after.failures_in_row as i32).into(),
+            (after.strikes as i32).into(),
             (after.right as i32).into(),
             (after.wrong as i32).into(),
         ],

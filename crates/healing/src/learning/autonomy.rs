@@ -4,7 +4,7 @@
 //!
 //! | move | when |
 //! |---|---|
-//! | one step down | [`FAILURES_MAX`] failures in a row |
+//! | one step down | [`STRIKES_MAX`] strikes in a row: two faults, or four times no gain |
 //! | down to observe | it could not be undone |
 //! | observe → approve | its predictions came true, or it succeeded by hand: lower bound at least [`ENOUGH`] |
 //! | approve → auto | it succeeded, with a human's approval or by hand: lower bound at least [`ENOUGH`] |
@@ -20,8 +20,12 @@ use crate::config::Mode;
 use crate::lifecycle::Lesson;
 use crate::snapshot::UnixMs;
 
-/// Failures in a row that lower a remedy by a step.
-pub const FAILURES_MAX: u32 = 2;
+/// Strikes in a row that lower a remedy by a step.
+pub const STRIKES_MAX: u32 = 4;
+/// Strikes of an action that failed.
+const FAULT_STRIKES: u32 = 2;
+/// Strikes of one that was carried out and was no gain: its machinery works, and the next part may want it.
+const NO_GAIN_STRIKES: u32 = 1;
 /// The lower bound from which a remedy rises: more often right than wrong.
 pub const ENOUGH: f64 = 0.5;
 /// The success rate lies below its lower bound with this probability.
@@ -36,8 +40,8 @@ pub struct Rung {
     pub level: Mode,
     /// Since when.
     pub since: UnixMs,
-    /// Failures in a row.
-    pub failures_in_row: u32,
+    /// Strikes since the last success.
+    pub strikes: u32,
     /// What spoke for it since the last move: successes, or in observe predictions that came true.
     pub right: u32,
     /// What spoke against it.
@@ -91,14 +95,7 @@ pub fn effective(human: Mode, rung: Option<&Rung>) -> Mode {
 impl Rung {
     /// The top of the ladder, where every remedy begins: only what a human has set holds it back.
     pub fn top(strategy: impl Into<String>, now: UnixMs) -> Self {
-        Self {
-            strategy: strategy.into(),
-            level: Mode::Auto,
-            since: now,
-            failures_in_row: 0,
-            right: 0,
-            wrong: 0,
-        }
+        Self { strategy: strategy.into(), level: Mode::Auto, since: now, strikes: 0, right: 0, wrong: 0 }
     }
 
     /// Put there by a human: what spoke for or against it before counts no more.
@@ -125,13 +122,14 @@ impl Rung {
             Evidence::Ended(Lesson::Postponed | Lesson::Nothing) => return (rung, None),
         }
         match evidence {
-            Evidence::Ended(Lesson::Helped) => rung.failures_in_row = 0,
-            Evidence::Ended(_) => rung.failures_in_row = rung.failures_in_row.saturating_add(1),
+            Evidence::Ended(Lesson::Helped) => rung.strikes = 0,
+            Evidence::Ended(Lesson::NoGain) => rung.strikes = rung.strikes.saturating_add(NO_GAIN_STRIKES),
+            Evidence::Ended(_) => rung.strikes = rung.strikes.saturating_add(FAULT_STRIKES),
             Evidence::Predicted { .. } => {}
         }
         let to = if evidence == Evidence::Ended(Lesson::UndoFailed) {
             Mode::Observe
-        } else if rung.failures_in_row >= FAILURES_MAX {
+        } else if rung.strikes >= STRIKES_MAX {
             down(rung.level)
         } else if rung.level != Mode::Auto && rung.lower_bound() >= ENOUGH {
             up(rung.level)
@@ -145,7 +143,7 @@ impl Rung {
         let reason = if evidence == Evidence::Ended(Lesson::UndoFailed) {
             "it could not be undone".to_owned()
         } else if height(to) < height(from) {
-            format!("{} failures in a row", rung.failures_in_row)
+            "it failed several times in a row".to_owned()
         } else {
             format!("right {right} of {} times: above {ENOUGH} with probability 0.9", right + wrong)
         };
@@ -169,15 +167,16 @@ mod tests {
     }
 
     const OK: Evidence = Evidence::Ended(Lesson::Helped);
-    const BAD: Evidence = Evidence::Ended(Lesson::NoGain);
+    const BAD: Evidence = Evidence::Ended(Lesson::Fault);
+    const NO_GAIN: Evidence = Evidence::Ended(Lesson::NoGain);
 
     #[test]
-    fn two_failures_in_a_row_lower_by_a_step_and_three_successes_raise() {
+    fn two_faults_in_a_row_lower_by_a_step_and_three_successes_raise() {
         let (rung, moves) = walk(Rung::top("a", 0), &[BAD, OK, BAD, OK]);
         assert_eq!((rung.level, moves.len()), (Mode::Auto, 0), "never two in a row");
         let (rung, moves) = walk(Rung::top("a", 0), &[BAD, BAD]);
         assert_eq!((rung.level, rung.since, moves), (Mode::Approve, 2, vec![(Mode::Auto, Mode::Approve)]));
-        assert_eq!((rung.right, rung.wrong, rung.failures_in_row), (0, 0, 0), "a new count");
+        assert_eq!((rung.right, rung.wrong, rung.strikes), (0, 0, 0), "a new count");
         assert_eq!(walk(rung.clone(), &[OK, OK]).0.level, Mode::Approve);
         assert_eq!(walk(rung.clone(), &[OK, OK, OK]).0.level, Mode::Auto);
         // 0.1^(1/4) = 0.562.
@@ -187,6 +186,10 @@ mod tests {
         assert_eq!(walk(rung.clone(), &[OK, BAD, OK, OK, OK]).0.level, Mode::Approve);
         assert_eq!(walk(rung.clone(), &[OK, BAD, OK, OK, OK, OK]).0.level, Mode::Auto);
         assert_eq!(walk(rung, &[BAD, BAD]).0.level, Mode::Observe);
+        // Four times no gain are as much, and so is a fault with two of them.
+        assert_eq!(walk(Rung::top("a", 0), &[NO_GAIN; 3]).0.level, Mode::Auto);
+        assert_eq!(walk(Rung::top("a", 0), &[NO_GAIN; 4]).0.level, Mode::Approve);
+        assert_eq!(walk(Rung::top("a", 0), &[NO_GAIN, BAD, NO_GAIN]).0.level, Mode::Approve);
     }
 
     #[test]
@@ -204,7 +207,7 @@ mod tests {
 
     #[test]
     fn what_says_nothing_changes_nothing() {
-        let rung = Rung { failures_in_row: 1, ..Rung::top("a", 0) };
+        let rung = Rung { strikes: 1, ..Rung::top("a", 0) };
         for lesson in [Lesson::Postponed, Lesson::Nothing] {
             assert_eq!(rung.after(Evidence::Ended(lesson), 9), (rung.clone(), None));
         }
@@ -226,7 +229,7 @@ mod tests {
             let all = [
                 OK,
                 BAD,
-                Evidence::Ended(Lesson::Fault),
+                NO_GAIN,
                 Evidence::Ended(Lesson::Postponed),
                 Evidence::Predicted { needed: true },
                 Evidence::Predicted { needed: false },

@@ -18,7 +18,7 @@ use crate::classify::{Problem, ProblemClass};
 use crate::lifecycle::{Lesson, Status};
 use crate::snapshot::{Method, Snapshot, UnixMs};
 
-pub use autonomy::{ENOUGH, Evidence, FAILURES_MAX, Move, Rung, effective};
+pub use autonomy::{ENOUGH, Evidence, Move, Rung, STRIKES_MAX, effective};
 pub use credit::{Natural, Period, Watch, cleared_within, control_until, is_control, watch};
 pub use posterior::{DECAY, Effect, Posterior, posteriors};
 pub use prediction::{Prediction, Scored};
