@@ -68,7 +68,7 @@ CREATE TABLE ruvector.healing_autonomy (
     strategy        text NOT NULL,
     level           text NOT NULL CHECK (level IN ('observe', 'approve', 'auto')),
     since           timestamptz NOT NULL,
-    strikes integer NOT NULL,
+    strikes         integer NOT NULL,            -- since the last success
     times_right     integer NOT NULL,            -- since the last move
     times_wrong     integer NOT NULL,
     PRIMARY KEY (collection_id, strategy)
