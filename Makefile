@@ -58,7 +58,9 @@ lint:
 
 # The cut against the crates that others use, on the graphs of its README: ratios, side by side (SECONDS=15 a measurement).
 # Then a rebuild by the healer against a bare one, in pairs (tests/benches/README.md; INDEX_BENCH="12000:384:12 1000000:128:3").
+# First the heals that are lost to the wrong remedy, against other rules of choosing (two minutes).
 bench:
+	cargo bench -p healing --bench regret
 	cargo run --release --target-dir target --manifest-path crates/mincut/benches/peers/Cargo.toml -- \
 	  --seconds $(or $(SECONDS),15)
 	toolchain/extension $(PG) >/dev/null

@@ -13,8 +13,10 @@ DECLARE
         'ruvector_collection_unregister',
         'ruvector_healing_abort',
         'ruvector_healing_approve',
+        'ruvector_healing_autonomy',
         'ruvector_healing_configure',
         'ruvector_healing_execute',
+        'ruvector_healing_feedback',
         'ruvector_healing_reset',
         'ruvector_healing_trigger',
         'ruvector_lease_release',
@@ -34,7 +36,7 @@ BEGIN
             CASE f.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, f.signature,
             CASE WHEN f.proname = ANY (acting) THEN 'ruvector_operator'
                  WHEN f.proname IN ('_route_shared', '_route_listed', '_route_slowly', '_route_tenant', '_share_out') THEN current_user
-                 WHEN f.proname IN ('_wake', '_propose', '_sample', '_number_column', '_begin_watching', '_server_settings', '_put_back',
+                 WHEN f.proname IN ('_wake', '_propose', '_sample', '_eligibility', '_number_column', '_begin_watching', '_server_settings', '_put_back',
                                     '_release_all') THEN current_user
                  ELSE 'ruvector_monitor' END);
     END LOOP;

@@ -5,6 +5,7 @@ use healing::config::{Config, ConfigError};
 use healing::engine::{self, Decision, DecisionInput, InFlight, Reason, Request};
 use healing::explain;
 use healing::integrity::{Assessment, StateRecord, assess};
+use healing::learning::{self, Learned, OutcomeRecord, Posterior, Weight};
 use healing::remedies::{self, Params};
 use healing::snapshot::Snapshot;
 use pgrx::JsonB;
@@ -115,6 +116,7 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
         snapshot: &snapshot,
         history: &[],
         arms: &[],
+        learned: &Learned::default(),
         in_flight: InFlight::default(),
         now: collect::now_ms(),
         request: &Request::Execute { strategy: strategy.to_owned(), params: params.0 },
@@ -198,6 +200,56 @@ fn sample(id: i32, last: Option<JsonB>) -> JsonB {
             invalid(error.to_string(), "ruvector_integrity_status() shows what is registered.".into())
         }
     }
+}
+
+/// The effectiveness report.
+#[pg_extern(sql = false)]
+fn effectiveness(outcomes: JsonB, weights: JsonB, posteriors: JsonB) -> JsonB {
+    let report = || -> Result<serde_json::Value, serde_json::Error> {
+        let outcomes: Vec<OutcomeRecord> = serde_json::from_value(outcomes.0)?;
+        let weights: Vec<Weight> = serde_json::from_value(weights.0)?;
+        let posteriors: Vec<Posterior> = serde_json::from_value(posteriors.0)?;
+        let report = learning::report(&strategies(), &outcomes, &weights, &posteriors, collect::now_ms());
+        serde_json::to_value(report)
+    };
+    match report() {
+        Ok(report) => JsonB(report),
+        Err(error) => invalid(error.to_string(), "Call ruvector_healing_effectiveness().".into()),
+    }
+}
+
+/// Every strategy with what it treats and whether it could act on a collection now.
+#[pg_extern(sql = false)]
+fn eligibility(collection: Option<i32>) -> JsonB {
+    let looked = || -> Result<Option<Vec<engine::Eligibility>>, Error> {
+        let Some(collection) = collection.map(collect::collection).transpose()?.flatten() else {
+            return Ok(None);
+        };
+        background::decide::eligibility(&collection, &collection.config()?)
+    };
+    let eligible = looked().unwrap_or_else(|error| {
+        invalid(error.to_string(), "ruvector_integrity_status() shows what is registered.".into())
+    });
+    let not_observed = match collection {
+        Some(_) => "the collection was not observed yet",
+        None => "no collection is registered",
+    };
+    let shown = remedies::ALL.iter().map(|remedy| {
+        let own = eligible.as_ref().and_then(|all| all.iter().find(|e| e.strategy == remedy.name()));
+        serde_json::json!({
+            "strategy": remedy.name(),
+            "treats": learning::treats(*remedy),
+            "impact": remedy.impact(),
+            "reversible": remedy.reversible(),
+            "mode": own.map(|e| e.mode),
+            "reason": own.and_then(|e| e.reason).map(Reason::as_str),
+            "detail": match own {
+                Some(e) => e.detail.clone(),
+                None => Some(not_observed.to_owned()),
+            },
+        })
+    });
+    JsonB(shown.collect())
 }
 
 fn judged(server: &JsonB, collection: &JsonB, snapshot: JsonB) -> (Config, Snapshot, Assessment) {

@@ -2,10 +2,12 @@
 //! next worker knows what may have happened.
 
 use healing::classify::Problem;
+use healing::graph::NodeKey;
+use healing::learning::Context;
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::{Plan, Step};
 use healing::recovery::{self, Gone, JournalEntry, StepState, StopReason};
-use healing::snapshot::Snapshot;
+use healing::snapshot::{Oid, Snapshot};
 use healing::verdict::Verdict;
 use healing::verification::Verification;
 use pgrx::JsonB;
@@ -280,13 +282,13 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
     Spi::run_with_args(
         "INSERT INTO ruvector.healing_outcomes (collection_id, problem_class, problem_details, strategy_name, strategy_params,
                 started_at, completed_at, duration_ms, success, verified, actions_taken, improvement_pct, error_message,
-                initial_lambda, final_lambda, witness_edges, system_metrics, action_id, status, story)
+                initial_lambda, final_lambda, witness_edges, system_metrics, action_id, status, story, index_kind, tenant_id)
          SELECT a.collection_id, a.problem_class, $2, a.strategy,
-                nullif(coalesce(nullif(a.request -> 'params', 'null'), '{}') || coalesce(nullif(a.plan -> 'params', 'null'), '{}') || $13, '{}'),
+                nullif(coalesce(nullif(a.request -> 'params', 'null'), '{}') || coalesce(nullif(a.plan -> 'params', 'null'), '{}') || $15, '{}'),
                 coalesce(a.started_at, a.decided_at), a.ended_at,
                 extract(epoch FROM a.ended_at - coalesce(a.started_at, a.decided_at)) * 1000, $3, $4,
                 (SELECT count(DISTINCT s.step_no) FROM ruvector.action_steps s WHERE s.action_id = a.id AND s.state = 'done'),
-                $5, $6, coalesce(a.initial_lambda, $7), $8, $9, $10, a.id, $11, $12
+                $5, $6, coalesce(a.initial_lambda, $7), $8, $9, $10, a.id, $11, $12, $13, $14
            FROM ruvector.actions a WHERE a.id = $1",
         &[
             (*id).into(),
@@ -301,10 +303,36 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
             JsonB(ending.system_metrics.clone()).into(),
             status.as_str().into(),
             story.into(),
+            Context::of(problem, &action.before).index_kind.into(),
+            tenant(problem)?.into(),
             JsonB(figures(&noted)).into(),
         ],
     )?;
     Ok(())
+}
+
+/// The tenant whose problem it is: the one value of a list partition, when the problem is that partition's alone. In a
+/// managed collection that value is our own routing key, which is nobody's.
+fn tenant(problem: &Problem) -> Result<Option<String>, Error> {
+    let of = |node: &NodeKey| match node {
+        NodeKey::Partition { oid } => Some(*oid),
+        other => other.index().map(|(partition, _)| partition),
+    };
+    let mut partitions: Vec<Oid> = problem.component.nodes.iter().filter_map(of).collect();
+    partitions.sort_unstable();
+    partitions.dedup();
+    let [partition] = partitions[..] else { return Ok(None) };
+    Ok(Spi::get_one_with_args(
+        r"SELECT max(coalesce(replace(v.value[1], '''''', ''''), nullif(v.value[2], 'NULL')))
+            FROM pg_catalog.pg_class c
+            JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid
+            JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent AND p.partstrat = 'l' AND p.partnatts = 1
+            LEFT JOIN pg_catalog.pg_attribute k ON k.attrelid = p.partrelid AND k.attnum = p.partattrs[0]
+           CROSS JOIN LATERAL (SELECT pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid),
+                    '^FOR VALUES IN \((?:''((?:[^'']|'''')*)''|([^'',]+))\)$') AS value) v
+           WHERE c.oid = $1 AND k.attname IS DISTINCT FROM 'partition_id'",
+        &[pg_sys::Oid::from(partition).into()],
+    )?)
 }
 
 /// Notes that what an ended action has left is tried again now, and when it will be next.

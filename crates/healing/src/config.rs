@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::classify::CLASS_NAMES;
 use crate::health::{self, CURVES, Curve, CurveSettings};
+use crate::learning::Selection;
 
 /// How far the healer goes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +155,14 @@ settings! {
     require_approval_irreversible: bool = true, Kind::Bool, "", Collection;
     /// Whether outcomes change which remedy is tried first; off: they are recorded, the weights stay.
     learning_enabled: bool = true, Kind::Bool, "", Collection;
+    /// How a remedy is chosen among those of one step of the ladder: by Thompson sampling, or the highest weight wins.
+    selection: Selection = Selection::Thompson, Kind::Choice(&["thompson", "greedy"]), "", Collection;
+    /// Whether failures lower how far a remedy goes by itself (auto, approve, observe) until evidence raises it again.
+    autonomy_ladder: bool = true, Kind::Bool, "", Collection;
+    /// Share of episodes of stress in which healing waits a little, drawn at random, to learn what clears by itself.
+    control_delay_share: f64 = 0.0, number(0.0, 0.5), "", Collection;
+    /// How long it waits then.
+    control_delay_seconds: i64 = 60, int(1, 3600), "s", Collection;
     /// Most replicas that scaling may ask for; null: scaling has no limit set and does not act.
     max_replicas: Option<i64> = None, Kind::Int { min: 1, max: 1000, nullable: true }, "", Server;
     /// What the orchestrator is asked to scale: `kind/name`, with the namespace before it where it is another than ours.
@@ -209,6 +218,8 @@ settings! {
     memory_limit_mib: Option<i64> = None, Kind::Int { min: 64, max: 1_073_741_824, nullable: true }, "MiB", Server;
     /// Time for which every sample's λ and problems are kept.
     history_days: i64 = 14, int(1, 3650), "days", Server;
+    /// Time for which recorded snapshots are kept, from which a replay decides anew.
+    replay_days: i64 = 7, int(1, 365), "days", Server;
     /// Time for which changes of state and decisions are kept.
     events_days: i64 = 365, int(1, 36_500), "days", Server;
     /// Other points for health curves, by the curve's name: a list of [value, health] for each.

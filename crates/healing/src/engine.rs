@@ -12,6 +12,7 @@ use pacing::{attempts_exhausted_until, ineffective, on_component, waits_here};
 use crate::classify::{Problem, ProblemClass, diagnose};
 use crate::config::{Config, Mode};
 use crate::integrity::{Assessment, IntegrityState, StateRecord};
+use crate::learning::{self, Choice, Learned};
 use crate::lifecycle::Status;
 use crate::plan::Plan;
 use crate::remedies::{self, Limits, NotApplicable, Params, Remedy};
@@ -20,6 +21,7 @@ use crate::snapshot::{Snapshot, UnixMs};
 mod begin;
 mod pacing;
 mod reason;
+mod selection;
 #[cfg(test)]
 mod tests;
 
@@ -65,6 +67,8 @@ pub struct DecisionInput<'a> {
     pub history: &'a [Attempt],
     /// What is known of the remedies on it.
     pub arms: &'a [Arm],
+    /// What was learned from outcomes.
+    pub learned: &'a Learned,
     /// What runs now.
     pub in_flight: InFlight,
     /// The present time.
@@ -87,6 +91,8 @@ pub enum ApprovalReason {
     Irreversible,
     /// A human asked for a plan above `max_auto_heal_impact`.
     Impact,
+    /// The remedy failed here lately: the autonomy ladder has lowered it to approve.
+    Autonomy,
 }
 
 impl ApprovalReason {
@@ -98,6 +104,7 @@ impl ApprovalReason {
             ApprovalReason::Strategy => "strategy",
             ApprovalReason::Irreversible => "irreversible",
             ApprovalReason::Impact => "impact",
+            ApprovalReason::Autonomy => "autonomy",
         }
     }
 }
@@ -140,6 +147,8 @@ pub enum Decision {
         dry_run: bool,
         /// What was not taken.
         rejected: Vec<Rejected>,
+        /// How it was chosen among the remedies of its step; None: a human named it.
+        choice: Option<Box<Choice>>,
     },
     /// Do nothing.
     Refuse {
@@ -193,6 +202,7 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
         }
     }
     let mut rejected = Vec::new();
+    let mut only_planned = None;
     for candidate in candidates(input, &params) {
         let candidate = match candidate {
             Ok(candidate) => candidate,
@@ -205,21 +215,90 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
             rejected.push(candidate.rejected(refusal));
             continue;
         }
-        let planned = Box::new(candidate.0);
         let by_hand = matches!(input.request, Request::Execute { .. });
+        if !by_hand && selection::is_lowered_to_observe(input, &candidate.0.plan.strategy) {
+            let refusal = Refusal::new(
+                Reason::AutonomyLowered,
+                format!("{}: {}", candidate.0.plan.strategy, Reason::AutonomyLowered.explain()),
+            );
+            rejected.push(candidate.rejected(refusal));
+            only_planned.get_or_insert(Box::new(candidate.0));
+            continue;
+        }
+        let Candidate(planned, choice) = candidate;
+        let planned = Box::new(planned);
         if input.config.mode == Mode::Observe && !by_hand && !params.dry_run() {
             let refusal = Refusal::new(Reason::ObserveMode, Reason::ObserveMode.explain());
             return refuse(refusal, Some(planned), rejected);
         }
         let approval = approval(input, &planned);
-        return Decision::Act { planned, approval, dry_run: params.dry_run(), rejected };
+        return Decision::Act { planned, approval, dry_run: params.dry_run(), rejected, choice };
     }
     // The first alternative looked at is the best one: its reason is what stands in the way.
     let refusal = match rejected.first() {
         Some(first) => Refusal { reason: first.reason, detail: first.detail.clone(), until: first.until },
         None => Refusal::new(Reason::NothingToDo, Reason::NothingToDo.explain()),
     };
-    refuse(refusal, None, rejected)
+    refuse(refusal, only_planned, rejected)
+}
+
+/// Whether a remedy could act on the collection by itself now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Eligibility {
+    /// The remedy.
+    pub strategy: String,
+    /// How far it goes by itself: what a human has set, or lower.
+    pub mode: Mode,
+    /// Why it would not act; None: it would, if it is chosen.
+    pub reason: Option<Reason>,
+    /// The same with the figures.
+    pub detail: Option<String>,
+}
+
+/// Of every remedy whether it could act now, and if not why; sorted by name. `input.request` is taken as automatic.
+pub fn eligibility(input: &DecisionInput<'_>) -> Vec<Eligibility> {
+    let input = &DecisionInput { request: &Request::Automatic, ..*input };
+    let gate = gate_server(input).and_then(|()| gate_time(input)).err();
+    let all = if gate.is_none() { candidates(input, &Params::default()) } else { vec![] };
+    let of = |strategy: &str| -> Option<(Reason, String)> {
+        if let Some(refusal) = &gate {
+            return Some((refusal.reason, refusal.detail.clone()));
+        }
+        let mut refused = None;
+        for alternative in &all {
+            let refusal = match alternative {
+                Ok(candidate) if candidate.0.plan.strategy == strategy => {
+                    if let Some(refusal) = candidate.check(input, false) {
+                        (refusal.reason, refusal.detail)
+                    } else if selection::is_lowered_to_observe(input, strategy) {
+                        (Reason::AutonomyLowered, Reason::AutonomyLowered.explain().to_owned())
+                    } else if input.config.mode == Mode::Observe {
+                        (Reason::ObserveMode, Reason::ObserveMode.explain().to_owned())
+                    } else {
+                        return None;
+                    }
+                }
+                Err(rejected) if rejected.strategy.as_deref() == Some(strategy) => {
+                    (rejected.reason, rejected.detail.clone())
+                }
+                _ => continue,
+            };
+            refused.get_or_insert(refusal);
+        }
+        // Alternatives without a name speak for a whole problem: unknown, or healed in vain.
+        let unnamed = || all.iter().find_map(|a| a.as_ref().err().filter(|r| r.strategy.is_none()));
+        refused.or_else(|| unnamed().map(|r| (r.reason, r.detail.clone()))).or_else(|| {
+            Some((Reason::NothingToDo, "it treats none of the problems that are there now".to_owned()))
+        })
+    };
+    remedies::ALL
+        .iter()
+        .map(|remedy| {
+            let (reason, detail) = of(remedy.name()).unzip();
+            let mode = selection::mode(input, remedy.name());
+            Eligibility { strategy: remedy.name().to_owned(), mode, reason, detail }
+        })
+        .collect()
 }
 
 fn params(request: &Request) -> Result<Params, Refusal> {
@@ -272,7 +351,7 @@ fn gate_server(input: &DecisionInput<'_>) -> Result<(), Refusal> {
 
 /// What holds for automatic healing, and in part for a trigger.
 fn gate_time(input: &DecisionInput<'_>) -> Result<(), Refusal> {
-    let DecisionInput { config, state, assessment, history, now, .. } = *input;
+    let DecisionInput { config, state, assessment, snapshot, history, now, .. } = *input;
     if matches!(input.request, Request::Execute { .. }) {
         return Ok(());
     }
@@ -308,11 +387,18 @@ fn gate_time(input: &DecisionInput<'_>) -> Result<(), Refusal> {
         )
         .until(until));
     }
+    if *input.request == Request::Automatic
+        && let Some(until) = learning::control_until(snapshot.collection_id, state, config, now)
+    {
+        let seconds = (until - now + 999) / 1000;
+        let detail = format!("healing is delayed at random for {seconds} s more");
+        return Err(Refusal::new(Reason::ControlDelay, detail).until(until));
+    }
     Ok(())
 }
 
-/// A plan that could be carried out, before the gates of single plans.
-struct Candidate(Planned);
+/// A plan that could be carried out, before the gates of single plans, and how it was chosen.
+struct Candidate(Planned, Option<Box<Choice>>);
 
 impl Candidate {
     fn rejected(&self, refusal: Refusal) -> Rejected {
@@ -424,23 +510,7 @@ fn of_problem(
         let detail = format!("no remedy treats {}", problem.class.as_str());
         return none(Reason::NoStrategy, detail, None);
     }
-    let weight = |strategy: &str| {
-        let arm = input.arms.iter().find(|arm| arm.strategy == strategy);
-        arm.map(|arm| arm.weight).filter(|weight| weight.is_finite()).unwrap_or(1.0)
-    };
-    found.sort_by(|a, b| match (a, b) {
-        (Ok(a), Ok(b)) => {
-            let (a, b) = (&a.0.plan, &b.0.plan);
-            // What was tried last and left the problem standing comes after the next step of the ladder.
-            (tried(a, problem, input).cmp(&tried(b, problem, input)))
-                .then(a.impact.total_cmp(&b.impact))
-                .then(weight(&b.strategy).total_cmp(&weight(&a.strategy)))
-                .then(a.strategy.cmp(&b.strategy))
-        }
-        (Ok(_), Err(_)) => std::cmp::Ordering::Less,
-        (Err(_), Ok(_)) => std::cmp::Ordering::Greater,
-        (Err(a), Err(b)) => a.strategy.cmp(&b.strategy),
-    });
+    selection::order(&mut found, problem, input);
     found
 }
 
@@ -451,7 +521,7 @@ fn candidate(
     limits: &Limits,
 ) -> Result<Candidate, Rejected> {
     match remedy.plan(problem, input.snapshot, limits) {
-        Ok(plan) => Ok(Candidate(Planned { problem: problem.clone(), plan })),
+        Ok(plan) => Ok(Candidate(Planned { problem: problem.clone(), plan }, None)),
         Err(why) => Err(reject(Some(problem), remedy, &why)),
     }
 }
@@ -493,6 +563,8 @@ fn approval(input: &DecisionInput<'_>, planned: &Planned) -> Option<ApprovalReas
         Some(ApprovalReason::Impact)
     } else if !by_hand && config.mode == Mode::Approve {
         Some(ApprovalReason::Mode)
+    } else if !by_hand && selection::mode(input, &planned.plan.strategy) == Mode::Approve {
+        Some(ApprovalReason::Autonomy)
     } else {
         None
     }

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use cluster::Version;
 
 mod demo;
+mod replay;
 mod sandbox;
 
 /// Keeps an eye on pgvector collections.
@@ -33,6 +34,17 @@ enum Command {
         /// Directory to make it in; must be absent or empty.
         directory: PathBuf,
     },
+    /// Run recorded snapshots through the engine with other settings and tell what it would have done differently.
+    Replay {
+        /// The server, for instance `postgresql://user@host/database`.
+        #[arg(long, env = "DATABASE_URL")]
+        uri: String,
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        arguments: replay::Arguments,
+    },
     /// Stop a sandbox and remove its directory.
     SandboxDown {
         /// The directory given to `sandbox`.
@@ -49,5 +61,13 @@ fn main() -> Result<()> {
         Command::Demo { pg } => demo::run(pg),
         Command::Sandbox { pg, directory } => sandbox::up(pg, &directory),
         Command::SandboxDown { directory } => sandbox::down(&directory),
+        Command::Replay { uri, json, arguments } => {
+            let mut client = postgres::Client::connect(&uri, postgres::NoTls)?;
+            let replay::Arguments { since, until, collection, config } = arguments;
+            let rows = client.query(replay::QUERY, &[&since, &until, &collection])?;
+            let rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+            println!("{}", replay::report(&rows, &config, json)?);
+            Ok(())
+        }
     }
 }

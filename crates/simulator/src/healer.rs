@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use healing::engine::{self, Begin, BeginInput, Decision, DecisionInput, InFlight, Reason, Request};
 use healing::integrity::{IntegrityState, StateRecord};
+use healing::learning::Learned;
 use healing::lifecycle::Status;
 use healing::recovery::{self, Gone, Start, StopReason};
 use healing::snapshot::UnixMs;
@@ -273,6 +274,7 @@ fn ask(stage: &Stage, collection: usize, request: &Request) -> Decision {
         snapshot: &observed.snapshot,
         history: &history,
         arms: &stage.store.arms[collection],
+        learned: &Learned::default(),
         in_flight: InFlight { this_table, server },
         now: if stage.has(Defect::StaleSnapshot) { observed.snapshot.taken_at } else { wall },
         request,

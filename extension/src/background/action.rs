@@ -21,7 +21,7 @@ use healing::snapshot::{Snapshot, UnixMs};
 use healing::verification::{Outcome, Verification, verify};
 use pgrx::prelude::*;
 
-use super::{arms, process};
+use super::{arms, learning, process};
 use crate::collect::{self, Kind, load};
 use crate::error::Error;
 use crate::execute::{self, Context, Went};
@@ -505,6 +505,9 @@ fn story(action: &Action, came_out: &CameOut) -> Result<String, Error> {
         format!("Found: {}", explain::problem(&action.problem)),
         format!("Planned: {}", explain::plan(&action.plan)),
     ];
+    if let Some(words) = learning::choice_in_words(action.id)? {
+        lines.insert(1, format!("Chosen: {words}."));
+    }
     let steps = journal::steps_in_words(action.id)?;
     if !steps.is_empty() {
         lines.push(format!("Did: {}.", steps.join("; ")));

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::arms;
+use super::{arms, learning};
 use crate::collect::{self, Collection};
 use crate::error::Error;
 use crate::{journal, shared};
@@ -34,6 +34,18 @@ struct Open {
     request: Request,
 }
 
+/// A decision and what it was made from.
+pub(super) struct Moment {
+    pub(super) collection: i32,
+    pub(super) snapshot: Snapshot,
+    pub(super) record: StateRecord,
+    pub(super) decision: Decision,
+    /// The decision as the collection's row shows it.
+    pub(super) shown: Value,
+    /// Whether it is another than at the sample before.
+    pub(super) changed: bool,
+}
+
 #[derive(Deserialize)]
 struct Observed {
     snapshot: Snapshot,
@@ -48,15 +60,11 @@ pub(super) fn is_asked(collection: i32) -> Result<bool, Error> {
     Ok(Spi::get_one_with_args(query, &[collection.into()])?.unwrap_or(false))
 }
 
-/// Decides about everything that is asked for on a collection, and then by itself. Must run in a transaction.
-pub(super) fn decide(collection: &Collection, config: &Config) -> Result<(), Error> {
-    let observed: Option<Observed> = collect::documents(
-        "SELECT jsonb_build_object('snapshot', i.snapshot, 'record', i.record) FROM ruvector.integrity i
-          WHERE i.collection_id = $1 AND i.snapshot IS NOT NULL AND i.record IS NOT NULL",
-        &[collection.id.into()],
-    )?
-    .pop();
-    let Some(observed) = observed else { return Ok(()) };
+/// Decides about everything that is asked for on a collection, and then by itself. Must run in a transaction. Returns what
+/// it decided by itself; None before the first sample.
+pub(super) fn decide(collection: &Collection, config: &Config) -> Result<Option<Moment>, Error> {
+    let observed: Option<Observed> = collect::documents(OBSERVED, &[collection.id.into()])?.pop();
+    let Some(observed) = observed else { return Ok(None) };
     count_in_flight()?;
     let open: Vec<Open> = collect::documents(
         "SELECT jsonb_build_object('id', a.id, 'status', a.status, 'request', a.request) FROM ruvector.actions a
@@ -85,8 +93,31 @@ pub(super) fn decide(collection: &Collection, config: &Config) -> Result<(), Err
         accept(id, collection, &observed, &automatic)?;
     }
     let waits = waits || matches!(&automatic, Decision::Act { approval: Some(_), .. });
-    remember(collection.id, &automatic, waits)
+    let (shown, changed) = remember(collection.id, &automatic, waits)?;
+    Ok(Some(Moment {
+        collection: collection.id,
+        snapshot: observed.snapshot,
+        record: observed.record,
+        decision: automatic,
+        shown,
+        changed,
+    }))
 }
+
+/// Of every remedy whether it could act on a collection now, judged by the healer's last observation; None: there is none.
+pub(crate) fn eligibility(
+    collection: &Collection,
+    config: &Config,
+) -> Result<Option<Vec<engine::Eligibility>>, Error> {
+    let observed: Option<Observed> = collect::documents(OBSERVED, &[collection.id.into()])?.pop();
+    observed
+        .map(|observed| with_input(collection, config, &observed, &Request::Automatic, engine::eligibility))
+        .transpose()
+}
+
+const OBSERVED: &str = "
+SELECT jsonb_build_object('snapshot', i.snapshot, 'record', i.record) FROM ruvector.integrity i
+ WHERE i.collection_id = $1 AND i.snapshot IS NOT NULL AND i.record IS NOT NULL";
 
 fn ask(
     collection: &Collection,
@@ -94,19 +125,32 @@ fn ask(
     observed: &Observed,
     request: &Request,
 ) -> Result<Decision, Error> {
+    with_input(collection, config, observed, request, engine::decide)
+}
+
+/// Asks the core with everything that a decision about a collection rests on.
+fn with_input<T>(
+    collection: &Collection,
+    config: &Config,
+    observed: &Observed,
+    request: &Request,
+    ask: impl FnOnce(&DecisionInput<'_>) -> T,
+) -> Result<T, Error> {
     let assessment = assess(&observed.snapshot, config).map_err(|error| Error::refused(error.to_string()))?;
     let history: Vec<Attempt> = collect::documents(HISTORY, &[collection.id.into()])?;
     let arms = arms::of(collection.id)?;
     // Nothing else acts on the table until what is left of an action is put right.
     let in_flight = history.iter().filter(|attempt| attempt.status.is_in_flight()).count() as u32;
     let this_table = in_flight + journal::unfinished(collection.id)?;
-    Ok(engine::decide(&DecisionInput {
+    let learned = learning::learned(collection.id)?;
+    Ok(ask(&DecisionInput {
         config,
         state: &observed.record,
         assessment: &assessment,
         snapshot: &observed.snapshot,
         history: &history,
         arms: &arms,
+        learned: &learned,
         in_flight: InFlight { this_table, server: shared::actions_in_flight().max(in_flight) },
         now: collect::now_ms(),
         request,
@@ -155,7 +199,7 @@ fn answer(collection: &Collection, config: &Config, observed: &Observed, asked: 
 
 /// Writes the plan to the action, which may run now or once a human has approved.
 fn accept(id: i64, collection: &Collection, observed: &Observed, decision: &Decision) -> Result<(), Error> {
-    let Decision::Act { planned, approval, rejected, .. } = decision else { return Ok(()) };
+    let Decision::Act { planned, approval, rejected, choice, .. } = decision else { return Ok(()) };
     let status = if approval.is_some() { Status::AwaitingApproval } else { Status::Approved };
     let lambda = observed.record.lambda;
     Spi::run_with_args(
@@ -175,6 +219,9 @@ fn accept(id: i64, collection: &Collection, observed: &Observed, decision: &Deci
             lambda.into(),
         ],
     )?;
+    if let Some(choice) = choice {
+        learning::chosen(id, collection.id, choice)?;
+    }
     if status == Status::Approved {
         shared::action_begins(unsafe { pg_sys::MyDatabaseId }.to_u32());
     }
@@ -187,8 +234,8 @@ fn accept(id: i64, collection: &Collection, observed: &Observed, decision: &Deci
     Ok(())
 }
 
-/// Keeps the present decision, and a row of history when it is another than before.
-fn remember(collection: i32, decision: &Decision, waits: bool) -> Result<(), Error> {
+/// Keeps the present decision, and a row of history when it is another than before. Returns it, and whether it is.
+fn remember(collection: i32, decision: &Decision, waits: bool) -> Result<(Value, bool), Error> {
     let now = match decision {
         Decision::Act { planned, .. } if waits => json!({
             "reason": "awaiting_approval",
@@ -211,7 +258,8 @@ fn remember(collection: i32, decision: &Decision, waits: bool) -> Result<(), Err
         &[collection.into()],
     )?;
     let key = |document: &Value| (document.get("reason").cloned(), document.get("strategy").cloned());
-    if before.as_ref().map(|JsonB(before)| key(before)) != Some(key(&now)) {
+    let changed = before.as_ref().map(|JsonB(before)| key(before)) != Some(key(&now));
+    if changed {
         Spi::run_with_args(
             "INSERT INTO ruvector.healing_decisions (collection_id, reason, detail, until, strategy, rejected)
              VALUES ($1, $2 ->> 'reason', $2 ->> 'detail', to_timestamp(($2 ->> 'until')::float8 / 1000), $2 ->> 'strategy',
@@ -219,8 +267,9 @@ fn remember(collection: i32, decision: &Decision, waits: bool) -> Result<(), Err
             &[collection.into(), JsonB(now.clone()).into()],
         )?;
     }
-    Ok(Spi::run_with_args(
+    Spi::run_with_args(
         "UPDATE ruvector.integrity SET decision = $2 WHERE collection_id = $1",
-        &[collection.into(), JsonB(now).into()],
-    )?)
+        &[collection.into(), JsonB(now.clone()).into()],
+    )?;
+    Ok((now, changed))
 }

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 
 use super::holder::Holders;
 use super::supervise::Workers;
-use super::{decide, judge, process};
+use super::{decide, judge, learning, process};
 use crate::collect::{self, Collection, Kind, load};
 use crate::error::Error;
 use crate::transaction::transaction;
@@ -112,6 +112,7 @@ struct Memory {
     next_sample: HashMap<i32, UnixMs>,
     /// When old samples are next forgotten.
     next_forgetting: UnixMs,
+    learned: learning::Refreshed,
 }
 
 /// Time between two rounds of forgetting what is too old.
@@ -129,6 +130,10 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
     leases::reconcile()?;
     memory.holders.supervise()?;
     memory.workers.supervise()?;
+    // What cannot be learned from keeps nothing else from being looked after.
+    if let Err(error) = memory.learned.refresh() {
+        pgrx::warning!("ruvector: learning from outcomes: {error}");
+    }
     let collections = transaction(collect::collections)?;
     let now = collect::now_ms();
     if !(now..now + FORGETTING_INTERVAL_MS).contains(&memory.next_forgetting) {
@@ -168,8 +173,15 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
         // A decision always follows a sample: after an action the former observation is of another world.
         let result =
             sample(collection, &config).and_then(|()| transaction(|| decide::decide(collection, &config)));
-        if let Err(error) = result {
-            transaction(|| remember_failure(collection.id, &error))?;
+        match result {
+            // What cannot be learned from takes no decision back.
+            Ok(Some(moment)) => {
+                if let Err(error) = transaction(|| learning::observe(&moment, &config)) {
+                    pgrx::warning!("ruvector: collection {}: learning: {error}", collection.name);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => transaction(|| remember_failure(collection.id, &error))?,
         }
     }
     memory.workers.supervise()?;

@@ -19,11 +19,12 @@ use pgrx::prelude::*;
 
 mod action;
 mod arms;
-mod decide;
+pub(crate) mod decide;
 mod healer;
 mod holder;
 mod judge;
 mod launcher;
+pub(crate) mod learning;
 pub(crate) mod process;
 mod supervise;
 

@@ -42,6 +42,10 @@ pub enum Reason {
     ArmBackoff,
     /// The remedy failed several times in a row; a human closes its breaker.
     BreakerOpen,
+    /// The remedy failed so often here that it only plans; its evidence or a human raises it again.
+    AutonomyLowered,
+    /// Healing is delayed at random, to see whether the problem clears by itself.
+    ControlDelay,
     /// The observation is too old to act on.
     StaleSnapshot,
     /// There is nothing to do.
@@ -56,7 +60,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which they are looked at.
-    pub const ALL: [Reason; 23] = [
+    pub const ALL: [Reason; 25] = [
         Reason::InvalidRequest,
         Reason::Disabled,
         Reason::InRecovery,
@@ -68,6 +72,7 @@ impl Reason {
         Reason::Dwelling,
         Reason::Cooldown,
         Reason::AttemptsExhausted,
+        Reason::ControlDelay,
         Reason::NothingToDo,
         Reason::UnknownProblem,
         Reason::NoStrategy,
@@ -79,6 +84,7 @@ impl Reason {
         Reason::DiskHeadroom,
         Reason::OverImpactLimit,
         Reason::OverStressImpact,
+        Reason::AutonomyLowered,
         Reason::ObserveMode,
     ];
 
@@ -103,6 +109,8 @@ impl Reason {
             Reason::HealingIneffective => "healing_ineffective",
             Reason::ArmBackoff => "arm_backoff",
             Reason::BreakerOpen => "breaker_open",
+            Reason::AutonomyLowered => "autonomy_lowered",
+            Reason::ControlDelay => "control_delay",
             Reason::StaleSnapshot => "stale_snapshot",
             Reason::NothingToDo => "nothing_to_do",
             Reason::LambdaUnknown => "lambda_unknown",
@@ -149,6 +157,12 @@ impl Reason {
             }
             Reason::BreakerOpen => {
                 "The remedy failed several times in a row; look into it and close its breaker."
+            }
+            Reason::AutonomyLowered => {
+                "The remedy failed here too often and only plans until its predictions come true; ruvector_healing_autonomy() raises it."
+            }
+            Reason::ControlDelay => {
+                "Healing waits control_delay_seconds, drawn at random, to learn what clears by itself."
             }
             Reason::StaleSnapshot => {
                 "The observation is older than max_snapshot_age_seconds; a new one is awaited."

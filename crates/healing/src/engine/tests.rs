@@ -18,6 +18,7 @@ struct Case {
     snapshot: Snapshot,
     history: Vec<Attempt>,
     arms: Vec<Arm>,
+    learned: Learned,
     in_flight: InFlight,
     now: UnixMs,
     request: Request,
@@ -33,6 +34,7 @@ impl Case {
             snapshot: sick,
             history: vec![],
             arms: vec![],
+            learned: Learned::default(),
             in_flight: InFlight::default(),
             now: NOW + 1000,
             request: Request::Automatic,
@@ -54,6 +56,7 @@ impl Case {
             snapshot: &self.snapshot,
             history: &self.history,
             arms: &self.arms,
+            learned: &self.learned,
             in_flight: self.in_flight,
             now: self.now,
             request: &self.request,
@@ -103,9 +106,13 @@ fn attempt(ago_s: i64, status: Status) -> Attempt {
 
 #[test]
 fn with_nothing_in_the_way_the_healer_acts() {
-    let Decision::Act { planned, approval, dry_run, rejected } = Case::new().decide() else { panic!() };
+    let Decision::Act { planned, approval, dry_run, rejected, choice } = Case::new().decide() else {
+        panic!()
+    };
     assert_eq!(planned.plan.strategy, "compact_indexes");
     assert_eq!((approval, dry_run, rejected.len()), (None, false, 0));
+    let choice = choice.unwrap();
+    assert_eq!((choice.arms.len(), choice.arms[0].propensity), (1, 1.0));
     assert!(matches!(planned.plan.steps[0], Step::BuildIndex { .. }));
 }
 
@@ -558,4 +565,136 @@ proptest! {
             prop_assert!(planned.problem.component.lambda < 0.8);
         }
     }
+}
+
+/// What is known after these ends of a strategy on low recall of an ivfflat index, each a day apart.
+fn taught(strategy: &str, lessons: &[Lesson]) -> Learned {
+    let row = |(at, lesson): (i64, &Lesson)| crate::learning::OutcomeRecord {
+        id: at,
+        collection_id: 9,
+        strategy: strategy.to_owned(),
+        context: crate::learning::Context {
+            problem_class: "CentroidSkew".to_owned(),
+            index_kind: "ivfflat".to_owned(),
+        },
+        started_at: NOW - 86_400_000 * (at + 2),
+        completed_at: NOW - 86_400_000 * (at + 1),
+        status: if *lesson == Lesson::Helped { Status::Succeeded } else { Status::RolledBack },
+        lesson: *lesson,
+        success: *lesson == Lesson::Helped,
+        verified: Some(*lesson == Lesson::Helped),
+        improvement_pct: None,
+        recovery_s: None,
+        feedback: None,
+    };
+    let rows: Vec<_> = (0..).zip(lessons).map(row).collect();
+    Learned { posteriors: crate::learning::posteriors(&rows, &[]), ..Learned::default() }
+}
+
+#[test]
+fn what_never_helped_in_such_cases_comes_after_the_next_step() {
+    let mut case = ladder();
+    case.learned = taught("tune_search_effort", &[Lesson::NoGain; 3]);
+    assert_eq!(case.strategy(), "tune_search_effort", "not sure enough");
+    case.learned = taught("tune_search_effort", &[Lesson::NoGain; 4]);
+    assert_eq!(case.strategy(), "rebuild_centroids");
+    // It is still there for when the next step is not.
+    case.arms = vec![Arm { breaker_open: true, ..Arm::new("rebuild_centroids") }];
+    assert_eq!(case.strategy(), "tune_search_effort");
+    case.arms.clear();
+    case.config.learning_enabled = false;
+    assert_eq!(case.strategy(), "tune_search_effort", "what was learned is not used");
+    case.config.learning_enabled = true;
+    case.learned =
+        taught("tune_search_effort", &[Lesson::NoGain, Lesson::NoGain, Lesson::NoGain, Lesson::Helped]);
+    assert_eq!(case.strategy(), "tune_search_effort");
+}
+
+#[test]
+fn a_remedy_that_was_lowered_asks_or_only_plans_and_others_go_first() {
+    let rung = |level| crate::learning::Rung::top("tune_search_effort", 0).set(level, 0);
+    let mut case = ladder();
+    case.learned.rungs = vec![rung(Mode::Approve)];
+    let Decision::Act { planned, approval, .. } = case.decide() else { panic!() };
+    assert_eq!((planned.plan.strategy.as_str(), approval), ("rebuild_centroids", None));
+    case.arms = vec![Arm { breaker_open: true, ..Arm::new("rebuild_centroids") }];
+    let Decision::Act { planned, approval, .. } = case.decide() else { panic!() };
+    assert_eq!(
+        (planned.plan.strategy.as_str(), approval),
+        ("tune_search_effort", Some(ApprovalReason::Autonomy))
+    );
+    case.learned.rungs = vec![rung(Mode::Observe)];
+    let Decision::Refuse { planned, rejected, .. } = case.decide() else { panic!() };
+    assert_eq!(
+        planned.unwrap().plan.strategy,
+        "tune_search_effort",
+        "planned, to be held against what happens"
+    );
+    assert!(rejected.iter().any(|r| r.reason == Reason::AutonomyLowered));
+    // A human who names it is not held back, nor is it where the ladder is switched off.
+    let by_hand = case.clone().by_hand("tune_search_effort", Value::Null);
+    assert!(matches!(by_hand.decide(), Decision::Act { approval: None, choice: None, .. }));
+    case.config.autonomy_ladder = false;
+    assert_eq!(case.strategy(), "tune_search_effort");
+    // Lower than a human has set it goes, higher never.
+    case.config.autonomy_ladder = true;
+    case.config.mode = Mode::Approve;
+    case.learned.rungs = vec![rung(Mode::Auto)];
+    let Decision::Act { approval, .. } = case.decide() else { panic!() };
+    assert_eq!(approval, Some(ApprovalReason::Mode));
+}
+
+#[test]
+fn an_episode_of_stress_may_be_delayed_at_random_once() {
+    let mut case = Case::with(|c| c.config.control_delay_share = 0.5);
+    case.state.state = IntegrityState::Stress;
+    let delayed = |case: &Case| case.reason() == Some(Reason::ControlDelay);
+    let since = (0..).map(|at| NOW - at).find(|since| {
+        case.state.since = *since;
+        delayed(&case)
+    });
+    case.state.since = since.unwrap();
+    let Decision::Refuse { until, .. } = case.decide() else { panic!() };
+    assert_eq!(until, Some(case.state.since + 60_000));
+    assert!(!delayed(&case.clone().triggered()), "a human does not wait");
+    case.state.state = IntegrityState::Critical;
+    assert!(!delayed(&case));
+}
+
+#[test]
+fn of_every_remedy_it_is_known_whether_it_could_act_and_why_not() {
+    let of = |case: &Case, strategy: &str| {
+        let assessment = assess(&case.snapshot, &case.config).unwrap();
+        let all = eligibility(&DecisionInput {
+            config: &case.config,
+            state: &case.state,
+            assessment: &assessment,
+            snapshot: &case.snapshot,
+            history: &case.history,
+            arms: &case.arms,
+            learned: &case.learned,
+            in_flight: case.in_flight,
+            now: case.now,
+            request: &case.request,
+        });
+        assert_eq!(all.len(), remedies::ALL.len());
+        all.into_iter().find(|e| e.strategy == strategy).unwrap()
+    };
+    let mut case = ladder();
+    assert_eq!(of(&case, "tune_search_effort").reason, None);
+    assert_eq!(of(&case, "rebuild_centroids").reason, None, "not first, but it could");
+    assert_eq!(of(&case, "compact_indexes").reason, Some(Reason::NothingToDo));
+    case.arms = vec![Arm { breaker_open: true, ..Arm::new("tune_search_effort") }];
+    assert_eq!(of(&case, "tune_search_effort").reason, Some(Reason::BreakerOpen));
+    case.config.mode = Mode::Observe;
+    assert_eq!(of(&case, "rebuild_centroids").reason, Some(Reason::ObserveMode));
+    case.config.mode = Mode::Auto;
+    case.learned.rungs = vec![crate::learning::Rung::top("rebuild_centroids", 0).set(Mode::Observe, 0)];
+    let lowered = of(&case, "rebuild_centroids");
+    assert_eq!((lowered.reason, lowered.mode), (Some(Reason::AutonomyLowered), Mode::Observe));
+    case.config.enabled = false;
+    assert_eq!(of(&case, "compact_indexes").reason, Some(Reason::Disabled));
+    case = ladder();
+    case.config.manage_search_effort = false;
+    assert_eq!(of(&case, "tune_search_effort").reason, Some(Reason::NotApplicable));
 }
