@@ -18,6 +18,7 @@ use crate::remedies::{self, Limits, NotApplicable, Params, Remedy};
 use crate::snapshot::{Snapshot, UnixMs};
 
 mod begin;
+mod gates;
 mod pacing;
 mod reason;
 #[cfg(test)]
@@ -32,7 +33,8 @@ pub enum Request {
     /// A human asks to heal now: as automatic, but without waiting for state, dwell and cooldown.
     Trigger,
     /// A human names the strategy. Ignores state, dwell, cooldown, attempts, backoff, ineffectiveness and the mode;
-    /// obeys the off switch, recovery, single flight, the server's limit, disk, breaker and required approvals.
+    /// obeys the off switch and a pause, recovery, single flight, the server's limits, disk, breaker and required approvals.
+    /// Quiet and maintenance windows are for the healer: a human who names a strategy has looked.
     Execute {
         /// Its name.
         strategy: String,
@@ -42,12 +44,18 @@ pub enum Request {
 }
 
 /// Actions that are approved, executing or verifying now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct InFlight {
     /// On this collection's table tree.
     pub this_table: u32,
     /// On the whole server, this table's included.
     pub server: u32,
+    /// Sum of the impacts of those on the server.
+    #[serde(default)]
+    pub impact: f64,
+    /// Those of them that build an index.
+    #[serde(default)]
+    pub builds: u32,
 }
 
 /// Everything that a decision rests on.
@@ -172,6 +180,12 @@ impl Refusal {
     }
 }
 
+impl From<gates::Closed> for Refusal {
+    fn from(closed: gates::Closed) -> Self {
+        Self { reason: closed.reason, detail: closed.detail, until: closed.until }
+    }
+}
+
 /// Decides. The same input gives the same decision.
 pub fn decide(input: &DecisionInput<'_>) -> Decision {
     let refuse = |refusal: Refusal, planned, rejected| Decision::Refuse {
@@ -240,6 +254,12 @@ fn gate_server(input: &DecisionInput<'_>) -> Result<(), Refusal> {
     let DecisionInput { config, snapshot, in_flight, now, .. } = *input;
     if !config.enabled {
         return Err(Refusal::new(Reason::Disabled, Reason::Disabled.explain()));
+    }
+    if let Some(until) = config.paused_until.filter(|until| *until > now) {
+        let seconds = (until - now + 999) / 1000;
+        return Err(
+            Refusal::new(Reason::Paused, format!("healing is paused for {seconds} s more")).until(until)
+        );
     }
     if snapshot.in_recovery {
         return Err(Refusal::new(Reason::InRecovery, Reason::InRecovery.explain()));
@@ -338,6 +358,9 @@ impl Candidate {
                 format!("{}: {}", plan.strategy, Reason::BreakerOpen.explain()),
             ));
         }
+        if let Some(closed) = gates::room(plan, input.config, input.snapshot, &input.in_flight) {
+            return Some(closed.into());
+        }
         if matches!(input.request, Request::Execute { .. }) {
             return None;
         }
@@ -370,7 +393,7 @@ impl Candidate {
                 ),
             ));
         }
-        None
+        gates::quiet(&self.0, input.config, input.snapshot, input.now).map(Refusal::from)
     }
 }
 

@@ -12,6 +12,7 @@
 //! What this crate never does: it holds no user vectors beyond a call, renders no SQL, and keeps no state between
 //! calls.
 
+pub mod audit;
 pub mod classify;
 pub mod clean_size;
 pub mod condition;
@@ -34,3 +35,4 @@ pub mod remedies;
 pub mod snapshot;
 pub mod verdict;
 pub mod verification;
+pub mod window;

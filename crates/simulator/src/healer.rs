@@ -273,7 +273,7 @@ fn ask(stage: &Stage, collection: usize, request: &Request) -> Decision {
         snapshot: &observed.snapshot,
         history: &history,
         arms: &stage.store.arms[collection],
-        in_flight: InFlight { this_table, server },
+        in_flight: InFlight { this_table, server, ..InFlight::default() },
         now: if stage.has(Defect::StaleSnapshot) { observed.snapshot.taken_at } else { wall },
         request,
     })
@@ -476,6 +476,7 @@ pub fn begin(stage: &Stage, id: i64) -> Begin {
         in_flight: InFlight {
             this_table: stage.store.in_flight(number) - itself,
             server: stage.store.all_in_flight() - itself,
+            ..InFlight::default()
         },
         since: match action.status {
             Status::AwaitingApproval => stage.world.wall(),

@@ -49,6 +49,17 @@ pub trait Remedy: Sync {
     /// Expected seconds on these targets, verification apart.
     fn expected_s(&self, targets: &[&Index]) -> f64;
 
+    /// Whether its plans load the server: then they wait for a quiet one and for a maintenance window. One that takes
+    /// load away does not.
+    fn adds_load(&self) -> bool {
+        true
+    }
+
+    /// Whether its plans reach beyond this server (replica counts, webhooks): a copy of it must not.
+    fn external(&self) -> bool {
+        false
+    }
+
     /// Parameters that a manual request may give beside the common ones.
     fn parameters(&self) -> &'static [&'static str] {
         &["indexes"]

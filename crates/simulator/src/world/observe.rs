@@ -211,6 +211,7 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
         horizon: None,
         slots: None,
         memory: None,
+        around: healing::snapshot::Around::default(),
     }
 }
 
