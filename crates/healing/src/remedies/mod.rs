@@ -48,10 +48,6 @@ pub trait Remedy: Sync {
     /// Whether its plans can be undone as a rule; a plan may differ and says so.
     fn reversible(&self) -> bool;
 
-<<<<<<< HEAD
-    /// Expected seconds on these targets, verification apart.
-    fn expected_s(&self, targets: &[&Index]) -> f64;
-
     /// Whether its plans load the server: then they wait for a quiet one and for a maintenance window. One that takes
     /// load away does not.
     fn adds_load(&self) -> bool {
@@ -63,8 +59,6 @@ pub trait Remedy: Sync {
         false
     }
 
-=======
->>>>>>> main
     /// Parameters that a manual request may give beside the common ones.
     fn parameters(&self) -> &'static [Parameter] {
         &[INDEXES]
