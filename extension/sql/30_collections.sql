@@ -158,6 +158,9 @@ BEGIN
     INSERT INTO ruvector.collections (name, relation, column_number, column_name, settings)
     VALUES (name, relation, chosen.attnum, chosen.attname, ruvector_collection_register.settings)
     RETURNING id INTO new_id;
+    PERFORM ruvector._audit('registered', NULL, name,
+        format('SELECT ruvector_collection_register(%L, %L, %L, %L)', name, relation, chosen.attname, settings),
+        format('SELECT ruvector_collection_unregister(%L)', name));
     IF missing IS NOT NULL THEN
         RAISE WARNING 'collection "%" is registered but nothing watches it: %', name, missing
             USING HINT = 'Add ruvector to shared_preload_libraries and restart the server.';
@@ -196,6 +199,8 @@ BEGIN
     UPDATE ruvector.actions a SET status = 'aborted', ended_at = clock_timestamp(), detail = 'the collection was unregistered'
      WHERE a.collection_id = entry.id AND a.status IN ('proposed', 'awaiting_approval');
     DELETE FROM ruvector.collections c WHERE c.id = entry.id;
+    PERFORM ruvector._audit('unregistered', NULL, name, format('SELECT ruvector_collection_unregister(%L)', name),
+        format('SELECT ruvector_collection_register(%L, %L, %L, %L)', name, entry.relation, entry.column_name, entry.settings));
     PERFORM ruvector._wake();
     RETURN true;
 END

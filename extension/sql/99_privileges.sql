@@ -5,14 +5,21 @@ DO $$
 DECLARE
     f record;
     acting constant text[] := ARRAY[
+        'ruvector_audit_rotate_key',
         'ruvector_collection_register',
+        'ruvector_collection_release',
         'ruvector_collection_unregister',
         'ruvector_healing_abort',
         'ruvector_healing_approve',
         'ruvector_healing_configure',
         'ruvector_healing_execute',
+        'ruvector_healing_pause',
+        'ruvector_healing_reject',
         'ruvector_healing_reset',
+        'ruvector_healing_resume',
+        'ruvector_healing_rollback',
         'ruvector_healing_trigger',
+        'ruvector_identity_confirm',
         'ruvector_search_effort_set'
     ];
 BEGIN
@@ -26,7 +33,7 @@ BEGIN
         EXECUTE pg_catalog.format('GRANT EXECUTE ON %s %s TO %I',
             CASE f.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, f.signature,
             CASE WHEN f.proname = ANY (acting) THEN 'ruvector_operator'
-                 WHEN f.proname IN ('_wake', '_propose', '_sample', '_number_column', '_begin_watching', '_server_settings') THEN current_user
+                 WHEN f.proname IN ('_wake', '_audit', '_note_settings', '_keep_audit_log', '_stop_at_commit', '_propose', '_sample', '_number_column', '_begin_watching', '_server_settings') THEN current_user
                  ELSE 'ruvector_monitor' END);
     END LOOP;
 END

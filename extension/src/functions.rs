@@ -22,7 +22,10 @@ fn wake() {
 /// NULL when this server can heal; else what is missing.
 #[pg_extern(sql = false)]
 fn not_ready() -> Option<&'static str> {
-    (!shared::preloaded()).then_some("the library ruvector is not preloaded")
+    if !shared::preloaded() {
+        return Some("the library ruvector is not preloaded");
+    }
+    (!settings::watches_this_database()).then_some("ruvector.databases leaves this database out")
 }
 
 #[pg_extern(sql = false)]
@@ -173,7 +176,7 @@ fn raise(error: &ConfigError) -> ! {
     invalid(error.to_string(), error.hint())
 }
 
-fn invalid(message: String, hint: String) -> ! {
+pub(crate) fn invalid(message: String, hint: String) -> ! {
     ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message, pgrx::function_name!())
         .set_hint(hint)
         .report(PgLogLevel::ERROR);

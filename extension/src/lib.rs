@@ -4,6 +4,7 @@
 
 use pgrx::prelude::*;
 
+mod audit;
 mod background;
 mod collect;
 mod efforts;
@@ -11,12 +12,14 @@ mod error;
 mod execute;
 mod functions;
 mod hooks;
+mod identity;
 mod journal;
 mod owner;
 mod settings;
 mod shared;
 mod shown;
 mod transaction;
+mod verbs;
 
 pgrx::pg_module_magic!(name, version);
 

@@ -41,6 +41,18 @@ pub enum Request {
         /// Its parameters (an object, or null for none).
         params: Value,
     },
+    /// A human takes back an earlier action; [`crate::rollback`] plans that. Obeys what `Execute` obeys.
+    Rollback {
+        /// Number of that action.
+        of: i64,
+    },
+}
+
+impl Request {
+    /// Whether a human has named what is to be done: then it is not for the healer to say whether it is needed now.
+    pub fn by_hand(&self) -> bool {
+        matches!(self, Request::Execute { .. } | Request::Rollback { .. })
+    }
 }
 
 /// Actions that are approved, executing or verifying now.
@@ -220,7 +232,7 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
             continue;
         }
         let planned = Box::new(candidate.0);
-        let by_hand = matches!(input.request, Request::Execute { .. });
+        let by_hand = input.request.by_hand();
         if input.config.mode == Mode::Observe && !by_hand && !params.dry_run() {
             let refusal = Refusal::new(Reason::ObserveMode, Reason::ObserveMode.explain());
             return refuse(refusal, Some(planned), rejected);
@@ -236,7 +248,20 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
     refuse(refusal, None, rejected)
 }
 
+/// Why a rollback may not be carried out now, if it may not: the gates of a manual request.
+pub fn refuse_rollback(input: &DecisionInput<'_>, plan: &Plan) -> Option<(Reason, String)> {
+    let closed = |refusal: Refusal| (refusal.reason, refusal.detail);
+    if let Err(refusal) = gate_server(input) {
+        return Some(closed(refusal));
+    }
+    gates::room(plan, input.config, input.snapshot, &input.in_flight).map(|gate| closed(gate.into()))
+}
+
 fn params(request: &Request) -> Result<Params, Refusal> {
+    if let Request::Rollback { .. } = request {
+        let detail = "healing::rollback plans it, not a remedy";
+        return Err(Refusal::new(Reason::InvalidRequest, detail));
+    }
     let Request::Execute { strategy, params } = request else { return Ok(Params::default()) };
     if remedies::find(strategy).is_none() {
         let names: Vec<&str> = remedies::ALL.iter().map(|remedy| remedy.name()).collect();
@@ -293,7 +318,7 @@ fn gate_server(input: &DecisionInput<'_>) -> Result<(), Refusal> {
 /// What holds for automatic healing, and in part for a trigger.
 fn gate_time(input: &DecisionInput<'_>) -> Result<(), Refusal> {
     let DecisionInput { config, state, assessment, history, now, .. } = *input;
-    if matches!(input.request, Request::Execute { .. }) {
+    if input.request.by_hand() {
         return Ok(());
     }
     if assessment.lambda.is_none() {
@@ -361,7 +386,7 @@ impl Candidate {
         if let Some(closed) = gates::room(plan, input.config, input.snapshot, &input.in_flight) {
             return Some(closed.into());
         }
-        if matches!(input.request, Request::Execute { .. }) {
+        if input.request.by_hand() {
             return None;
         }
         if let Some(until) = arm.and_then(|arm| arm.backoff_until).filter(|until| *until > input.now) {
@@ -503,7 +528,7 @@ fn tried(plan: &Plan, problem: &Problem, input: &DecisionInput<'_>) -> bool {
 
 fn approval(input: &DecisionInput<'_>, planned: &Planned) -> Option<ApprovalReason> {
     let config = input.config;
-    let by_hand = matches!(input.request, Request::Execute { .. });
+    let by_hand = input.request.by_hand();
     let class = planned.problem.class.as_str();
     if config.require_approval.iter().any(|name| name == class) {
         Some(ApprovalReason::ProblemClass)

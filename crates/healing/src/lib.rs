@@ -33,6 +33,7 @@ pub mod params;
 pub mod plan;
 pub mod recovery;
 pub mod remedies;
+pub mod rollback;
 pub mod snapshot;
 pub mod verdict;
 pub mod verification;

@@ -14,7 +14,7 @@ use super::{decide, judge, process};
 use crate::collect::{self, Collection, Kind, load};
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{efforts, execute, shared};
+use crate::{audit, efforts, execute, settings, shared};
 
 /// Rest after a round that failed as a whole, so that a broken database does not fill its log.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
@@ -95,7 +95,8 @@ fn must_step_aside(database: u32) -> bool {
 }
 
 fn installed() -> Result<bool, Error> {
-    Ok(Spi::get_one("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'ruvector')")? == Some(true))
+    let there = Spi::get_one("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'ruvector')")?;
+    Ok(there == Some(true) && settings::watches_this_database())
 }
 
 /// What the healer remembers between rounds; nothing that must survive it.
@@ -106,6 +107,8 @@ struct Memory {
     next_sample: HashMap<i32, UnixMs>,
     /// When old samples are next forgotten.
     next_forgetting: UnixMs,
+    /// Why nothing is signed, as it was said.
+    said_unsigned: Option<String>,
 }
 
 /// Time between two rounds of forgetting what is too old.
@@ -119,6 +122,7 @@ const WATCHING_PAUSE_MS: i64 = 250;
 fn round(memory: &mut Memory) -> Result<Duration, Error> {
     transaction(efforts::load)?;
     memory.workers.supervise()?;
+    sign(memory);
     let collections = transaction(collect::collections)?;
     let now = collect::now_ms();
     if !(now..now + FORGETTING_INTERVAL_MS).contains(&memory.next_forgetting) {
@@ -162,6 +166,7 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
         }
     }
     memory.workers.supervise()?;
+    sign(memory);
     let now = collect::now_ms();
     let default_ms = Config::default().sample_interval_seconds * 1000;
     let mut pause_ms = memory.next_sample.values().map(|next| next - now).min().unwrap_or(default_ms);
@@ -170,6 +175,20 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
     }
     // Whoever waits for a lock or sleeps on the way takes a wake-up that was meant for the pause: never rest for long.
     Ok(Duration::from_millis(pause_ms.clamp(1, default_ms) as u64))
+}
+
+/// Signs what waits for it. Without its key the healer goes on: what happened is kept until there is one.
+fn sign(memory: &mut Memory) {
+    match audit::sign_pending() {
+        Ok(()) => memory.said_unsigned = None,
+        Err(error) => {
+            let said = Some(error.to_string());
+            if memory.said_unsigned != said {
+                pgrx::warning!("ruvector: {error}");
+                memory.said_unsigned = said;
+            }
+        }
+    }
 }
 
 /// Says at the collection why it could not be sampled.

@@ -115,7 +115,7 @@ fn remedy(
         snapshot,
         history: &[],
         arms: &[],
-        in_flight: InFlight { this_table: 0, server: 0 },
+        in_flight: InFlight::default(),
         now: snapshot.taken_at,
         request: &Request::Trigger,
     });

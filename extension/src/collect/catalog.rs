@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::readings::Last;
-use super::{load, maintenance, memory, replication, server};
+use super::{around, load, maintenance, memory, replication, server};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 use crate::owner::{as_role, owner_of, set_local};
@@ -30,6 +30,8 @@ pub(crate) struct Collection {
     pub(crate) server_settings: serde_json::Value,
     /// Whether the table is still there.
     pub(crate) exists: bool,
+    /// Until when healing is paused, on the server or for this collection.
+    pub(crate) paused_until: Option<i64>,
 }
 
 /// One vector index as the catalogs describe it.
@@ -75,7 +77,9 @@ pub(crate) struct IndexRow {
 const COLLECTIONS: &str = "
 SELECT jsonb_build_object('id', c.id, 'name', c.name, 'relation', c.relation::oid::bigint,
        'column_number', c.column_number, 'settings', c.settings, 'server_settings', ruvector._server_settings(),
-       'exists', EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation))
+       'exists', EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation),
+       'paused_until', (SELECT (extract(epoch FROM max(p.until)) * 1000)::bigint FROM ruvector.healing_pauses p
+                         WHERE coalesce(p.collection_id, c.id) = c.id))
   FROM ruvector.collections c
  WHERE $1 IS NULL OR c.id = $1 ORDER BY c.id";
 
@@ -98,7 +102,11 @@ impl Collection {
     /// The settings in force.
     pub(crate) fn config(&self) -> Result<Config, Error> {
         Config::layered(&self.server_settings, &self.settings)
-            .map(|config| Config { enabled: config.enabled && settings::enabled(), ..config })
+            .map(|config| Config {
+                enabled: config.enabled && settings::enabled(),
+                paused_until: self.paused_until,
+                ..config
+            })
             .map_err(|error| Error::refused(error.to_string()))
     }
 }
@@ -261,6 +269,7 @@ pub(crate) fn snapshot(
         horizon: Some(Reading::Known(state.horizon)),
         slots: Some(Reading::Known(state.slots)),
         memory: Some(memory::usage(config)?),
+        around: around::around()?,
     })
 }
 

@@ -122,20 +122,24 @@ pub(super) fn copy_properties(from: &Found, to: &Found) -> Result<(), Error> {
     statements.iter().try_for_each(|statement| Ok(Spi::run(statement)?))
 }
 
-/// Exchanges the names of two indexes of one table. Must run in a transaction: others see both or neither.
-pub(super) fn exchange_names(a: &Found, b: &Found, table: Oid) -> Result<(), Error> {
+/// Exchanges the names of two indexes of one table; the statements that did. Must run in a transaction: others see both or neither.
+pub(super) fn exchange_names(a: &Found, b: &Found, table: Oid) -> Result<String, Error> {
     // Hidden like a trial, and free: it names both.
     let between = format!("{}{}_{}", crate::hooks::TRIAL_PREFIX, a.oid, b.oid);
-    rename(&a.name, &between)?;
-    rename(&b.name, &a.relation_name)?;
-    rename(&format!("{}.{between}", quoted(&a.schema)?), &b.relation_name)?;
+    let statements = [
+        rename(&a.name, &between)?,
+        rename(&b.name, &a.relation_name)?,
+        rename(&format!("{}.{between}", quoted(&a.schema)?), &b.relation_name)?,
+    ];
     plan_anew(table);
-    Ok(())
+    Ok(statements.join("; "))
 }
 
-/// Renames an index, given by its qualified name. Takes no lock that readers or writers wait for.
-pub(super) fn rename(index: &str, name: &str) -> Result<(), Error> {
-    Ok(Spi::run(&format!("ALTER INDEX {index} RENAME TO {}", quoted(name)?))?)
+/// Renames an index, given by its qualified name, and returns the statement. Takes no lock that readers or writers wait for.
+pub(super) fn rename(index: &str, name: &str) -> Result<String, Error> {
+    let statement = format!("ALTER INDEX {index} RENAME TO {}", quoted(name)?);
+    Spi::run(&statement)?;
+    Ok(statement)
 }
 
 /// Cached plans on the table are made again: renaming an index alone leaves them as they are.

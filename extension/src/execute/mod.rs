@@ -77,7 +77,11 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
             let built = transaction(|| built(context, of))?;
             context.intend(step_no, step, || {
                 let loser = index::loser(of, built)?;
-                Ok(((), loser.as_ref().map_or_else(|| json!({}), index::described)))
+                let Some(loser) = loser else { return Ok(((), json!({}))) };
+                let mut details = index::described(&loser);
+                details[journal::SQL] = json!(format!("DROP INDEX CONCURRENTLY {}", loser.name));
+                details[journal::INVERSE] = json!(index::definition(loser.oid)?);
+                Ok(((), details))
             })?;
             let details = patiently(context.config.lock_timeout_ms, || drop_loser(context, of, built))?;
             context.done(step_no, step, details)?;
@@ -92,7 +96,11 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
                 if found.valid {
                     return Err(Error::refused(format!("{} is valid again", of.name)));
                 }
-                Ok((Some(found), json!({ "definition": index::definition(of.oid)? })))
+                let definition = index::definition(of.oid)?;
+                let sql = format!("DROP INDEX CONCURRENTLY {}", found.name);
+                let details =
+                    json!({ "definition": &definition, (journal::SQL): sql, (journal::INVERSE): definition });
+                Ok((Some(found), details))
             })?;
             if let Some(found) = found {
                 let lock_timeout_ms = context.config.lock_timeout_ms;
@@ -108,15 +116,26 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
                 Ok(point) => point,
                 Err(none) => return Ok(Went::Lost(none)),
             };
-            context.intend(step_no, step, || {
+            let former = context.intend(step_no, step, || {
                 lookup::as_planned(of)?;
-                Ok(((), json!({ "former": efforts::stored(of.oid)? })))
+                let former = efforts::stored(of.oid)?;
+                Ok((former, json!({ "former": former })))
             })?;
             transaction(|| {
                 let setting = of.method.effort_setting();
                 efforts::store(context.collection.id, of.oid, setting, Some(point.effort as i32))?;
                 measure_again(of.oid)?;
-                context.note(step_no, step, StepState::Done, json!({ "point": point }))
+                let call = |effort: Option<i32>| {
+                    let effort = effort.map_or_else(|| "NULL".to_owned(), |effort| effort.to_string());
+                    let name = of.name.replace('\'', "''");
+                    format!("SELECT ruvector_search_effort_set('{name}', {effort})")
+                };
+                let details = json!({
+                    "point": point,
+                    (journal::SQL): call(Some(point.effort as i32)),
+                    (journal::INVERSE): call(former),
+                });
+                context.note(step_no, step, StepState::Done, details)
             })?;
             transaction(efforts::load)?;
         }
@@ -169,7 +188,14 @@ fn build(
         if let Some(old) = lookup::itself(of)? {
             index::copy_properties(&old, &trial)?;
         }
-        context.note(step_no, step, StepState::Done, json!({ "built": index::described(&trial) }))
+        // As it was carried out: what is built is derived from the parsed definition, not from text.
+        let sql = index::definition(trial.oid)?.replacen("CREATE INDEX ", "CREATE INDEX CONCURRENTLY ", 1);
+        let details = json!({
+            "built": index::described(&trial),
+            (journal::SQL): sql,
+            (journal::INVERSE): format!("DROP INDEX CONCURRENTLY {}", trial.name),
+        });
+        context.note(step_no, step, StepState::Done, details)
     })
 }
 
@@ -191,6 +217,9 @@ fn prepare_to_build(context: &Context<'_>, of: &IndexRef, lists: Option<u32>) ->
 /// was set for the old one.
 fn effort_for(context: &Context<'_>, of: &IndexRef) -> Result<Option<i32>, Error> {
     let former = efforts::stored(of.oid)?;
+    if let Some(given_back) = journal::effort_given_back(context.action_id, of.oid)? {
+        return Ok(given_back);
+    }
     if !context.config.manage_search_effort {
         return Ok(former);
     }
@@ -214,7 +243,8 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
         if effort.is_some() {
             efforts::store(context.collection.id, trial.oid, of.method.effort_setting(), effort)?;
         }
-        Ok(((), json!({ "trial": index::described(&trial), "effort": effort })))
+        let former = efforts::stored(of.oid)?;
+        Ok(((), json!({ "trial": index::described(&trial), "effort": effort, "former_effort": former })))
     })?;
     transaction(efforts::load)?;
     in_transaction_patiently(context.config.lock_timeout_ms, || {
@@ -227,8 +257,10 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
         if !trial.valid {
             return Err(Error::refused("the new index is not valid any more"));
         }
-        index::exchange_names(&trial, &old, of.table)?;
-        context.note(step_no, step, StepState::Done, json!({}))
+        let sql = index::exchange_names(&trial, &old, of.table)?;
+        // Once more exchanges them back: each of the two then bears the other's name.
+        let details = json!({ (journal::SQL): &sql, (journal::INVERSE): &sql });
+        context.note(step_no, step, StepState::Done, details)
     })
 }
 
@@ -304,7 +336,13 @@ fn reindex(
             toplevel::run(&format!("REINDEX INDEX CONCURRENTLY {}", of.name), 0, toplevel::unchanged)
         })
     })?;
-    context.done(step_no, step, json!({}))
+    let lists =
+        lists.map_or_else(String::new, |lists| format!("ALTER INDEX {} SET (lists = {lists}); ", of.name));
+    context.done(
+        step_no,
+        step,
+        json!({ (journal::SQL): format!("{lists}REINDEX INDEX CONCURRENTLY {}", of.name) }),
+    )
 }
 
 /// Name under which a reindex notes the `lists` set before it: `{"set": null}` when none were.
@@ -354,7 +392,9 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             let taken = lookup::bearing_its_name(of)?.is_some();
             let how = swap_back(old.is_some(), built.map(|_| new.is_some()), taken);
             match (how, &old, &new) {
-                (SwapBack::Exchange, Some(old), Some(new)) => index::exchange_names(old, new, of.table)?,
+                (SwapBack::Exchange, Some(old), Some(new)) => {
+                    index::exchange_names(old, new, of.table)?;
+                }
                 (SwapBack::OwnName, Some(old), _) => {
                     index::rename(&old.name, &bare_name(of)?)?;
                     index::plan_anew(of.table);

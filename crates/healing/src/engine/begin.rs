@@ -85,7 +85,7 @@ pub fn begin(input: &BeginInput<'_>) -> Begin {
         return wait(closed.reason);
     }
     // What a human named by hand was wanted whether the part is weak or not, and whatever the server does.
-    if !matches!(request, Request::Execute { .. }) {
+    if !request.by_hand() {
         if let Some(closed) = gates::quiet(planned, config, snapshot, now) {
             return wait(closed.reason);
         }

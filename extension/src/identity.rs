@@ -1,0 +1,55 @@
+//! Which server this is: what a copy of it (a restored dump, a promoted standby, a cloned volume) differs in. A dump takes
+//! `ruvector.identity` along, so that the copy notices.
+
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+
+/// Where Linux keeps the id of an installation (machine-id(5)); it must not be passed on as it is.
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// The identity of this server and database. Must run in a transaction.
+pub(crate) fn present() -> Result<Value, Error> {
+    let server = Spi::get_one::<JsonB>(
+        "SELECT jsonb_build_object('system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
+                'timeline', (SELECT timeline_id FROM pg_control_checkpoint()),
+                'database', (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database()))",
+    )?;
+    let mut identity = server.map_or_else(|| json!({}), |JsonB(server)| server);
+    identity["machine"] = match std::fs::read_to_string(MACHINE_ID) {
+        Ok(id) => {
+            let digest = Sha256::digest(format!("ruvector {}", id.trim()));
+            json!(healing::audit::hex(&digest[..8]))
+        }
+        Err(_) => Value::Null,
+    };
+    Ok(identity)
+}
+
+/// Why this may be a copy of the server that was set up, if it may. The first look of all is remembered as that server.
+pub(crate) fn changed() -> Result<Option<String>, Error> {
+    let recorded = Spi::get_one::<JsonB>("SELECT (SELECT identity FROM ruvector.identity)")?;
+    let present = present()?;
+    let Some(JsonB(recorded)) = recorded else {
+        // SAFETY: no preconditions. What only looks must not write.
+        if !unsafe { pg_sys::RecoveryInProgress() || pg_sys::XactReadOnly } {
+            Spi::run_with_args(
+                "INSERT INTO ruvector.identity (identity) VALUES ($1) ON CONFLICT DO NOTHING",
+                &[JsonB(present).into()],
+            )?;
+        }
+        return Ok(None);
+    };
+    let differs = |name: &&str| recorded[*name] != present[*name];
+    let names: Vec<&str> =
+        ["system_identifier", "timeline", "database", "machine"].into_iter().filter(differs).collect();
+    Ok((!names.is_empty()).then(|| format!("another {} than when it was set up", names.join(", "))))
+}
+
+#[pg_extern(sql = false)]
+fn identity() -> JsonB {
+    JsonB(present().unwrap_or_else(|error| crate::functions::invalid(error.to_string(), "Try again.".into())))
+}
