@@ -308,13 +308,17 @@ fn the_switch_of_the_server_stops_everything() {
     spoiled(&mut client, "{}");
     wait_for("the reason", PATIENCE, || why_not(&mut client).contains("switched off").then_some(()))
         .unwrap_or_else(|error| panic!("{error}: {} {}", why_not(&mut client), said(&mut client)));
-    let action: i64 = client
-        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')", &[])
-        .unwrap()
-        .get(0);
-    assert_eq!(wait(&mut client, action), "refused");
-    let row = client.query_one("SELECT reason FROM ruvector.actions WHERE id = $1", &[&action]).unwrap();
-    assert_eq!(row.get::<_, Option<&str>>(0), Some("disabled"));
+    for statement in [
+        "SELECT ruvector_healing_execute('docs', 'rebuild_centroids')",
+        "SELECT ruvector_healing_trigger('docs')",
+        "SELECT ruvector_healing_rollback('docs')",
+    ] {
+        let (state, hint) = refused(&mut client, statement);
+        assert_eq!(state, "55000", "{statement}");
+        assert!(hint.contains("ruvector.enabled"), "{hint}");
+    }
+    let asked: i64 = client.query_one("SELECT count(*) FROM ruvector.actions", &[]).unwrap().get(0);
+    assert_eq!(asked, 0, "what is refused leaves nothing");
     let enabled = "SELECT bool_or(enabled) FROM ruvector_healing_status()";
     assert!(!client.query_one(enabled, &[]).unwrap().get::<_, bool>(0));
 }

@@ -181,8 +181,7 @@ BEGIN
 END
 $$;
 
--- Forgets a collection; the table and its indexes stay as they are. Returns whether there was one.
-CREATE FUNCTION ruvector_collection_unregister(name text) RETURNS boolean
+CREATE FUNCTION ruvector._unregister(name text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -205,5 +204,12 @@ BEGIN
     RETURN true;
 END
 $$;
+
+-- Forgets a collection; the table and its indexes stay as they are. Returns whether there was one.
+CREATE FUNCTION ruvector_collection_unregister(name text) RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT ruvector._unregister(name);
+END;
 
 -- Changes settings of the server, or of one collection, and returns the effective ones.

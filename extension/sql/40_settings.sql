@@ -44,7 +44,7 @@ END
 $$;
 
 -- A change of settings for the history and the audit log. "before" and "after" are the effective ones.
-CREATE FUNCTION ruvector._note_settings(collection text, patch jsonb, before jsonb, after jsonb) RETURNS void
+CREATE FUNCTION ruvector._note_settings(of_collection text, patch jsonb, before jsonb, after jsonb) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -52,10 +52,10 @@ DECLARE
     is_ jsonb := (SELECT coalesce(jsonb_object_agg(a.key, a.value), '{}') FROM jsonb_each(after) a WHERE patch ? a.key);
 BEGIN
     INSERT INTO ruvector.settings_history (collection, version, patch, before, after)
-    SELECT collection, coalesce(max(h.version), 0) + 1, patch, was, is_
-      FROM ruvector.settings_history h WHERE h.collection IS NOT DISTINCT FROM _note_settings.collection;
-    PERFORM ruvector._audit('configured', NULL, collection, format('SELECT ruvector_healing_configure(%L, %L)', patch, collection),
-        format('SELECT ruvector_healing_configure(%L, %L)', was, collection), jsonb_build_object('before', was, 'after', is_));
+    SELECT of_collection, coalesce(max(h.version), 0) + 1, _note_settings.patch, was, is_
+      FROM ruvector.settings_history h WHERE h.collection IS NOT DISTINCT FROM of_collection;
+    PERFORM ruvector._audit('configured', NULL, of_collection, format('SELECT ruvector_healing_configure(%L, %L)', patch, of_collection),
+        format('SELECT ruvector_healing_configure(%L, %L)', was, of_collection), jsonb_build_object('before', was, 'after', is_));
 END
 $$;
 

@@ -54,7 +54,7 @@ BEGIN
     UPDATE ruvector.actions a
        SET status = 'aborted', ended_at = clock_timestamp(), lesson = 'no_gain', stop_reason = 'abort',
            stop_asked_by = session_user, stop_asked_at = clock_timestamp(),
-           detail = format('rejected by %s', session_user) || coalesce(': ' || reason, '')
+           detail = format('rejected by %s', session_user) || coalesce(': ' || ruvector_healing_reject.reason, '')
      WHERE a.id = action_id AND a.status = 'awaiting_approval';
     IF NOT FOUND THEN
         RETURN false;
@@ -234,7 +234,7 @@ BEGIN
       FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
      WHERE i.relname LIKE '\_ruvector\_trial\_%'
        AND x.indrelid IN (SELECT entry.relation UNION SELECT p.relid FROM pg_partition_tree(entry.relation) p);
-    PERFORM ruvector_collection_unregister(name);
+    PERFORM ruvector._unregister(name);
     RETURN jsonb_build_object('table', entry.relation::text, 'search_efforts_given_back', coalesce(efforts, '[]'),
                               'left_for_you', coalesce(left_, '[]'));
 END

@@ -25,7 +25,15 @@ fn not_ready() -> Option<&'static str> {
     if !shared::preloaded() {
         return Some("the library ruvector is not preloaded");
     }
-    (!settings::watches_this_database()).then_some("ruvector.databases leaves this database out")
+    if !settings::watches_this_database() {
+        return Some("ruvector.databases leaves this database out");
+    }
+    match settings::installed() {
+        Some(true) | None => None,
+        Some(false) => Some(
+            "extension and library are of different versions: ALTER EXTENSION ruvector UPDATE, or restart",
+        ),
+    }
 }
 
 #[pg_extern(sql = false)]

@@ -79,3 +79,9 @@ pub(crate) fn watches_this_database() -> bool {
 pub(crate) fn enabled() -> bool {
     ENABLED.get()
 }
+
+/// Whether the extension is here in the version of this library; None when it is not here. Must run in a transaction.
+pub(crate) fn installed() -> Option<bool> {
+    let query = "SELECT (SELECT extversion = $1 FROM pg_catalog.pg_extension WHERE extname = 'ruvector')";
+    pgrx::Spi::get_one_with_args(query, &[env!("CARGO_PKG_VERSION").into()]).ok().flatten()
+}

@@ -32,11 +32,20 @@ pub(super) fn run(database: pg_sys::Oid) {
     let mut memory = Memory::default();
     loop {
         let pause = match transaction(installed) {
-            Ok(true) => round(&mut memory).unwrap_or_else(|error| {
+            Ok(Some(true)) => round(&mut memory).unwrap_or_else(|error| {
                 pgrx::warning!("ruvector: sampling failed: {error}");
                 FAILURE_PAUSE
             }),
-            Ok(false) => {
+            Ok(Some(false)) => {
+                // Its tables are another version's: nothing is read or done until they are updated.
+                if !std::mem::replace(&mut memory.said_version, true) {
+                    pgrx::warning!(
+                        "ruvector: the extension is of another version than the library: ALTER EXTENSION ruvector UPDATE"
+                    );
+                }
+                FAILURE_PAUSE
+            }
+            Ok(None) => {
                 give_up_wish(database.to_u32());
                 return;
             }
@@ -94,9 +103,9 @@ fn must_step_aside(database: u32) -> bool {
     shared::HEALERS.exclusive().slot(database).is_some_and(|slot| slot.aside_until > now)
 }
 
-fn installed() -> Result<bool, Error> {
-    let there = Spi::get_one("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'ruvector')")?;
-    Ok(there == Some(true) && settings::watches_this_database())
+/// Whether the extension is here in the library's version; None when it is not here, or not to be watched.
+fn installed() -> Result<Option<bool>, Error> {
+    Ok(settings::installed().filter(|_| settings::watches_this_database()))
 }
 
 /// What the healer remembers between rounds; nothing that must survive it.
@@ -109,6 +118,8 @@ struct Memory {
     next_forgetting: UnixMs,
     /// Why nothing is signed, as it was said.
     said_unsigned: Option<String>,
+    /// It was said that the extension is of another version.
+    said_version: bool,
 }
 
 /// Time between two rounds of forgetting what is too old.

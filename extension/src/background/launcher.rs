@@ -31,12 +31,16 @@ pub(super) fn run() {
     let mut children: HashMap<u32, (Child, i64)> = HashMap::new();
     loop {
         let now = now_us();
+        // One that is left out by the settings is new when they name it again.
+        let left_out = |database: &u32| names.get(database).is_none_or(|name| !settings::watches(name));
+        if seen.iter().any(left_out) {
+            seen.retain(|database| !left_out(database));
+            scanned_at = 0;
+        }
         if now - scanned_at >= SCAN_INTERVAL_S as i64 * 1_000_000 {
             names = databases();
             let databases: Vec<u32> = names.keys().copied().collect();
             shared::free_slots(&databases);
-            // One that is left out by the settings is new when they name it again.
-            seen.retain(|database| names.get(database).is_some_and(|name| settings::watches(name)));
             for database in databases {
                 if !seen.contains(&database)
                     && names.get(&database).is_some_and(|name| settings::watches(name))
