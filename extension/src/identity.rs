@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::collect::documents;
 use crate::error::Error;
 
 /// Where Linux keeps the id of an installation (machine-id(5)); it must not be passed on as it is.
@@ -13,12 +14,15 @@ const MACHINE_ID: &str = "/etc/machine-id";
 
 /// The identity of this server and database. Must run in a transaction.
 pub(crate) fn present() -> Result<Value, Error> {
-    let server = Spi::get_one::<JsonB>(
+    // By `documents`, which takes no transaction id: a standby has none to give.
+    let server: Option<Value> = documents(
         "SELECT jsonb_build_object('system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
                 'timeline', (SELECT timeline_id FROM pg_control_checkpoint()),
                 'database', (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database()))",
-    )?;
-    let mut identity = server.map_or_else(|| json!({}), |JsonB(server)| server);
+        &[],
+    )?
+    .pop();
+    let mut identity = server.unwrap_or_else(|| json!({}));
     identity["machine"] = match std::fs::read_to_string(MACHINE_ID) {
         Ok(id) => {
             let digest = Sha256::digest(format!("ruvector {}", id.trim()));
@@ -31,9 +35,9 @@ pub(crate) fn present() -> Result<Value, Error> {
 
 /// Why this may be a copy of the server that was set up, if it may. The first look of all is remembered as that server.
 pub(crate) fn changed() -> Result<Option<String>, Error> {
-    let recorded = Spi::get_one::<JsonB>("SELECT (SELECT identity FROM ruvector.identity)")?;
+    let recorded: Option<Value> = documents("SELECT identity FROM ruvector.identity", &[])?.pop();
     let present = present()?;
-    let Some(JsonB(recorded)) = recorded else {
+    let Some(recorded) = recorded else {
         // SAFETY: no preconditions. What only looks must not write.
         if !unsafe { pg_sys::RecoveryInProgress() || pg_sys::XactReadOnly } {
             Spi::run_with_args(

@@ -122,11 +122,11 @@ pub(crate) fn resume(id: i64) -> Result<bool, Error> {
 
 /// Whether an action on the collection has ended and left something.
 pub(crate) fn unfinished(collection: i32) -> Result<u32, Error> {
-    let left = Spi::get_one_with_args::<i64>(
-        "SELECT count(*) FROM ruvector.actions WHERE collection_id = $1 AND unfinished",
+    let left: Vec<u32> = collect::documents(
+        "SELECT to_jsonb(count(*)) FROM ruvector.actions WHERE collection_id = $1 AND unfinished",
         &[collection.into()],
     )?;
-    Ok(left.unwrap_or(0) as u32)
+    Ok(left.into_iter().sum())
 }
 
 /// Records the verdict to keep what was done: from here on recovery finishes, before it undoes. Refused when somebody

@@ -82,6 +82,7 @@ pub(crate) fn enabled() -> bool {
 
 /// Whether the extension is here in the version of this library; None when it is not here. Must run in a transaction.
 pub(crate) fn installed() -> Option<bool> {
-    let query = "SELECT (SELECT extversion = $1 FROM pg_catalog.pg_extension WHERE extname = 'ruvector')";
-    pgrx::Spi::get_one_with_args(query, &[env!("CARGO_PKG_VERSION").into()]).ok().flatten()
+    // By `documents`, which takes no transaction id: a standby has none to give.
+    let query = "SELECT to_jsonb(extversion = $1) FROM pg_catalog.pg_extension WHERE extname = 'ruvector'";
+    crate::collect::documents(query, &[env!("CARGO_PKG_VERSION").into()]).ok().and_then(|mut found| found.pop())
 }
