@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test test-all sim sim-report lint bench sandbox sandbox-down clean
+.PHONY: demo test test-all chaos sim sim-report lint bench sandbox sandbox-down clean
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -11,7 +11,7 @@ demo:
 	cargo run --quiet -p ruvectorctl -- demo --pg $(PG)
 
 # Behaviours that take minutes: crashes in every phase, three hundred quiet samples, limits of a minute.
-LONG := crash quiet hostile
+LONG := crash quiet hostile crowd
 BEHAVIOURS := $(filter-out $(LONG),$(basename $(notdir $(wildcard tests/*.rs))))
 only = $(addprefix --test ,$(1))
 
@@ -28,6 +28,11 @@ test-all: test
 	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(LONG))
 	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast
 	$(MAKE) sim SEEDS=4000 MINUTES=30
+
+# Faults, remedies, moments and what strikes then, with a ledger of acknowledged writes: make chaos ROUNDS=200 SEED=1
+chaos:
+	toolchain/extension $(PG) >/dev/null
+	cargo run --quiet -p tests --bin chaos -- --pg $(PG) --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
 
 # Simulated weeks on all cores, the last line a summary: make sim SEEDS=10000 FIRST_SEED=0 (JOBS=1, MINUTES=60).
 sim:

@@ -37,9 +37,9 @@ pub(crate) struct Writers {
 
 /// The vector that a row is given: so many dimensions, from its number and its version.
 fn value(id: i64, version: u32) -> String {
-    let parts: Vec<String> = (0..8)
-        .map(|j| format!("{:.3}", ((id * 31 + i64::from(version) * 7 + j) % 997) as f64 / 997.0))
-        .collect();
+    // Multiplied by primes: noise in the unit cube, as the other rows are.
+    let part = |j: i64| (id * 7919 + i64::from(version) * 104_729 + j * 131 * (id % 89 + 1)) % 997;
+    let parts: Vec<String> = (0..8).map(|j| format!("{:.3}", part(j) as f64 / 997.0)).collect();
     format!("[{}]", parts.join(","))
 }
 

@@ -118,8 +118,11 @@ impl Fault {
                    FROM generate_series({from}, {to}) i;"
             )
         };
-        // Points spread over the sphere, or (the first hundred of an untrained index) all in one corner of it.
-        let (wide, narrow) = ("sin(i * 12.9898 + j * 78.233)", "1 + 0.001 * sin(i * 3.1 + j * 7.7)");
+        // Noise in the unit cube, or (the first hundred of an untrained index) all in one corner of it.
+        let (wide, narrow) = (
+            "abs(mod((sin(i * 12.9898 + j * 78.233) * 43758.5453)::numeric, 1))",
+            "1 + 0.001 * sin(i * 3.1 + j * 7.7)",
+        );
         let index = format!("{table}_i");
         let ivf = |lists: u32| {
             format!("CREATE INDEX {index} ON {table} USING ivfflat (e vector_l2_ops) WITH (lists = {lists});")

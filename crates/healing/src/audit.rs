@@ -295,7 +295,7 @@ impl Verifier {
             None => &known().ok_or_else(|| Fault::UnknownKey { key_id: row.key_id.clone() })?.1,
         };
         let signature = unhex::<64>(&row.signature).map(|bytes| Signature::from_bytes(&bytes));
-        if !signature.is_some_and(|signature| key.verify_strict(&hash, &signature).is_ok()) {
+        if signature.is_none_or(|signature| key.verify_strict(&hash, &signature).is_err()) {
             return Err(Fault::Signature { key_id: row.key_id.clone() });
         }
         if self.exported.iter().any(|head| head.seq == row.seq && head.hash != row.hash) {
