@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test test-all chaos sim sim-report lint bench sandbox sandbox-down clean
+.PHONY: demo test test-all chaos gallery sim sim-report lint bench sandbox sandbox-down clean
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -29,10 +29,19 @@ test-all: test
 	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast
 	$(MAKE) sim SEEDS=4000 MINUTES=30
 
+<<<<<<< HEAD
 # Faults, remedies, moments and what strikes then, with a ledger of acknowledged writes: make chaos ROUNDS=200 SEED=1
 chaos:
 	toolchain/extension $(PG) >/dev/null
 	cargo run --quiet -p tests --bin chaos -- --pg $(PG) --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
+=======
+# Every fault made for real, at both levels: was it found, how soon, under its name? Ends with a table; the page is
+# build/gallery.html. make gallery SEEDS=10 FIRST_SEED=0 PG=15 ONLY=hot_partition,look_alikes
+gallery:
+	toolchain/extension $(PG) >/dev/null
+	GALLERY_SEEDS=$(or $(SEEDS),10) GALLERY_FIRST_SEED=$(or $(FIRST_SEED),0) GALLERY_ONLY=$(ONLY) RUVECTOR_TEST_PG=$(PG) \
+	  cargo test --quiet -p tests --test gallery
+>>>>>>> main
 
 # Simulated weeks on all cores, the last line a summary: make sim SEEDS=10000 FIRST_SEED=0 (JOBS=1, MINUTES=60).
 sim:
