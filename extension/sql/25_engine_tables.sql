@@ -23,13 +23,12 @@ CREATE TABLE ruvector.healing_pauses (
     paused_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- Which server this is. A dump takes it along, so that a copy elsewhere knows that it is one.
-CREATE TABLE ruvector.identity (
-    only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    identity     jsonb NOT NULL,      -- system identifier, timeline, database, machine
-    recorded_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    confirmed_by text                 -- NULL: as first seen
-);
+-- System identifier, timeline, database and machine of this server.
+CREATE FUNCTION ruvector._identity() RETURNS jsonb
+    LANGUAGE c AS 'MODULE_PATHNAME', 'identity_wrapper';
+
+-- Where a collection was registered. A dump takes it along, so that a copy elsewhere knows that it is one.
+ALTER TABLE ruvector.collections ADD COLUMN identity jsonb NOT NULL DEFAULT ruvector._identity();
 
 -- What happened and is not signed yet: written with its effect in one transaction, taken from here by the healer.
 CREATE TABLE ruvector.audit_pending (
@@ -85,7 +84,6 @@ ALTER TABLE ruvector.audit_log ENABLE ALWAYS TRIGGER append_only_whole;
 
 SELECT pg_catalog.pg_extension_config_dump('ruvector.settings_history', '');
 SELECT pg_catalog.pg_extension_config_dump('ruvector.settings_history_id_seq', '');
-SELECT pg_catalog.pg_extension_config_dump('ruvector.identity', '');
 SELECT pg_catalog.pg_extension_config_dump('ruvector.audit_log', '');
 
 -- Writes down what is being done, to be signed.

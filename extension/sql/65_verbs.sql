@@ -241,24 +241,18 @@ END
 $$;
 
 -- Says that this is the server that was set up, after a restore, a promotion or a move: what reaches beyond it (replica
--- counts, webhooks) is allowed again.
+-- counts, webhooks) is allowed again for every collection.
 CREATE FUNCTION ruvector_identity_confirm() RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    former  jsonb := (SELECT i.identity FROM ruvector.identity i);
+    former  jsonb := (SELECT jsonb_object_agg(c.name, c.identity) FROM ruvector.collections c);
     present jsonb := ruvector._identity();
 BEGIN
-    INSERT INTO ruvector.identity AS i (identity, confirmed_by) VALUES (present, session_user)
-    ON CONFLICT (only_row) DO UPDATE
-       SET identity = EXCLUDED.identity, recorded_at = clock_timestamp(), confirmed_by = session_user;
+    UPDATE ruvector.collections c SET identity = present WHERE c.identity <> present;
     PERFORM ruvector._audit('identity_confirmed', NULL, NULL, 'SELECT ruvector_identity_confirm()', NULL,
         jsonb_build_object('former', former, 'present', present));
     PERFORM ruvector._wake();
     RETURN present;
 END
 $$;
-
--- System identifier, timeline, database and machine of this server.
-CREATE FUNCTION ruvector._identity() RETURNS jsonb
-    LANGUAGE c AS 'MODULE_PATHNAME', 'identity_wrapper';

@@ -1,5 +1,5 @@
 //! Which server this is: what a copy of it (a restored dump, a promoted standby, a cloned volume) differs in. A dump takes
-//! `ruvector.identity` along, so that the copy notices.
+//! `ruvector.collections.identity` along, so that the copy notices.
 
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -33,24 +33,16 @@ pub(crate) fn present() -> Result<Value, Error> {
     Ok(identity)
 }
 
-/// Why this may be a copy of the server that was set up, if it may. The first look of all is remembered as that server.
-pub(crate) fn changed() -> Result<Option<String>, Error> {
-    let recorded: Option<Value> = documents("SELECT identity FROM ruvector.identity", &[])?.pop();
+/// Why this may be a copy of the server on which a collection was registered, if it may. Must run in a transaction.
+pub(crate) fn changed(collection: i32) -> Result<Option<String>, Error> {
+    let recorded: Option<Value> =
+        documents("SELECT identity FROM ruvector.collections WHERE id = $1", &[collection.into()])?.pop();
+    let Some(recorded) = recorded else { return Ok(None) };
     let present = present()?;
-    let Some(recorded) = recorded else {
-        // SAFETY: no preconditions. What only looks must not write.
-        if !unsafe { pg_sys::RecoveryInProgress() || pg_sys::XactReadOnly } {
-            Spi::run_with_args(
-                "INSERT INTO ruvector.identity (identity) VALUES ($1) ON CONFLICT DO NOTHING",
-                &[JsonB(present).into()],
-            )?;
-        }
-        return Ok(None);
-    };
     let differs = |name: &&str| recorded[*name] != present[*name];
     let names: Vec<&str> =
         ["system_identifier", "timeline", "database", "machine"].into_iter().filter(differs).collect();
-    Ok((!names.is_empty()).then(|| format!("another {} than when it was set up", names.join(", "))))
+    Ok((!names.is_empty()).then(|| format!("another {} than when it was registered", names.join(", "))))
 }
 
 #[pg_extern(sql = false)]

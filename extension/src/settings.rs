@@ -84,5 +84,7 @@ pub(crate) fn enabled() -> bool {
 pub(crate) fn installed() -> Option<bool> {
     // By `documents`, which takes no transaction id: a standby has none to give.
     let query = "SELECT to_jsonb(extversion = $1) FROM pg_catalog.pg_extension WHERE extname = 'ruvector'";
-    crate::collect::documents(query, &[env!("CARGO_PKG_VERSION").into()]).ok().and_then(|mut found| found.pop())
+    crate::collect::documents(query, &[env!("CARGO_PKG_VERSION").into()])
+        .ok()
+        .and_then(|mut found| found.pop())
 }

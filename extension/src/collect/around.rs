@@ -39,7 +39,7 @@ struct State {
 }
 
 /// Must run in a transaction.
-pub(crate) fn around() -> Result<Around, Error> {
+pub(crate) fn around(collection: i32) -> Result<Around, Error> {
     let State { active, free, written, utc_offset_s } = documents(STATE, &[])?
         .pop()
         .ok_or_else(|| Error::refused("the server's activity could not be read"))?;
@@ -54,7 +54,7 @@ pub(crate) fn around() -> Result<Around, Error> {
     Ok(Around {
         activity: Some(Reading::Known(activity)),
         utc_offset_s: Some(utc_offset_s),
-        identity_changed: identity::changed()?,
+        identity_changed: identity::changed(collection)?,
     })
 }
 

@@ -269,7 +269,7 @@ pub(crate) fn snapshot(
         horizon: Some(Reading::Known(state.horizon)),
         slots: Some(Reading::Known(state.slots)),
         memory: Some(memory::usage(config)?),
-        around: around::around()?,
+        around: around::around(collection.id)?,
     })
 }
 

@@ -171,10 +171,14 @@ pub(super) fn drop_concurrently(
         look().map(|()| true)
     };
     while_locked(&[index.table, index.oid], lock_timeout_ms, still, || {
-        let statement = format!("DROP INDEX CONCURRENTLY {}", index.name);
-        toplevel::run(&statement, lock_timeout_ms, toplevel::unchanged)
+        toplevel::run(&drop_statement(index), lock_timeout_ms, toplevel::unchanged)
     })?;
     transaction(|| forget(index.oid))
+}
+
+/// The statement that drops an index without a lock that others wait for.
+pub(super) fn drop_statement(index: &Found) -> String {
+    format!("DROP INDEX CONCURRENTLY {}", index.name)
 }
 
 /// Forgets what is kept of an index. Must run in a transaction.

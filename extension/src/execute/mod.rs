@@ -391,18 +391,15 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             let new = built.map(lookup::by_oid).transpose()?.flatten().filter(|new| new.table == of.table);
             let taken = lookup::bearing_its_name(of)?.is_some();
             let how = swap_back(old.is_some(), built.map(|_| new.is_some()), taken);
-            match (how, &old, &new) {
+            let sql = match (how, &old, &new) {
                 (SwapBack::Exchange, Some(old), Some(new)) => {
-                    index::exchange_names(old, new, of.table)?;
+                    Some(index::exchange_names(old, new, of.table)?)
                 }
-                (SwapBack::OwnName, Some(old), _) => {
-                    index::rename(&old.name, &bare_name(of)?)?;
-                    index::plan_anew(of.table);
-                }
-                (SwapBack::FormerName, Some(old), _) => show_again(old, of)?,
-                _ => {}
-            }
-            note(json!({ "how": how }))
+                (SwapBack::OwnName, Some(old), _) => Some(named_otherwise(old, &bare_name(of)?, of)?),
+                (SwapBack::FormerName, Some(old), _) => Some(named_otherwise(old, &free_name(of)?, of)?),
+                _ => None,
+            };
+            note(json!({ "how": how, (journal::SQL): sql }))
         }),
         RecoveryCommand::RestoreEffort { of, details, .. } => {
             transaction(|| {
@@ -416,10 +413,12 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
         RecoveryCommand::RebuildDropped { of, details, .. } => {
             let gone = transaction(|| Ok(lookup::bearing_its_name(of)?.is_none()))?;
             // Without a definition it was gone before the step.
-            if let (true, Some(definition)) = (gone, details.get("definition").and_then(Value::as_str)) {
+            let definition = details.get("definition").and_then(Value::as_str).filter(|_| gone);
+            if let Some(definition) = definition {
                 index::create(definition, None, None)?;
             }
-            transaction(|| note(json!({})))
+            let sql = definition.map(|text| text.replacen("CREATE INDEX ", "CREATE INDEX CONCURRENTLY ", 1));
+            transaction(|| note(json!({ (journal::SQL): sql })))
         }
         RecoveryCommand::DropReindexLeftover { of, details, .. } => {
             clean_up_reindex(context, of, details)?;
@@ -454,7 +453,7 @@ fn drop_loser(context: &Context<'_>, of: &IndexRef, built: Option<Oid>) -> Resul
         let still = index::loser(of, built)?.is_some_and(|now| now.oid == loser.oid && !now.attached);
         still.then_some(()).ok_or_else(|| Error::refused(format!("{} is another index by now", loser.name)))
     })?;
-    Ok(json!({}))
+    Ok(json!({ (journal::SQL): index::drop_statement(&loser) }))
 }
 
 /// Drops the index that was built beside another. Once the two were to exchange their names, what bears the trial's name
@@ -464,7 +463,7 @@ fn drop_trial(context: &Context<'_>, of: &IndexRef) -> Result<Value, Error> {
     let Some(trial) = trial else { return Ok(json!({})) };
     if built.is_none_or(|built| built == trial.oid) {
         index::drop_concurrently(&trial, context.config.lock_timeout_ms, || Ok(()))?;
-        return Ok(json!({}));
+        return Ok(json!({ (journal::SQL): index::drop_statement(&trial) }));
     }
     in_transaction(context.config.lock_timeout_ms, || {
         index::lock(&[trial.oid]);
@@ -478,9 +477,14 @@ fn drop_trial(context: &Context<'_>, of: &IndexRef) -> Result<Value, Error> {
 
 /// Gives a hidden index a free name beside its own (`_former`), so that all see it. Must run in a transaction.
 fn show_again(index: &lookup::Found, of: &IndexRef) -> Result<(), Error> {
-    index::rename(&index.name, &free_name(of)?)?;
+    named_otherwise(index, &free_name(of)?, of).map(drop)
+}
+
+/// Renames a hidden index of a table, whose cached plans are made again; the statement. Must run in a transaction.
+fn named_otherwise(index: &lookup::Found, name: &str, of: &IndexRef) -> Result<String, Error> {
+    let statement = index::rename(&index.name, name)?;
     index::plan_anew(of.table);
-    Ok(())
+    Ok(statement)
 }
 
 /// Removes what actions left behind that no journal knows any more, because the extension was dropped meanwhile or the
