@@ -97,6 +97,8 @@ fn healing_is_paused_until_a_moment_or_a_word() {
     let (state, hint) = refused(&mut client, "SELECT ruvector_healing_trigger('docs')");
     assert_eq!(state, "55000");
     assert!(hint.contains("ruvector_healing_resume"), "{hint}");
+    let enabled = "SELECT bool_or(enabled) FROM ruvector_healing_status()";
+    assert!(!client.query_one(enabled, &[]).unwrap().get::<_, bool>(0), "a pause is a lease on enabled");
     for (until, state) in
         [("now() - interval '1 second'", "22023"), ("'infinity'", "22023"), ("NULL", "22023")]
     {

@@ -16,14 +16,21 @@ CREATE FUNCTION ruvector._reason(name text) RETURNS text
 CREATE FUNCTION ruvector._explain_action(document jsonb) RETURNS text
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'explain_action_wrapper';
 
+-- Until when healing is paused, on the server (NULL) or on a collection, whose server may be; NULL when it is not.
+CREATE FUNCTION ruvector._paused_until(id integer) RETURNS timestamptz
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT max(p.until) FROM ruvector.healing_pauses p
+     WHERE (p.collection_id IS NULL OR p.collection_id = id) AND p.until > clock_timestamp();
+END;
+
 CREATE FUNCTION ruvector._healing_off(collection text) RETURNS text
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT CASE WHEN NOT ruvector._enabled() THEN 'ruvector.enabled is off'
                 WHEN NOT (ruvector._effective_settings(ruvector._server_settings(), c.settings) ->> 'enabled')::boolean
                 THEN 'its setting enabled is false'
-                ELSE (SELECT format('it is paused until %s', max(p.until)) FROM ruvector.healing_pauses p
-                       WHERE coalesce(p.collection_id, c.id) = c.id AND p.until > clock_timestamp() HAVING count(*) > 0) END
+                ELSE 'it is paused until ' || ruvector._paused_until(c.id) END
       FROM ruvector._collection(collection) c;
 END;
 
