@@ -5,6 +5,7 @@ use healing::config::{Config, ConfigError};
 use healing::engine::{self, Decision, DecisionInput, InFlight, Reason, Request};
 use healing::explain;
 use healing::integrity::{Assessment, StateRecord, assess};
+use healing::plan::{Plan, Step};
 use healing::remedies::{self, Params};
 use healing::snapshot::Snapshot;
 use pgrx::JsonB;
@@ -94,6 +95,18 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
         Decision::Act { planned, .. } => JsonB(serde_json::json!({
             "explanation": explain::plan(&planned.plan),
             "problem": planned.problem.class.as_str(),
+            "steps": planned.plan.steps.iter().map(|step| serde_json::json!({
+                "in_words": explain::step(step),
+                "locks": explain::locks(step),
+                "sql": crate::execute::sql_of(step),
+            })).collect::<Vec<_>>(),
+            "rows": rows(&planned.plan, &snapshot),
+            "disk_bytes": planned.plan.disk_bytes,
+            "estimated_seconds": planned.plan.estimated_s,
+            "timeout_seconds": planned.plan.timeout_s,
+            "lambda_now": planned.problem.component.lambda,
+            // What verification asks for: a tenth better, or normal.
+            "lambda_expected": (1.1 * planned.problem.component.lambda).min(config.normal_lambda()),
             "plan": planned.plan,
         })),
         Decision::Refuse { reason, detail, .. } => {
@@ -114,6 +127,15 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
             unreachable!("an ERROR does not return")
         }
     }
+}
+
+/// Rows that the indexes of a plan cover; None where one was not counted, or the plan concerns no index.
+fn rows(plan: &Plan, snapshot: &Snapshot) -> Option<f64> {
+    let mut oids: Vec<u32> = plan.steps.iter().filter_map(Step::target).map(|of| of.oid).collect();
+    oids.sort_unstable();
+    oids.dedup();
+    let of = |oid: &u32| snapshot.indexes.iter().find(|index| index.oid == *oid)?.rows.known().copied();
+    if oids.is_empty() { None } else { oids.iter().map(of).sum() }
 }
 
 /// The contracted graph of an observation, nodes first.

@@ -252,7 +252,7 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
 
     let pids = Pids::find(&mut client)?;
     let struck = Instant::now();
-    if matches!(strike, Strike::DropTable | Strike::RenameTable) {
+    if matches!(strike, Strike::DropTable | Strike::RenameTable | Strike::TruncateTable) {
         writers.table_goes();
     }
     let mut now_named = table.clone();

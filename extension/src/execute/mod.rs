@@ -51,6 +51,29 @@ impl Context<'_> {
     }
 }
 
+/// The SQL that a step about an index would run, for a dry run. Must run in a transaction.
+pub(crate) fn sql_of(step: &Step) -> Option<String> {
+    let concurrently = |of: &IndexRef| {
+        let definition = index::definition(of.oid).ok()?;
+        Some(definition.replacen("CREATE INDEX ", "CREATE INDEX CONCURRENTLY ", 1))
+    };
+    match step {
+        Step::BuildIndex { of, lists } => {
+            let with = lists.map_or_else(String::new, |lists| format!(", with lists = {lists}"));
+            Some(format!("{} /* named {}{with} */", concurrently(of)?, lookup::trial_name(of)))
+        }
+        Step::SwapIndex { of } => Some(format!(
+            "ALTER INDEX {} RENAME TO {} /* and the other way round */",
+            of.name,
+            lookup::trial_name(of)
+        )),
+        Step::DropLoser { of } => Some(format!("DROP INDEX CONCURRENTLY {}", lookup::trial_name(of))),
+        Step::DropInvalid { of } => Some(format!("DROP INDEX CONCURRENTLY {}", of.name)),
+        Step::ReindexConcurrently { of, .. } => Some(format!("REINDEX INDEX CONCURRENTLY {}", of.name)),
+        _ => None,
+    }
+}
+
 /// How a step went when it did not fail.
 pub(crate) enum Went {
     Done,
