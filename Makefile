@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test test-all gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean
+.PHONY: demo test test-all chaos gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -11,7 +11,7 @@ demo:
 	cargo run --quiet -p ruvectorctl -- demo --pg $(PG)
 
 # Behaviours that take minutes: crashes in every phase, three hundred quiet samples, limits of a minute.
-LONG := crash moving_crash quiet hostile
+LONG := crash crowd hostile moving_crash quiet
 BEHAVIOURS := $(filter-out $(LONG),$(basename $(notdir $(wildcard tests/*.rs))))
 only = $(addprefix --test ,$(1))
 
@@ -29,6 +29,10 @@ test-all: test
 	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast
 	$(MAKE) sim SEEDS=4000 MINUTES=30
 
+# Faults, remedies, moments and what strikes then, with a ledger of acknowledged writes: make chaos ROUNDS=200 SEED=1
+chaos:
+	toolchain/extension $(PG) >/dev/null
+	cargo run --quiet -p tests --bin chaos -- --pg $(PG) --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
 # Every fault made for real, at both levels: was it found, how soon, under its name? Ends with a table; the page is
 # build/gallery.html. make gallery SEEDS=10 FIRST_SEED=0 PG=15 ONLY=hot_partition,look_alikes
 gallery:

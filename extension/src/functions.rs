@@ -6,6 +6,7 @@ use healing::engine::{self, Decision, DecisionInput, InFlight, Reason, Request};
 use healing::explain;
 use healing::integrity::{Assessment, StateRecord, assess};
 use healing::learning::{self, Learned, OutcomeRecord, Posterior, Weight};
+use healing::plan::{Plan, Step};
 use healing::remedies::{self, Params};
 use healing::snapshot::Snapshot;
 use pgrx::JsonB;
@@ -34,7 +35,18 @@ fn relation_in(name: &std::ffi::CStr) -> pg_sys::Oid {
 /// NULL when this server can heal; else what is missing.
 #[pg_extern(sql = false)]
 fn not_ready() -> Option<&'static str> {
-    (!shared::preloaded()).then_some("the library ruvector is not preloaded")
+    if !shared::preloaded() {
+        return Some("the library ruvector is not preloaded");
+    }
+    if !settings::watches_this_database() {
+        return Some("ruvector.databases leaves this database out");
+    }
+    match settings::installed() {
+        Some(true) | None => None,
+        Some(false) => Some(
+            "extension and library are of different versions: ALTER EXTENSION ruvector UPDATE, or restart",
+        ),
+    }
 }
 
 #[pg_extern(sql = false)]
@@ -125,6 +137,18 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
         Decision::Act { planned, .. } => JsonB(serde_json::json!({
             "explanation": explain::plan(&planned.plan),
             "problem": planned.problem.class.as_str(),
+            "steps": planned.plan.steps.iter().map(|step| serde_json::json!({
+                "in_words": explain::step(step),
+                "locks": explain::locks(step),
+                "sql": crate::execute::sql_of(step),
+            })).collect::<Vec<_>>(),
+            "rows": rows(&planned.plan, &snapshot),
+            "disk_bytes": planned.plan.disk_bytes,
+            "estimated_seconds": planned.plan.estimated_s,
+            "timeout_seconds": planned.plan.timeout_s,
+            "lambda_now": planned.problem.component.lambda,
+            // What verification asks for: a tenth better, or normal.
+            "lambda_expected": (1.1 * planned.problem.component.lambda).min(config.normal_lambda()),
             "plan": planned.plan,
         })),
         Decision::Refuse { reason, detail, .. } => {
@@ -145,6 +169,15 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
             unreachable!("an ERROR does not return")
         }
     }
+}
+
+/// Rows that the indexes of a plan cover; None where one was not counted, or the plan concerns no index.
+fn rows(plan: &Plan, snapshot: &Snapshot) -> Option<f64> {
+    let mut oids: Vec<u32> = plan.steps.iter().filter_map(Step::target).map(|of| of.oid).collect();
+    oids.sort_unstable();
+    oids.dedup();
+    let of = |oid: &u32| snapshot.indexes.iter().find(|index| index.oid == *oid)?.rows.known().copied();
+    if oids.is_empty() { None } else { oids.iter().map(of).sum() }
 }
 
 /// The contracted graph of an observation, nodes first.
@@ -265,7 +298,7 @@ fn raise(error: &ConfigError) -> ! {
     invalid(error.to_string(), error.hint())
 }
 
-fn invalid(message: String, hint: String) -> ! {
+pub(crate) fn invalid(message: String, hint: String) -> ! {
     ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message, pgrx::function_name!())
         .set_hint(hint)
         .report(PgLogLevel::ERROR);

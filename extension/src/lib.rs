@@ -4,6 +4,7 @@
 
 use pgrx::prelude::*;
 
+mod audit;
 mod background;
 mod collect;
 mod efforts;
@@ -11,6 +12,7 @@ mod error;
 mod execute;
 mod functions;
 mod hooks;
+mod identity;
 mod journal;
 mod leases;
 mod owner;
@@ -20,6 +22,7 @@ mod shared;
 mod shown;
 mod throttle;
 mod transaction;
+mod verbs;
 
 pgrx::pg_module_magic!(name, version);
 

@@ -6,6 +6,8 @@ use serde_json::{Map, Value, json};
 use crate::classify::CLASS_NAMES;
 use crate::health::{self, CURVES, Curve, CurveSettings};
 use crate::learning::Selection;
+use crate::snapshot::UnixMs;
+use crate::window::{self, Window};
 
 /// How far the healer goes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +62,8 @@ pub enum Kind {
     Text(usize),
     /// Points of [`crate::health::Curve`]s by their names: `{"memory": [[80, 1], [90, 0.7], [100, 0]]}`.
     Curves,
+    /// [`Window`]s of the week.
+    Windows,
 }
 
 /// One row of the table of settings.
@@ -103,10 +107,15 @@ macro_rules! settings {
         /// The settings in force for one collection.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
-        pub struct Config { $($(#[doc = $doc])+ pub $name: $ty,)+ }
+        pub struct Config {
+            $($(#[doc = $doc])+ pub $name: $ty,)+
+            /// A lease on `enabled`: until then it is as if it were off. No key: `ruvector_healing_pause` sets it.
+            #[serde(skip)]
+            pub paused_until: Option<UnixMs>,
+        }
 
         impl Default for Config {
-            fn default() -> Self { Self { $($name: $default,)+ } }
+            fn default() -> Self { Self { $($name: $default,)+ paused_until: None } }
         }
 
         /// The table of settings.
@@ -123,6 +132,10 @@ macro_rules! settings {
 
 const fn int(min: i64, max: i64) -> Kind {
     Kind::Int { min, max, nullable: false }
+}
+
+const fn optional(min: f64, max: f64) -> Kind {
+    Kind::Number { min, max, nullable: true }
 }
 
 const fn number(min: f64, max: f64) -> Kind {
@@ -146,6 +159,26 @@ settings! {
     max_stress_impact: f64 = 0.5, number(0.0, 1.0), "", Collection;
     /// Actions in flight on the server at one time.
     max_concurrent_actions: i64 = 1, int(1, 64), "", Server;
+    /// Sum of the impacts of all actions in flight on the server.
+    max_total_impact: f64 = 1.0, number(0.0, 64.0), "", Server;
+    /// Times in which automatic plans that add load may run, in the server's time zone (`TimeZone`), as
+    /// `[{"from": "22:00", "to": "05:00", "days": ["fri", "sat"]}]`; days are those on which it begins, all when left out.
+    /// A plan begins only if its estimate and its verification fit before the end. Empty: at any time.
+    maintenance_windows: Vec<Window> = vec![], Kind::Windows, "", Collection;
+    /// Impact from which plans wait for a maintenance window.
+    window_impact: f64 = 0.0, number(0.0, 1.0), "", Collection;
+    /// Replay lag of a connected replica above which no automatic plan that adds load begins; null: no such limit.
+    quiet_replica_lag_seconds: Option<f64> = Some(60.0), optional(0.0, 86_400.0), "s", Collection;
+    /// Age of the oldest snapshot above which none begins: a concurrent build waits for it.
+    quiet_oldest_snapshot_seconds: Option<f64> = Some(900.0), optional(0.0, 604_800.0), "s", Collection;
+    /// Active sessions of clients for each processor above which none begins.
+    quiet_active_sessions_per_core: Option<f64> = Some(4.0), optional(0.0, 1000.0), "", Collection;
+    /// WAL written a second above which none begins.
+    quiet_wal_mib_per_second: Option<f64> = Some(256.0), optional(0.0, 1e6), "MiB/s", Collection;
+    /// Of max_worker_processes, those that must be free for any plan to begin, a human's too.
+    quiet_free_workers: i64 = 1, int(0, 1000), "", Server;
+    /// Whether the one who approves an action must be another than the one who asked for it.
+    approver_differs: bool = false, Kind::Bool, "", Collection;
     /// Problem classes whose plans wait for a human.
     require_approval: Vec<String> = vec![], Kind::Words(CLASS_NAMES), "", Collection;
     /// Strategies whose plans wait for a human.
@@ -248,6 +281,8 @@ settings! {
     pause_lease_seconds: i64 = 900, int(10, 86_400), "s", Collection;
     /// Longest wait for maintenance under way to end before a pause counts.
     drain_timeout_seconds: i64 = 30, int(1, 3600), "s", Collection;
+    /// Share of such a wait that is added by chance, so that several do not come back at once.
+    backoff_jitter: f64 = 0.1, number(0.0, 1.0), "", Collection;
     /// Failures of a remedy in a row that open its breaker, which a human closes.
     breaker_failures: i64 = 3, int(1, 100), "", Collection;
 }
@@ -344,6 +379,10 @@ impl Key {
                 "an object with lists of [value, health] under one or more of \"{}\"",
                 CURVES.iter().map(|curve| curve.name).collect::<Vec<_>>().join("\", \"")
             ),
+            Kind::Windows => {
+                "a list of {\"from\": \"HH:MM\", \"to\": \"HH:MM\", \"days\": [\"mon\", …]}, days may be left out"
+                    .to_owned()
+            }
         }
     }
 
@@ -404,6 +443,13 @@ impl Key {
                     serde_json::from_value(value.clone()).map_err(|_| wrong_type())?;
                 match curves.keys().find(|name| Curve::find(name).is_none()) {
                     Some(unknown) => Err(out_of_range(unknown.clone())),
+                    None => Ok(()),
+                }
+            }
+            Kind::Windows => {
+                let windows: Vec<Window> = serde_json::from_value(value.clone()).map_err(|_| wrong_type())?;
+                match windows.iter().find_map(window::fault) {
+                    Some(fault) => Err(out_of_range(fault)),
                     None => Ok(()),
                 }
             }
@@ -554,6 +600,26 @@ impl Config {
     }
 }
 
+/// The reference of all settings, as Markdown: what `docs/reference/settings.md` holds.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# Settings\n\nSet with `SELECT ruvector_healing_configure('{\"key\": value}')` for the server, with a collection's name \
+         as second argument for one. Without a patch the function returns what is in force. Each change is a row of \
+         `ruvector.settings_history` and of the audit log. `max_attempts_per_hour` n stands for `max_attempts_per_window` n \
+         with `attempt_window_seconds` 3600. This page is written from the table in `crates/healing/src/config.rs`.\n\n\
+         | key | takes | default | where | what it does |\n|---|---|---|---|---|\n",
+    );
+    for key in KEYS {
+        let at = match key.scope {
+            Scope::Server => "server",
+            Scope::Collection => "server, collection",
+        };
+        let (valid, default) = (key.valid().replace('|', "\\|"), (key.default)());
+        text.push_str(&format!("| `{}` | {valid} | `{default}` | {at} |{} |\n", key.name, key.doc));
+    }
+    text
+}
+
 fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -613,6 +679,26 @@ mod tests {
         assert_eq!(effective["require_approval_strategies"], json!(["scale_replicas"]));
         assert_eq!(effective["max_replicas"], Value::Null);
         assert_eq!(Config::default().apply(&json!({})).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_documents_agree_with_the_table() {
+        crate::fixtures::document("settings.md", &reference());
+    }
+
+    #[test]
+    fn windows_are_checked() {
+        let patch = |windows: Value| Config::default().apply(&json!({ "maintenance_windows": windows }));
+        let config = patch(json!([{"from": "22:00", "to": "05:00", "days": ["sat"]}])).unwrap();
+        assert_eq!(config.maintenance_windows[0].days, ["sat"]);
+        for wrong in
+            [json!("22:00"), json!([{"from": "22:00"}]), json!([{"from": "22:00", "to": "23:00", "day": 1}])]
+        {
+            assert!(matches!(patch(wrong), Err(ConfigError::WrongType { .. })));
+        }
+        let error = patch(json!([{"from": "22:00", "to": "25:00"}])).unwrap_err();
+        assert!(matches!(error, ConfigError::OutOfRange { .. }), "{error}");
+        assert!(error.hint().contains("HH:MM"), "{}", error.hint());
     }
 
     #[test]

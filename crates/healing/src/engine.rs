@@ -19,6 +19,7 @@ use crate::remedies::{self, Limits, NotApplicable, Params, Remedy};
 use crate::snapshot::{Snapshot, UnixMs};
 
 mod begin;
+mod gates;
 mod pacing;
 mod reason;
 mod selection;
@@ -34,22 +35,41 @@ pub enum Request {
     /// A human asks to heal now: as automatic, but without waiting for state, dwell and cooldown.
     Trigger,
     /// A human names the strategy. Ignores state, dwell, cooldown, attempts, backoff, ineffectiveness and the mode;
-    /// obeys the off switch, recovery, single flight, the server's limit, disk, breaker and required approvals.
+    /// obeys the off switch and a pause, recovery, single flight, the server's limits, disk, breaker and required approvals.
+    /// Quiet and maintenance windows are for the healer: a human who names a strategy has looked.
     Execute {
         /// Its name.
         strategy: String,
         /// Its parameters (an object, or null for none).
         params: Value,
     },
+    /// A human takes back an earlier action; [`crate::rollback`] plans that. Obeys what `Execute` obeys.
+    Rollback {
+        /// Number of that action.
+        of: i64,
+    },
+}
+
+impl Request {
+    /// Whether a human has named what is to be done: then it is not for the healer to say whether it is needed now.
+    pub fn by_hand(&self) -> bool {
+        matches!(self, Request::Execute { .. } | Request::Rollback { .. })
+    }
 }
 
 /// Actions that are approved, executing or verifying now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct InFlight {
     /// On this collection's table tree.
     pub this_table: u32,
     /// On the whole server, this table's included.
     pub server: u32,
+    /// Sum of the impacts of those on the server.
+    #[serde(default)]
+    pub impact: f64,
+    /// Those of them that build an index.
+    #[serde(default)]
+    pub builds: u32,
 }
 
 /// Everything that a decision rests on.
@@ -181,6 +201,12 @@ impl Refusal {
     }
 }
 
+impl From<gates::Closed> for Refusal {
+    fn from(closed: gates::Closed) -> Self {
+        Self { reason: closed.reason, detail: closed.detail, until: closed.until }
+    }
+}
+
 /// Decides. The same input gives the same decision.
 pub fn decide(input: &DecisionInput<'_>) -> Decision {
     let refuse = |refusal: Refusal, planned, rejected| Decision::Refuse {
@@ -215,7 +241,7 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
             rejected.push(candidate.rejected(refusal));
             continue;
         }
-        let by_hand = matches!(input.request, Request::Execute { .. });
+        let by_hand = input.request.by_hand();
         if !by_hand && selection::is_lowered_to_observe(input, &candidate.0.plan.strategy) {
             let refusal = Refusal::new(
                 Reason::AutonomyLowered,
@@ -301,7 +327,20 @@ pub fn eligibility(input: &DecisionInput<'_>) -> Vec<Eligibility> {
         .collect()
 }
 
+/// Why a rollback may not be carried out now, if it may not: the gates of a manual request.
+pub fn refuse_rollback(input: &DecisionInput<'_>, plan: &Plan) -> Option<(Reason, String)> {
+    let closed = |refusal: Refusal| (refusal.reason, refusal.detail);
+    if let Err(refusal) = gate_server(input) {
+        return Some(closed(refusal));
+    }
+    gates::room(plan, input.config, input.snapshot, &input.in_flight).map(|gate| closed(gate.into()))
+}
+
 fn params(request: &Request) -> Result<Params, Refusal> {
+    if let Request::Rollback { .. } = request {
+        let detail = "healing::rollback plans it, not a remedy";
+        return Err(Refusal::new(Reason::InvalidRequest, detail));
+    }
     let Request::Execute { strategy, params } = request else { return Ok(Params::default()) };
     if remedies::find(strategy).is_none() {
         let names: Vec<&str> = remedies::ALL.iter().map(|remedy| remedy.name()).collect();
@@ -319,6 +358,12 @@ fn gate_server(input: &DecisionInput<'_>) -> Result<(), Refusal> {
     let DecisionInput { config, snapshot, in_flight, now, .. } = *input;
     if !config.enabled {
         return Err(Refusal::new(Reason::Disabled, Reason::Disabled.explain()));
+    }
+    if let Some(until) = config.paused_until.filter(|until| *until > now) {
+        let seconds = (until - now + 999) / 1000;
+        return Err(
+            Refusal::new(Reason::Paused, format!("healing is paused for {seconds} s more")).until(until)
+        );
     }
     if snapshot.in_recovery {
         return Err(Refusal::new(Reason::InRecovery, Reason::InRecovery.explain()));
@@ -352,7 +397,7 @@ fn gate_server(input: &DecisionInput<'_>) -> Result<(), Refusal> {
 /// What holds for automatic healing, and in part for a trigger.
 fn gate_time(input: &DecisionInput<'_>) -> Result<(), Refusal> {
     let DecisionInput { config, state, assessment, snapshot, history, now, .. } = *input;
-    if matches!(input.request, Request::Execute { .. }) {
+    if input.request.by_hand() {
         return Ok(());
     }
     if assessment.lambda.is_none() {
@@ -424,7 +469,10 @@ impl Candidate {
                 format!("{}: {}", plan.strategy, Reason::BreakerOpen.explain()),
             ));
         }
-        if matches!(input.request, Request::Execute { .. }) {
+        if let Some(closed) = gates::room(plan, input.config, input.snapshot, &input.in_flight) {
+            return Some(closed.into());
+        }
+        if input.request.by_hand() {
             return None;
         }
         if let Some(until) = arm.and_then(|arm| arm.backoff_until).filter(|until| *until > input.now) {
@@ -456,7 +504,7 @@ impl Candidate {
                 ),
             ));
         }
-        None
+        gates::quiet(&self.0, input.config, input.snapshot, input.now).map(Refusal::from)
     }
 }
 
@@ -551,7 +599,7 @@ fn tried(plan: &Plan, problem: &Problem, input: &DecisionInput<'_>) -> bool {
 
 fn approval(input: &DecisionInput<'_>, planned: &Planned) -> Option<ApprovalReason> {
     let config = input.config;
-    let by_hand = matches!(input.request, Request::Execute { .. });
+    let by_hand = input.request.by_hand();
     let class = planned.problem.class.as_str();
     if config.require_approval.iter().any(|name| name == class) {
         Some(ApprovalReason::ProblemClass)

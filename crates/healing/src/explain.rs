@@ -321,6 +321,25 @@ pub fn step(step: &Step) -> String {
     }
 }
 
+/// The strongest lock that a step takes on what users share, for a dry run.
+pub fn locks(step: &Step) -> &'static str {
+    if matches!(
+        step,
+        Step::BuildIndex { .. }
+            | Step::DropLoser { .. }
+            | Step::DropInvalid { .. }
+            | Step::ReindexConcurrently { .. }
+    ) {
+        "SHARE UPDATE EXCLUSIVE on the table: readers and writers go on; it waits for older transactions"
+    } else if matches!(step, Step::SwapIndex { .. }) {
+        "SHARE UPDATE EXCLUSIVE on the two indexes, for a moment"
+    } else if matches!(step, Step::CompareIndexes { .. } | Step::TuneSearchEffort { .. }) {
+        "ACCESS SHARE on the table, in short transactions"
+    } else {
+        "those that its own words name"
+    }
+}
+
 /// A verdict with its figures.
 pub fn verdict(verdict: &Verdict) -> String {
     let mut text =

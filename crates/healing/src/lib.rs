@@ -12,6 +12,7 @@
 //! What this crate never does: it holds no user vectors beyond a call, renders no SQL, and keeps no state between
 //! calls.
 
+pub mod audit;
 pub mod build_memory;
 pub mod classify;
 pub mod clean_size;
@@ -40,8 +41,10 @@ pub mod plan;
 pub mod recovery;
 pub mod remedies;
 pub mod replay;
+pub mod rollback;
 pub mod scaling;
 pub mod snapshot;
 pub mod throttle;
 pub mod verdict;
 pub mod verification;
+pub mod window;

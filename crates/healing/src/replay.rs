@@ -458,7 +458,7 @@ fn decided(
         history,
         arms: &arms(history, config),
         learned: &learned,
-        in_flight: InFlight { this_table: running, server: running },
+        in_flight: InFlight { this_table: running, server: running, ..InFlight::default() },
         now,
         request: &Request::Automatic,
     });

@@ -88,6 +88,9 @@ pub struct Snapshot {
     /// How fast it is written, and what holds that back.
     #[serde(default)]
     pub ingestion: Option<Ingestion>,
+    /// What else decides whether now is the time; no part of the graph.
+    #[serde(default)]
+    pub around: Around,
 }
 
 impl Snapshot {
@@ -128,6 +131,33 @@ pub struct Place {
     /// Its rows that belong into the cold partition; None where no condition says so.
     #[serde(default)]
     pub cold_rows: Option<Reading<f64>>,
+}
+
+/// What a plan's beginning depends on beside the collection.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Around {
+    /// What the server does for others; None where nobody looks.
+    #[serde(default)]
+    pub activity: Option<Reading<Activity>>,
+    /// Seconds that the server's clock (its `TimeZone`) is ahead of UTC now; None: UTC.
+    #[serde(default)]
+    pub utc_offset_s: Option<i32>,
+    /// Why this may be a copy of the server that was set up, where nobody has confirmed it yet; None: it is the same.
+    #[serde(default)]
+    pub identity_changed: Option<String>,
+}
+
+/// What the server does for others.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Sessions of clients that run a statement at this moment.
+    pub active_sessions: u32,
+    /// Processors that the server may use.
+    pub cores: u32,
+    /// WAL written since the sample before, bytes a second; None at the first sample.
+    pub wal_bytes_per_s: Option<f64>,
+    /// Of `max_worker_processes`, those that nobody uses.
+    pub free_workers: u32,
 }
 
 /// A server that holds partitions.

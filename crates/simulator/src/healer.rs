@@ -275,7 +275,7 @@ fn ask(stage: &Stage, collection: usize, request: &Request) -> Decision {
         history: &history,
         arms: &stage.store.arms[collection],
         learned: &Learned::default(),
-        in_flight: InFlight { this_table, server },
+        in_flight: InFlight { this_table, server, ..InFlight::default() },
         now: if stage.has(Defect::StaleSnapshot) { observed.snapshot.taken_at } else { wall },
         request,
     })
@@ -480,6 +480,7 @@ pub fn begin(stage: &Stage, id: i64) -> Begin {
         in_flight: InFlight {
             this_table: stage.store.in_flight(number) - itself,
             server: stage.store.all_in_flight() - itself,
+            ..InFlight::default()
         },
         since: match action.status {
             Status::AwaitingApproval => stage.world.wall(),

@@ -11,12 +11,15 @@
 
 use std::time::{Duration, Instant};
 
+use healing::classify::Problem;
+use healing::config::Config;
 use healing::explain;
 use healing::integrity::component_lambda;
 use healing::lifecycle::{Lesson, Status};
-use healing::plan::{self, Part, Step};
+use healing::plan::{self, Part, Plan, Step};
 use healing::recovery::{self, RecoveryCommand, StopReason, patience_s};
 use healing::remedies::{self, Remedy};
+use healing::rollback;
 use healing::snapshot::{Snapshot, UnixMs};
 use healing::verification::{Outcome, Verification, verify};
 use pgrx::prelude::*;
@@ -97,13 +100,58 @@ fn work(id: i64) -> Result<(), Error> {
                 journal::set_deadline(id, action.plan.timeout_s)
             })?;
             action.status = Status::Executing;
-            carry_out(&context, &mut action)
+            match action.takes_back {
+                Some(of) if action.plan.steps.is_empty() => undo_former(&context, &mut action, of),
+                _ => carry_out(&context, &mut action),
+            }
         }
-        Status::Executing | Status::Verifying => recover(&context, &mut action),
+        Status::Executing | Status::Verifying => match action.takes_back {
+            // What takes back what was done is gone on with, not taken back itself.
+            Some(of) if action.plan.steps.is_empty() => undo_former(&context, &mut action, of),
+            _ => recover(&context, &mut action),
+        },
         _ if action.unfinished => return late(&context, &action),
         _ => return Ok(()),
     };
     finish(&context, &action, &came_out)
+}
+
+/// Carries out the inverses of an earlier action's own journal: it is what a human wants taken back. Repeated after a
+/// crash; each inverse does only what is still needed.
+fn undo_former(context: &Context<'_>, action: &mut Action, of: i64) -> CameOut {
+    let failed = |error: String, lesson| CameOut {
+        status: Status::Failed,
+        lesson,
+        verification: None,
+        error: Some(error),
+    };
+    if let Some(StopReason::Abort) = action.stop_reason {
+        return CameOut {
+            status: Status::Aborted,
+            ..failed("stopped by a human".to_owned(), Lesson::Nothing)
+        };
+    }
+    let former = match transaction(|| journal::load(of)) {
+        Ok(Some(former)) => former,
+        Ok(None) => return failed(format!("action {of} is not there"), Lesson::Postponed),
+        Err(error) => return failed(error.to_string(), error.lesson()),
+    };
+    let back = Context { action_id: of, ..*context };
+    let undone = commands(&back, &former, |_, entries| {
+        recovery::undo(entries).map_err(|error| Error::refused(error.to_string()))
+    });
+    if let Err(error) = undone {
+        return failed(format!("action {of} could not be taken back: {error}"), error.lesson());
+    }
+    let advanced = transaction(|| match action.status {
+        Status::Executing => journal::advance(action.id, Status::Executing, Status::Verifying),
+        _ => Ok(()),
+    });
+    if let Err(error) = advanced {
+        return failed(error.to_string(), error.lesson());
+    }
+    action.status = Status::Verifying;
+    CameOut { status: Status::Succeeded, lesson: Lesson::Nothing, verification: None, error: None }
 }
 
 /// A part of the plan that is taken back while the others go on.
@@ -236,7 +284,10 @@ fn conclude(context: &Context<'_>, action: &mut Action, without: Option<LeftOut>
 
 /// Measures these parts over the window until all readings are there; the verdict to keep is recorded.
 fn verified(context: &Context<'_>, action: &mut Action, parts: &[Part]) -> Result<Verification, Error> {
-    let window_s = remedy(action)?.window_s(context.config);
+    let window_s = match action.takes_back {
+        Some(_) => context.config.verify_window_seconds as f64,
+        None => remedy(action)?.window_s(context.config),
+    };
     transaction(|| {
         // One that goes on after a crash may have got here before.
         if action.status == Status::Executing {
@@ -273,6 +324,9 @@ fn measure(context: &Context<'_>, action: &Action, parts: &[Part]) -> Result<Ver
     let whole = plan.steps.len() == action.plan.steps.len();
     let problem = if whole { action.problem.clone() } else { action.problem.only(parts) };
     let after = observe(context, parts)?;
+    if action.takes_back.is_some() {
+        return given_back(&plan, &problem, &action.before, &after, context.config);
+    }
     let entries = transaction(|| journal::entries(action.id))?;
     verify(
         remedy(action)?,
@@ -287,6 +341,26 @@ fn measure(context: &Context<'_>, action: &Action, parts: &[Part]) -> Result<Ver
         },
     )
     .map_err(|error| Error::refused(error.to_string()))
+}
+
+/// The verdict on giving an earlier definition back: it is there. λ is told, not asked.
+fn given_back(
+    plan: &Plan,
+    problem: &Problem,
+    before: &Snapshot,
+    after: &Snapshot,
+    config: &Config,
+) -> Result<Verification, Error> {
+    let lambda = |seen: &Snapshot| component_lambda(seen, &problem.component.nodes, config).ok().flatten();
+    let there = rollback::given_back(plan, after);
+    Ok(Verification {
+        verified: there.is_ok(),
+        complete: true,
+        reason: there.err().unwrap_or_else(|| "the former definition is in place again".to_owned()),
+        lambda_before: lambda(before),
+        lambda_after: lambda(after),
+        improvement_pct: None,
+    })
 }
 
 fn remedy(action: &Action) -> Result<&'static dyn Remedy, Error> {
@@ -492,7 +566,11 @@ fn finish(context: &Context<'_>, action: &Action, came_out: &CameOut) -> Result<
                 system_metrics: journal::system_metrics(&action.before, after.as_ref()),
             },
         )?;
-        arms::record(action.collection_id, &action.plan.strategy, came_out.lesson, now, config)
+        match action.takes_back {
+            // That a human did not want it says nothing of the machinery.
+            Some(_) => Ok(()),
+            None => arms::record(action.collection_id, &action.plan.strategy, came_out.lesson, now, config),
+        }
     })?;
     super::wake_healer_at_commit();
     transaction(|| Ok(()))

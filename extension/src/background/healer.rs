@@ -15,7 +15,7 @@ use super::{decide, judge, learning, process};
 use crate::collect::{self, Collection, Kind, load};
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{efforts, execute, leases, routing, shared, throttle};
+use crate::{audit, efforts, execute, leases, routing, settings, shared, throttle};
 
 /// Rest after a round that failed as a whole, so that a broken database does not fill its log.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
@@ -33,11 +33,20 @@ pub(super) fn run(database: pg_sys::Oid) {
     let mut memory = Memory::default();
     loop {
         let pause = match transaction(installed) {
-            Ok(true) => round(&mut memory).unwrap_or_else(|error| {
+            Ok(Some(true)) => round(&mut memory).unwrap_or_else(|error| {
                 pgrx::warning!("ruvector: sampling failed: {error}");
                 FAILURE_PAUSE
             }),
-            Ok(false) => {
+            Ok(Some(false)) => {
+                // Its tables are another version's: nothing is read or done until they are updated.
+                if !std::mem::replace(&mut memory.said_version, true) {
+                    pgrx::warning!(
+                        "ruvector: the extension is of another version than the library: ALTER EXTENSION ruvector UPDATE"
+                    );
+                }
+                FAILURE_PAUSE
+            }
+            Ok(None) => {
                 give_up_wish(database.to_u32());
                 return;
             }
@@ -99,8 +108,9 @@ fn must_step_aside(database: u32) -> bool {
     shared::HEALERS.exclusive().slot(database).is_some_and(|slot| slot.aside_until > now)
 }
 
-fn installed() -> Result<bool, Error> {
-    Ok(Spi::get_one("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'ruvector')")? == Some(true))
+/// Whether the extension is here in the library's version; None when it is not here, or not to be watched.
+fn installed() -> Result<Option<bool>, Error> {
+    Ok(settings::installed().filter(|_| settings::watches_this_database()))
 }
 
 /// What the healer remembers between rounds; nothing that must survive it.
@@ -113,6 +123,10 @@ struct Memory {
     /// When old samples are next forgotten.
     next_forgetting: UnixMs,
     learned: learning::Refreshed,
+    /// Why nothing is signed, as it was said.
+    said_unsigned: Option<String>,
+    /// It was said that the extension is of another version.
+    said_version: bool,
 }
 
 /// Time between two rounds of forgetting what is too old.
@@ -134,6 +148,7 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
     if let Err(error) = memory.learned.refresh() {
         pgrx::warning!("ruvector: learning from outcomes: {error}");
     }
+    sign(memory);
     let collections = transaction(collect::collections)?;
     let now = collect::now_ms();
     if !(now..now + FORGETTING_INTERVAL_MS).contains(&memory.next_forgetting) {
@@ -185,6 +200,7 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
         }
     }
     memory.workers.supervise()?;
+    sign(memory);
     let now = collect::now_ms();
     let default_ms = Config::default().sample_interval_seconds * 1000;
     let mut pause_ms = memory.next_sample.values().map(|next| next - now).min().unwrap_or(default_ms);
@@ -193,6 +209,20 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
     }
     // Whoever waits for a lock or sleeps on the way takes a wake-up that was meant for the pause: never rest for long.
     Ok(Duration::from_millis(pause_ms.clamp(1, default_ms) as u64))
+}
+
+/// Signs what waits for it. Without its key the healer goes on: what happened is kept until there is one.
+fn sign(memory: &mut Memory) {
+    match audit::sign_pending() {
+        Ok(()) => memory.said_unsigned = None,
+        Err(error) => {
+            let said = Some(error.to_string());
+            if memory.said_unsigned != said {
+                pgrx::warning!("ruvector: {error}");
+                memory.said_unsigned = said;
+            }
+        }
+    }
 }
 
 /// Says at the collection why it could not be sampled.

@@ -120,7 +120,7 @@ fn remedy(
         history: &[],
         arms: &[],
         learned,
-        in_flight: InFlight { this_table: 0, server: 0 },
+        in_flight: InFlight::default(),
         now: snapshot.taken_at,
         request: &Request::Trigger,
     });

@@ -187,6 +187,14 @@ impl Drop for Child {
     }
 }
 
+/// Asks a process of ours to end.
+pub(crate) fn terminate(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        // One that has just ended is what is wanted.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
 /// Sets the latch of another process of ours.
 pub(crate) fn wake(pid: i32) {
     if pid == 0 {

@@ -14,7 +14,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::readings::Last;
-use super::{ingestion, load, maintenance, managed, memory, replication, server};
+use super::{around, ingestion, load, maintenance, managed, memory, replication, server};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 use crate::owner::{as_role, owner_of, set_local};
@@ -32,6 +32,8 @@ pub(crate) struct Collection {
     pub(crate) server_settings: serde_json::Value,
     /// Whether the table is still there.
     pub(crate) exists: bool,
+    /// Until when healing is paused, on the server or for this collection.
+    pub(crate) paused_until: Option<i64>,
 }
 
 /// One vector index as the catalogs describe it.
@@ -82,7 +84,9 @@ pub(crate) struct IndexRow {
 const COLLECTIONS: &str = "
 SELECT jsonb_build_object('id', c.id, 'name', c.name, 'relation', c.relation::oid::bigint,
        'column_number', c.column_number, 'settings', c.settings, 'server_settings', ruvector._server_settings(),
-       'exists', EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation))
+       'exists', EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation),
+       'paused_until', (SELECT (extract(epoch FROM max(p.until)) * 1000)::bigint FROM ruvector.healing_pauses p
+                         WHERE coalesce(p.collection_id, c.id) = c.id))
   FROM ruvector.collections c
  WHERE $1 IS NULL OR c.id = $1 ORDER BY c.id";
 
@@ -105,7 +109,11 @@ impl Collection {
     /// The settings in force.
     pub(crate) fn config(&self) -> Result<Config, Error> {
         Config::layered(&self.server_settings, &self.settings)
-            .map(|config| Config { enabled: config.enabled && settings::enabled(), ..config })
+            .map(|config| Config {
+                enabled: config.enabled && settings::enabled(),
+                paused_until: self.paused_until,
+                ..config
+            })
             .map_err(|error| Error::refused(error.to_string()))
     }
 }
@@ -275,6 +283,7 @@ pub(crate) fn snapshot(
         ingestion: ingestion::seen(collection)?,
         managed: managed::managed(collection)?,
         orchestrator: settings::scale_command(),
+        around: around::around(collection.id)?,
     })
 }
 

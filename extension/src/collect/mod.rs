@@ -1,5 +1,6 @@
 //! Collectors: what is read of a collection, each bounded in time, each saying so when it could not read.
 
+mod around;
 mod catalog;
 pub(crate) mod ingestion;
 mod ivfflat;

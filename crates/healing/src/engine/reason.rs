@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Reason {
     /// Healing is switched off.
     Disabled,
+    /// A human has paused healing until a moment.
+    Paused,
     /// The mode is observe: planned only.
     ObserveMode,
     /// The server is a standby or in recovery.
@@ -34,6 +36,14 @@ pub enum Reason {
     OverImpactLimit,
     /// The plan's impact is above `max_stress_impact` and the state is not critical.
     OverStressImpact,
+    /// With the actions under way its impact would be above `max_total_impact`.
+    ImpactBudget,
+    /// No maintenance window is open, or it ends too soon.
+    OutsideWindow,
+    /// The server has other things to do, or somebody is behind already.
+    NotQuiet,
+    /// This may be a copy of the server that was set up, and the plan reaches beyond it.
+    IdentityChanged,
     /// Too little free disk.
     DiskHeadroom,
     /// The last two actions left the component weaker than it was.
@@ -60,9 +70,10 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which they are looked at.
-    pub const ALL: [Reason; 25] = [
+    pub const ALL: [Reason; 30] = [
         Reason::InvalidRequest,
         Reason::Disabled,
+        Reason::Paused,
         Reason::InRecovery,
         Reason::StaleSnapshot,
         Reason::ActionInFlight,
@@ -85,6 +96,10 @@ impl Reason {
         Reason::OverImpactLimit,
         Reason::OverStressImpact,
         Reason::AutonomyLowered,
+        Reason::IdentityChanged,
+        Reason::ImpactBudget,
+        Reason::NotQuiet,
+        Reason::OutsideWindow,
         Reason::ObserveMode,
     ];
 
@@ -92,6 +107,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Disabled => "disabled",
+            Reason::Paused => "paused",
             Reason::ObserveMode => "observe_mode",
             Reason::InRecovery => "in_recovery",
             Reason::StateNormal => "state_normal",
@@ -105,6 +121,10 @@ impl Reason {
             Reason::NotApplicable => "not_applicable",
             Reason::OverImpactLimit => "over_impact_limit",
             Reason::OverStressImpact => "over_stress_impact",
+            Reason::ImpactBudget => "impact_budget",
+            Reason::OutsideWindow => "outside_window",
+            Reason::NotQuiet => "not_quiet",
+            Reason::IdentityChanged => "identity_changed",
             Reason::DiskHeadroom => "disk_headroom",
             Reason::HealingIneffective => "healing_ineffective",
             Reason::ArmBackoff => "arm_backoff",
@@ -123,6 +143,9 @@ impl Reason {
     pub fn explain(self) -> &'static str {
         match self {
             Reason::Disabled => "Healing is switched off; set enabled to true.",
+            Reason::Paused => {
+                "A human has paused healing; it goes on by itself, or with ruvector_healing_resume()."
+            }
             Reason::ObserveMode => {
                 "The mode is observe: problems are planned for, not repaired; set mode to auto or approve."
             }
@@ -147,6 +170,18 @@ impl Reason {
             }
             Reason::OverStressImpact => {
                 "The plan's impact is above max_stress_impact and the state is not critical."
+            }
+            Reason::ImpactBudget => {
+                "Together with the actions under way the plan's impact is above max_total_impact."
+            }
+            Reason::OutsideWindow => {
+                "No maintenance window is open, or it ends before the plan would; see maintenance_windows."
+            }
+            Reason::NotQuiet => {
+                "The server is not quiet enough; the detail names the limit (a setting quiet_…)."
+            }
+            Reason::IdentityChanged => {
+                "This may be a copy of the server that was set up, so nothing beyond it is touched; if it is the one, SELECT ruvector_identity_confirm()."
             }
             Reason::DiskHeadroom => "The plan needs more than max_disk_share of the free disk.",
             Reason::HealingIneffective => {
@@ -176,6 +211,19 @@ impl Reason {
         }
     }
 
+    /// The reference of all reasons, as Markdown: what `docs/reference/reasons.md` holds.
+    pub fn reference() -> String {
+        let mut text = String::from(
+            "# Why nothing is done\n\nThe closed list that `ruvector_healing_status()`, `ruvector_healing_why_not()`, \
+             `ruvector.healing_decisions` and the metrics share, in the order in which they are looked at. This page is \
+             written from `crates/healing/src/engine/reason.rs`.\n\n| reason | what it means |\n|---|---|\n",
+        );
+        for reason in Reason::ALL {
+            text.push_str(&format!("| `{}` | {} |\n", reason.as_str(), reason.explain()));
+        }
+        text
+    }
+
     /// The reason of that name.
     pub fn parse(name: &str) -> Option<Reason> {
         Reason::ALL.into_iter().find(|reason| reason.as_str() == name)
@@ -185,6 +233,11 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_documents_agree_with_the_list() {
+        crate::fixtures::document("reasons.md", &Reason::reference());
+    }
 
     #[test]
     fn every_reason_has_one_name_and_one_sentence() {

@@ -60,6 +60,17 @@ pub trait Remedy: Sync {
     /// Whether its plans can be undone as a rule; a plan may differ and says so.
     fn reversible(&self) -> bool;
 
+    /// Whether its plans load the server: then they wait for a quiet one and for a maintenance window. One that takes
+    /// load away does not.
+    fn adds_load(&self) -> bool {
+        true
+    }
+
+    /// Whether its plans reach beyond this server (replica counts, webhooks): a copy of it must not.
+    fn external(&self) -> bool {
+        false
+    }
+
     /// Parameters that a manual request may give beside the common ones.
     fn parameters(&self) -> &'static [Parameter] {
         &[INDEXES]

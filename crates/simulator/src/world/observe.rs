@@ -215,6 +215,7 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
         orchestrator: Some("virtual".to_owned()),
         scheduled: None,
         ingestion: None,
+        around: healing::snapshot::Around::default(),
     }
 }
 
