@@ -8,7 +8,8 @@ use tests::{PATIENCE, load_docs, refused, said, start};
 /// Any memory in use is too much.
 const FULL: &str =
     r#"SELECT ruvector_healing_configure('{"health_curves": {"memory": [[0.1, 1], [0.2, 0.7], [100, 0]]}}')"#;
-const FREE: &str = r#"SELECT ruvector_healing_configure('{"health_curves": {"memory": [[99.8, 1], [100, 0]]}}')"#;
+const FREE: &str =
+    r#"SELECT ruvector_healing_configure('{"health_curves": {"memory": [[99.8, 1], [100, 0]]}}')"#;
 
 /// Two partitions in memory pressure.
 fn pressed(client: &mut postgres::Client) {

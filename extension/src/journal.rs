@@ -265,7 +265,8 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
         "INSERT INTO ruvector.healing_outcomes (collection_id, problem_class, problem_details, strategy_name, strategy_params,
                 started_at, completed_at, duration_ms, success, verified, actions_taken, improvement_pct, error_message,
                 initial_lambda, final_lambda, witness_edges, system_metrics, action_id, status, story)
-         SELECT a.collection_id, a.problem_class, $2, a.strategy, a.request -> 'params',
+         SELECT a.collection_id, a.problem_class, $2, a.strategy,
+                nullif(coalesce(nullif(a.request -> 'params', 'null'), '{}') || coalesce(nullif(a.plan -> 'params', 'null'), '{}'), '{}'),
                 coalesce(a.started_at, a.decided_at), a.ended_at,
                 extract(epoch FROM a.ended_at - coalesce(a.started_at, a.decided_at)) * 1000, $3, $4,
                 (SELECT count(DISTINCT s.step_no) FROM ruvector.action_steps s WHERE s.action_id = a.id AND s.state = 'done'),

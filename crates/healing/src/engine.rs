@@ -185,7 +185,7 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
         Ok(params) => params,
         Err(refusal) => return refuse(refusal, None, vec![]),
     };
-    if !params.dry_run {
+    if !params.dry_run() {
         for gate in [gate_server, gate_time] {
             if let Err(refusal) = gate(input) {
                 return refuse(refusal, None, vec![]);
@@ -201,18 +201,18 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
                 continue;
             }
         };
-        if let Some(refusal) = candidate.check(input, params.dry_run) {
+        if let Some(refusal) = candidate.check(input, params.dry_run()) {
             rejected.push(candidate.rejected(refusal));
             continue;
         }
         let planned = Box::new(candidate.0);
         let by_hand = matches!(input.request, Request::Execute { .. });
-        if input.config.mode == Mode::Observe && !by_hand && !params.dry_run {
+        if input.config.mode == Mode::Observe && !by_hand && !params.dry_run() {
             let refusal = Refusal::new(Reason::ObserveMode, Reason::ObserveMode.explain());
             return refuse(refusal, Some(planned), rejected);
         }
         let approval = approval(input, &planned);
-        return Decision::Act { planned, approval, dry_run: params.dry_run, rejected };
+        return Decision::Act { planned, approval, dry_run: params.dry_run(), rejected };
     }
     // The first alternative looked at is the best one: its reason is what stands in the way.
     let refusal = match rejected.first() {
@@ -376,7 +376,7 @@ impl Candidate {
 
 /// Every alternative in the order of preference: the weakest component first, the least impact first.
 fn candidates(input: &DecisionInput<'_>, params: &Params) -> Vec<Result<Candidate, Rejected>> {
-    let limits = Limits::new(input.config, input.snapshot, params.clone());
+    let limits = Limits::new(input.config, input.state.state, input.snapshot, params.clone());
     if let Request::Execute { strategy, .. } = input.request {
         let Some(remedy) = remedies::find(strategy) else { return vec![] };
         let problem = diagnose(input.assessment, input.snapshot, input.config)

@@ -297,6 +297,7 @@ mod tests {
     use super::*;
     use crate::classify::diagnose;
     use crate::fixtures::{fragment, known, load, recall, snapshot, whole};
+    use crate::integrity::IntegrityState;
     use crate::integrity::assess;
     use crate::remedies::{Limits, Params, find};
     use crate::snapshot::Reading;
@@ -317,7 +318,7 @@ mod tests {
             "IndexFragmentation: 60 % of the bytes of public.docs_1000_hnsw_0 are more than a clean build needs. This \
              part hangs on by λ = 0.40. Evidence: public.docs_1000_hnsw_0: fragmentation_pct = 60.000 (bloat), health 0.40."
         );
-        let limits = Limits::new(&config, &sick, Params::default());
+        let limits = Limits::new(&config, IntegrityState::Stress, &sick, Params::default());
         let planned = find("compact_indexes").unwrap().plan(&diagnosed, &sick, &limits).unwrap();
         assert_eq!(
             plan(&planned),

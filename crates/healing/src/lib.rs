@@ -28,6 +28,7 @@ pub mod kmeans;
 pub mod lifecycle;
 pub mod limits;
 pub mod load;
+pub mod params;
 pub mod plan;
 pub mod recovery;
 pub mod remedies;

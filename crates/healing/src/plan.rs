@@ -1,6 +1,7 @@
 //! Plans: what a remedy would do, as data. The executor knows how to do and undo each kind of step.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::snapshot::{Method, Oid};
 
@@ -25,15 +26,18 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Targets left out of this plan and why.
     pub skipped: Vec<Skipped>,
+    /// The figures that the steps were chosen by, for `strategy_params` of the outcome; null when there are none.
+    #[serde(default)]
+    pub params: Value,
 }
 
 impl Plan {
-    /// The part of the plan that concerns these indexes.
+    /// The plan with the steps of these parts only.
     #[must_use]
-    pub fn only(&self, indexes: &[IndexRef]) -> Plan {
-        let mut part = self.clone();
-        part.steps.retain(|step| indexes.iter().any(|index| index.oid == step.target().oid));
-        part
+    pub fn only(&self, parts: &[Part]) -> Plan {
+        let mut some = self.clone();
+        some.steps.retain(|step| parts.contains(&step.part()));
+        some
     }
 }
 
@@ -59,6 +63,26 @@ pub struct IndexRef {
     pub table: Oid,
     /// Access method.
     pub method: Method,
+}
+
+/// What of a plan is complete, kept or taken back together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The steps of one index: another index's do not depend on them.
+    Index(IndexRef),
+    /// All steps that concern no index: they only make sense together.
+    Whole,
+}
+
+impl Part {
+    /// The index, of a part that is one's.
+    pub fn index(&self) -> Option<&IndexRef> {
+        match self {
+            Part::Index(of) => Some(of),
+            Part::Whole => None,
+        }
+    }
 }
 
 /// One typed step.
@@ -116,8 +140,24 @@ pub enum Step {
 }
 
 impl Step {
-    /// The index that the step concerns.
-    pub fn target(&self) -> &IndexRef {
+    /// The part of the plan that the step belongs to.
+    pub fn part(&self) -> Part {
+        self.target().map_or(Part::Whole, |of| Part::Index(of.clone()))
+    }
+
+    /// Whether the step waits for the verdict to keep what the others did.
+    pub fn is_after_verification(&self) -> bool {
+        matches!(self, Step::DropLoser { .. })
+    }
+
+    /// Whether undoing the step, once done, changes nothing that users could have noticed: a new index was hidden, one
+    /// that was rebuilt in place stays, and an invalid one that was surplus is not missed.
+    pub fn is_silent(&self) -> bool {
+        matches!(self, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. } | Step::DropInvalid { .. })
+    }
+
+    /// The index that the step concerns, if it concerns one.
+    pub fn target(&self) -> Option<&IndexRef> {
         match self {
             Step::BuildIndex { of, .. }
             | Step::CompareIndexes { of, .. }
@@ -125,7 +165,7 @@ impl Step {
             | Step::DropLoser { of }
             | Step::DropInvalid { of }
             | Step::ReindexConcurrently { of, .. }
-            | Step::TuneSearchEffort { of, .. } => of,
+            | Step::TuneSearchEffort { of, .. } => Some(of),
         }
     }
 }

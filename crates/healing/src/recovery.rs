@@ -10,14 +10,14 @@
 //!   bears `of.name`.
 //! - An intent's details hold what its inverse needs (former effort, definition, OID and LSN at that moment).
 //!
-//! A plan may have several parts, one an index. A part that is complete (carried out, its comparison won) does not go
+//! A plan may have several parts ([`Part`]). A part that is complete (carried out, its comparison won) does not go
 //! down with a later one: [`retreat`] undoes the others, and what is complete is verified and kept by itself.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::lifecycle::{Lesson, Status};
-use crate::plan::{IndexRef, Plan, Step};
+use crate::plan::{IndexRef, Part, Plan, Step};
 use crate::snapshot::UnixMs;
 use crate::verdict::Verdict;
 
@@ -102,6 +102,15 @@ pub enum RecoveryCommand {
         /// The index that was replaced.
         of: IndexRef,
     },
+    /// Put back what a step that concerns no index has changed, as `details` note it.
+    Revert {
+        /// Step that it undoes.
+        step_no: u32,
+        /// The step.
+        step: Box<Step>,
+        /// Details of the step's journal entries, the later ones in place of the earlier.
+        details: Value,
+    },
 }
 
 /// Why an action cannot be undone.
@@ -160,22 +169,22 @@ pub fn undo(entries: &[JournalEntry]) -> Result<Vec<RecoveryCommand>, CannotUndo
 pub struct Retreat {
     /// The inverses of all that is not complete, last first.
     pub commands: Vec<RecoveryCommand>,
-    /// The indexes whose part is complete: to be verified and kept by themselves.
-    pub complete: Vec<IndexRef>,
+    /// The parts that are complete: to be verified and kept by themselves.
+    pub complete: Vec<Part>,
 }
 
-/// The indexes whose part of the plan is complete: every step before the verdict done, every comparison won.
-pub fn complete(plan: &Plan, entries: &[JournalEntry]) -> Vec<IndexRef> {
-    let mut parts: Vec<IndexRef> = Vec::new();
-    for of in plan.steps.iter().map(Step::target) {
-        if !parts.iter().any(|part| part.oid == of.oid) {
-            parts.push(of.clone());
+/// The parts of the plan that are complete: every step before the verdict done, every comparison won.
+pub fn complete(plan: &Plan, entries: &[JournalEntry]) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for part in plan.steps.iter().map(Step::part) {
+        if !parts.contains(&part) {
+            parts.push(part);
         }
     }
     parts.retain(|part| {
         (0u32..)
             .zip(&plan.steps)
-            .filter(|(_, step)| step.target().oid == part.oid && !matches!(step, Step::DropLoser { .. }))
+            .filter(|(_, step)| step.part() == *part && !step.is_after_verification())
             .all(|(step_no, step)| {
                 let done = latest(entries, step_no).is_some_and(|entry| entry.state == StepState::Done);
                 let won = || notes(entries, step_no)["verdict"]["keep"] == Value::Bool(true);
@@ -195,18 +204,14 @@ pub fn verdicts(plan: &Plan, entries: &[JournalEntry]) -> Vec<Verdict> {
 /// What to take back when a part of the plan failed, or the worker died over it; the complete parts stay.
 pub fn retreat(plan: &Plan, entries: &[JournalEntry]) -> Retreat {
     let complete = complete(plan, entries);
-    let rest: Vec<JournalEntry> = entries
-        .iter()
-        .filter(|entry| !complete.iter().any(|part| part.oid == entry.step.target().oid))
-        .cloned()
-        .collect();
+    let rest: Vec<JournalEntry> =
+        entries.iter().filter(|entry| !complete.contains(&entry.step.part())).cloned().collect();
     Retreat { commands: inverses(&rest), complete }
 }
 
 /// The inverse of one part: its comparison was lost, the others go on.
-pub fn undo_part(entries: &[JournalEntry], of: &IndexRef) -> Vec<RecoveryCommand> {
-    let own: Vec<JournalEntry> =
-        entries.iter().filter(|entry| entry.step.target().oid == of.oid).cloned().collect();
+pub fn undo_part(entries: &[JournalEntry], part: &Part) -> Vec<RecoveryCommand> {
+    let own: Vec<JournalEntry> = entries.iter().filter(|entry| entry.step.part() == *part).cloned().collect();
     inverses(&own)
 }
 
@@ -446,7 +451,7 @@ fn finish(plan: &Plan, entries: &[JournalEntry]) -> Vec<RecoveryCommand> {
     (0u32..)
         .zip(&plan.steps)
         .filter_map(|(step_no, step)| match step {
-            Step::DropLoser { of } if !done(step_no) && kept.iter().any(|part| part.oid == of.oid) => {
+            Step::DropLoser { of } if !done(step_no) && kept.contains(&step.part()) => {
                 Some(RecoveryCommand::DropLoser { step_no, of: of.clone() })
             }
             _ => None,
@@ -463,7 +468,8 @@ impl RecoveryCommand {
             | RecoveryCommand::RestoreEffort { step_no, .. }
             | RecoveryCommand::RebuildDropped { step_no, .. }
             | RecoveryCommand::DropReindexLeftover { step_no, .. }
-            | RecoveryCommand::DropLoser { step_no, .. } => *step_no,
+            | RecoveryCommand::DropLoser { step_no, .. }
+            | RecoveryCommand::Revert { step_no, .. } => *step_no,
         }
     }
 

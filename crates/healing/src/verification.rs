@@ -8,6 +8,7 @@ use crate::graph::{ContractedGraph, Held, NodeKey};
 use crate::health::DRIFT_EXCESS;
 use crate::integrity::{IntegrityError, component_lambda};
 use crate::plan::{IndexRef, Plan, Step};
+use crate::recovery::JournalEntry;
 use crate::remedies::Remedy;
 use crate::snapshot::{Index, Snapshot};
 use crate::verdict::Verdict;
@@ -25,6 +26,8 @@ pub struct Outcome<'a> {
     pub after: &'a Snapshot,
     /// The comparisons that were made.
     pub verdicts: &'a [Verdict],
+    /// The journal of its steps, with what each noted.
+    pub entries: &'a [JournalEntry],
     /// Settings in force.
     pub config: &'a Config,
 }
@@ -55,7 +58,8 @@ const IMPROVEMENT_MIN: f64 = 1.1;
 const NOT_WORSE: f64 = 0.9;
 
 /// Whether an action helped: the remedy's own predicate, and λ of the component at least 10 % better or normal
-/// (not worse, where it was normal before). A reading that was there before and is missing now proves nothing.
+/// (not worse, where it was normal before, or where the remedy is preventive). A reading that was there before and is
+/// missing now proves nothing.
 ///
 /// # Errors
 /// [`IntegrityError`] when a reading is no number.
@@ -66,8 +70,8 @@ pub fn verify(remedy: &dyn Remedy, outcome: &Outcome<'_>) -> Result<Verification
     let mut lambda_after = component_lambda(after, nodes, config)?;
     let achieved = remedy.achieved(outcome);
     let dropped = outcome.plan.steps.iter().all(|step| matches!(step, Step::DropInvalid { .. }));
-    if lambda_after.is_none() && dropped && achieved.is_ok() {
-        // The weak part was surplus and is gone: nothing hangs loosely any more.
+    if lambda_after.is_none() && (dropped || remedy.preventive()) && achieved.is_ok() {
+        // The weak part was surplus, or a job that has ended, and is gone: nothing hangs loosely any more.
         lambda_after = Some(1.0);
     }
     let improvement_pct = lambda_before
@@ -97,7 +101,7 @@ pub fn verify(remedy: &dyn Remedy, outcome: &Outcome<'_>) -> Result<Verification
             true,
             "what the remedy set out to do has come about; λ was not known before".to_owned(),
         ),
-        Some(then) if then >= config.normal_lambda() => {
+        Some(then) if then >= config.normal_lambda() || remedy.preventive() => {
             let kept = now >= NOT_WORSE * then;
             let word = if kept { "not worse" } else { "worse" };
             result(kept, true, format!("λ of the part went from {then:.3} to {now:.3}, {word}"))

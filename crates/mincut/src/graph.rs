@@ -1,7 +1,7 @@
 //! The compressed graph and its fixed-point capacities.
 
 use crate::csr::Csr;
-use crate::local::root;
+use crate::hub::root;
 use std::fmt;
 
 /// The sum of all capacities, in units, stays below `2^TOTAL_BITS_MAX` (before rounding each edge to a unit), so no

@@ -4,7 +4,9 @@ use crate::contract::contract;
 use crate::csr::Csr;
 use crate::dense::Matrix;
 use crate::exact::Heap;
-use crate::local::Local;
+use crate::grow::Grow;
+use crate::hub::Hub;
+
 use crate::queue::Buckets;
 use crate::scan::{Order, VISITED, scan};
 use crate::trail::Trail;
@@ -39,7 +41,8 @@ pub struct Scratch {
     order: Order,
     buckets: Buckets,
     exact: Heap,
-    local: Local,
+    grow: Grow,
+    hub: Hub,
     single: Matrix<f32>,
     wide: Matrix<i64>,
     placed: Vec<u32>,
@@ -118,7 +121,7 @@ pub(crate) fn solve(
     scratch: &mut Scratch,
     interrupt: &mut dyn FnMut() -> bool,
 ) -> Result<(), Interrupted> {
-    let Scratch { order, buckets, exact, local, single, wide, placed, front, back, trail } = scratch;
+    let Scratch { order, buckets, exact, grow, hub, single, wide, placed, front, back, trail } = scratch;
     let matrix_bytes_max = MATRIX_BYTES_MIN + graph.arcs() / 2 * tuning.matrix_bytes_per_edge;
     trail.reset(graph.nodes());
     // The caller's graph first, then what it was contracted to.
@@ -138,6 +141,7 @@ pub(crate) fn solve(
         let dense = cells <= tuning.cells_per_arc * current.arcs();
         let room = |bytes: usize| dense && cells.saturating_mul(bytes) <= matrix_bytes_max;
         let mut after = Next::Any;
+        let mut grown = false;
         if next == Next::Exact {
             if room(size_of::<i64>()) {
                 wide.run(current, trail, order, interrupt)?;
@@ -146,11 +150,12 @@ pub(crate) fn solve(
             }
         } else if room(size_of::<f32>()) {
             single.run(current, trail, order, interrupt)?;
-        } else if next == Next::Any && local.promises(current, trail.value(), tuning.samples) {
-            local.run(current, trail.value(), order);
+        } else if next == Next::Any && grow.promises(current, trail.value(), tuning.samples) {
+            grow.run(current, trail.value(), order, interrupt)?;
+            grown = true;
             after = Next::Scan;
-        } else if next == Next::Any && local.hub_promises(current, trail.value(), tuning.samples) {
-            local.run_hub(current, trail.value(), order);
+        } else if next == Next::Any && hub.promises(current, trail.value(), tuning.samples) {
+            hub.run(current, trail.value(), order);
             if 2 * order.classes() > nodes {
                 after = Next::Scan;
             }
@@ -174,7 +179,9 @@ pub(crate) fn solve(
             continue;
         }
         next = after;
-        contract(current, order, tuning.stream_arcs, placed, back);
+        if !(grown && grow.contract(current, order, placed, back)) {
+            contract(current, order, tuning.stream_arcs, placed, back);
+        }
         trail.contracted(&order.class, order.classes());
         std::mem::swap(front, back);
         current = front;
@@ -193,7 +200,7 @@ pub(crate) fn certify(
     mut quotient: Option<&mut Csr>,
     interrupt: &mut dyn FnMut() -> bool,
 ) -> Result<u64, Interrupted> {
-    let Scratch { order, buckets, local, placed, front, back, .. } = scratch;
+    let Scratch { order, buckets, grow, hub, placed, front, back, .. } = scratch;
     let mut bound = upper;
     let tuning = Tuning::DEFAULT;
     class.clear();
@@ -203,13 +210,13 @@ pub(crate) fn certify(
     let mut scan_next = false;
     for round in 0..rounds_max {
         let nodes = current.nodes();
-        let stars = !scan_next && local.promises(current, bound, tuning.samples);
-        let tested = stars || (!scan_next && local.hub_promises(current, bound, tuning.samples));
+        let grown = !scan_next && grow.promises(current, bound, tuning.samples);
+        let tested = grown || (!scan_next && hub.promises(current, bound, tuning.samples));
         if tested {
-            if stars {
-                local.run(current, bound, order)
+            if grown {
+                grow.run(current, bound, order, interrupt)?;
             } else {
-                local.run_hub(current, bound, order)
+                hub.run(current, bound, order);
             }
             if interrupt() {
                 return Err(Interrupted);
@@ -223,7 +230,9 @@ pub(crate) fn certify(
         scan_next = tested && 2 * order.classes() > nodes;
         let classes = order.classes();
         if quotient.is_some() {
-            contract(current, order, tuning.stream_arcs, placed, back);
+            if !(grown && grow.contract(current, order, placed, back)) {
+                contract(current, order, tuning.stream_arcs, placed, back);
+            }
             std::mem::swap(front, back);
             current = front;
         } else if round + 1 < rounds_max {

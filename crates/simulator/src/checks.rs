@@ -67,7 +67,8 @@ pub struct Watch {
 
 /// The indexes that a plan names, in truth, in its order; those that are gone left out.
 pub fn conditions(stage: &Stage, collection: usize, plan: &Plan) -> Vec<Condition> {
-    let mut names: Vec<&str> = plan.steps.iter().map(|step| step.target().name.as_str()).collect();
+    let mut names: Vec<&str> =
+        plan.steps.iter().filter_map(Step::target).map(|of| of.name.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     let world = &stage.world;
@@ -91,7 +92,7 @@ pub fn is_needless(stage: &Stage, collection: usize, plan: &Plan) -> bool {
     let effort = stage.world.server_effort;
     collection
         .indexes()
-        .filter(|(_, index)| plan.steps.iter().any(|step| step.target().oid == index.oid))
+        .filter(|(_, index)| plan.steps.iter().filter_map(Step::target).any(|of| of.oid == index.oid))
         .all(|(table, index)| {
             is_fine(table, index) && index.recall(index.effort(effort)) >= collection.config.recall_objective
         })
@@ -107,7 +108,7 @@ pub fn panel_of(stage: &Stage, collection: usize, plan: &Plan) -> Option<UnixMs>
     }
     stage.world.collections[collection]
         .indexes()
-        .filter(|(_, index)| plan.steps.iter().any(|step| step.target().oid == index.oid))
+        .filter(|(_, index)| plan.steps.iter().filter_map(Step::target).any(|of| of.oid == index.oid))
         .flat_map(|(_, index)| {
             let panel = index.panel.as_ref().map(|taken| taken.real);
             [panel, index.structure.as_ref().map(|taken| taken.real)]
@@ -213,7 +214,7 @@ pub fn effect(stage: &mut Stage, turn: &Turn, what: &str) {
 /// An index is about to be dropped.
 pub fn drops(stage: &mut Stage, turn: &Turn, oid: Oid) {
     let id = turn.action;
-    let of = turn.step.target().clone();
+    let Some(of) = turn.step.target().cloned() else { return };
     let collection = &stage.world.collections[turn.collection];
     let Some(index) = collection.indexes().map(|(_, index)| index).find(|index| index.oid == oid) else {
         return;

@@ -74,6 +74,9 @@ pub struct Scenario {
     pub max_concurrent_actions: u32,
     /// Size of the disk, as a multiple of what is used at the beginning.
     pub disk_factor: f64,
+    /// Streaming replicas.
+    #[serde(default)]
+    pub replicas: u32,
     /// The collections.
     pub collections: Vec<CollectionSpec>,
     /// What happens, in order.
@@ -107,6 +110,7 @@ impl Scenario {
             tick_s: 10,
             max_concurrent_actions: 1 + random.below(2) as u32,
             disk_factor: random.between(2.5, 6.0),
+            replicas: random.below(3) as u32,
             collections,
             events: vec![],
             defects: vec![],

@@ -231,7 +231,7 @@ fn strike_drops(stage: &mut Stage, action: i64) {
     stage.armed_drops.remove(at);
     let action = stage.store.action(action);
     let (number, planned) = (action.collection, Rc::clone(action.planned()));
-    let Some(of) = planned.plan.steps.first().map(Step::target) else { return };
+    let Some(of) = planned.plan.steps.first().and_then(Step::target) else { return };
     let bears = stage.world.collections[number].bearing_its_name(of).filter(|index| index.valid);
     if let Some(oid) = bears.map(|index| index.oid) {
         stage.drop_by_hand(number, oid);
@@ -323,7 +323,7 @@ impl Worker {
         match action.status {
             Status::Approved => {
                 self.queue.push_back(simple("worker.begin", What::Begin));
-                let turns = turns(action, |step| !is_after_verification(step));
+                let turns = turns(action, |step| !step.is_after_verification());
                 self.queue.extend(turns.iter().flat_map(steps::expand));
                 self.queue.push_back(simple("worker.to_verifying", What::ToVerifying));
             }
@@ -386,11 +386,12 @@ impl Worker {
             let action = stage.store.action(self.action);
             (action.collection, Rc::clone(action.planned()))
         };
-        let entries = &stage.store.action(self.action).entries;
-        let parts = recovery::complete(&planned.plan, entries);
+        let entries = stage.store.action(self.action).entries.clone();
+        let parts = recovery::complete(&planned.plan, &entries);
         let plan = planned.plan.only(&parts);
-        let verdicts = recovery::verdicts(&plan, entries);
-        let names: Vec<&str> = plan.steps.iter().map(|step| step.target().name.as_str()).collect();
+        let verdicts = recovery::verdicts(&plan, &entries);
+        let names: Vec<&str> =
+            plan.steps.iter().filter_map(Step::target).map(|of| of.name.as_str()).collect();
         let now = (stage.world.wall(), stage.world.epoch);
         let as_built = stage.has(Defect::StructureNotReadAgain);
         let collection = &stage.world.collections[number];
@@ -434,6 +435,7 @@ impl Worker {
             before: &planned.before,
             after: &after,
             verdicts: &verdicts,
+            entries: &entries,
             config: &stage.world.collections[number].config,
         };
         let mut verification = match verify(remedy, &outcome) {
@@ -471,8 +473,8 @@ impl Worker {
         action.verification = Some(verification);
         self.phase = Phase::Tidy { resolving: false };
         let kept = recovery::complete(&action.planned().plan, &action.entries);
-        let mut turns = turns(action, is_after_verification);
-        turns.retain(|turn| kept.iter().any(|part| part.oid == turn.step.target().oid));
+        let mut turns = turns(action, Step::is_after_verification);
+        turns.retain(|turn| kept.contains(&turn.step.part()));
         self.queue.extend(turns.iter().flat_map(steps::expand));
         self.queue.push_back(simple("worker.settle", What::Settle));
     }
@@ -550,21 +552,21 @@ impl Worker {
     /// A part was no gain: it is taken back, the other parts go on.
     fn lost(&mut self, stage: &mut Stage, turn: &Turn, reason: &str) {
         let error = format!("the comparison was lost: {reason}");
-        let of = turn.step.target();
+        let part = turn.step.part();
         let action = stage.store.action(self.action);
         let planned = Rc::clone(action.planned());
-        let others = planned.plan.steps.iter().any(|step| step.target().oid != of.oid);
+        let others = planned.plan.steps.iter().any(|step| step.part() != part);
         if !others {
             self.give_up(error, Lesson::NoGain, None);
             return;
         }
-        let back: Vec<Op> = recovery::undo_part(&action.entries, of)
+        let back: Vec<Op> = recovery::undo_part(&action.entries, &part)
             .into_iter()
             .filter_map(|command| turn_of(self.action, action.collection, &planned.plan.steps, command))
             .flat_map(|turn| steps::expand_inverse(&turn))
             .collect();
         self.queue.retain(|op| match &op.what {
-            What::Step(_, turn) => turn.step.target().oid != of.oid,
+            What::Step(_, turn) => turn.step.part() != part,
             _ => true,
         });
         for op in back.into_iter().rev() {
@@ -705,10 +707,6 @@ impl Worker {
     }
 }
 
-fn is_after_verification(step: &Step) -> bool {
-    matches!(step, Step::DropLoser { .. })
-}
-
 fn turn_of(action: i64, collection: usize, steps: &[Step], command: RecoveryCommand) -> Option<Turn> {
     Some(Turn {
         action,
@@ -738,8 +736,5 @@ fn turns(action: &Action, wanted: impl Fn(&Step) -> bool) -> Vec<Turn> {
 /// Whether anything that users could notice, or a comparison, came about that is taken back: then that is a rollback. A
 /// rebuild in place stays, and an invalid index that was surplus is not missed.
 fn took_effect(entries: &[JournalEntry]) -> bool {
-    let silent = |step: &Step| {
-        matches!(step, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. } | Step::DropInvalid { .. })
-    };
-    entries.iter().any(|entry| entry.state == StepState::Done && !silent(&entry.step))
+    entries.iter().any(|entry| entry.state == StepState::Done && !entry.step.is_silent())
 }

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use healing::explain;
 use healing::lifecycle::{Lesson, Status};
-use healing::plan::{IndexRef, Step};
+use healing::plan::{Part, Step};
 use healing::recovery::{self, RecoveryCommand, StepState, StopReason, patience_s};
-use healing::remedies;
-use healing::snapshot::{Oid, Snapshot, UnixMs};
+use healing::remedies::{self, Remedy};
+use healing::snapshot::{Snapshot, UnixMs};
 use healing::verification::{Outcome, Verification, verify};
 use pgrx::prelude::*;
 
@@ -116,26 +116,22 @@ fn carry_out(context: &Context<'_>, action: &mut Action) -> CameOut {
     }
 }
 
-fn is_after_verification(step: &Step) -> bool {
-    matches!(step, Step::DropLoser { .. })
-}
-
 fn numbered(action: &Action) -> impl Iterator<Item = (u32, &Step)> {
     (0u32..).zip(&action.plan.steps)
 }
 
 /// The steps before the verification. A part that was no gain is taken back at once, and the others go on.
 fn steps(context: &Context<'_>, action: &Action) -> Result<Option<LeftOut>, Error> {
-    let mut lost: Vec<Oid> = Vec::new();
+    let mut lost: Vec<Part> = Vec::new();
     let mut without = None;
-    for (step_no, step) in numbered(action).filter(|(_, step)| !is_after_verification(step)) {
-        let of = step.target();
-        if lost.contains(&of.oid) {
+    for (step_no, step) in numbered(action).filter(|(_, step)| !step.is_after_verification()) {
+        let part = step.part();
+        if lost.contains(&part) {
             continue;
         }
         if let Went::Lost(why) = execute::perform(context, step_no, step)? {
-            commands(context, action, |_, entries| Ok(recovery::undo_part(entries, of)))?;
-            lost.push(of.oid);
+            commands(context, action, |_, entries| Ok(recovery::undo_part(entries, &part)))?;
+            lost.push(part);
             without = Some(LeftOut { why, lesson: Lesson::NoGain });
         }
     }
@@ -162,8 +158,8 @@ fn go_on(context: &Context<'_>, action: &mut Action, why: String, lesson: Lesson
     conclude(context, action, (!whole).then_some(LeftOut { why, lesson }))
 }
 
-/// The indexes whose part of the plan is complete.
-fn complete(action: &Action) -> Result<Vec<IndexRef>, Error> {
+/// The parts of the plan that are complete.
+fn complete(action: &Action) -> Result<Vec<Part>, Error> {
     Ok(recovery::complete(&action.plan, &transaction(|| journal::entries(action.id))?))
 }
 
@@ -192,8 +188,8 @@ fn conclude(context: &Context<'_>, action: &mut Action, without: Option<LeftOut>
 }
 
 /// Measures these parts over the window until all readings are there; the verdict to keep is recorded.
-fn verified(context: &Context<'_>, action: &mut Action, parts: &[IndexRef]) -> Result<Verification, Error> {
-    let window_s = context.config.verify_window_seconds as f64;
+fn verified(context: &Context<'_>, action: &mut Action, parts: &[Part]) -> Result<Verification, Error> {
+    let window_s = remedy(action)?.window_s(context.config);
     transaction(|| {
         // One that goes on after a crash may have got here before.
         if action.status == Status::Executing {
@@ -220,33 +216,37 @@ fn verified(context: &Context<'_>, action: &mut Action, parts: &[IndexRef]) -> R
 }
 
 /// Measures the indexes of these parts anew and asks the core whether it helped.
-fn measure(context: &Context<'_>, action: &Action, parts: &[IndexRef]) -> Result<Verification, Error> {
+fn measure(context: &Context<'_>, action: &Action, parts: &[Part]) -> Result<Verification, Error> {
     let plan = action.plan.only(parts);
     let whole = plan.steps.len() == action.plan.steps.len();
     let problem = if whole { action.problem.clone() } else { action.problem.only(parts) };
     let after = observe(context, parts)?;
-    let verdicts = recovery::verdicts(&plan, &transaction(|| journal::entries(action.id))?);
-    let remedy = remedies::find(&plan.strategy)
-        .ok_or_else(|| Error::refused(format!("there is no strategy {}", plan.strategy)))?;
+    let entries = transaction(|| journal::entries(action.id))?;
     verify(
-        remedy,
+        remedy(action)?,
         &Outcome {
             problem: &problem,
             plan: &plan,
             before: &action.before,
             after: &after,
-            verdicts: &verdicts,
+            verdicts: &recovery::verdicts(&plan, &entries),
+            entries: &entries,
             config: context.config,
         },
     )
     .map_err(|error| Error::refused(error.to_string()))
 }
 
-/// A snapshot with fresh readings of these indexes.
-fn observe(context: &Context<'_>, parts: &[IndexRef]) -> Result<Snapshot, Error> {
+fn remedy(action: &Action) -> Result<&'static dyn Remedy, Error> {
+    let strategy = &action.plan.strategy;
+    remedies::find(strategy).ok_or_else(|| Error::refused(format!("there is no strategy {strategy}")))
+}
+
+/// A snapshot with fresh readings of the indexes of these parts.
+fn observe(context: &Context<'_>, parts: &[Part]) -> Result<Snapshot, Error> {
     let Context { collection, config, .. } = *context;
     for row in transaction(|| collect::indexes(collection))? {
-        if row.valid && parts.iter().any(|part| part.name == row.name) {
+        if row.valid && parts.iter().filter_map(Part::index).any(|of| of.name == row.name) {
             collect::take(Kind::Panel, collection, &row, config)?;
             if Kind::Structure.is_due(&row, config) {
                 collect::take(Kind::Structure, collection, &row, config)?;
@@ -257,9 +257,9 @@ fn observe(context: &Context<'_>, parts: &[IndexRef]) -> Result<Snapshot, Error>
 }
 
 /// The losers of these parts are dropped; what fails there does not take the success back.
-fn tidy_up(context: &Context<'_>, action: &Action, parts: &[IndexRef], without: Option<LeftOut>) -> CameOut {
-    let proven = |step: &Step| parts.iter().any(|part| part.oid == step.target().oid);
-    let mut losers = numbered(action).filter(|(_, step)| is_after_verification(step) && proven(step));
+fn tidy_up(context: &Context<'_>, action: &Action, parts: &[Part], without: Option<LeftOut>) -> CameOut {
+    let proven = |step: &Step| parts.contains(&step.part());
+    let mut losers = numbered(action).filter(|(_, step)| step.is_after_verification() && proven(step));
     let dropped = losers.try_for_each(|(step_no, step)| execute::perform(context, step_no, step).map(drop));
     let left = if dropped.is_err() { drop_losers(context, action) } else { None };
     let lesson = without.as_ref().map_or(Lesson::Helped, |part| part.lesson);
@@ -311,11 +311,7 @@ fn undo(
 
 /// Whether anything that users could notice, or a comparison, came about: then undoing it is a rollback.
 fn took_effect(id: i64) -> Result<bool, Error> {
-    // An index that was rebuilt in place stays as it is, and an invalid one that was surplus is not missed.
-    let silent = |step: &Step| {
-        matches!(step, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. } | Step::DropInvalid { .. })
-    };
-    Ok(journal::entries(id)?.iter().any(|entry| entry.state == StepState::Done && !silent(&entry.step)))
+    Ok(journal::entries(id)?.iter().any(|entry| entry.state == StepState::Done && !entry.step.is_silent()))
 }
 
 /// Runs what `resolve` says is left, until nothing is.

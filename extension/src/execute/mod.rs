@@ -390,6 +390,9 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             let details = drop_loser(context, of, built)?;
             transaction(|| note(details))
         }
+        RecoveryCommand::Revert { step, .. } => {
+            Err(Error::refused(format!("there is nothing to put back: {}", healing::explain::step(step))))
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::graph::{Cause, EdgeKind, NodeKey};
 use crate::integrity::{Assessment, Component, WitnessEdge};
-use crate::plan::IndexRef;
+use crate::plan::Part;
 use crate::snapshot::{Index, Oid, Snapshot};
 
 /// The spec's class names, in the order of its enum.
@@ -159,13 +159,13 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The part of the problem that these indexes are; all of it when none of them is in its component.
+    /// The part of the problem that the indexes of these parts are; all of it when none of them is in its component.
     #[must_use]
-    pub fn only(&self, indexes: &[IndexRef]) -> Problem {
+    pub fn only(&self, parts: &[Part]) -> Problem {
         let mut part = self.clone();
         part.component.nodes.retain(|node| {
             node.index().is_some_and(|(partition, index)| {
-                indexes.iter().any(|of| of.table == partition && of.name == index)
+                parts.iter().filter_map(Part::index).any(|of| of.table == partition && of.name == index)
             })
         });
         if part.component.nodes.is_empty() { self.clone() } else { part }

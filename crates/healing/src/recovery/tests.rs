@@ -136,6 +136,7 @@ impl Catalog {
                 assert!(self.indexes.get(&of.name).is_some_and(|(oid, valid)| *valid && *oid != of.oid));
                 self.drop_oid(of.oid);
             }
+            RecoveryCommand::Revert { .. } => panic!("every step here concerns an index"),
         }
         Ok(())
     }
@@ -143,6 +144,10 @@ impl Catalog {
 
 fn reference(name: &str, oid: u32) -> IndexRef {
     IndexRef { oid, relfilenode: oid, name: name.to_owned(), table: 1, method: Method::Ivfflat }
+}
+
+fn part(name: &str, oid: u32) -> Part {
+    Part::Index(reference(name, oid))
 }
 
 fn plan(steps: Vec<Step>) -> Plan {
@@ -156,6 +161,7 @@ fn plan(steps: Vec<Step>) -> Plan {
         disk_bytes: 0,
         steps,
         skipped: vec![],
+        params: Value::Null,
     }
 }
 
@@ -378,17 +384,17 @@ fn two_parts(won: bool, until: u32, last: StepState) -> (Plan, Vec<JournalEntry>
 #[test]
 fn a_complete_part_does_not_go_down_with_a_later_one() {
     let names = |plan: &Plan, entries: &[JournalEntry]| -> Vec<String> {
-        complete(plan, entries).into_iter().map(|of| of.name).collect()
+        complete(plan, entries).iter().filter_map(Part::index).map(|of| of.name.clone()).collect()
     };
     // Steps: 0 build a, 1 compare a, 2 swap a, 3 build b, 4 compare b, 5 swap b, 6 and 7 drops.
     let (plan, entries) = two_parts(true, 3, StepState::Intent);
     assert_eq!(names(&plan, &entries), ["a"]);
     let left = retreat(&plan, &entries);
     assert_eq!(left.commands, [RecoveryCommand::DropTrial { step_no: 3, of: reference("b", 2) }]);
-    assert_eq!(left.complete, [reference("a", 1)]);
-    let part = plan.only(&left.complete);
-    assert_eq!(part.steps.len(), 4, "build, compare, swap, drop");
-    assert!(part.steps.iter().all(|step| step.target().name == "a"));
+    assert_eq!(left.complete, [part("a", 1)]);
+    let kept = plan.only(&left.complete);
+    assert_eq!(kept.steps.len(), 4, "build, compare, swap, drop");
+    assert!(kept.steps.iter().all(|step| step.part() == part("a", 1)));
     // Not before the swap is done, and not without a comparison that was won.
     assert!(names(&plan, &two_parts(true, 2, StepState::Intent).1).is_empty());
     assert!(names(&plan, &two_parts(false, 3, StepState::Intent).1).is_empty());
@@ -403,7 +409,7 @@ fn a_complete_part_does_not_go_down_with_a_later_one() {
     // A part alone.
     let (_, entries) = two_parts(true, 4, StepState::Done);
     assert_eq!(
-        undo_part(&entries, &reference("b", 2)),
+        undo_part(&entries, &part("b", 2)),
         [RecoveryCommand::DropTrial { step_no: 3, of: reference("b", 2) }]
     );
 }
@@ -423,8 +429,8 @@ fn the_problem_of_a_part_is_its_nodes() {
         },
         evidence: vec![],
     };
-    assert_eq!(problem.only(&[reference("a", 1)]).component.nodes, [index(1, "a"), lists]);
-    assert_eq!(problem.only(&[reference("z", 9)]), problem);
+    assert_eq!(problem.only(&[part("a", 1)]).component.nodes, [index(1, "a"), lists]);
+    assert_eq!(problem.only(&[part("z", 9)]), problem);
 }
 
 #[test]
@@ -447,7 +453,7 @@ fn verdicts_are_those_of_the_steps_asked_for() {
         entries.push(entry(step_no, step, StepState::Done, json!({ "verdict": verdict(keep) })));
     }
     assert_eq!(verdicts(&plan, &entries), [verdict(true), verdict(false)]);
-    assert_eq!(verdicts(&plan.only(&[reference("a", 1)]), &entries), [verdict(true)]);
+    assert_eq!(verdicts(&plan.only(&[part("a", 1)]), &entries), [verdict(true)]);
 }
 
 #[test]
@@ -518,7 +524,8 @@ fn only_losers_of_parts_that_were_kept_are_dropped() {
         };
         resolve(&plan, entries, true).iter().filter_map(of).collect()
     };
-    let complete: Vec<Oid> = complete(&plan, &entries).iter().map(|part| part.oid).collect();
+    let complete: Vec<Oid> =
+        complete(&plan, &entries).iter().filter_map(Part::index).map(|of| of.oid).collect();
     assert_eq!(complete.len(), 1);
     assert_eq!(dropped(&entries), complete);
     assert!(dropped(&[]).is_empty());

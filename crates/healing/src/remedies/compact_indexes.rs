@@ -5,8 +5,10 @@
 //! beside the old one where that is possible. Never: it touches rows, or an index that is being built. Undone by
 //! exchanging the names again; a rebuild in place cannot be undone and says so.
 
+use serde_json::Value;
+
 use super::{
-    Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, build_s, cause, check_comparable,
+    INDEXES, Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, build_s, cause, check_comparable,
     comparisons_won, index_ref, manual_targets, replaced, targets,
 };
 use crate::classify::{Problem, ProblemClass, Structure, index_fragmentation_of};
@@ -45,10 +47,6 @@ impl Remedy for CompactIndexes {
         true
     }
 
-    fn expected_s(&self, targets: &[&Index]) -> f64 {
-        targets.iter().map(|index| build_s(index)).sum()
-    }
-
     fn plan(&self, problem: &Problem, snapshot: &Snapshot, limits: &Limits) -> Result<Plan, NotApplicable> {
         let Some(cause) = cause(problem).filter(|cause| *cause != Cause::Invalid) else {
             return Err(NotApplicable::NotTreated {
@@ -63,7 +61,7 @@ impl Remedy for CompactIndexes {
         });
         let criterion =
             if cause == Cause::Recall { Criterion::RecallAgainstWork } else { Criterion::Smaller };
-        let budget_s = limits.params.max_duration_s.unwrap_or(BUDGET_S);
+        let budget_s = limits.params.max_duration_s().unwrap_or(BUDGET_S);
         let mut chosen: Vec<&Index> = Vec::new();
         let mut skipped = Vec::new();
         let mut first_refusal = None;
@@ -76,7 +74,7 @@ impl Remedy for CompactIndexes {
                     let sum = disk_bytes.saturating_add(bytes);
                     limits.check_disk(sum).map(|()| sum)
                 });
-            let too_long = !chosen.is_empty() && self.expected_s(&chosen) + build_s(index) > budget_s;
+            let too_long = !chosen.is_empty() && expected_s(&chosen) + build_s(index) > budget_s;
             match needed {
                 Ok(sum) if !too_long => {
                     disk_bytes = sum;
@@ -97,7 +95,7 @@ impl Remedy for CompactIndexes {
                 detail: "no index can be rebuilt".to_owned(),
             }));
         }
-        let estimated_s = self.expected_s(&chosen);
+        let estimated_s = expected_s(&chosen);
         limits.check_duration(estimated_s)?;
         let mut steps = Vec::new();
         let mut drops = Vec::new();
@@ -136,6 +134,7 @@ impl Remedy for CompactIndexes {
             disk_bytes,
             steps,
             skipped,
+            params: Value::Null,
         })
     }
 
@@ -146,7 +145,7 @@ impl Remedy for CompactIndexes {
         params: &Params,
     ) -> Result<Problem, NotApplicable> {
         let mut found = manual_targets(snapshot, config, params, false, |index| index.valid)?;
-        if params.indexes.is_none() {
+        if params.names(INDEXES.name).is_none() {
             found.truncate(1);
         }
         let indexes: Vec<&Index> = found.iter().map(|(index, _)| *index).collect();
@@ -176,4 +175,9 @@ fn fits(index: &Index) -> Result<(), NotApplicable> {
         return Err(NotApplicable::NothingToDo { detail: format!("{} covers no row", index.name) });
     }
     Ok(())
+}
+
+/// Expected seconds for all of them, verification apart.
+fn expected_s(indexes: &[&Index]) -> f64 {
+    indexes.iter().map(|index| build_s(index)).sum()
 }

@@ -1,12 +1,14 @@
 //! Remedies: what treats which problem, as pure plans. One file each, and one sorted list.
 
-pub use crate::limits::{Limits, NotApplicable, ParamError, Params};
+pub use crate::limits::{Limits, NotApplicable};
+pub use crate::params::{ParamError, Parameter, Params};
 pub use crate::verification::{Outcome, Verification, verify};
 
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
 use crate::graph::{Cause, ContractedGraph, Held, NodeKey};
 use crate::integrity::{Component, component_lambda};
+use crate::params::INDEXES;
 use crate::plan::{IndexRef, Plan};
 use crate::snapshot::{Index, Method, Oid, Reading, Replacement, Snapshot};
 pub(crate) use crate::verification::{comparisons_won, replaced, same_index};
@@ -46,12 +48,20 @@ pub trait Remedy: Sync {
     /// Whether its plans can be undone as a rule; a plan may differ and says so.
     fn reversible(&self) -> bool;
 
-    /// Expected seconds on these targets, verification apart.
-    fn expected_s(&self, targets: &[&Index]) -> f64;
-
     /// Parameters that a manual request may give beside the common ones.
-    fn parameters(&self) -> &'static [&'static str] {
-        &["indexes"]
+    fn parameters(&self) -> &'static [Parameter] {
+        &[INDEXES]
+    }
+
+    /// Whether it holds a problem in check without curing it: then its own predicate decides, and λ of the part must
+    /// only be not worse. Nothing that is held back shows in λ within a window.
+    fn preventive(&self) -> bool {
+        false
+    }
+
+    /// Seconds over which its effect is measured before it counts.
+    fn window_s(&self, config: &Config) -> f64 {
+        config.verify_window_seconds as f64
     }
 
     /// The plan for this problem.
@@ -148,7 +158,7 @@ pub(crate) fn targets<'a>(
     let found: Vec<&Index> = ids
         .iter()
         .filter_map(|oid| snapshot.indexes.iter().find(|index| index.oid == *oid))
-        .filter(|index| limits.params.names(index))
+        .filter(|index| limits.params.include(index))
         .filter(|index| snapshot.partitions.iter().any(|partition| partition.oid == index.partition))
         .collect();
     if found.is_empty() {
@@ -193,7 +203,7 @@ pub(crate) fn manual_targets<'a>(
     fits: impl Fn(&Index) -> bool,
 ) -> Result<Vec<(&'a Index, Component)>, NotApplicable> {
     let mut found = Vec::new();
-    for index in snapshot.indexes.iter().filter(|index| fits(index) && params.names(index)) {
+    for index in snapshot.indexes.iter().filter(|index| fits(index) && params.include(index)) {
         found.push((index, component_of(index, snapshot, config, centroids)?));
     }
     found.sort_by(|a, b| a.1.lambda.total_cmp(&b.1.lambda).then_with(|| a.0.name.cmp(&b.0.name)));

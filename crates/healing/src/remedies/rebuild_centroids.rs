@@ -5,6 +5,8 @@
 //! of lists, compare recall against work, exchange the names, drop the loser after verification. Never: it drops or
 //! hides the old index before the new one is verified. Undone by exchanging the names again and dropping the trial.
 
+use serde_json::Value;
+
 use super::{
     Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, build_s, cause, check_comparable,
     comparisons_won, index_ref, manual_targets, replaced, targets,
@@ -42,10 +44,6 @@ impl Remedy for RebuildCentroids {
         true
     }
 
-    fn expected_s(&self, targets: &[&Index]) -> f64 {
-        targets.iter().map(|index| build_s(index)).sum()
-    }
-
     fn plan(&self, problem: &Problem, snapshot: &Snapshot, limits: &Limits) -> Result<Plan, NotApplicable> {
         if !matches!(problem.class, ProblemClass::CentroidSkew { .. }) {
             return Err(NotApplicable::NotTreated {
@@ -80,7 +78,7 @@ impl Remedy for RebuildCentroids {
             index.tuple_bytes.known().map(|tuple| ivf::choose_lists(rows, *tuple, limits.build_memory_bytes));
         let disk_bytes = build_bytes(index)?;
         limits.check_disk(disk_bytes)?;
-        let estimated_s = self.expected_s(&targets);
+        let estimated_s = build_s(index);
         limits.check_duration(estimated_s)?;
         let of = index_ref(index);
         let (steps, reversible) = match &index.replacement {
@@ -115,6 +113,7 @@ impl Remedy for RebuildCentroids {
             disk_bytes,
             steps,
             skipped: vec![],
+            params: Value::Null,
         })
     }
 

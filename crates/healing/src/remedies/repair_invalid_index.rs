@@ -6,6 +6,8 @@
 //! valid equal, before its replacement is valid. Undone by exchanging the names again; a dropped one is built again from its
 //! journaled definition.
 
+use serde_json::Value;
+
 use super::{
     Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, build_s, cause, comparisons_won, index_ref,
     manual_targets, replaced, targets,
@@ -45,10 +47,6 @@ impl Remedy for RepairInvalidIndex {
         true
     }
 
-    fn expected_s(&self, targets: &[&Index]) -> f64 {
-        targets.iter().map(|index| if is_surplus(index) { DROP_S } else { build_s(index) }).sum()
-    }
-
     fn plan(&self, problem: &Problem, snapshot: &Snapshot, limits: &Limits) -> Result<Plan, NotApplicable> {
         if cause(problem) != Some(Cause::Invalid) {
             return Err(NotApplicable::NotTreated {
@@ -65,7 +63,7 @@ impl Remedy for RepairInvalidIndex {
             return Err(NotApplicable::IndexBuilding { index: index.name.clone() });
         }
         let of = index_ref(index);
-        let estimated_s = self.expected_s(&targets[..1]);
+        let estimated_s = if is_surplus(index) { DROP_S } else { build_s(index) };
         limits.check_duration(estimated_s)?;
         let (steps, impact, reversible, disk_bytes, reason) = if is_surplus(index) {
             let why = if index.equal_valid.is_some() {
@@ -114,6 +112,7 @@ impl Remedy for RepairInvalidIndex {
             disk_bytes,
             steps,
             skipped: vec![],
+            params: Value::Null,
         })
     }
 

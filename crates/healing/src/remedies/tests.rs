@@ -7,8 +7,9 @@ use super::*;
 use crate::classify::diagnose;
 use crate::config::STRATEGY_NAMES;
 use crate::fixtures::{drift, fragment, ivf, recall, snapshot};
-use crate::integrity::assess;
+use crate::integrity::{IntegrityState, assess};
 use crate::plan::{Criterion, Step};
+use crate::recovery::{JournalEntry, StepState};
 use crate::snapshot::Replacement;
 use crate::verdict::{Sizes, Verdict};
 
@@ -17,7 +18,18 @@ fn config() -> Config {
 }
 
 fn limits(snapshot: &Snapshot) -> Limits {
-    Limits::new(&config(), snapshot, Params::default())
+    Limits::new(&config(), IntegrityState::Stress, snapshot, Params::default())
+}
+
+/// The parameters that name an index.
+fn named(index: &str) -> Params {
+    Params::parse("compact_indexes", &json!({ "indexes": [index] })).unwrap()
+}
+
+/// The parameters that allow so many seconds.
+fn within(seconds: Option<f64>) -> Params {
+    let value = seconds.map_or(Value::Null, |seconds| json!({ "max_duration_seconds": seconds }));
+    Params::parse("compact_indexes", &value).unwrap()
 }
 
 fn first_problem(snapshot: &Snapshot) -> Problem {
@@ -219,13 +231,13 @@ fn the_limits_of_time_are_kept() {
     let problem = first_problem(&sick);
     let plan = |max_build_s, max_duration_s| {
         let mut limits = limits(&sick);
-        limits.max_build_s = max_build_s;
-        limits.params.max_duration_s = max_duration_s;
+        limits.config.max_build_seconds = max_build_s;
+        limits.params = within(max_duration_s);
         remedy("compact_indexes").plan(&problem, &sick, &limits)
     };
     // 12,000 rows at 250 a second are 48 s: the floor of 60 s counts.
     assert_eq!(plan(None, None).unwrap().timeout_s, 120.0);
-    assert_eq!(plan(Some(70.0), None).unwrap().timeout_s, 70.0);
+    assert_eq!(plan(Some(70), None).unwrap().timeout_s, 70.0);
     assert_eq!(plan(None, Some(90.0)).unwrap().timeout_s, 90.0);
     assert_eq!(plan(None, Some(30.0)), Err(NotApplicable::TooLong { estimated_s: 60.0, allowed_s: 30.0 }));
 }
@@ -237,10 +249,8 @@ fn parameters_are_checked_by_strategy() {
         &json!({"dry_run": true, "max_duration_seconds": 60, "indexes": ["a"]}),
     )
     .unwrap();
-    assert_eq!(
-        params,
-        Params { dry_run: true, max_duration_s: Some(60.0), indexes: Some(vec!["a".to_owned()]) }
-    );
+    assert!(params.dry_run());
+    assert_eq!((params.max_duration_s(), params.names("indexes")), (Some(60.0), Some(vec!["a"])));
     assert_eq!(Params::parse("compact_indexes", &Value::Null).unwrap(), Params::default());
     let refused = |value: Value| Params::parse("compact_indexes", &value).unwrap_err();
     let batch = refused(json!({"batch_size": 10}));
@@ -259,11 +269,10 @@ fn parameters_are_checked_by_strategy() {
 
 #[test]
 fn indexes_can_be_named_with_or_without_schema() {
-    let named = |name: &str| Params { indexes: Some(vec![name.to_owned()]), ..Params::default() };
     let index = &snapshot(1, 8, 0).indexes[0];
-    assert!(named("public.docs_1000_ivf").names(index) && named("docs_1000_ivf").names(index));
-    assert!(!named("docs").names(index));
-    assert!(Params::default().names(index));
+    assert!(named("public.docs_1000_ivf").include(index) && named("docs_1000_ivf").include(index));
+    assert!(!named("docs").include(index));
+    assert!(Params::default().include(index));
 }
 
 #[test]
@@ -276,10 +285,11 @@ fn by_hand_the_weakest_index_is_meant_or_the_one_named() {
         other => panic!("{other:?}"),
     };
     assert_eq!(meant(&Params::default()), [20_010]);
-    let named = Params { indexes: Some(vec!["docs_1000_hnsw_0".to_owned()]), ..Params::default() };
-    assert_eq!(meant(&named), [20_000]);
-    let nobody = Params { indexes: Some(vec!["nobody".to_owned()]), ..Params::default() };
-    assert!(matches!(compact.manual_problem(&sick, &config(), &nobody), Err(NotApplicable::NoTarget { .. })));
+    assert_eq!(meant(&named("docs_1000_hnsw_0")), [20_000]);
+    assert!(matches!(
+        compact.manual_problem(&sick, &config(), &named("nobody")),
+        Err(NotApplicable::NoTarget { .. })
+    ));
 }
 
 /// A repaired snapshot: the sick index replaced by one under the same name.
@@ -309,7 +319,8 @@ fn check(before: &Snapshot, after: &Snapshot, name: &str, verdicts: &[Verdict]) 
     let problem = first_problem(before);
     let plan = remedy(name).plan(&problem, before, &limits(before)).unwrap();
     let config = config();
-    let outcome = Outcome { problem: &problem, plan: &plan, before, after, verdicts, config: &config };
+    let outcome =
+        Outcome { problem: &problem, plan: &plan, before, after, verdicts, entries: &[], config: &config };
     verify(remedy(name), &outcome).unwrap()
 }
 
@@ -448,7 +459,7 @@ fn most_fragmented_first_and_what_does_not_fit_is_left_with_its_reason() {
     assert_eq!(built(&tight), (vec![20_010, 20_020], 1));
     // Time for one build of 60 s.
     let mut short = limits(&sick);
-    short.params.max_duration_s = Some(100.0);
+    short.params = within(Some(100.0));
     assert_eq!(built(&short), (vec![20_010], 2));
 }
 
@@ -459,7 +470,7 @@ fn effort_is_raised_only_where_that_can_help() {
     sick.indexes[0].recall = Reading::Known(recall(1, 0.4));
     let problem = first_problem(&sick);
     let mut unmanaged = limits(&sick);
-    unmanaged.manage_search_effort = false;
+    unmanaged.config.manage_search_effort = false;
     assert_eq!(tune.plan(&problem, &sick, &unmanaged), Err(NotApplicable::EffortNotManaged));
     sick.indexes[0].effort = 80;
     let all = tune.plan(&problem, &sick, &limits(&sick)).unwrap_err();
@@ -538,7 +549,7 @@ proptest! {
         }
         sick.disk_free_bytes = reading(free);
         let mut limits = limits(&sick);
-        limits.params.max_duration_s = max_duration;
+        limits.params = within(max_duration);
         for problem in diagnose(&assess(&sick, &config()).unwrap(), &sick, &config()) {
             for remedy in ALL {
                 if let Ok(plan) = remedy.plan(&problem, &sick, &limits) {
@@ -550,4 +561,72 @@ proptest! {
             }
         }
     }
+}
+
+/// A remedy that holds back and cures nothing.
+struct Holds;
+
+impl Remedy for Holds {
+    fn name(&self) -> &'static str {
+        "holds"
+    }
+
+    fn treats(&self, _: &Problem) -> bool {
+        true
+    }
+
+    fn impact(&self) -> f64 {
+        0.1
+    }
+
+    fn reversible(&self) -> bool {
+        true
+    }
+
+    fn preventive(&self) -> bool {
+        true
+    }
+
+    fn plan(&self, _: &Problem, _: &Snapshot, _: &Limits) -> Result<Plan, NotApplicable> {
+        Err(NotApplicable::NothingToDo { detail: "it only judges".to_owned() })
+    }
+
+    fn manual_problem(&self, _: &Snapshot, _: &Config, _: &Params) -> Result<Problem, NotApplicable> {
+        Err(NotApplicable::NothingToDo { detail: "it only judges".to_owned() })
+    }
+
+    fn achieved(&self, outcome: &Outcome<'_>) -> Result<(), String> {
+        if outcome.entries.is_empty() { Err("nothing was held back".to_owned()) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn what_is_held_back_must_only_be_not_worse_and_its_own_predicate_decides() {
+    let (sick, names) = cases().remove(0);
+    let problem = first_problem(&sick);
+    let plan = remedy(names[0]).plan(&problem, &sick, &limits(&sick)).unwrap();
+    let mut worse = sick.clone();
+    fragment(&mut worse.indexes[0], 90.0);
+    let step = plan.steps[0].clone();
+    let noted = [JournalEntry { step_no: 0, step, state: StepState::Done, details: Value::Null }];
+    let check = |after: &Snapshot, entries: &[JournalEntry]| {
+        let config = config();
+        let outcome = Outcome {
+            problem: &problem,
+            plan: &plan,
+            before: &sick,
+            after,
+            verdicts: &[],
+            entries,
+            config: &config,
+        };
+        verify(&Holds, &outcome).unwrap()
+    };
+    assert!(check(&sick, &noted).verified, "{}", check(&sick, &noted).reason);
+    assert!(!check(&sick, &[]).verified);
+    assert!(!check(&worse, &noted).verified, "{}", check(&worse, &noted).reason);
+    // What waited has ended: its node is gone, and with it the weak part.
+    let mut ended = sick.clone();
+    ended.indexes.remove(0);
+    assert!(check(&ended, &noted).verified, "{}", check(&ended, &noted).reason);
 }

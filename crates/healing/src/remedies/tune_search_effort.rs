@@ -8,6 +8,8 @@
 //! that index. Never: it builds anything, nor changes a setting of a session or database. Undone by restoring the
 //! former effort.
 
+use serde_json::Value;
+
 use super::{
     Limits, NotApplicable, Outcome, Params, Remedy, cause, index_ref, manual_targets, same_index, targets,
 };
@@ -62,10 +64,6 @@ impl Remedy for TuneSearchEffort {
         true
     }
 
-    fn expected_s(&self, _targets: &[&Index]) -> f64 {
-        TUNE_S
-    }
-
     fn plan(&self, problem: &Problem, snapshot: &Snapshot, limits: &Limits) -> Result<Plan, NotApplicable> {
         if cause(problem) != Some(Cause::Recall) {
             return Err(NotApplicable::NotTreated {
@@ -73,7 +71,7 @@ impl Remedy for TuneSearchEffort {
                 detail: "it raises recall".to_owned(),
             });
         }
-        if !limits.manage_search_effort {
+        if !limits.config.manage_search_effort {
             return Err(NotApplicable::EffortNotManaged);
         }
         let targets = targets(problem, snapshot, limits)?;
@@ -89,7 +87,7 @@ impl Remedy for TuneSearchEffort {
                 });
             }
         };
-        if point.recall >= limits.objective {
+        if point.recall >= limits.config.recall_objective {
             return Err(NotApplicable::NothingToDo { detail: format!("{} meets the objective", index.name) });
         }
         let max = match index.method {
@@ -105,7 +103,7 @@ impl Remedy for TuneSearchEffort {
                 ),
             });
         }
-        let estimated_s = self.expected_s(&targets);
+        let estimated_s = TUNE_S;
         limits.check_duration(estimated_s)?;
         Ok(Plan {
             strategy: self.name().to_owned(),
@@ -118,13 +116,17 @@ impl Remedy for TuneSearchEffort {
                 index.method.effort_setting(),
                 index.effort,
                 point.recall,
-                limits.objective
+                limits.config.recall_objective
             ),
             estimated_s,
             timeout_s: limits.timeout_s(estimated_s, 1),
             disk_bytes: 0,
-            steps: vec![Step::TuneSearchEffort { of: index_ref(index), objective: limits.objective }],
+            steps: vec![Step::TuneSearchEffort {
+                of: index_ref(index),
+                objective: limits.config.recall_objective,
+            }],
             skipped: vec![],
+            params: Value::Null,
         })
     }
 

@@ -30,6 +30,8 @@ mod operator_executes;
 mod operator_triggers;
 mod readings_fail;
 mod reindex_interrupted;
+mod replica_gone;
+mod replica_slow;
 mod rows_deleted;
 mod server_crashes;
 mod server_restarts;
@@ -78,6 +80,8 @@ pub const ALL: &[&dyn Hazard] = &[
     &operator_triggers::OperatorTriggers,
     &readings_fail::ReadingsFail,
     &reindex_interrupted::ReindexInterrupted,
+    &replica_gone::ReplicaGone,
+    &replica_slow::ReplicaSlow,
     &rows_deleted::RowsDeleted,
     &server_crashes::ServerCrashes,
     &server_restarts::ServerRestarts,

@@ -24,10 +24,10 @@ fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
         return Ok(wait);
     }
     let collection = &mut stage.world.collections[turn.collection];
-    if let Some(leftover) = collection.trial(target(turn)).map(|index| index.oid) {
+    if let Some(leftover) = collection.trial(target(turn)?).map(|index| index.oid) {
         collection.remove(leftover);
     }
-    collection.as_planned(target(turn))?;
+    collection.as_planned(target(turn)?)?;
     note(stage, turn, StepState::Intent, json!({}));
     Ok(Then::Next(SHORT_MS))
 }
@@ -72,7 +72,7 @@ fn finish(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     }
     let failed = may_fail(stage);
     let misfit = stage.world.random.between(0.0, 0.02);
-    let of = target(turn);
+    let of = target(turn)?;
     let collection = &mut stage.world.collections[turn.collection];
     let trial = collection.trial(of).map(|index| index.oid).ok_or("the new index is not there")?;
     if let Some(table) = collection.table(of.table) {
@@ -87,7 +87,7 @@ fn finish(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
 
 fn done(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let trial =
-        stage.world.collections[turn.collection].trial(target(turn)).map(|index| (index.oid, index.valid));
+        stage.world.collections[turn.collection].trial(target(turn)?).map(|index| (index.oid, index.valid));
     match trial {
         None => Err("the new index is not there".to_owned()),
         Some((_, false)) => Err("the new index is not valid".to_owned()),

@@ -24,7 +24,7 @@ fn compared(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let config = stage.world.collections[turn.collection].config.clone();
     let collection = &stage.world.collections[turn.collection];
     let old = collection
-        .itself(target(turn))
+        .itself(target(turn)?)
         .cloned()
         .ok_or_else(|| format!("{} is not there any more", of.name))?;
     let trial = collection.trial(of).cloned().ok_or("the new index is not there any more")?;

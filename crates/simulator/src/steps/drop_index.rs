@@ -5,7 +5,7 @@ use healing::recovery::StepState;
 use healing::snapshot::Oid;
 use serde_json::json;
 
-use super::{SHORT_MS, begin_drop, end_drop, may_fail, note, wait_for_long_transactions};
+use super::{SHORT_MS, begin_drop, end_drop, may_fail, note, target, wait_for_long_transactions};
 use crate::stage::Stage;
 use crate::worker::{Op, Then, Turn, op};
 
@@ -42,19 +42,19 @@ fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
 }
 
 /// The index that the intent is about, if it is still there.
-fn doomed(stage: &Stage, turn: &Turn) -> Option<Oid> {
-    let of = turn.step.target();
-    stage.world.collections[turn.collection].itself(of).map(|index| index.oid)
+fn doomed(stage: &Stage, turn: &Turn) -> Result<Option<Oid>, String> {
+    let of = target(turn)?;
+    Ok(stage.world.collections[turn.collection].itself(of).map(|index| index.oid))
 }
 
 fn start(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let Some(oid) = doomed(stage, turn) else { return Ok(Then::Next(SHORT_MS)) };
+    let Some(oid) = doomed(stage, turn)? else { return Ok(Then::Next(SHORT_MS)) };
     may_fail(stage)?;
     Ok(Then::Next(begin_drop(stage, turn, oid)))
 }
 
 fn finish(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let doomed = doomed(stage, turn);
+    let doomed = doomed(stage, turn)?;
     end_drop(stage, turn, doomed)
 }
 

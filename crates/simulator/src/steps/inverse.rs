@@ -5,7 +5,7 @@ use healing::snapshot::Oid;
 use serde_json::{Value, json};
 
 use super::swap_index::lock_times_out;
-use super::{SHORT_MS, begin_drop, effect, end_drop, note};
+use super::{SHORT_MS, begin_drop, effect, end_drop, note, target};
 use crate::defects::Defect;
 use crate::stage::Stage;
 use crate::worker::{Op, Then, Turn, op};
@@ -26,6 +26,8 @@ pub(super) fn operations(turn: &Turn) -> Vec<Op> {
         RecoveryCommand::SwapBack { .. } => vec![op("undo.swap_back", swap_back, turn)],
         RecoveryCommand::RestoreEffort { .. } => vec![op("undo.restore_effort", restore_effort, turn)],
         RecoveryCommand::RebuildDropped { .. } => vec![op("undo.rebuild_dropped", rebuild, turn)],
+        // No step of this world is about anything but an index.
+        RecoveryCommand::Revert { .. } => vec![],
     }
 }
 
@@ -75,7 +77,7 @@ fn finish_drop(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
 }
 
 fn swap_back(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let of = turn.step.target();
+    let of = target(turn)?;
     if lock_times_out(stage) {
         let timeout_ms = stage.world.collections[turn.collection].config.lock_timeout_ms;
         let pause = patience_s(turn.tries).ok_or("canceling statement due to lock timeout")?;
@@ -126,7 +128,7 @@ fn restore_effort(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
 }
 
 fn rebuild(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let of = turn.step.target();
+    let of = target(turn)?;
     if stage.world.collections[turn.collection].bearing_its_name(of).is_some() {
         noted(stage, turn);
         return Ok(Then::Next(SHORT_MS));

@@ -131,6 +131,7 @@ fn end_drop(stage: &mut Stage, turn: &Turn, oid: Option<Oid>) -> Result<Then, St
     Ok(Then::Next(SHORT_MS))
 }
 
-fn target(turn: &Turn) -> &IndexRef {
-    turn.step.target()
+/// The index that a step of an index concerns.
+fn target(turn: &Turn) -> Result<&IndexRef, String> {
+    turn.step.target().ok_or_else(|| "the step concerns no index".to_owned())
 }

@@ -24,8 +24,8 @@ fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
         return Ok(wait);
     }
     let collection = &stage.world.collections[turn.collection];
-    collection.as_planned(target(turn))?;
-    let before: Vec<Oid> = collection.reindex_leftovers(target(turn));
+    collection.as_planned(target(turn)?)?;
+    let before: Vec<Oid> = collection.reindex_leftovers(target(turn)?);
     note(stage, turn, StepState::Intent, json!({ "leftovers_before": before }));
     Ok(Then::Next(SHORT_MS))
 }
@@ -66,7 +66,7 @@ fn finish(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     }
     let failed = may_fail(stage);
     let misfit = stage.world.random.between(0.0, 0.02);
-    let of = target(turn);
+    let of = target(turn)?;
     let relfilenode = stage.world.oid();
     let collection = &mut stage.world.collections[turn.collection];
     let Some(table) = collection.table(of.table) else { return Err("the table is gone".to_owned()) };

@@ -29,7 +29,7 @@ fn effort_for(stage: &mut Stage, turn: &Turn, of: &IndexRef) -> Option<u32> {
 }
 
 fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let of = target(turn);
+    let of = target(turn)?;
     let collection = &stage.world.collections[turn.collection];
     collection.as_planned(of)?;
     let trial = collection.trial(of).map(|trial| trial.oid).ok_or("the new index is not there any more")?;
@@ -42,7 +42,7 @@ fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
 }
 
 fn exchange(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let of = target(turn);
+    let of = target(turn)?;
     let timeout_ms = stage.world.collections[turn.collection].config.lock_timeout_ms;
     if lock_times_out(stage) {
         return Ok(match Then::patiently(turn.tries, "canceling statement due to lock timeout") {

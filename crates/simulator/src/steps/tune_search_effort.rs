@@ -33,13 +33,13 @@ fn least(stage: &mut Stage, turn: &Turn) -> Result<Result<u32, Then>, String> {
 }
 
 fn measured(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    stage.world.collections[turn.collection].as_planned(target(turn))?;
+    stage.world.collections[turn.collection].as_planned(target(turn)?)?;
     let ms = 15_000.0 * stage.world.slowness();
     Ok(Then::Next(ms as i64))
 }
 
 fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let former = stage.world.collections[turn.collection].as_planned(target(turn))?.effort;
+    let former = stage.world.collections[turn.collection].as_planned(target(turn)?)?.effort;
     note(stage, turn, StepState::Intent, json!({ "former": former }));
     Ok(Then::Next(SHORT_MS))
 }
@@ -52,7 +52,7 @@ fn done(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let noop = stage.has(Defect::CreditedNoop);
     effect(stage, turn, "effort");
     let collection = &mut stage.world.collections[turn.collection];
-    if let Some(index) = collection.index(target(turn).oid) {
+    if let Some(index) = collection.index(target(turn)?.oid) {
         if !noop {
             index.effort = Some(effort);
         }

@@ -2,6 +2,7 @@
 
 pub mod index;
 pub mod observe;
+pub mod strain;
 
 use healing::config::Config;
 use healing::plan::IndexRef;
@@ -10,6 +11,7 @@ use healing::snapshot::{Method, Oid, UnixMs};
 use crate::random::Random;
 use crate::scenario::{CollectionSpec, Scenario};
 use index::{Index, Maker};
+use strain::{Ingest, Strain};
 
 /// A simulation begins here: a moment like any other, at midnight.
 pub const EPOCH_MS: UnixMs = 1_700_006_400_000;
@@ -41,6 +43,8 @@ pub struct Table {
     pub changes: i64,
     /// Its vector indexes, ours and half-built ones among them.
     pub indexes: Vec<Index>,
+    /// Buffers a second that hot rows of it draw, beside what a table at rest is asked for.
+    pub heat: f64,
 }
 
 impl Table {
@@ -113,6 +117,8 @@ pub struct Collection {
     pub fault_at: UnixMs,
     /// The truth as last judged, with the facts it was judged at.
     pub truth: (u64, f64),
+    /// The bulk load into it.
+    pub ingest: Ingest,
 }
 
 impl Collection {
@@ -237,6 +243,8 @@ pub struct World {
     pub random: Random,
     /// Randomness of what is read.
     pub noise: Random,
+    /// What weighs on it beside its indexes.
+    pub strain: Strain,
     /// Work spent, whoever spent it.
     pub work: Work,
     next_oid: Oid,
@@ -270,6 +278,7 @@ impl World {
             epoch: 0,
             random: Random::new(scenario.seed, "world"),
             noise: Random::new(scenario.seed, "noise"),
+            strain: Strain::new(scenario.replicas),
             work: Work::default(),
             next_oid: 16_384,
             maintained: 0,
@@ -319,6 +328,7 @@ impl World {
                 reltuples: spec.rows,
                 changes: spec.rows as i64,
                 indexes,
+                heat: 0.0,
             });
         }
         Collection {
@@ -334,6 +344,7 @@ impl World {
             faults: 0,
             fault_at: 0,
             truth: (0, 1.0),
+            ingest: Ingest::default(),
         }
     }
 
@@ -370,6 +381,7 @@ impl World {
     /// True time moves on; tables live.
     pub fn advance(&mut self, ms: i64) {
         self.now += ms;
+        self.strain(ms);
         let hours = (self.now - EPOCH_MS) / 3_600_000;
         while self.maintained < hours {
             self.maintained += 1;

@@ -194,7 +194,7 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
                 live_rows: Reading::Known(table.rows),
                 bytes: Reading::Known((table.rows * 1600.0) as u64),
                 server: String::new(),
-                load: None,
+                load: Some(Reading::Known(table.load_seen())),
                 usual_ratio: None,
                 waiting: None,
             })
@@ -206,11 +206,11 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
             .collect(),
         disk_free_bytes: Reading::Known(world.disk_free()),
         servers: vec![],
-        replicas: None,
-        jobs: None,
+        replicas: Some(Reading::Known(world.replicas_seen(exact))),
+        jobs: Some(Reading::Known(world.jobs_seen(number))),
         horizon: None,
         slots: None,
-        memory: None,
+        memory: Some(Reading::Known(world.memory_seen())),
     }
 }
 
@@ -318,6 +318,7 @@ fn ask(snapshot: &Snapshot, config: &Config) -> Assessment {
 fn spotless(snapshot: &Snapshot, config: &Config) -> bool {
     let full = |curve: &health::Curve, value: f64| curve.at(value) >= 1.0;
     !snapshot.indexes.is_empty()
+        && unstrained(snapshot)
         && snapshot.indexes.iter().all(|index| {
             let size = match (&index.bytes, &index.clean_bytes) {
                 (Reading::Known(bytes), Reading::Known(clean)) => {
@@ -340,6 +341,22 @@ fn spotless(snapshot: &Snapshot, config: &Config) -> bool {
                 });
             index.valid && !index.building && size && recall && lists
         })
+}
+
+/// Whether nothing weighs on the server: no row is hot, no replica behind, no maintenance held up, memory as at rest.
+fn unstrained(snapshot: &Snapshot) -> bool {
+    let loads = || snapshot.partitions.iter().filter_map(|partition| partition.load.as_ref()?.known());
+    let (least, most) = loads()
+        .fold((f64::MAX, 0.0f64), |(least, most), load| (least.min(load.blocks), most.max(load.blocks)));
+    let replicas = snapshot.replicas.as_ref().and_then(Reading::known);
+    let jobs = snapshot.jobs.as_ref().and_then(Reading::known);
+    let memory = snapshot.memory.as_ref().and_then(Reading::known);
+    (snapshot.partitions.len() < 2 || health::LOAD_RATIO.at(most / least) >= 1.0)
+        && replicas.is_some_and(|all| {
+            all.iter().all(|replica| replica.gone_s.is_none() && replica.lag_bytes == Reading::Known(0.0))
+        })
+        && jobs.is_some_and(|all| all.iter().all(|job| job.waits_s.is_none()))
+        && memory.is_some_and(|memory| health::MEMORY.at(memory.used_pct) >= 1.0)
 }
 
 /// λ of a collection in truth; judged again only when something changed.

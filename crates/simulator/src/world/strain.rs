@@ -1,0 +1,235 @@
+//! What weighs on the server beside its indexes: load that some rows of a table draw, ingestion with the WAL and the memory
+//! that it takes, replicas that replay that WAL, maintenance that somebody blocks.
+//!
+//! All of it moves by rates from tick to tick and draws nothing at random, so a world without strain runs as if this were
+//! not there. Readings that move are seen anew only when they have moved by [`SEEN_SHARE`]: a sample of a thing that
+//! creeps costs an assessment.
+
+use healing::snapshot::{Job, Load, Memory, Oid, Reading, Replica as Seen, UnixMs};
+
+use super::{Collection, Table, World};
+
+/// Buffers a second that a table at rest is asked for: above the floor below which no partition is hot.
+const REST_BLOCKS: f64 = 800.0;
+/// Bytes of WAL a second that a server at rest writes.
+const REST_WAL: f64 = 200e3;
+/// Bytes of WAL of one row that is loaded, its index entries among them.
+const ROW_WAL: f64 = 2000.0;
+/// Bytes of WAL a second that a healthy replica replays.
+pub const REPLAY: f64 = 30e6;
+/// Percent of memory that a server at rest uses.
+const REST_MEMORY: f64 = 45.0;
+/// Seconds in which memory comes near to what ingestion asks for.
+const MEMORY_S: f64 = 300.0;
+/// Memory of the server, bytes.
+const MEMORY_BYTES: u64 = 16 << 30;
+/// A reading is seen anew when it has moved by this share of itself.
+const SEEN_SHARE: f64 = 0.05;
+
+/// A streaming replica.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replica {
+    /// Its number.
+    pub id: i64,
+    /// Bytes of WAL that it replays a second.
+    pub replays: f64,
+    /// Bytes of WAL that it has not replayed.
+    pub behind: f64,
+    /// Since when it is not connected, true time.
+    pub gone_since: Option<UnixMs>,
+    seen: f64,
+}
+
+impl Replica {
+    /// A replica that is up to date.
+    pub fn new(id: i64) -> Self {
+        Self { id, replays: REPLAY, behind: 0.0, gone_since: None, seen: 0.0 }
+    }
+}
+
+/// A bulk load into a collection, as long as it lasts.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Ingest {
+    /// Rows a second that are brought.
+    pub rows: f64,
+    /// Percent of the server's memory that their sessions would take in the end.
+    pub memory_pct: f64,
+}
+
+/// Maintenance of a table that somebody else's holds up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blocked {
+    /// Collection.
+    pub collection: usize,
+    /// Table that waits for it.
+    pub table: Oid,
+    /// Since when, true time.
+    pub since: UnixMs,
+    seen: f64,
+}
+
+/// What weighs on the server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Strain {
+    /// Streaming replicas.
+    pub replicas: Vec<Replica>,
+    /// Maintenance that is held up.
+    pub blocked: Vec<Blocked>,
+    /// Percent of the memory in use.
+    pub memory_pct: f64,
+    memory_seen: f64,
+}
+
+impl Strain {
+    /// A server with so many replicas, at rest.
+    pub fn new(replicas: u32) -> Self {
+        Self {
+            replicas: (1..=i64::from(replicas)).map(Replica::new).collect(),
+            blocked: vec![],
+            memory_pct: REST_MEMORY,
+            memory_seen: REST_MEMORY,
+        }
+    }
+
+    /// Holds up the maintenance of a table.
+    pub fn block(&mut self, collection: usize, table: Oid, now: UnixMs) {
+        if !self.blocked.iter().any(|blocked| blocked.table == table) {
+            self.blocked.push(Blocked { collection, table, since: now, seen: 0.0 });
+        }
+    }
+}
+
+/// Whether a value has moved enough to be seen anew; then it is.
+fn moved(value: f64, seen: &mut f64) -> bool {
+    let moved = (value - *seen).abs() > SEEN_SHARE * seen.abs().max(1.0);
+    if moved {
+        *seen = value;
+    }
+    moved
+}
+
+impl World {
+    /// Bytes of WAL a second that are written now.
+    pub fn wal(&self) -> f64 {
+        REST_WAL + ROW_WAL * self.collections.iter().map(|collection| collection.ingest.rows).sum::<f64>()
+    }
+
+    /// Strain moves on.
+    pub(super) fn strain(&mut self, ms: i64) {
+        let seconds = ms as f64 / 1000.0;
+        let (wal, now) = (self.wal(), self.now);
+        let Self { strain, collections, .. } = self;
+        let mut all = false;
+        for replica in &mut strain.replicas {
+            let replays = if replica.gone_since.is_some() { 0.0 } else { replica.replays };
+            replica.behind = (replica.behind + (wal - replays) * seconds).max(0.0);
+            let reading = replica.gone_since.map_or(replica.behind, |since| (now - since) as f64);
+            all |= moved(reading, &mut replica.seen);
+        }
+        let wanted =
+            REST_MEMORY + collections.iter().map(|collection| collection.ingest.memory_pct).sum::<f64>();
+        strain.memory_pct += (wanted.min(99.0) - strain.memory_pct) * (seconds / MEMORY_S).min(1.0);
+        all |= moved(strain.memory_pct, &mut strain.memory_seen);
+        if all {
+            collections.iter_mut().for_each(Collection::touch);
+        }
+        for blocked in &mut strain.blocked {
+            if moved((now - blocked.since) as f64, &mut blocked.seen) {
+                collections[blocked.collection].touch();
+            }
+        }
+    }
+
+    /// What the collectors read of the replicas. `curable`: only those whose trouble nothing but this server's WAL makes;
+    /// a slow or cut off machine is nobody's to heal here and counts for no policy.
+    pub(super) fn replicas_seen(&self, curable: bool) -> Vec<Seen> {
+        let wal = self.wal();
+        let of = |replica: &Replica| Seen {
+            id: replica.id,
+            name: format!("replica{}", replica.id),
+            lag_bytes: Reading::Known(replica.behind),
+            lag_seconds: Reading::Known(replica.behind / wal),
+            gone_s: replica.gone_since.map(|since| (self.now - since) as f64 / 1000.0),
+        };
+        let is_well = |replica: &&Replica| replica.gone_since.is_none() && replica.replays >= REPLAY;
+        self.strain.replicas.iter().filter(|replica| !curable || is_well(replica)).map(of).collect()
+    }
+
+    /// What the collectors read of the maintenance of a collection.
+    pub(super) fn jobs_seen(&self, collection: usize) -> Vec<Job> {
+        let of = |blocked: &Blocked| Job {
+            id: format!("autovacuum {}", blocked.table),
+            kind: "autovacuum".to_owned(),
+            partition: Some(blocked.table),
+            waits_s: Some((self.now - blocked.since) as f64 / 1000.0),
+            waits_for: Some("a foreign job".to_owned()),
+        };
+        self.strain.blocked.iter().filter(|blocked| blocked.collection == collection).map(of).collect()
+    }
+
+    /// What the collectors read of the memory.
+    pub(super) fn memory_seen(&self) -> Memory {
+        Memory {
+            used_pct: self.strain.memory_pct,
+            limit_bytes: MEMORY_BYTES,
+            limited_by: "machine".to_owned(),
+            consumers: vec![],
+        }
+    }
+}
+
+impl Table {
+    /// What the collectors read of its load.
+    pub(super) fn load_seen(&self) -> Load {
+        Load {
+            blocks: REST_BLOCKS + self.heat,
+            inserted: 0.0,
+            updated: 0.0,
+            deleted: 0.0,
+            scans: (REST_BLOCKS + self.heat) / 100.0,
+            hit_ratio: Some(0.99),
+        }
+    }
+
+    /// Makes some of its rows draw so many times the load of a table at rest, beside its own.
+    pub fn heat_up(&mut self, times: f64) {
+        self.heat = REST_BLOCKS * times;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    fn world() -> World {
+        let mut world = World::new(&Scenario::generate(2, 3600));
+        world.strain = Strain::new(1);
+        world
+    }
+
+    #[test]
+    fn at_rest_nothing_moves_and_nobody_looks_anew() {
+        let mut world = world();
+        let versions: Vec<u64> = world.collections.iter().map(|c| c.version).collect();
+        (0..600).for_each(|_| world.strain(10_000));
+        assert_eq!(world.collections.iter().map(|c| c.version).collect::<Vec<_>>(), versions);
+        assert_eq!((world.strain.replicas[0].behind, world.strain.memory_pct), (0.0, REST_MEMORY));
+    }
+
+    #[test]
+    fn a_load_that_brings_more_than_is_replayed_leaves_the_replica_behind_and_half_of_it_does_not() {
+        let mut world = world();
+        // 40 MB/s of WAL against 30.
+        world.collections[0].ingest = Ingest { rows: 20_000.0, memory_pct: 40.0 };
+        (0..6).for_each(|_| world.strain(10_000));
+        let behind = world.strain.replicas[0].behind;
+        assert!((behind - 60.0 * 10.2e6).abs() < 1.0, "{behind}");
+        let lag = world.replicas_seen(true)[0].lag_seconds.known().copied().unwrap();
+        assert!((lag - behind / 40.2e6).abs() < 1e-9);
+        assert!(world.strain.memory_pct > REST_MEMORY + 5.0);
+        world.collections[0].ingest.rows /= 2.0;
+        (0..60).for_each(|_| world.strain(10_000));
+        assert_eq!(world.strain.replicas[0].behind, 0.0);
+    }
+}
