@@ -32,6 +32,11 @@ const WAITING: &str = "
            (a.plan ->> 'estimated_s')::float8 AS estimated_s, a.decided_at
       FROM ruvector.actions a WHERE a.status = 'awaiting_approval' ORDER BY a.id";
 
+/// The settings in force for a collection; readable for ruvector_monitor, as ruvector_healing_configure() is not.
+pub(crate) const SETTINGS: &str = "
+    SELECT ruvector._effective_settings(coalesce((SELECT s.settings FROM ruvector.settings s), '{}'), c.settings) AS s
+      FROM ruvector.collections c WHERE c.name = $1";
+
 /// The whole of it as one document.
 pub(crate) async fn document(session: &Session) -> Result<Value, Failure> {
     Ok(json!({

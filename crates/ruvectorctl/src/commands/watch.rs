@@ -48,6 +48,9 @@ struct View {
     trouble: Option<String>,
 }
 
+/// The settings that λ is held against.
+const BOUNDARIES: [&str; 2] = ["stress_lambda", "critical_lambda"];
+
 pub(crate) async fn run(call: &Call, arguments: Arguments) -> Result<(), Failure> {
     if !std::io::stdout().is_terminal() {
         return Err(Failure::local("there is no terminal to draw on", "use `ruvectorctl status` in scripts"));
@@ -154,11 +157,8 @@ async fn look(session: &Session, view: &mut View) -> Result<(), Failure> {
         .await?;
     view.lambda =
         samples.iter().filter_map(|row| Some((row["age"].as_f64()?, row["lambda"].as_f64()?))).collect();
-    let settings = session.row("SELECT ruvector_healing_configure('{}', $1) AS s", &[&name]).await;
-    // A member of ruvector_monitor may not call it: then the boundaries are not drawn.
-    view.boundaries = settings.map_or([f64::NAN; 2], |row| {
-        ["stress_lambda", "critical_lambda"].map(|key| row["s"][key].as_f64().unwrap_or(f64::NAN))
-    });
+    let settings = session.row(status::SETTINGS, &[&name]).await?;
+    view.boundaries = BOUNDARIES.map(|key| settings["s"][key].as_f64().unwrap_or(f64::NAN));
     view.witness = session.rows("SELECT * FROM ruvector_integrity_witness($1)", &[&name]).await?;
     view.action = session.row(action::UNDER_WAY, &[&name]).await?;
     Ok(())

@@ -101,9 +101,9 @@ async fn collection(State(source): State<Arc<Source>>, Query(wanted): Query<Want
                 "SELECT jsonb_agg(jsonb_build_array(k.at, k.lambda, k.state) ORDER BY k.at) AS points FROM (
                      SELECT max(extract(epoch FROM h.sampled_at))::float8 AS at, min(h.lambda_cut) AS lambda,
                             (array_agg(h.state ORDER BY h.lambda_cut))[1] AS state
-                       FROM ruvector_integrity_history($1, now() - make_interval(secs => $2 * 3600)) h
+                       FROM ruvector_integrity_history($1, now() - make_interval(secs => $2::float8 * 3600)) h
                       WHERE h.lambda_cut IS NOT NULL
-                      GROUP BY floor(extract(epoch FROM h.sampled_at) / greatest($2 * 3600 / $3, 0.001))) k",
+                      GROUP BY floor(extract(epoch FROM h.sampled_at) / greatest($2::float8 * 3600 / $3::float8, 0.001))) k",
                 &[name, &hours, &(POINTS_MAX as f64)],
             )
             .await?;
@@ -123,6 +123,7 @@ async fn collection(State(source): State<Arc<Source>>, Query(wanted): Query<Want
                    FROM ruvector_healing_history(now() - interval '30 days', 500) h WHERE h.collection = $1 LIMIT 20",
                 &[name],
             ).await?,
+            "settings": session.row(status::SETTINGS, &[name]).await?["s"].take(),
             "action": session.row(action::UNDER_WAY, &[name]).await?,
         }))
     });
