@@ -24,7 +24,11 @@ impl Columns {
     pub(crate) fn new(headings: &[&str]) -> Self {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_header(headings.iter().map(|heading| heading.trim_start_matches('>').to_uppercase()));
+        let heading = |heading: &&str| match heading.trim_start_matches('>') {
+            "λ" => "λ".to_owned(),
+            words => words.to_uppercase(),
+        };
+        table.set_header(headings.iter().map(heading));
         for (column, heading) in table.column_iter_mut().zip(headings) {
             column.set_padding((0, 2));
             if heading.starts_with('>') {

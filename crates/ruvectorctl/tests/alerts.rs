@@ -160,7 +160,7 @@ fn the_alerts_of_the_specification_fire_and_are_silent_while_all_is_well() {
     let quiet = |name: &str| {
         let mut command = Command::new(program(name));
         // Alertmanager finds its template from here, see toolchain/prometheus.
-        command.current_dir(program(name).join("../../share"));
+        command.current_dir(program(name).ancestors().nth(2).unwrap().join("share"));
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command
     };

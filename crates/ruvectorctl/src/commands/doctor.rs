@@ -1,5 +1,7 @@
 //! `doctor`: what keeps healing from working, and how to mend it. Works before anything is preloaded or installed.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::Call;
@@ -22,6 +24,9 @@ const OLDEST: i64 = 14;
 
 /// Worker processes that healing needs at least: the launcher, a healer a database, one action.
 const SLOTS_NEEDED: i64 = 3;
+
+/// Time in which a healer that is not there may still come; the launcher looks for databases more often.
+const HEALER_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Time without a sample after which the sampler counts as silent, in seconds: some intervals of the default.
 const SILENT_S: f64 = 120.0;
@@ -72,7 +77,17 @@ fn check(name: &'static str, outcome: Outcome, found: impl Into<String>, mend: i
 
 pub(crate) async fn run(call: &Call, _: Arguments) -> Result<(), Failure> {
     let session = call.place.connect().await?;
-    let facts = session.row(FACTS, &[]).await?;
+    let mut facts = session.row(FACTS, &[]).await?;
+    // A healer comes a moment after its server or extension.
+    let until = Instant::now() + HEALER_PATIENCE;
+    while facts["launcher"] == true
+        && facts["ours"] == true
+        && facts["healer"] == false
+        && Instant::now() < until
+    {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        facts = session.row(FACTS, &[]).await?;
+    }
     let mut checks = of_server(&facts);
     checks.extend(of_pgvector(&facts));
     checks.extend(of_extension(&facts));

@@ -35,7 +35,8 @@ pub(crate) async fn run(call: &Call, arguments: Arguments) -> Result<(), Failure
         return Ok(());
     }
     output::line(&output::text(&explanation, "text"));
-    if !witness.is_empty() {
+    // The cut of a healthy collection goes through anything.
+    if witness.iter().any(|edge| edge["health"].as_f64().is_some_and(|health| health < 1.0)) {
         output::line("\nThe minimum cut goes through:");
         let mut table = Columns::new(&["edge", "from", "to", ">capacity", "cause", "metric", ">value"]);
         for row in &witness {

@@ -43,7 +43,8 @@ struct View {
     boundaries: [f64; 2],
     witness: Vec<Value>,
     action: Value,
-    chosen: usize,
+    /// Name of the collection: rows change places as λ changes.
+    chosen: String,
     span_s: f64,
     trouble: Option<String>,
 }
@@ -58,14 +59,17 @@ pub(crate) async fn run(call: &Call, arguments: Arguments) -> Result<(), Failure
     let session = call.place.open().await?;
     let mut view = View { span_s: f64::from(arguments.minutes) * 60.0, ..View::default() };
     view.status = status::document(&session).await?;
-    if let Some(name) = &arguments.collection {
-        view.chosen = names(&view.status).iter().position(|found| found == name).ok_or_else(|| {
-            Failure::usage(
+    let known = names(&view.status);
+    view.chosen = match arguments.collection {
+        Some(name) if known.contains(&name) => name,
+        Some(name) => {
+            return Err(Failure::usage(
                 format!("there is no collection \"{name}\""),
-                format!("Registered: {}.", names(&view.status).join(", ")),
-            )
-        })?;
-    }
+                format!("Registered: {}.", known.join(", ")),
+            ));
+        }
+        None => known.into_iter().next().unwrap_or_default(),
+    };
     let keys = read_keys();
     let mut terminal =
         ratatui::try_init().map_err(|error| Failure::local("the terminal cannot be used", error))?;
@@ -108,14 +112,16 @@ async fn show(
             },
             _ = tick.tick() => None,
         };
-        let count = names(&view.status).len().max(1);
+        let known = names(&view.status);
+        let (count, chosen) = (known.len().max(1), view.index());
+        let at = |index: usize| known.get(index % count).cloned().unwrap_or_default();
         match key.map(|key| (key.code, key.modifiers)) {
             Some((KeyCode::Char('q') | KeyCode::Esc, _))
             | Some((KeyCode::Char('c'), KeyModifiers::CONTROL)) => {
                 return Ok(());
             }
-            Some((KeyCode::Down | KeyCode::Char('j'), _)) => view.chosen = (view.chosen + 1) % count,
-            Some((KeyCode::Up | KeyCode::Char('k'), _)) => view.chosen = (view.chosen + count - 1) % count,
+            Some((KeyCode::Down | KeyCode::Char('j'), _)) => view.chosen = at(chosen + 1),
+            Some((KeyCode::Up | KeyCode::Char('k'), _)) => view.chosen = at(chosen + count - 1),
             _ => {}
         }
         // An outage is shown, with what was last seen, until the server is back.
@@ -134,6 +140,13 @@ async fn show(
     }
 }
 
+impl View {
+    /// Place of the chosen collection; the first when it is gone.
+    fn index(&self) -> usize {
+        names(&self.status).iter().position(|name| *name == self.chosen).unwrap_or(0)
+    }
+}
+
 fn names(status: &Value) -> Vec<String> {
     status["collections"]
         .as_array()
@@ -145,7 +158,7 @@ fn names(status: &Value) -> Vec<String> {
 
 async fn look(session: &Session, view: &mut View) -> Result<(), Failure> {
     view.status = status::document(session).await?;
-    let Some(name) = names(&view.status).into_iter().nth(view.chosen) else { return Ok(()) };
+    let Some(name) = names(&view.status).into_iter().nth(view.index()) else { return Ok(()) };
     let since = view.span_s;
     let samples = session
         .rows(
@@ -187,8 +200,8 @@ fn draw(frame: &mut Frame, view: &View) {
     let [chart, witness] =
         Layout::horizontal([Constraint::Percentage(60), Constraint::Percentage(40)]).areas(middle);
     draw_head(frame, head, &view.status["server"]);
-    draw_collections(frame, table, &collections, view.chosen);
-    let chosen = collections.get(view.chosen).cloned().unwrap_or_default();
+    draw_collections(frame, table, &collections, view.index());
+    let chosen = collections.get(view.index()).cloned().unwrap_or_default();
     draw_lambda(frame, chart, view, &chosen);
     draw_witness(frame, witness, view, &chosen);
     draw_action(frame, action, view, &chosen);
@@ -268,7 +281,7 @@ fn draw_lambda(frame: &mut Frame, area: Rect, view: &View, chosen: &Value) {
         .x_axis(
             Axis::default()
                 .bounds([-view.span_s, 0.0])
-                .labels([format!("{} ago", output::duration(view.span_s)), "now".into()]),
+                .labels([format!("{:.0} min ago", view.span_s / 60.0), "now".into()]),
         )
         .y_axis(Axis::default().bounds([0.0, 1.05]).labels(["0", "0.5", "1"]));
     frame.render_widget(chart, area);

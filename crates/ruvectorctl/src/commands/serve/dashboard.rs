@@ -58,7 +58,7 @@ fn answer(result: Result<Value, Failure>) -> Response {
     }
 }
 
-/// Every collection, each with its λ of the last day, thinned to what a small picture shows.
+/// Every collection, each with its λ of the last day, the lowest of each minute.
 async fn server_status(State(source): State<Arc<Source>>) -> Response {
     let asked = source.ask(|session| async move {
         let mut document = status::document(&session).await?;
@@ -68,7 +68,7 @@ async fn server_status(State(source): State<Arc<Source>>) -> Response {
                      SELECT c.name, jsonb_agg(jsonb_build_array(h.at, h.lambda) ORDER BY h.at) AS points
                        FROM ruvector.collections c
                       CROSS JOIN LATERAL (
-                            SELECT floor(extract(epoch FROM h.sampled_at) / 600) * 600 AS at, min(h.lambda_cut) AS lambda
+                            SELECT floor(extract(epoch FROM h.sampled_at) / 60) * 60 AS at, min(h.lambda_cut) AS lambda
                               FROM ruvector.integrity_history h
                              WHERE h.collection_id = c.id AND h.sampled_at > now() - interval '24 hours'
                                AND h.lambda_cut IS NOT NULL

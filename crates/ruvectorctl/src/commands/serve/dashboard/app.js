@@ -51,8 +51,8 @@ function curve(points, x, y) {
 function spark(points) {
   const svg = draw('svg', { viewBox: '0 0 200 32', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
   if (points && points.length > 1) {
-    const now = Date.now() / 1000;
-    const x = (time) => 200 * (1 - (now - time) / 86400);
+    const now = Date.now() / 1000, span = Math.max(now - points[0][0], 300);
+    const x = (time) => 200 * (1 - (now - time) / span);
     svg.append(draw('path', { class: 'curve', 'vector-effect': 'non-scaling-stroke', d: curve(points, x, (value) => 30 - 28 * Math.min(value, 1)) }));
   }
   return svg;
@@ -83,7 +83,9 @@ function showLambda(detail) {
   const svg = at('lambda');
   const width = svg.clientWidth || 900, height = 260, left = 34, bottom = 22;
   svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
-  const end = Date.now() / 1000, begin = end - detail.hours * 3600;
+  // No longer than there are samples, so that the first minutes are not a line at the edge.
+  const all = detail.lambda || [];
+  const end = Date.now() / 1000, begin = Math.max(end - detail.hours * 3600, Math.min(all.length ? all[0][0] : 0, end - 300));
   const x = (time) => left + (width - left - 8) * (time - begin) / (end - begin);
   const y = (value) => 8 + (height - bottom - 8) * (1.05 - value) / 1.05;
   const { stress_lambda: stress = 0.7, critical_lambda: critical = 0.4 } = detail.settings || {};
@@ -103,12 +105,12 @@ function showLambda(detail) {
   }
   for (let i = 0; i <= 6; i++) {
     const time = begin + (end - begin) * i / 6, date = new Date(time * 1000);
-    const label = detail.hours > 24 ? date.toLocaleDateString([], { month: 'short', day: 'numeric' }) : date.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
-    parts.push(draw('text', { x: Math.min(Math.max(x(time), left + 14), width - 24), y: height - 5, 'text-anchor': 'middle' }, label));
+    const label = end - begin > 86400 ? date.toLocaleDateString([], { month: 'short', day: 'numeric' }) : date.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
+    parts.push(draw('text', { x: x(time), y: height - 5, 'text-anchor': i === 0 ? 'start' : i === 6 ? 'end' : 'middle' }, label));
   }
-  const points = (detail.lambda || []).filter(([time]) => time >= begin);
+  const points = all.filter(([time]) => time >= begin);
   // A gap without samples is a gap in the curve: what nobody measured is not drawn.
-  const apart = Math.max(detail.hours * 3600 / 100, 60);
+  const apart = Math.max((end - begin) / 50, 60);
   let run = [];
   points.forEach((point, i) => {
     if (i && point[0] - points[i - 1][0] > apart) { parts.push(draw('path', { class: 'curve', d: curve(run, x, y) })); run = []; }
@@ -130,6 +132,12 @@ function showLambda(detail) {
     for (const node of [cursor, label]) node.setAttribute('visibility', 'visible');
   };
   svg.onpointerleave = () => { for (const node of [cursor, label]) node.setAttribute('visibility', 'hidden'); };
+}
+
+// A picture has room for few words; the whole name comes with the pointer.
+function shortName(node) {
+  const name = node.type === 'centroid' ? node.name.replace(/^centroid (group \d+).*/, '$1') : node.name;
+  return name.length > 24 ? name.slice(0, 23) + '…' : name;
 }
 
 // The parts around the core: what hangs on it directly in the inner ring, what hangs on these beside them.
@@ -182,7 +190,7 @@ function showGraph(rows) {
       const inner = node === core;
       const side = spot[0] < cx - 5 ? 'end' : spot[0] > cx + 5 ? 'start' : 'middle';
       const dx = inner || side === 'middle' ? 0 : side === 'end' ? -12 : 12, dy = inner ? 26 : side === 'middle' ? (spot[1] < cy ? -12 : 22) : 4;
-      parts.push(draw('text', { class: 'label', x: spot[0] + dx, y: spot[1] + dy, 'text-anchor': inner ? 'middle' : side }, node.name.length > 26 ? node.name.slice(0, 25) + '…' : node.name));
+      parts.push(draw('text', { class: 'label', x: spot[0] + dx, y: spot[1] + dy, 'text-anchor': inner ? 'middle' : side }, shortName(node)));
     }
   }
   if (all > nodes.length) parts.push(draw('text', { x: 6, y: height - 6 }, `the ${nodes.length - 1} weakest of ${all - 1} parts`));
