@@ -1,4 +1,5 @@
 //! What is shown of a weak collection, and what a human decides about it.
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The specification's alerts, fired for real: server → `serve` → Prometheus → Alertmanager, and silence while all is well.
 //! Needs `toolchain/prometheus`; `make test-all` runs it.
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The ways to say where the server is, and TLS.
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The metrics themselves, as SQL renders them, and what is built on them: alerts and dashboard.
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `serve`: metrics, health, dashboard and webhook, over HTTP.
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod common;
 

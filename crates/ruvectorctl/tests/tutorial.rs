@@ -1,4 +1,5 @@
 //! `docs/tutorial.md` is run as it stands: its SQL by psql, its commands by a shell.
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod common;
 

@@ -72,9 +72,7 @@ pub(crate) async fn report(
         output::line(story);
     } else {
         let detail = [output::text(&action, "error"), output::text(&action, "detail")].join(" ");
-        output::line(
-            &format!("action {id} {status}: {}", detail.trim()).trim_end_matches([':', ' ']).to_owned(),
-        );
+        output::line(format!("action {id} {status}: {}", detail.trim()).trim_end_matches([':', ' ']));
     }
     if waiting.wait && !good.contains(&status.as_str()) {
         let text = if action["under_way"] == true { "is still" } else { "ended as" };
