@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test test-all chaos gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean
+.PHONY: demo test test-all chaos gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean install package reference
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -15,6 +15,21 @@ LONG := crash crowd hostile moving_crash quiet
 BEHAVIOURS := $(filter-out $(LONG),$(basename $(notdir $(wildcard tests/*.rs))))
 only = $(addprefix --test ,$(1))
 
+# For another PostgreSQL than the ones below build/, with its server headers: make install PG_CONFIG=/usr/bin/pg_config
+# (PREFIX=/usr/local for ruvectorctl). 14 to 18 are meant to compile; the tests run on 15 and 18.
+PG_CONFIG ?= $(shell toolchain/postgres$(PG))
+PREFIX ?= /usr/local
+package:
+	toolchain/package $(PG_CONFIG)
+
+install:
+	tarball=$$(toolchain/package $(PG_CONFIG)) && "$${tarball%.tar.gz}/install.sh" $(PG_CONFIG) $(PREFIX)
+
+# docs/reference.md, from the catalog, the install script's comments and the core's tables.
+reference:
+	toolchain/extension $(PG) >/dev/null
+	RUVECTOR_WRITE_REFERENCE=1 cargo test --quiet -p tests --test reference
+
 # The core, every behaviour on a real PostgreSQL 18, and a few on PostgreSQL 15.
 test:
 	toolchain/extension 18 >/dev/null
@@ -22,11 +37,15 @@ test:
 	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(BEHAVIOURS))
 	toolchain/extension 15 >/dev/null
 	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast $(call only,registering search_effort heal index_kinds ledger)
+	RUVECTOR_TEST_PG=15 cargo test -p ruvectorctl --test connecting
 
 # Everything, on both.
 test-all: test
 	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(LONG))
 	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast
+	RUVECTOR_TEST_PG=15 cargo test -p ruvectorctl
+	toolchain/prometheus >/dev/null
+	cargo test -p ruvectorctl --test alerts -- --ignored
 	$(MAKE) sim SEEDS=4000 MINUTES=30
 
 # Faults, remedies, moments and what strikes then, with a ledger of acknowledged writes: make chaos ROUNDS=200 SEED=1

@@ -38,6 +38,7 @@ DECLARE
         '_eligibility',
         '_keep_audit_log',
         '_note_settings',
+        '_notify_status',
         '_number_column',
         '_propose',
         '_put_back',

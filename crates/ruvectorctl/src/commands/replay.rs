@@ -1,6 +1,5 @@
-//! `ruvectorctl replay`: what other settings would have done with what was recorded. The core replays; this reads the
-//! recording and prints. Three parts, so that any kind of connection can be used: [`Arguments`], the rows of [`QUERY`], and
-//! [`report`].
+//! `replay`: what other settings would have done with what was recorded. The core replays; this reads the recording and
+//! prints.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,35 +7,50 @@ use healing::config::ConfigError;
 use healing::replay::{Recorded, replay};
 use serde_json::Value;
 
+use crate::Call;
+use crate::failure::Failure;
+use crate::output;
+
 /// Run recorded snapshots through the engine with other settings and tell what it would have done differently.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// From when on: a time ("2026-01-31 12:00") or how long ago ("7 days").
     #[arg(long, default_value = "24 hours")]
-    pub(crate) since: String,
+    since: String,
     /// Until when; by default until now.
     #[arg(long)]
-    pub(crate) until: Option<String>,
+    until: Option<String>,
     /// One collection only.
     #[arg(long)]
-    pub(crate) collection: Option<String>,
+    collection: Option<String>,
     /// The other settings, as for ruvector_healing_configure(): a JSON object, or @FILE with one. They go on top of those
     /// that were in force.
     #[arg(long, value_parser = config)]
-    pub(crate) config: Value,
+    config: Value,
 }
 
 /// The recording, one document a row. `$1` since, `$2` until (NULL: now), `$3` collection (NULL: all); all text.
-pub(crate) const QUERY: &str = r"
-SELECT r::text FROM ruvector_recorded(
+const QUERY: &str = r"
+SELECT to_jsonb(r) AS recorded FROM ruvector_recorded(
     CASE WHEN $1::text ~ '^\s*\d{4}-' THEN $1::text::timestamptz ELSE now() - $1::text::interval END,
     CASE WHEN $2::text IS NULL THEN now() WHEN $2::text ~ '^\s*\d{4}-' THEN $2::text::timestamptz
          ELSE now() - $2::text::interval END,
     $3::text) r";
 
+pub(crate) async fn run(call: &Call, arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { since, until, collection, config } = arguments;
+    let session = call.place.open().await?;
+    let rows = session.rows(QUERY, &[&since, &until, &collection]).await?;
+    let recorded: Vec<String> = rows.iter().map(|row| row["recorded"].to_string()).collect();
+    let report = report(&recorded, &config, call.json)
+        .map_err(|error| Failure::local("the recording cannot be replayed", error))?;
+    output::line(&report);
+    Ok(())
+}
+
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ReplayError {
+enum ReplayError {
     /// The settings are not valid.
     #[error("{0}. {hint}", hint = .0.hint())]
     Config(#[from] ConfigError),
@@ -57,7 +71,7 @@ fn config(text: &str) -> Result<Value, String> {
 }
 
 /// The report of these rows, in words or as JSON.
-pub(crate) fn report(rows: &[String], config: &Value, json: bool) -> Result<String, ReplayError> {
+fn report(rows: &[String], config: &Value, json: bool) -> Result<String, ReplayError> {
     let rows: Vec<Recorded> =
         rows.iter().map(|row| serde_json::from_str(row)).collect::<Result<_, serde_json::Error>>()?;
     let replayed = replay(&rows, config)?;
