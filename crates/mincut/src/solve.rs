@@ -146,11 +146,13 @@ pub(crate) fn solve(
         let mut grown = false;
         if next == Next::Exact {
             if room(size_of::<i64>()) {
+                single.release();
                 wide.run(current, trail, order, interrupt)?;
             } else {
                 exact.scan(current, trail.value(), order, interrupt)?;
             }
         } else if room(size_of::<f32>()) {
+            wide.release();
             single.run(current, trail, order, interrupt)?;
         } else if next == Next::Any && grow.promises(current, trail.value(), tuning.samples) {
             grow.run(current, trail.value(), order, interrupt)?;
@@ -261,7 +263,9 @@ pub(crate) fn certify(
         }
     }
     if let Some(quotient) = &mut quotient {
-        std::mem::swap(*quotient, front);
+        // What is next solved in these is the quotient, which may be much smaller than what it was made from.
+        **quotient = std::mem::take(front);
+        *back = Csr::default();
     }
     Ok(bound)
 }
