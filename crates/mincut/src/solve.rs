@@ -123,7 +123,8 @@ pub(crate) fn solve(
     scratch: &mut Scratch,
     interrupt: &mut dyn FnMut() -> bool,
 ) -> Result<(), Interrupted> {
-    let Scratch { order, buckets, exact, grow, hub, regroup, single, wide, placed, front, back, trail } = scratch;
+    let Scratch { order, buckets, exact, grow, hub, regroup, single, wide, placed, front, back, trail } =
+        scratch;
     let matrix_bytes_max = MATRIX_BYTES_MIN + graph.arcs() / 2 * tuning.matrix_bytes_per_edge;
     trail.reset(graph.nodes());
     // The caller's graph first, then what it was contracted to.

@@ -11,8 +11,8 @@ mod failure;
 mod output;
 
 use commands::{
-    abort, approve, discover, doctor, execute, explain, history, man, metrics, replay, serve, status, trigger,
-    watch,
+    abort, approve, discover, doctor, execute, explain, history, man, metrics, replay, serve, status,
+    trigger, watch,
 };
 use connection::Place;
 use failure::Failure;
