@@ -146,7 +146,7 @@ pub(crate) fn indexes(collection: &Collection) -> Result<Vec<IndexRow>, Error> {
         }
         let writing = writing.contains(&row.table);
         (row.rows, row.rows_in_flight) =
-            count_rows(row.table, &row.table_name, row.predicate.as_deref(), writing)?;
+            rows_and_in_flight(row.table, &row.table_name, row.predicate.as_deref(), writing)?;
     }
     Ok(rows)
 }
@@ -195,12 +195,17 @@ thread_local! {
 
 /// Rows of a table (that meet a predicate): as last counted by this process, or anew when it has changed since.
 pub(crate) fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Error> {
-    count_rows(table, name, predicate, false).map(|(rows, _)| rows)
+    rows_and_in_flight(table, name, predicate, false).map(|(rows, _)| rows)
 }
 
 /// Rows of a table (that meet a predicate): as last counted by this process, or anew when it has changed since; and
 /// whether a transaction that is `writing` may have added many more.
-fn count_rows(table: Oid, name: &str, predicate: Option<&str>, writing: bool) -> Result<(f64, bool), Error> {
+fn rows_and_in_flight(
+    table: Oid,
+    name: &str,
+    predicate: Option<&str>,
+    writing: bool,
+) -> Result<(f64, bool), Error> {
     #[derive(Deserialize)]
     struct Table {
         blocks: i64,

@@ -134,7 +134,10 @@ fn a_hot_partition_gives_rows_within_the_limits_and_none_to_the_cold_one() {
     assert!(plan.reversible && plan.disk_bytes > 0 && plan.timeout_s <= 2.0 * plan.estimated_s);
     let treating: Vec<&str> =
         ALL.iter().filter(|remedy| remedy.treats(&problem(&sick))).map(|remedy| remedy.name()).collect();
-    assert_eq!(treating, ["drain_hot_partition", "rebalance_partitions", "scale_replicas"]);
+    assert_eq!(
+        treating,
+        ["drain_hot_partition", "rebalance_partitions", "scale_replicas", "throttle_ingestion"]
+    );
 }
 
 #[test]
