@@ -257,6 +257,8 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
     }
     let mut now_named = table.clone();
     let mut striker = None;
+    // An abort comes too late once the verdict to keep is recorded.
+    let mut stops = strike == Strike::TerminateWorker;
     match strike {
         Strike::TerminateWorker => signal_by_sql(&mut client, "pg_terminate_backend", pids.worker),
         Strike::CancelWorker => signal_by_sql(&mut client, "pg_cancel_backend", pids.worker),
@@ -266,7 +268,8 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
         Strike::KillBackend => kill(cluster, pids.backend),
         Strike::KillPostmaster => cluster.kill_postmaster().map_err(|error| error.to_string())?,
         Strike::Abort => {
-            client.execute("SELECT ruvector_healing_abort($1)", &[&action]).map_err(text)?;
+            let query = "SELECT ruvector_healing_abort($1)";
+            stops = client.query_one(query, &[&action]).map_err(text)?.get(0);
         }
         Strike::RenameTable => now_named = format!("{table}_renamed"),
         _ => {}
@@ -286,7 +289,7 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
     }
     let crash = strike.crashes();
     // A worker that dies must be gone before what held it lets go.
-    if let (Some(worker), Strike::TerminateWorker | Strike::Abort) = (pids.worker, strike) {
+    if let (Some(worker), true) = (pids.worker, stops) {
         let _ = wait_for("the worker's end", Duration::from_secs(10), || {
             (!std::path::Path::new(&format!("/proc/{worker}")).exists()).then_some(())
         });
