@@ -243,11 +243,17 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
     })
     .map_err(|error| format!("{error}: {}", said(&mut client, &table)))?;
 
-    let mut held = hold(cluster, moment, fault, &table)?;
+    // Whoever holds a lock on an invalid index is taken for its builder: that one is held once the action has begun.
+    let late = (fault, moment) == (Fault::Invalid, Moment::Swap);
+    let mut held = if late { vec![] } else { hold(cluster, moment, &table)? };
     let action: i64 = client
         .query_one("SELECT action_id FROM ruvector_healing_execute($1, $2)", &[&table, &fault.remedy()])
         .map_err(text)?
         .get(0);
+    if late {
+        reach(&mut client, Moment::AnyTime, action, &table, 0.0)?;
+        held = hold(cluster, moment, &table)?;
+    }
     reach(&mut client, moment, action, &table, chance)?;
 
     let pids = Pids::find(&mut client)?;
@@ -366,7 +372,7 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
 }
 
 /// Sessions whose open transactions hold the action at that moment.
-fn hold(cluster: &Cluster, moment: Moment, fault: Fault, table: &str) -> Result<Vec<Client>, String> {
+fn hold(cluster: &Cluster, moment: Moment, table: &str) -> Result<Vec<Client>, String> {
     let statement = match moment {
         Moment::Intent => "LOCK TABLE ruvector.action_steps IN SHARE MODE".to_owned(),
         Moment::Waiting => format!("DELETE FROM {table} WHERE id = 1"),
@@ -375,7 +381,6 @@ fn hold(cluster: &Cluster, moment: Moment, fault: Fault, table: &str) -> Result<
         Moment::Outcome => "LOCK TABLE ruvector.healing_outcomes IN SHARE MODE".to_owned(),
         Moment::Verifying | Moment::AnyTime => return Ok(vec![]),
     };
-    let _ = fault;
     let mut session = cluster.connect("app").map_err(|error| error.to_string())?;
     session.batch_execute(&format!("BEGIN; {statement}")).map_err(|error| error.to_string())?;
     Ok(vec![session])
