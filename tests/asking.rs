@@ -70,7 +70,8 @@ fn in_observe_mode_nothing_happens_but_a_human_can_execute() {
         "{first}"
     );
     assert!(first["locks"].as_str().is_some_and(|locks| locks.contains("writers go on")), "{first}");
-    assert_eq!(printed["rows"], 11_000.0);
+    // Counted in a block sample.
+    assert!(printed["rows"].as_f64().is_some_and(|rows| (10_500.0..11_500.0).contains(&rows)), "{printed}");
     assert!(printed["disk_bytes"].as_i64().is_some_and(|bytes| bytes > 0), "{printed}");
     assert!(printed["lambda_expected"].as_f64() > printed["lambda_now"].as_f64(), "{printed}");
     assert_eq!(client.query_one(actions, &[]).unwrap().get::<_, i64>(0), 0, "a dry run leaves nothing");

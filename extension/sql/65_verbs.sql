@@ -235,7 +235,7 @@ BEGIN
             USING ERRCODE = 'object_in_use',
                   HINT = format('SELECT ruvector_healing_reset(%L) has it tried at once; ruvector_healing_explain(%s) says what it is.', name, pending);
     END IF;
-    SELECT jsonb_agg(jsonb_build_object('index', e.index_name, e.setting, e.effort)) INTO efforts
+    SELECT jsonb_agg(jsonb_build_object('index', e.index_name, 'setting', e.setting, 'effort', e.effort)) INTO efforts
       FROM ruvector.search_effort e WHERE e.collection_id = entry.id;
     SELECT jsonb_agg(format('DROP INDEX CONCURRENTLY %s', x.indexrelid::regclass)) INTO left_
       FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid

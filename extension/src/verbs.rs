@@ -159,8 +159,7 @@ fn lines(action: &Document) -> Vec<String> {
         };
         say("Approval", Some(format!("needed because of {why}; {by}")));
     }
-    let decided = action.decided_at.as_ref();
-    say("Decided", decided.map(|at| at.clone()));
+    say("Decided", action.decided_at.clone());
     for noted in action.steps.iter().flatten() {
         let step = in_words::<Step>(&noted.step, explain::step);
         let sql = noted.sql.as_ref().map_or_else(String::new, |sql| format!(": {sql}"));

@@ -243,11 +243,17 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
     })
     .map_err(|error| format!("{error}: {}", said(&mut client, &table)))?;
 
-    let mut held = hold(cluster, moment, fault, &table)?;
+    // Whoever holds a lock on an invalid index is taken for its builder: that one is held once the action has begun.
+    let late = (fault, moment) == (Fault::Invalid, Moment::Swap);
+    let mut held = if late { vec![] } else { hold(cluster, moment, &table)? };
     let action: i64 = client
         .query_one("SELECT action_id FROM ruvector_healing_execute($1, $2)", &[&table, &fault.remedy()])
         .map_err(text)?
         .get(0);
+    if late {
+        reach(&mut client, Moment::AnyTime, action, &table, 0.0)?;
+        held = hold(cluster, moment, &table)?;
+    }
     reach(&mut client, moment, action, &table, chance)?;
 
     let pids = Pids::find(&mut client)?;
@@ -257,6 +263,8 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
     }
     let mut now_named = table.clone();
     let mut striker = None;
+    // An abort comes too late once the verdict to keep is recorded.
+    let mut stops = strike == Strike::TerminateWorker;
     match strike {
         Strike::TerminateWorker => signal_by_sql(&mut client, "pg_terminate_backend", pids.worker),
         Strike::CancelWorker => signal_by_sql(&mut client, "pg_cancel_backend", pids.worker),
@@ -266,7 +274,8 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
         Strike::KillBackend => kill(cluster, pids.backend),
         Strike::KillPostmaster => cluster.kill_postmaster().map_err(|error| error.to_string())?,
         Strike::Abort => {
-            client.execute("SELECT ruvector_healing_abort($1)", &[&action]).map_err(text)?;
+            let query = "SELECT ruvector_healing_abort($1)";
+            stops = client.query_one(query, &[&action]).map_err(text)?.get(0);
         }
         Strike::RenameTable => now_named = format!("{table}_renamed"),
         _ => {}
@@ -285,15 +294,11 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
         striker = Some(std::thread::spawn(move || session.batch_execute(&statement)));
     }
     let crash = strike.crashes();
-    if !crash {
-        // A worker that dies must be gone before what held it lets go.
-        if strike == Strike::TerminateWorker || strike == Strike::Abort {
-            if let Some(worker) = pids.worker {
-                let _ = wait_for("the worker's end", Duration::from_secs(10), || {
-                    (!std::path::Path::new(&format!("/proc/{worker}")).exists()).then_some(())
-                });
-            }
-        }
+    // A worker that dies must be gone before what held it lets go.
+    if let (Some(worker), true) = (pids.worker, stops) {
+        let _ = wait_for("the worker's end", Duration::from_secs(10), || {
+            (!std::path::Path::new(&format!("/proc/{worker}")).exists()).then_some(())
+        });
     }
     held.iter_mut().for_each(|session| drop(session.batch_execute("ROLLBACK")));
     drop(held);
@@ -367,7 +372,7 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
 }
 
 /// Sessions whose open transactions hold the action at that moment.
-fn hold(cluster: &Cluster, moment: Moment, fault: Fault, table: &str) -> Result<Vec<Client>, String> {
+fn hold(cluster: &Cluster, moment: Moment, table: &str) -> Result<Vec<Client>, String> {
     let statement = match moment {
         Moment::Intent => "LOCK TABLE ruvector.action_steps IN SHARE MODE".to_owned(),
         Moment::Waiting => format!("DELETE FROM {table} WHERE id = 1"),
@@ -376,7 +381,6 @@ fn hold(cluster: &Cluster, moment: Moment, fault: Fault, table: &str) -> Result<
         Moment::Outcome => "LOCK TABLE ruvector.healing_outcomes IN SHARE MODE".to_owned(),
         Moment::Verifying | Moment::AnyTime => return Ok(vec![]),
     };
-    let _ = fault;
     let mut session = cluster.connect("app").map_err(|error| error.to_string())?;
     session.batch_execute(&format!("BEGIN; {statement}")).map_err(|error| error.to_string())?;
     Ok(vec![session])
@@ -476,7 +480,7 @@ fn indexes(client: &mut Client, table: &str, fault: Fault, strike: Strike, statu
     let was_invalid = matches!(fault, Fault::Invalid | Fault::Surplus) && status != "succeeded";
     let mut wrong: Vec<String> = found
         .iter()
-        .filter(|(name, valid)| !valid && !(was_invalid && name.ends_with("_i")))
+        .filter(|(name, valid)| !(*valid || was_invalid && name.ends_with("_i")))
         .map(|(name, _)| format!("{name} is invalid"))
         .collect();
     let expected = match (fault, status) {

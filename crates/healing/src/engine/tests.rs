@@ -170,7 +170,8 @@ fn calm(c: &mut Case) -> &mut Activity {
 
 #[test]
 fn a_server_that_is_not_quiet_is_left_alone_unless_a_human_names_the_strategy() {
-    let cases: [(&str, fn(&mut Case)); 6] = [
+    type Change = fn(&mut Case);
+    let cases: [(&str, Change); 6] = [
         ("quiet_replica_lag_seconds", |c| {
             let mut late = replica(1);
             late.lag_seconds = Reading::Known(60.1);
