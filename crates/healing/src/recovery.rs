@@ -240,13 +240,13 @@ pub fn take_back(entries: &[JournalEntry]) -> Result<Vec<RecoveryCommand>, Canno
 pub fn took_effect(entries: &[JournalEntry]) -> bool {
     let done = |entry: &&JournalEntry| entry.state == StepState::Done;
     let stays = |part: &Part| {
-        entries.iter().filter(done).any(|entry| {
-            matches!(entry.step, Step::ReindexConcurrently { .. }) && entry.step.part() == *part
-        })
+        entries
+            .iter()
+            .filter(done)
+            .any(|entry| matches!(entry.step, Step::ReindexConcurrently { .. }) && entry.step.part() == *part)
     };
-    let silent = |step: &Step| {
-        step.is_silent() || matches!(step, Step::CompareIndexes { .. }) && stays(&step.part())
-    };
+    let silent =
+        |step: &Step| step.is_silent() || matches!(step, Step::CompareIndexes { .. }) && stays(&step.part());
     entries.iter().filter(done).any(|entry| !silent(&entry.step))
 }
 
