@@ -23,13 +23,14 @@ fn wake() {
 
 /// The OID of a relation by its name, 0 when there is none.
 #[pg_extern(sql = false)]
-fn relation_in(name: &std::ffi::CStr) -> pg_sys::Oid {
+fn relation_in(name: &std::ffi::CStr) -> i32 {
     let text = name.to_string_lossy();
     // SAFETY: a function of PostgreSQL with one text argument; NULL when nothing bears the name.
     let found = unsafe {
         pgrx::direct_function_call::<pg_sys::Oid>(pg_sys::to_regclass, &[text.as_ref().into_datum()])
     };
-    found.unwrap_or(pg_sys::InvalidOid)
+    // pgrx would return an Oid of 0 as NULL. The bits are the same.
+    found.map_or(0, |oid| oid.to_u32() as i32)
 }
 
 /// NULL when this server can heal; else what is missing.

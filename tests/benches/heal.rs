@@ -34,13 +34,20 @@ fn main() {
     }
 }
 
-/// One pair: seconds of both builds, of the comparison and of the whole action, latencies during the builds.
+/// What one build took.
+#[derive(Clone, Copy)]
+struct Build {
+    wall_s: f64,
+    /// Processor time of the process that built: what others do on the machine is not in it.
+    cpu_s: f64,
+    /// The application's p95 meanwhile.
+    p95_ms: f64,
+}
+
 struct Pair {
-    bare_s: f64,
-    healer_s: f64,
+    bare: Build,
+    healer: Build,
     comparison_s: f64,
-    bare_p95_ms: f64,
-    healer_p95_ms: f64,
 }
 
 fn compare(rows: usize, dims: usize, pairs: usize) {
@@ -49,6 +56,8 @@ fn compare(rows: usize, dims: usize, pairs: usize) {
         .database("app")
         // The same for both builds, and enough for k-means.
         .setting("maintenance_work_mem", if rows > 100_000 { "1GB" } else { "256MB" })
+        // Each build is one process, whose processor time can be read.
+        .setting("max_parallel_maintenance_workers", "0")
         .setting("shared_buffers", "1GB")
         .setting("max_wal_size", "8GB")
         .start()
@@ -72,27 +81,25 @@ fn compare(rows: usize, dims: usize, pairs: usize) {
     let mut measured = Vec::new();
     for number in 1..=pairs {
         // Which comes first changes: what the machine does meanwhile is nobody's fault.
-        let (bare, healer);
+        let (bare, (healer, comparison_s));
         if number % 2 == 0 {
             bare = build_bare(&cluster, &mut client, &data, dims, pace, lists);
-            healer = build_by_healer(&cluster, &mut client, &data, dims, pace, number == pairs);
+            (healer, comparison_s) = build_by_healer(&cluster, &mut client, &data, dims, pace);
         } else {
-            healer = build_by_healer(&cluster, &mut client, &data, dims, pace, number == pairs);
+            (healer, comparison_s) = build_by_healer(&cluster, &mut client, &data, dims, pace);
             bare = build_bare(&cluster, &mut client, &data, dims, pace, lists);
         }
         eprintln!(
-            "pair {number}: bare {:.1} s, healer {:.1} s, comparison {:.1} s",
-            bare.0, healer.0, healer.2
+            "pair {number}: bare {:.1} s ({:.1} of processor), healer {:.1} s ({:.1}), comparison {comparison_s:.1} s",
+            bare.wall_s, bare.cpu_s, healer.wall_s, healer.cpu_s
         );
-        measured.push(Pair {
-            bare_s: bare.0,
-            healer_s: healer.0,
-            comparison_s: healer.2,
-            bare_p95_ms: bare.1,
-            healer_p95_ms: healer.1,
-        });
+        measured.push(Pair { bare, healer, comparison_s });
     }
     report(rows, dims, lists, &measured);
+    // And the whole of it, kept.
+    let action = execute(&mut client);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", tests::said(&mut client));
+    std::thread::sleep(Duration::from_secs(10));
     println!("before: {before}\nafter:  {}", figures(&mut client));
     let story =
         "SELECT story FROM ruvector_healing_history() WHERE status = 'succeeded' ORDER BY id DESC LIMIT 1";
@@ -145,7 +152,7 @@ fn capacity(cluster: &Cluster, data: &Arc<Embeddings>, dims: usize) -> Duration 
     CAPACITY_TIME.div_f64(latencies.len().max(1) as f64)
 }
 
-/// Seconds and the application's p95, milliseconds.
+/// `CREATE INDEX CONCURRENTLY` by a session.
 fn build_bare(
     cluster: &Cluster,
     client: &mut Client,
@@ -153,61 +160,85 @@ fn build_bare(
     dims: usize,
     pace: Duration,
     lists: i32,
-) -> (f64, f64) {
+) -> Build {
     let mut session = cluster.connect("app").expect("a connection");
+    let pid: i32 = session.query_one("SELECT pg_backend_pid()", &[]).expect("its process").get(0);
     let searches = Searches::start(cluster, data, dims, pace);
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), cpu_s(pid));
     session
         .batch_execute(&format!(
             "CREATE INDEX CONCURRENTLY bare ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = {lists})"
         ))
         .expect("a build");
-    let seconds = began.elapsed().as_secs_f64();
-    let latencies = searches.stop();
-    client.batch_execute("DROP INDEX CONCURRENTLY bare; CHECKPOINT").expect("a drop");
-    (seconds, p95_ms(latencies))
+    let build = Build {
+        wall_s: began.elapsed().as_secs_f64(),
+        cpu_s: cpu_s(pid) - cpu,
+        p95_ms: p95_ms(searches.stop()),
+    };
+    // Each by itself: several statements at once are one transaction.
+    for statement in ["DROP INDEX CONCURRENTLY bare", "CHECKPOINT"] {
+        client.batch_execute(statement).expect("a drop");
+    }
+    build
 }
 
-/// Seconds of the build, the application's p95 during it, seconds of the comparison. The last one is kept, the others are
-/// undone.
+fn execute(client: &mut Client) -> i64 {
+    let query = "SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')";
+    client.query_one(query, &[]).expect("an action").get(0)
+}
+
+fn ended(client: &mut Client, action: i64) -> String {
+    let wait = format!("CALL ruvector_healing_wait({action}, '1 hour')");
+    client.query_one(wait.as_str(), &[]).expect("an end").get(0)
+}
+
+/// The healer's build, and the seconds of the comparison; then it is undone.
 fn build_by_healer(
     cluster: &Cluster,
     client: &mut Client,
     data: &Arc<Embeddings>,
     dims: usize,
     pace: Duration,
-    keep: bool,
-) -> (f64, f64, f64) {
+) -> (Build, f64) {
+    let action = execute(client);
+    wait_for_step(client, action, "build_index", "intent");
     let searches = Searches::start(cluster, data, dims, pace);
-    let query = "SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')";
-    let action: i64 = client.query_one(query, &[]).expect("an action").get(0);
-    wait_for_step(client, action, "build_index");
-    let latencies = searches.stop();
-    wait_for_step(client, action, "swap_index");
+    let query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ruvector action'";
+    let pid: i32 = client.query_one(query, &[]).expect("the worker").get(0);
+    let cpu = cpu_s(pid);
+    wait_for_step(client, action, "build_index", "done");
+    let cpu_s = cpu_s(pid) - cpu;
+    let p95_ms = p95_ms(searches.stop());
+    wait_for_step(client, action, "swap_index", "done");
     let query = "SELECT (extract(epoch FROM b.noted_at - a.noted_at))::float8 FROM ruvector.action_steps a
                    JOIN ruvector.action_steps b USING (action_id, step_no)
                   WHERE action_id = $1 AND a.state = 'intent' AND b.state = 'done' AND a.step ->> 'kind' = $2";
     let mut seconds =
         |kind: &str| -> f64 { client.query_one(query, &[&action, &kind]).expect("a step").get(0) };
-    let (build_s, comparison_s) = (seconds("build_index"), seconds("compare_indexes"));
-    if !keep {
-        client.query_one("SELECT ruvector_healing_abort($1)", &[&action]).expect("an abort");
-    }
-    let wait = format!("CALL ruvector_healing_wait({action}, '1 hour')");
-    let status: String = client.query_one(wait.as_str(), &[]).expect("an end").get(0);
-    assert_eq!(status, if keep { "succeeded" } else { "aborted" }, "{}", tests::said(client));
+    let (wall_s, comparison_s) = (seconds("build_index"), seconds("compare_indexes"));
+    client.query_one("SELECT ruvector_healing_abort($1)", &[&action]).expect("an abort");
+    assert_eq!(ended(client, action), "aborted", "{}", tests::said(client));
     client.batch_execute("CHECKPOINT").expect("a checkpoint");
-    (build_s, p95_ms(latencies), comparison_s)
+    (Build { wall_s, cpu_s, p95_ms }, comparison_s)
 }
 
-fn wait_for_step(client: &mut Client, action: i64, kind: &str) {
+/// Processor time that a process has taken (proc(5): fields 14 and 15, in hundredths of a second).
+fn cpu_s(pid: i32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks =
+        |field: usize| fields.get(field - 3).and_then(|word| word.parse::<f64>().ok()).unwrap_or(f64::NAN);
+    (ticks(14) + ticks(15)) / 100.0
+}
+
+fn wait_for_step(client: &mut Client, action: i64, kind: &str, state: &str) {
     wait_for(kind, PATIENCE, || {
-        let query = "SELECT 1 FROM ruvector.action_steps WHERE action_id = $1 AND state = 'done' AND step ->> 'kind' = $2";
+        let query = "SELECT 1 FROM ruvector.action_steps WHERE action_id = $1 AND step ->> 'kind' = $2 AND state = $3";
         let ended = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND ended_at IS NOT NULL";
         if client.query_opt(ended, &[&action]).expect("the state").is_some() {
             panic!("{}", tests::said(client));
         }
-        client.query_opt(query, &[&action, &kind]).expect("the journal")
+        client.query_opt(query, &[&action, &kind, &state]).expect("the journal")
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", tests::said(client)));
 }
@@ -289,21 +320,21 @@ fn report(rows: usize, dims: usize, lists: i32, pairs: &[Pair]) {
         pairs.len()
     );
     println!("| | bare | healer | ratio (95 %) |\n|---|---|---|---|");
-    println!(
-        "| build, s | {:.1} | {:.1} | {} |",
-        of(|pair| pair.bare_s),
-        of(|pair| pair.healer_s),
-        ratio(&pairs.iter().map(|pair| (pair.healer_s, pair.bare_s)).collect::<Vec<_>>())
-    );
-    println!(
-        "| application's p95 during it, ms | {:.1} | {:.1} | {} |",
-        of(|pair| pair.bare_p95_ms),
-        of(|pair| pair.healer_p95_ms),
-        ratio(&pairs.iter().map(|pair| (pair.healer_p95_ms, pair.bare_p95_ms)).collect::<Vec<_>>())
-    );
+    let row = |name: &str, figure: fn(&Build) -> f64| {
+        let (bare, healer) = (
+            median(pairs.iter().map(|pair| figure(&pair.bare))),
+            median(pairs.iter().map(|pair| figure(&pair.healer))),
+        );
+        let ratio =
+            ratio(&pairs.iter().map(|pair| (figure(&pair.healer), figure(&pair.bare))).collect::<Vec<_>>());
+        println!("| {name} | {bare:.1} | {healer:.1} | {ratio} |");
+    };
+    row("build, s", |build| build.wall_s);
+    row("build, s of processor", |build| build.cpu_s);
+    row("application's p95 during it, ms", |build| build.p95_ms);
     println!(
         "| comparison, s | – | {:.1} | {:.2} of the build |",
         of(|pair| pair.comparison_s),
-        of(|pair| pair.comparison_s / pair.healer_s)
+        of(|pair| pair.comparison_s / pair.healer.wall_s)
     );
 }
