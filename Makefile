@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test test-all sim sim-report lint bench sandbox sandbox-down clean
+.PHONY: demo test test-all sim sim-report lint bench bench-throttle sandbox sandbox-down clean
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -53,6 +53,11 @@ lint:
 bench:
 	cargo run --release --target-dir target --manifest-path crates/mincut/benches/peers/Cargo.toml -- \
 	  --seconds $(or $(SECONDS),15)
+
+# What a throttle holds and what the hooks cost without one (ONLY=held or ONLY=cost): tests/benches/README.md.
+bench-throttle:
+	toolchain/extension 18 >/dev/null
+	cargo bench --quiet -p tests --bench throttle --profile dev -- $(ONLY)
 
 # A lasting server with the extension preloaded and created: make sandbox DIR=/tmp/somewhere
 sandbox:
