@@ -206,7 +206,7 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
             .collect(),
         disk_free_bytes: Reading::Known(world.disk_free()),
         servers: vec![],
-        replicas: Some(Reading::Known(world.replicas_seen())),
+        replicas: Some(Reading::Known(world.replicas_seen(exact))),
         jobs: Some(Reading::Known(world.jobs_seen(number))),
         horizon: None,
         slots: None,

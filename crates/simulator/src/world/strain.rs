@@ -140,8 +140,9 @@ impl World {
         }
     }
 
-    /// What the collectors read of the replicas.
-    pub(super) fn replicas_seen(&self) -> Vec<Seen> {
+    /// What the collectors read of the replicas. `curable`: only those whose trouble nothing but this server's WAL makes;
+    /// a slow or cut off machine is nobody's to heal here and counts for no policy.
+    pub(super) fn replicas_seen(&self, curable: bool) -> Vec<Seen> {
         let wal = self.wal();
         let of = |replica: &Replica| Seen {
             id: replica.id,
@@ -150,7 +151,8 @@ impl World {
             lag_seconds: Reading::Known(replica.behind / wal),
             gone_s: replica.gone_since.map(|since| (self.now - since) as f64 / 1000.0),
         };
-        self.strain.replicas.iter().map(of).collect()
+        let is_well = |replica: &&Replica| replica.gone_since.is_none() && replica.replays >= REPLAY;
+        self.strain.replicas.iter().filter(|replica| !curable || is_well(replica)).map(of).collect()
     }
 
     /// What the collectors read of the maintenance of a collection.
@@ -223,7 +225,7 @@ mod tests {
         (0..6).for_each(|_| world.strain(10_000));
         let behind = world.strain.replicas[0].behind;
         assert!((behind - 60.0 * 10.2e6).abs() < 1.0, "{behind}");
-        let lag = world.replicas_seen()[0].lag_seconds.known().copied().unwrap();
+        let lag = world.replicas_seen(true)[0].lag_seconds.known().copied().unwrap();
         assert!((lag - behind / 40.2e6).abs() < 1e-9);
         assert!(world.strain.memory_pct > REST_MEMORY + 5.0);
         world.collections[0].ingest.rows /= 2.0;
