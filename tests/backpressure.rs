@@ -71,7 +71,7 @@ fn lag_bytes(client: &mut Client) -> f64 {
 const IMPORT: Statement = |client, number| {
     let id = number as i32;
     client.execute(
-        "INSERT INTO docs (id, part, embedding, payload) SELECT $1, i % 8, ARRAY[$1, i, 3]::real[]::vector, repeat(md5(($1 + i)::text), 32)
+        "INSERT INTO docs (id, part, embedding, payload) SELECT $1::int, i % 8, ARRAY[$1::int, i, 3]::real[]::vector, repeat(md5(($1::int + i)::text), 32)
            FROM generate_series(1, 20) i",
         &[&id],
     )
@@ -101,6 +101,7 @@ fn an_import_that_a_replica_cannot_follow_is_slowed_until_it_can() {
     std::thread::sleep(Duration::from_secs(10));
     let to: f64 = client.query_one(position, &[]).unwrap().get(0);
     let wal = (to - from) / began.elapsed().as_secs_f64();
+    assert_eq!(import.errors(), Vec::<String>::new());
     eprintln!("the import writes {wal:.0} bytes of WAL a second");
     let _slow = SlowReplay::start(standby, 0.65 * wal);
     client
