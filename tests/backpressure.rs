@@ -103,6 +103,7 @@ fn an_import_that_a_replica_cannot_follow_is_slowed_until_it_can() {
     let wal = (to - from) / began.elapsed().as_secs_f64();
     assert_eq!(import.errors(), Vec::<String>::new());
     eprintln!("the import writes {wal:.0} bytes of WAL a second");
+    let mib = wal / 1_048_576.0;
     let _slow = SlowReplay::start(standby, 0.65 * wal);
     client
         .batch_execute(&format!(
@@ -110,9 +111,9 @@ fn an_import_that_a_replica_cannot_follow_is_slowed_until_it_can() {
                    "min_healing_interval_seconds": 5, "backoff_base_seconds": 5,
                    "health_curves": {{"lag_bytes": [[{}, 1], [{}, 0.7], [{}, 0.1]], "lag_seconds": [[600, 1], [1200, 0.7], [2400, 0]]}}}}');
                SELECT ruvector_collection_register('docs', 'docs')"#,
-            wal * 2.0,
-            wal * 5.0,
-            wal * 500.0
+            mib * 2.0,
+            mib * 5.0,
+            mib * 500.0
         ))
         .unwrap();
     let action: i64 = wait_for("the throttle by itself", LONG, || {
