@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test test-all chaos gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean install package reference
+.PHONY: demo test test-all chaos gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean install package reference bench-throttle
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -93,6 +93,11 @@ bench:
 bench-rows:
 	toolchain/extension $(PG) >/dev/null
 	RUVECTOR_TEST_PG=$(PG) cargo bench --quiet -p tests --bench rows
+
+# What a throttle holds and what the hooks cost without one (ONLY=held or ONLY=cost): tests/benches/README.md.
+bench-throttle:
+	toolchain/extension 18 >/dev/null
+	cargo bench --quiet -p tests --bench throttle --profile dev -- $(ONLY)
 
 # A lasting server with the extension preloaded and created: make sandbox DIR=/tmp/somewhere
 sandbox:

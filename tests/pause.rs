@@ -17,7 +17,6 @@ fn docs(client: &mut Client, rows: u32, settings: &str) {
         .batch_execute(&format!(
             "CREATE TABLE docs (id int PRIMARY KEY, embedding vector(3));
              INSERT INTO docs SELECT i, ARRAY[i, 2, 3]::vector FROM generate_series(1, {rows}) i;
-             CREATE INDEX docs_hnsw ON docs USING hnsw (embedding vector_l2_ops);
              SELECT ruvector_collection_register('docs', 'docs', settings => '{settings}')"
         ))
         .unwrap();

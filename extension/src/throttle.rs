@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
 
 use healing::lease::LeaseKind;
-use healing::throttle::{self, Admission, BURST_NS, InForce, Kind, Percentages, Rates, Targets, Written};
+use healing::throttle::{self, Admission, InForce, Kind, Percentages, Rates, Targets, Written};
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 use serde::{Deserialize, Serialize};
@@ -71,7 +71,7 @@ impl Bucket {
 
     fn begin(&self, now_ns: i64, target: Option<f64>) {
         self.row_ns.store(throttle::row_ns(target), Relaxed);
-        self.next_ns.store(now_ns - BURST_NS, Relaxed);
+        self.next_ns.store(now_ns, Relaxed);
         self.rows_before.store(self.rows.load(Relaxed), Relaxed);
         for counter in [&self.waits, &self.waited_ns, &self.rejected, &self.forgiven_ns] {
             counter.store(0, Relaxed);

@@ -13,6 +13,7 @@ pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
     // SAFETY: the first thing a worker does, as PostgreSQL's own workers do (worker_spi.c).
     unsafe {
         crate::hooks::exempt_this_process();
+        pg_sys::before_shmem_exit(Some(release_session_locks), pg_sys::Datum::null());
         handle_signals();
         pg_sys::BackgroundWorkerUnblockSignals();
         match database {
@@ -61,6 +62,13 @@ pub(crate) fn set_lock_timeout(ms: i64) -> i64 {
         );
         former
     }
+}
+
+/// PostgreSQL releases session-level locks of relations when a transaction aborts and by no other way: of a process that ends
+/// between two transactions they would stay for ever, held by nobody (`ShutdownPostgres` releases advisory ones only).
+#[pg_guard]
+unsafe extern "C-unwind" fn release_session_locks(_code: i32, _argument: pg_sys::Datum) {
+    pg_sys::LockReleaseSession(pg_sys::DEFAULT_LOCKMETHOD as _);
 }
 
 unsafe fn handle_signals() {
