@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo install package reference test test-all gallery sim sim-report lint bench sandbox sandbox-down clean
+.PHONY: demo test test-all gallery sim sim-report lint bench sandbox sandbox-down clean
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -17,6 +17,7 @@ only = $(addprefix --test ,$(1))
 
 # For another PostgreSQL than the ones below build/, with its server headers: make install PG_CONFIG=/usr/bin/pg_config
 # (PREFIX=/usr/local for ruvectorctl). 15 to 18 compile; the tests run on 15 and 18.
+.PHONY: package install reference
 PG_CONFIG ?= $(shell toolchain/postgres$(PG))
 PREFIX ?= /usr/local
 package:

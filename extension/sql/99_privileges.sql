@@ -26,7 +26,7 @@ BEGIN
         EXECUTE pg_catalog.format('GRANT EXECUTE ON %s %s TO %I',
             CASE f.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, f.signature,
             CASE WHEN f.proname = ANY (acting) THEN 'ruvector_operator'
-                 WHEN f.proname IN ('_wake', '_propose', '_sample', '_number_column', '_begin_watching', '_server_settings', '_notify_status') THEN current_user
+                 WHEN f.proname IN ('_wake', '_propose', '_sample', '_number_column', '_begin_watching', '_server_settings') THEN current_user
                  ELSE 'ruvector_monitor' END);
     END LOOP;
 END
