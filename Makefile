@@ -16,7 +16,8 @@ BEHAVIOURS := $(filter-out $(LONG),$(basename $(notdir $(wildcard tests/*.rs))))
 only = $(addprefix --test ,$(1))
 
 # For another PostgreSQL than the ones below build/, with its server headers: make install PG_CONFIG=/usr/bin/pg_config
-# (PREFIX=/usr/local for ruvectorctl). 14 to 18 are meant to compile; the tests run on 15 and 18.
+# (PREFIX=/usr/local for ruvectorctl). 15 to 18 compile; the tests run on 15 and 18.
+.PHONY: package install reference
 PG_CONFIG ?= $(shell toolchain/postgres$(PG))
 PREFIX ?= /usr/local
 package:

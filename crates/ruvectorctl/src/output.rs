@@ -60,6 +60,12 @@ pub(crate) fn text(row: &Value, field: &str) -> String {
     }
 }
 
+/// A number of things: "1 healing", "2 healings".
+pub(crate) fn count(row: &Value, field: &str, thing: &str) -> String {
+    let number = row[field].as_i64().unwrap_or(0);
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A number with so many digits: "?" where it is not known.
 pub(crate) fn number(row: &Value, field: &str, digits: usize) -> String {
     row[field].as_f64().map_or_else(|| "?".to_owned(), |value| format!("{value:.digits$}"))

@@ -155,12 +155,12 @@ unsafe fn step_aside(name: *const c_char) {
     }
 }
 
-#[cfg(feature = "pg18")]
+#[cfg(not(feature = "pg15"))]
 unsafe fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role)
 }
 
-#[cfg(not(feature = "pg18"))]
+#[cfg(feature = "pg15")]
 unsafe fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     pg_sys::pg_database_ownercheck(database, role)
 }

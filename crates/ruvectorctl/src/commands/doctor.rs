@@ -18,9 +18,9 @@ const FACTS: &str = include_str!("doctor.sql");
 /// What the control file of this extension says of it: another of the same name says something else.
 const COMMENT: &str = "keeps pgvector collections healthy";
 
-/// PostgreSQL that the tests run on; others that it compiles for.
+/// PostgreSQL that the tests run on, and the oldest that is supported: 14 has had its last release.
 const TESTED: [i64; 2] = [15, 18];
-const OLDEST: i64 = 14;
+const OLDEST: i64 = 15;
 
 /// Worker processes that healing needs at least: the launcher, a healer a database, one action.
 const SLOTS_NEEDED: i64 = 3;
@@ -123,23 +123,15 @@ pub(crate) async fn run(call: &Call, _: Arguments) -> Result<(), Failure> {
 fn of_server(facts: &Value) -> Vec<Check> {
     use Outcome::{Fault, Note, Well};
     let number = facts["server_version_num"].as_i64().unwrap_or_default();
-    let (major, minor) = (number / 10_000, number % 10_000);
+    let major = number / 10_000;
     let version = output::text(facts, "server_version");
     let mut checks = vec![if major < OLDEST {
-        check("PostgreSQL", Fault, version, "ruvector compiles for 14 and newer: upgrade the server.")
+        check("PostgreSQL", Fault, version, "ruvector is for 15 to 18: upgrade the server.")
     } else if TESTED.contains(&major) {
         check("PostgreSQL", Well, version, "")
     } else {
         check("PostgreSQL", Note, format!("{version}: compiles, but the tests run on 15 and 18 only"), "")
     }];
-    if major == 14 && minor < 4 {
-        checks.push(check(
-            "minor version",
-            Fault,
-            "PostgreSQL 14.0 to 14.3 can corrupt an index in CREATE INDEX CONCURRENTLY and REINDEX CONCURRENTLY",
-            "Install the newest minor version.",
-        ));
-    }
     if facts["standby"] == true {
         checks.push(check("standby", Note, "this is a standby: nothing is healed here", "Ask the primary."));
     }

@@ -55,13 +55,13 @@ pub(crate) async fn run(call: &Call, _: Arguments) -> Result<(), Failure> {
     }
     let server = &document["server"];
     output::line(&format!(
-        "ruvector {} in database {} on PostgreSQL {}: healing is {}, mode {}; {} healings in 24 hours",
+        "ruvector {} in database {} on PostgreSQL {}: healing is {}, mode {}; {} in 24 hours",
         output::text(server, "version"),
         output::text(server, "database"),
         output::text(server, "server_version"),
         if server["enabled"] == true { "on" } else { "off" },
         output::text(server, "mode"),
-        output::text(server, "total_healings_24h"),
+        output::count(server, "total_healings_24h", "healing"),
     ));
     if let Some(share) = Some(output::percent(server, "success_rate")).filter(|share| !share.is_empty()) {
         output::line(&format!("{share} of all attempts were verified."));

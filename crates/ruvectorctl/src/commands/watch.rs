@@ -222,9 +222,9 @@ fn draw_head(frame: &mut Frame, area: Rect, server: &Value) {
             Style::new().fg(if on { Color::Green } else { Color::Red }),
         ),
         Span::raw(format!(
-            ", mode {}, {} healings in 24 h",
+            ", mode {}, {} in 24 h",
             output::text(server, "mode"),
-            output::text(server, "total_healings_24h")
+            output::count(server, "total_healings_24h", "healing")
         )),
     ]);
     frame.render_widget(text, area);

@@ -60,7 +60,7 @@ function spark(points) {
 
 function showStatus(status) {
   const server = status.server || {};
-  at('server').textContent = `${server.database} · PostgreSQL ${server.server_version} · ruvector ${server.version} · healing is ${server.enabled ? 'on' : 'OFF'}, mode ${server.mode} · ${server.total_healings_24h} healings in 24 hours`
+  at('server').textContent = `${server.database} · PostgreSQL ${server.server_version} · ruvector ${server.version} · healing is ${server.enabled ? 'on' : 'OFF'}, mode ${server.mode} · ${server.total_healings_24h} ${server.total_healings_24h === 1 ? 'healing' : 'healings'} in 24 hours`
     + (server.why_not ? ` · ${server.why_not}` : '');
   const cards = status.collections.map((row) => {
     const action = (row.active_remediations || [])[0];
