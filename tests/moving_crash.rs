@@ -128,7 +128,7 @@ fn dies(phase: Phase, victim: Victim) {
         (Victim::Terminate, Some(pid)) => {
             client.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
         }
-        (Victim::Kill, Some(pid)) => cluster.kill(pid, Signal::Kill).unwrap(),
+        (Victim::Kill, Some(pid)) => cluster.kill(pid, Signal::KILL).unwrap(),
         (Victim::Postmaster, _) => {
             cluster.kill_postmaster().unwrap();
             cluster.restart().unwrap();

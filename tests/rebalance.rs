@@ -132,6 +132,26 @@ fn an_aborted_move_is_taken_back_row_for_row() {
     assert_eq!(undone, 0);
 }
 
+#[test]
+fn a_drain_cools_its_partition_and_gives_it_less_weight_after_the_lease() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    client.batch_execute(r#"SELECT ruvector_healing_configure('{"drain_lease_seconds": 10}')"#).unwrap();
+    let _hot = hot(&cluster);
+    let action = act(&mut client, "drain_hot_partition", "{}");
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    assert_whole(&mut client);
+    let after: f64 = client
+        .query_one("SELECT (strategy_params ->> 'weight_after')::float8 FROM ruvector.healing_outcomes", &[])
+        .unwrap()
+        .get(0);
+    assert!((0.1..0.5).contains(&after), "six times the load: {after}");
+    wait_for("the end of the lease", PATIENCE, || {
+        Ok::<_, String>((weight(&mut client) == (after, None)).then_some(())).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:?}", weight(&mut client)));
+}
+
 fn weight(client: &mut Client) -> (f64, Option<f64>) {
     let query = "SELECT weight, weight_after FROM ruvector_routing() WHERE partition_id = 6";
     let row = client.query_one(query, &[]).unwrap();

@@ -447,7 +447,10 @@ pub(super) fn carry_out(
         }
     }
     if moves.iter().any(|one| one.cold) {
-        transaction(|| Ok(release_buffers(moves)))?;
+        transaction(|| {
+            release_buffers(moves);
+            Ok(())
+        })?;
     }
     context.done(step_no, step, mover.details(stopped.as_deref()))?;
     Ok(if mover.moved == 0 { Went::Noop("there was no row to move".to_owned()) } else { Went::Done })
