@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test test-all sim sim-report lint bench bench-rows sandbox sandbox-down clean
+.PHONY: demo test test-all gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -28,6 +28,13 @@ test-all: test
 	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(LONG))
 	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast
 	$(MAKE) sim SEEDS=4000 MINUTES=30
+
+# Every fault made for real, at both levels: was it found, how soon, under its name? Ends with a table; the page is
+# build/gallery.html. make gallery SEEDS=10 FIRST_SEED=0 PG=15 ONLY=hot_partition,look_alikes
+gallery:
+	toolchain/extension $(PG) >/dev/null
+	GALLERY_SEEDS=$(or $(SEEDS),10) GALLERY_FIRST_SEED=$(or $(FIRST_SEED),0) GALLERY_ONLY=$(ONLY) RUVECTOR_TEST_PG=$(PG) \
+	  cargo test --quiet -p tests --test gallery
 
 # Simulated weeks on all cores, the last line a summary: make sim SEEDS=10000 FIRST_SEED=0 (JOBS=1, MINUTES=60).
 sim:

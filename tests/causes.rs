@@ -23,7 +23,7 @@ fn register(client: &mut Client, table: &str, settings: &str) {
 
 /// The first problem of this class once the state is stress or critical: its details and explanation.
 fn named(client: &mut Client, class: &str) -> (serde_json::Value, String) {
-    wait_for(&format!("{class} to be named"), PATIENCE, || {
+    wait_for(format!("{class} to be named"), PATIENCE, || {
         let query = "SELECT p -> 'details', p ->> 'explanation' FROM ruvector_integrity_status(), jsonb_array_elements(problems) p
                       WHERE state IN ('stress', 'critical') AND p ->> 'class' = $1";
         client.query_opt(query, &[&class]).unwrap().map(|row| (row.get(0), row.get(1)))
@@ -77,6 +77,68 @@ fn even_load_is_no_fault() {
     .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     let events: i64 = client.query_one("SELECT count(*) FROM ruvector.integrity_events", &[]).unwrap().get(0);
     assert_eq!(events, 0, "{}", said(&mut client));
+}
+
+/// Vacuums a table again and again, until it is dropped.
+struct Vacuuming(std::sync::Arc<std::sync::atomic::AtomicBool>, Option<std::thread::JoinHandle<u32>>);
+
+impl Vacuuming {
+    fn start(cluster: &Cluster, table: &str) -> Self {
+        let mut client = cluster.connect("app").unwrap();
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (stopped, vacuum) =
+            (stop.clone(), format!("VACUUM (ANALYZE, DISABLE_PAGE_SKIPPING, FREEZE) {table}"));
+        let thread = std::thread::spawn(move || {
+            let mut rounds = 0;
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                client.batch_execute(&vacuum).unwrap();
+                rounds += 1;
+            }
+            rounds
+        });
+        Self(stop, Some(thread))
+    }
+
+    fn end(mut self) -> u32 {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.1.take().unwrap().join().unwrap()
+    }
+}
+
+#[test]
+fn what_maintenance_reads_is_no_load() {
+    let (cluster, mut client) = start();
+    eight(&mut client, "{}");
+    let _even = Readers::hot(&cluster, "docs", 8, 5, 1).unwrap();
+    let samples = |client: &mut Client, condition: &str| -> i64 {
+        let query = format!("SELECT count(*) FROM ruvector.integrity_history WHERE {condition}");
+        client.query_one(query.as_str(), &[]).unwrap().get(0)
+    };
+    wait_for("a load that counts", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity i WHERE (i.snapshot #>> '{partitions,5,load,known,blocks}')::float8 > 500";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let vacuuming = Vacuuming::start(&cluster, "docs_5");
+    let before = samples(&mut client, "true");
+    wait_for("a dozen samples", PATIENCE, || (samples(&mut client, "true") > before + 12).then_some(()))
+        .unwrap();
+    assert!(vacuuming.end() > 12, "it was at work in all of them");
+    assert_eq!(samples(&mut client, "lambda_cut < 0.7"), 0, "{}", said(&mut client));
+}
+
+#[test]
+fn a_snapshot_in_another_database_holds_nothing_back() {
+    let (cluster, mut client) = start();
+    let mut elsewhere = cluster.connect("postgres").unwrap();
+    elsewhere.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class").unwrap();
+    eight(&mut client, SOON);
+    wait_for("a dozen samples", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE samples > 12", &[]).unwrap()
+    })
+    .unwrap();
+    let query = "SELECT (snapshot #>> '{horizon,known,held_s}')::float8 < 2 FROM ruvector.integrity";
+    assert!(client.query_one(query, &[]).unwrap().get::<_, bool>(0), "{}", said(&mut client));
 }
 
 /// Curves of maintenance in seconds instead of minutes.

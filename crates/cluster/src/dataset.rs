@@ -83,6 +83,8 @@ pub enum Column<'a> {
     Id(&'a str),
     /// The embedding, as pgvector's `vector` or `halfvec`.
     Embedding(&'a str),
+    /// The first so many dimensions of the embedding, as pgvector's `vector` or `halfvec`: real rows at less cost.
+    Head(&'a str, usize),
     /// The package's name.
     Name(&'a str),
     /// The package's section.
@@ -99,6 +101,7 @@ impl Column<'_> {
         match self {
             Self::Id(name)
             | Self::Embedding(name)
+            | Self::Head(name, _)
             | Self::Name(name)
             | Self::Section(name)
             | Self::Description(name) => name,
@@ -168,8 +171,7 @@ impl Embeddings {
     /// # Panics
     /// When there is no such row.
     pub fn literal(&self, row: usize) -> String {
-        let values: Vec<String> = self.row(row).iter().map(f32::to_string).collect();
-        format!("[{}]", values.join(","))
+        literal(self.row(row))
     }
 
     /// Copies rows into a table that is there already, and returns how many. `table` is SQL, so it may be qualified
@@ -204,11 +206,17 @@ impl Embeddings {
         match column {
             Column::Id(_) => row.to_string(),
             Column::Embedding(_) => self.literal(row),
+            Column::Head(_, dims) => literal(&self.row(row)[..(*dims).min(self.dims)]),
             Column::Name(_) => escaped(&self.packages[row].name),
             Column::Section(_) => escaped(&self.packages[row].section),
             Column::Description(_) => escaped(&self.packages[row].description),
         }
     }
+}
+
+fn literal(values: &[f32]) -> String {
+    let values: Vec<String> = values.iter().map(f32::to_string).collect();
+    format!("[{}]", values.join(","))
 }
 
 fn read_npy(path: &Path) -> Result<(usize, usize, Vec<f32>), DatasetError> {

@@ -34,6 +34,17 @@ pub enum ClusterError {
         source: io::Error,
     },
 
+    /// The data set in `data/` could not be used.
+    #[error("the data set cannot be used: {reason}")]
+    Dataset {
+        /// Why.
+        reason: String,
+    },
+
+    /// A fault of a standby was asked for where there is none.
+    #[error("there is no standby that could be hit\n  hint: name standbys in the `Site`")]
+    NoStandby,
+
     /// A program could not be run at all.
     #[error(
         "cannot run {program}: {source}\n  hint: it belongs to PostgreSQL below build/ or to Debian's util-linux"

@@ -40,6 +40,10 @@ impl Held {
     }
 }
 
+/// A search that has found a path goes on to so many times the work, for other paths that do not need one of their own.
+const MORE_WORK: usize = 3;
+/// Paths that turn out to be full after which it ends.
+const BLOCKED_MAX: usize = 2;
 /// Numbers of searches have room for the end beside them.
 const SEARCHES_MAX: u32 = u32::MAX / 2 - 1;
 
@@ -97,16 +101,14 @@ impl Flow {
     /// Sends more, up to `bound`, along arcs with residual capacity.
     fn send(&mut self, graph: &mut Csr, source: u32, sink: u32, bound: u64, arcs_max: &mut usize) -> Held {
         let mut sent = 0;
-        loop {
-            if sent >= bound {
-                return Held::AtLeast(bound);
-            }
-            match self.search(graph, source, sink, arcs_max) {
-                Search::Met(a, b) => sent += self.augment(graph, a, b, bound - sent),
+        while sent < bound {
+            match self.search(graph, source, sink, bound - sent, arcs_max) {
+                Search::Sent(more) => sent += more,
                 Search::CutOff => return Held::Exactly(sent),
                 Search::Stopped => return Held::AtLeast(sent),
             }
         }
+        Held::AtLeast(bound)
     }
 
     /// Undoes all but the first `keep` changes of residual capacities.
@@ -123,8 +125,16 @@ impl Flow {
         &self.queues[0]
     }
 
-    /// Looks for a path from `source` to `sink` along arcs with residual capacity.
-    fn search(&mut self, graph: &Csr, source: u32, sink: u32, arcs_max: &mut usize) -> Search {
+    /// Looks for paths from `source` to `sink` along arcs with residual capacity and sends up to `wanted` over them: over the
+    /// first that is found, and over those that some more work finds, which so do not need a search of their own.
+    fn search(
+        &mut self,
+        graph: &mut Csr,
+        source: u32,
+        sink: u32,
+        wanted: u64,
+        arcs_max: &mut usize,
+    ) -> Search {
         if self.search == SEARCHES_MAX || self.seen.is_empty() {
             self.seen.clear();
             self.seen.resize(graph.nodes(), 0);
@@ -140,44 +150,61 @@ impl Flow {
         }
         let mut heads = [0, 0];
         let mut work = [0, 0];
-        loop {
+        let (mut sent, mut enough, mut blocked) = (0, usize::MAX, 0);
+        'search: while work[0] + work[1] < enough {
             // The end that has done less goes on.
             let end = usize::from(work[1] < work[0]);
             let Some(&node) = self.queues[end].get(heads[end]) else {
+                if sent > 0 {
+                    break;
+                }
                 self.queues.swap(0, end);
                 *arcs_max = arcs_max.saturating_sub(work[0] + work[1]);
                 return Search::CutOff;
             };
             heads[end] += 1;
-            let touched = self.touched[node as usize] == self.flows;
-            for (target, weight) in graph.row(node as usize) {
+            for arc in graph.range(node as usize) {
                 work[end] += 1;
+                let target = graph.targets[arc];
                 let mark = self.seen[target as usize];
                 if mark == marks[end] {
                     continue;
                 }
                 // The second search goes against the flow. The two directions differ only where something was pushed.
-                let residual = if end == 1 && touched && self.touched[target as usize] == self.flows {
+                let touched = |node: u32| self.touched[node as usize] == self.flows;
+                let residual = if end == 1 && touched(node) && touched(target) {
                     graph.arc(target, node).map_or(0, |arc| graph.weights[arc])
                 } else {
-                    weight
+                    graph.weights[arc]
                 };
                 if residual == 0 {
                     continue;
                 }
                 if mark == marks[1 - end] {
-                    *arcs_max = arcs_max.saturating_sub(work[0] + work[1]);
-                    return if end == 0 { Search::Met(node, target) } else { Search::Met(target, node) };
+                    if sent == 0 {
+                        enough = MORE_WORK * (work[0] + work[1]);
+                    }
+                    // The first path has room; on a later one an arc may be full by now.
+                    let (a, b) = if end == 0 { (node, target) } else { (target, node) };
+                    let more = self.augment(graph, a, b, wanted - sent);
+                    sent += more;
+                    blocked += usize::from(more == 0);
+                    if sent == wanted || blocked == BLOCKED_MAX {
+                        break 'search;
+                    }
+                    continue;
                 }
                 self.seen[target as usize] = marks[end];
                 self.from[target as usize] = node;
                 self.queues[end].push(target);
             }
-            if work[0] + work[1] > *arcs_max {
+            if work[0] + work[1] > *arcs_max && sent == 0 {
                 *arcs_max = 0;
                 return Search::Stopped;
             }
         }
+        *arcs_max = arcs_max.saturating_sub(work[0] + work[1]);
+        Search::Sent(sent)
     }
 
     /// Sends what the path over the arc from `a` to `b` can take, at most `wanted`.
@@ -205,6 +232,9 @@ impl Flow {
             node = after;
         }
         let amount = path.iter().fold(wanted, |least, &(along, _)| least.min(graph.weights[along]));
+        if amount == 0 {
+            return 0;
+        }
         for (along, against) in path {
             graph.weights[along] -= amount;
             graph.weights[against] += amount;
@@ -217,8 +247,8 @@ impl Flow {
 
 /// How a search ended.
 enum Search {
-    /// The searches met on the arc from the first node to the second.
-    Met(u32, u32),
+    /// The searches met, and so much was sent.
+    Sent(u64),
     CutOff,
     Stopped,
 }

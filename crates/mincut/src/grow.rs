@@ -26,6 +26,8 @@ const ATTACHMENT_PARTS: i64 = 32;
 /// Arcs of the contracted graph are kept while they are fewer than this part of all arcs; a graph that keeps more of them
 /// is contracted in the ordinary way, so that memory stays bounded.
 const LEAVING_PART: usize = 8;
+/// When so many members wait for their arcs to be added, most nodes around have joined.
+const AVALANCHE: usize = 14;
 /// Seeds between two calls of the interrupt callback.
 const SEEDS_BETWEEN_INTERRUPTS: usize = 4096;
 
@@ -169,9 +171,15 @@ impl Grow {
         let (mut placed, mut asked, mut tested, mut near) = (0, 0, 0, 0);
         let mut patience = PATIENCE;
         loop {
+            let mut avalanche = false;
             while head < end {
-                self.absorb(graph, bound, members[head] as usize, members, &mut end, &mut near);
+                avalanche |= end - head >= AVALANCHE;
                 head += 1;
+                if avalanche {
+                    self.absorb_late(graph, bound, members[head - 1] as usize, members, &mut end, &mut near);
+                    continue;
+                }
+                self.absorb(graph, bound, members[head - 1] as usize, members, &mut end, &mut near);
                 for &node in &self.near[asked..placed] {
                     graph.prefetch_row(node);
                 }
@@ -202,9 +210,46 @@ impl Grow {
         (end, near)
     }
 
+    /// Like [`Grow::absorb`], for a node whose neighbours are members already, but for few: tests that are predicted well
+    /// cost a third of the arithmetic.
+    #[inline(never)]
+    fn absorb_late(
+        &mut self,
+        graph: &Csr,
+        bound: i64,
+        node: usize,
+        members: &mut [u32],
+        end: &mut usize,
+        near: &mut usize,
+    ) {
+        let range = graph.range(node);
+        let room = *near + range.len() + 1;
+        if self.near.len() < room {
+            self.near.resize(2 * room, 0);
+        }
+        self.keys[node] += MEMBER;
+        let weights = &graph.weights[range.clone()];
+        for (nth, &target) in graph.targets[range].iter().enumerate() {
+            let slot = &mut self.keys[target as usize];
+            let key = *slot;
+            // A key below 0 is above the bound as well.
+            if (key as u64) < bound as u64 {
+                *slot = key + weights[nth] as i64;
+                if key == 0 {
+                    self.near[*near] = target;
+                    *near += 1;
+                }
+                if *slot >= bound {
+                    members[*end] = target;
+                    *end += 1;
+                }
+            }
+        }
+    }
+
     /// Makes a node a member and adds its arcs to the keys. Written so that it compiles without branches: where in the
     /// growth a neighbour stands cannot be predicted.
-    #[inline]
+    #[inline(never)]
     fn absorb(
         &mut self,
         graph: &Csr,
@@ -214,18 +259,20 @@ impl Grow {
         end: &mut usize,
         near: &mut usize,
     ) {
-        self.keys[node] += MEMBER;
         let range = graph.range(node);
-        if self.near.len() < *near + range.len() + 1 {
-            self.near.resize(2 * (*near + range.len() + 1), 0);
+        let room = *near + range.len() + 1;
+        if self.near.len() < room {
+            self.near.resize(2 * room, 0);
         }
+        let (keys, around) = (&mut self.keys[..], &mut self.near[..]);
+        keys[node] += MEMBER;
         let (mut last, mut met) = (*end, *near);
         for (&target, &weight) in graph.targets[range.clone()].iter().zip(&graph.weights[range]) {
-            let slot = &mut self.keys[target as usize];
+            let slot = &mut keys[target as usize];
             let key = *slot;
             let grown = key + weight as i64;
             *slot = grown;
-            self.near[met] = target;
+            around[met] = target;
             met += usize::from(key == 0);
             members[last] = target;
             // A key below 0 is above the bound as well.

@@ -1,6 +1,7 @@
 //! What is done in each partition a second, from the statistics views' counters between two looks.
 //!
-//! A look after a sample and one before the next: what our own measurements touch in between is in neither.
+//! A look after a sample and one before the next: what our own measurements touch in between is in neither. What
+//! maintenance touches cannot be told from what users do, so that a window in which it was at work says nothing.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,10 +16,19 @@ use crate::error::Error;
 /// Sessions report their counters at most once a second: rates over less time than this would be chance.
 const WINDOW_MIN_MS: i64 = 900;
 
+/// While maintenance works on a table, its load counts as it was in the last window without, for this long.
+const CARRIED_MAX_MS: i64 = 60_000;
+
 /// Counters of a partition since its statistics began.
 #[derive(Clone, Copy, Deserialize)]
 struct Counters {
     oid: Oid,
+    /// Runs of VACUUM and ANALYZE.
+    maintained: i64,
+    /// Sum of the file numbers of its indexes: another one after a build.
+    files: i64,
+    /// Whether a vacuum, an analyze or a build is at work on it now.
+    busy: bool,
     inserted: i64,
     updated: i64,
     deleted: i64,
@@ -31,8 +41,8 @@ struct Counters {
 struct Known {
     at: i64,
     counters: Counters,
-    /// Load over the last window that was long enough.
-    load: Option<Reading<Load>>,
+    /// Load over the last window that was long enough, and when it ended.
+    load: Option<(Reading<Load>, i64)>,
 }
 
 thread_local! {
@@ -41,13 +51,22 @@ thread_local! {
 
 /// One jsonb document a leaf table. `$1` the collection's table.
 const COUNTERS: &str = "
-SELECT jsonb_build_object('oid', t.oid::bigint, 'inserted', pg_stat_get_tuples_inserted(t.oid),
+WITH working AS MATERIALIZED (
+    SELECT v.relid FROM pg_stat_progress_vacuum v UNION SELECT a.relid FROM pg_stat_progress_analyze a
+    UNION SELECT b.relid FROM pg_stat_progress_create_index b UNION SELECT c.relid FROM pg_stat_progress_cluster c)
+SELECT jsonb_build_object('oid', t.oid::bigint,
+       'maintained', pg_stat_get_vacuum_count(t.oid) + pg_stat_get_autovacuum_count(t.oid)
+                   + pg_stat_get_analyze_count(t.oid) + pg_stat_get_autoanalyze_count(t.oid)
+                   + pg_stat_get_vacuum_count(t.reltoastrelid) + pg_stat_get_autovacuum_count(t.reltoastrelid),
+       'files', coalesce(x.files, 0), 'busy', EXISTS (SELECT FROM working w WHERE w.relid IN (t.oid, t.reltoastrelid)),
+       'inserted', pg_stat_get_tuples_inserted(t.oid),
        'updated', pg_stat_get_tuples_updated(t.oid), 'deleted', pg_stat_get_tuples_deleted(t.oid),
        'scans', pg_stat_get_numscans(t.oid) + coalesce(x.scans, 0),
        'fetched', pg_stat_get_blocks_fetched(t.oid) + pg_stat_get_blocks_fetched(t.reltoastrelid) + coalesce(x.fetched, 0),
        'hit', pg_stat_get_blocks_hit(t.oid) + pg_stat_get_blocks_hit(t.reltoastrelid) + coalesce(x.hit, 0))
   FROM pg_class t
   LEFT JOIN LATERAL (SELECT sum(pg_stat_get_numscans(i.indexrelid)) FILTER (WHERE i.indrelid = t.oid)::bigint AS scans,
+                            sum(pg_relation_filenode(i.indexrelid)::bigint)::bigint AS files,
                             sum(pg_stat_get_blocks_fetched(i.indexrelid))::bigint AS fetched,
                             sum(pg_stat_get_blocks_hit(i.indexrelid))::bigint AS hit
                        FROM pg_index i WHERE i.indrelid IN (t.oid, nullif(t.reltoastrelid, 0))) x ON true
@@ -61,8 +80,16 @@ pub(crate) fn end(collection: &Collection) -> Result<(), Error> {
         for counters in counters {
             if let Some(before) = known.get_mut(&counters.oid) {
                 let window_ms = now - before.at;
-                if window_ms >= WINDOW_MIN_MS {
-                    before.load = Some(rates(&before.counters, &counters, window_ms as f64 / 1000.0));
+                if window_ms < WINDOW_MIN_MS {
+                    continue;
+                }
+                if !is_maintained(&before.counters, &counters) {
+                    before.load =
+                        Some((rates(&before.counters, &counters, window_ms as f64 / 1000.0), now));
+                } else if before.load.as_ref().is_some_and(|(_, at)| now - at > CARRIED_MAX_MS) {
+                    let reason = "maintenance has been at work on it for more than a minute, and what that reads cannot \
+                                  be told from what users read";
+                    before.load = Some((Reading::unknown(reason), now));
                 }
             }
         }
@@ -87,7 +114,12 @@ pub(crate) fn begin(collection: &Collection) -> Result<(), Error> {
 
 /// The load of a partition; None before the first window has ended.
 pub(crate) fn of(partition: Oid) -> Option<Reading<Load>> {
-    KNOWN.with_borrow(|known| known.get(&partition)?.load.clone())
+    KNOWN.with_borrow(|known| known.get(&partition)?.load.as_ref().map(|(load, _)| load.clone()))
+}
+
+/// Whether maintenance was at work between two looks.
+fn is_maintained(before: &Counters, now: &Counters) -> bool {
+    before.busy || now.busy || before.maintained != now.maintained || before.files != now.files
 }
 
 fn read(collection: &Collection) -> Result<Vec<Counters>, Error> {

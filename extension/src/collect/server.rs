@@ -34,12 +34,14 @@ WITH sessions AS (SELECT * FROM pg_stat_activity),
            FROM sessions s
           WHERE (s.backend_xmin IS NOT NULL OR s.backend_xid IS NOT NULL) AND s.pid <> pg_backend_pid()
             AND s.backend_type NOT IN ('autovacuum worker', 'walsender')
-            AND s.xact_start IS NOT NULL AND s.datid IS NOT NULL
+            AND s.xact_start IS NOT NULL
+            -- What other databases' sessions see is not here, and keeps nothing of ours.
+            AND s.datid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
             AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum v WHERE v.pid = s.pid)
             AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index b WHERE b.pid = s.pid)
          UNION ALL
          SELECT extract(epoch FROM clock_timestamp() - x.prepared)::float8, format('prepared transaction %L of %s', x.gid, x.owner)
-           FROM pg_prepared_xacts x),
+           FROM pg_prepared_xacts x WHERE x.database = current_database()),
      due AS (
          SELECT count(*) AS tables FROM pg_class t
           WHERE t.relkind = 'r'

@@ -1,4 +1,4 @@
-//! Faults as production has them, made for real: each lasts until its value is dropped or mended.
+//! Sessions that read, hold or run something until they are dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,27 +15,6 @@ const ROUND: Duration = Duration::from_millis(100);
 /// Whole scans of a partition a round: with 2,000 rows of [`partitioned`] about 1,500 blocks a second, which is above
 /// the load that counts.
 const SCANS: u32 = 8;
-
-/// Creates `name (id, part, embedding)` with so many list partitions `name_0`, `name_1` … of so many rows each, and an
-/// hnsw index on each.
-///
-/// # Errors
-/// With the server's reason.
-pub fn partitioned(client: &mut Client, name: &str, partitions: u32, rows: u32) -> Result<(), ClusterError> {
-    let mut script = format!(
-        "CREATE TABLE {name} (id int, part int, embedding vector(3)) PARTITION BY LIST (part);
-         SELECT setseed(0.5);"
-    );
-    for part in 0..partitions {
-        script.push_str(&format!(
-            "CREATE TABLE {name}_{part} PARTITION OF {name} FOR VALUES IN ({part});
-             INSERT INTO {name} SELECT i, {part}, ARRAY[random(), random(), random()]::vector FROM generate_series(1, {rows}) i;
-             CREATE INDEX {name}_{part}_hnsw ON {name}_{part} USING hnsw (embedding vector_l2_ops);"
-        ));
-    }
-    script.push_str(&format!("ANALYZE {name}"));
-    client.batch_execute(&script).map_err(ClusterError::sql(format!("cannot create {name}")))
-}
 
 /// Reads tables, each so many times over in every round of a tenth of a second, until it is dropped.
 pub struct Readers {
@@ -129,7 +108,16 @@ impl Running {
     /// # Errors
     /// When it cannot connect.
     pub fn start(cluster: &Cluster, statement: &str) -> Result<Self, ClusterError> {
+        Self::after(cluster, "", statement)
+    }
+
+    /// The same after some other statements, for instance settings.
+    ///
+    /// # Errors
+    /// When it cannot connect, or with the server's reason for those.
+    pub fn after(cluster: &Cluster, before: &str, statement: &str) -> Result<Self, ClusterError> {
         let mut client = cluster.connect("app")?;
+        super::sql(&mut client, before)?;
         let cancel = client.cancel_token();
         let statement = statement.to_owned();
         let thread = std::thread::spawn(move || client.batch_execute(&statement));
@@ -146,5 +134,40 @@ impl Drop for Running {
             std::thread::sleep(ROUND);
         }
         let _ = thread.join();
+    }
+}
+
+/// Commits ten rows a second, until it is dropped.
+pub struct Writer {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts one session that writes to a table of its own, `<name>_writes`.
+    ///
+    /// # Errors
+    /// When it cannot connect or create the table.
+    pub fn start(cluster: &Cluster, name: &str) -> Result<Self, ClusterError> {
+        let mut client = cluster.connect("app")?;
+        super::sql(&mut client, &format!("CREATE TABLE IF NOT EXISTS {name}_writes (at timestamptz)"))?;
+        let insert = format!("INSERT INTO {name}_writes VALUES (now())");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) && client.batch_execute(&insert).is_ok() {
+                std::thread::sleep(ROUND);
+            }
+        });
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
