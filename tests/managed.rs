@@ -395,10 +395,10 @@ fn a_dump_brings_the_routing_back() {
     client
         .batch_execute(
             "SELECT ruvector_collection_create('docs', 3, 3, cold_when => 'false', key_table => true);
-             SELECT ruvector_routing_set('docs', 2, 0);
-             CREATE DATABASE restored",
+             SELECT ruvector_routing_set('docs', 2, 0)",
         )
         .unwrap();
+    client.batch_execute("CREATE DATABASE restored").unwrap();
     insert(&mut client, "docs", 100);
     let mut dump = cluster.client_command("pg_dump", "app").stdout(Stdio::piped()).spawn().unwrap();
     let restore = cluster

@@ -146,10 +146,8 @@ fn a_drain_cools_its_partition_and_gives_it_less_weight_after_the_lease() {
         .unwrap()
         .get(0);
     assert!((0.1..0.5).contains(&after), "six times the load: {after}");
-    wait_for("the end of the lease", PATIENCE, || {
-        Ok::<_, String>((weight(&mut client) == (after, None)).then_some(())).unwrap()
-    })
-    .unwrap_or_else(|error| panic!("{error}: {:?}", weight(&mut client)));
+    wait_for("the end of the lease", PATIENCE, || (weight(&mut client) == (after, None)).then_some(()))
+        .unwrap_or_else(|error| panic!("{error}: {:?}", weight(&mut client)));
 }
 
 fn weight(client: &mut Client) -> (f64, Option<f64>) {
