@@ -16,7 +16,7 @@ fn count(client: &mut Client, query: &str) -> i64 {
 
 #[test]
 fn cold_rows_leave_and_are_still_found() {
-    let (_cluster, mut client) = start();
+    let (cluster, mut client) = start();
     client
         .batch_execute(
             r#"SELECT ruvector_healing_configure('{"max_move_share": 0.5, "verify_window_seconds": 3, "mode": "observe",
@@ -30,6 +30,20 @@ fn cold_rows_leave_and_are_still_found() {
                ANALYZE docs"#,
         )
         .unwrap();
+    // Somebody takes more memory than there is, all the time: that it rises meanwhile proves nothing.
+    let mut hoarder = cluster.connect("app").unwrap();
+    hoarder
+        .batch_execute(
+            "SET work_mem = '1GB'; BEGIN;
+             DECLARE hoard CURSOR FOR SELECT i, repeat('x', 100) FROM generate_series(1, 1000000) i ORDER BY i DESC;
+             FETCH hoard",
+        )
+        .unwrap();
+    wait_for("memory that runs out", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector_integrity_status() WHERE problems::text LIKE '%MemoryPressure%'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     wait_for("cold rows that are counted, and a recall of every index", PATIENCE, || {
         let query = "SELECT 1 FROM ruvector.integrity
                       WHERE (snapshot #>> '{managed,places,1,cold_rows,known}')::float8 > 1000

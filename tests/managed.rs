@@ -1,6 +1,7 @@
 //! Managed collections: made in one call, writable with the library and without it, routed by weights.
 
 use std::collections::BTreeMap;
+use std::process::Stdio;
 use std::time::Duration;
 
 use cluster::{Cluster, wait_for};
@@ -386,4 +387,33 @@ fn what_cannot_be_adopted_says_why_and_what_was_begun_can_be_given_up() {
         .unwrap()
         .get(0);
     assert_eq!(next, 11, "numbers go on where they were");
+}
+
+#[test]
+fn a_dump_brings_the_routing_back() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 3, cold_when => 'false', key_table => true);
+             SELECT ruvector_routing_set('docs', 2, 0)",
+        )
+        .unwrap();
+    client.batch_execute("CREATE DATABASE restored").unwrap();
+    insert(&mut client, "docs", 100);
+    let mut dump = cluster.client_command("pg_dump", "app").stdout(Stdio::piped()).spawn().unwrap();
+    let restore = cluster
+        .client_command("psql", "restored")
+        .args(["-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null"])
+        .stdin(dump.stdout.take().unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let restored = restore.wait_with_output().unwrap();
+    assert!(dump.wait().unwrap().success());
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let mut there = cluster.connect("restored").unwrap();
+    insert(&mut there, "docs", 100);
+    let spread = spread(&mut there, "docs");
+    assert_eq!(spread.keys().copied().collect::<Vec<_>>(), [1, 3], "{spread:?}");
+    assert_eq!(spread.values().sum::<i64>(), 200);
 }

@@ -112,14 +112,18 @@ fn dies(phase: Phase, victim: Victim) {
     }
     let writers =
         Writers::start(&cluster, "docs", 1_000_000_000, 4, Duration::from_millis(10), Manner::ReadCommitted);
-    wait_for(&format!("{phase:?}"), PATIENCE, || client.query_opt(phase.reached(), &[]).unwrap())
+    wait_for(format!("{phase:?}"), PATIENCE, || client.query_opt(phase.reached(), &[]).unwrap())
         .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let mut held = held;
     if phase == MovingBack {
         client.execute("SELECT ruvector_healing_abort($1)", &[&action]).unwrap();
-        wait_for("a batch that is moved back", PATIENCE, || {
-            client
-                .query_opt("SELECT 1 FROM ruvector.moved_rows WHERE undone_at IS NOT NULL LIMIT 1", &[])
-                .unwrap()
+        held = InABatch.hold(&cluster);
+        wait_for("a batch that is being moved back", PATIENCE, || {
+            let undoing = format!(
+                "{} AND EXISTS (SELECT FROM ruvector.actions WHERE progress LIKE 'undo%')",
+                InABatch.reached()
+            );
+            client.query_opt(undoing.as_str(), &[]).unwrap()
         })
         .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     }
@@ -128,7 +132,7 @@ fn dies(phase: Phase, victim: Victim) {
         (Victim::Terminate, Some(pid)) => {
             client.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
         }
-        (Victim::Kill, Some(pid)) => cluster.kill(pid, Signal::Kill).unwrap(),
+        (Victim::Kill, Some(pid)) => cluster.kill(pid, Signal::KILL).unwrap(),
         (Victim::Postmaster, _) => {
             cluster.kill_postmaster().unwrap();
             cluster.restart().unwrap();
@@ -138,9 +142,7 @@ fn dies(phase: Phase, victim: Victim) {
     }
     drop(held);
     cluster.wait_ready(PATIENCE).unwrap();
-    let mut client =
-        wait_for("a connection", PATIENCE, || Ok::<_, postgres::Error>(cluster.connect("app").ok()).unwrap())
-            .unwrap();
+    let mut client = wait_for("a connection", PATIENCE, || cluster.connect("app").ok()).unwrap();
     let status: String = wait_for("the end of the action", PATIENCE, || {
         let query =
             "SELECT status FROM ruvector.actions WHERE id = $1 AND ended_at IS NOT NULL AND NOT unfinished";

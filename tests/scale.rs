@@ -53,7 +53,7 @@ impl Host {
         open(&directory.join("calls"), 0o666);
         let cluster = Cluster::builder(version())
             .preload(true)
-            .setting("ruvector.scale_command", format!("'{}'", hook.display()))
+            .setting("ruvector.scale_command", hook.display())
             .database("app")
             .start()
             .unwrap();
@@ -113,8 +113,7 @@ fn ended(client: &mut Client, action: i64) -> String {
 fn replicas_are_asked_for_and_kept_when_reads_leave_this_server() {
     let (host, mut client, readers) = Host::start("kept");
     let action = scale(&mut client);
-    wait_for("the new number", PATIENCE, || Ok::<_, String>((host.replicas() == "3").then_some(())).unwrap())
-        .unwrap();
+    wait_for("the new number", PATIENCE, || (host.replicas() == "3").then_some(())).unwrap();
     // The new replica answers now.
     drop(readers);
     assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));

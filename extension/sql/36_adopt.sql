@@ -154,7 +154,7 @@ BEGIN
     SELECT _note_adoption.source, (fresh ->> 'target')::oid, fresh ->> 'name', (fresh ->> 'changes')::oid, fresh ->> 'key_column',
            fresh ->> 'key_type', fresh ->> 'vector_column', fresh ->> 'tenant_column', (fresh ->> 'partitions')::integer,
            fresh ->> 'index_method', fresh ->> 'distance', fresh -> 'settings', (fresh ->> 'rows_total')::bigint
-    ON CONFLICT (source) DO NOTHING;
+    ON CONFLICT ON CONSTRAINT adoptions_pkey DO NOTHING;
 END
 $$;
 

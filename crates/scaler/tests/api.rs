@@ -1,6 +1,8 @@
 //! The program against an API server over real HTTP and TLS, which answers as a Kubernetes API server does: resource
 //! versions, 403, 404, 409, 429, slowness, connections that are cut.
 
+#![allow(clippy::unwrap_used, reason = "a test may unwrap in its helpers too")]
+
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -313,7 +315,7 @@ fn it_sets_what_is_expected_and_nothing_else() {
     let server = Server::start(2);
     assert_eq!(server.ask(&["set", TARGET, "3", "2"]), (true, json!({"replicas": 3})));
     assert_eq!(server.replicas(), 3);
-    assert_eq!(server.ask(&["set", TARGET, "3", "2"]).0, true, "it is so already");
+    assert!(server.ask(&["set", TARGET, "3", "2"]).0, "it is so already");
     assert_eq!(server.puts(), 1);
     assert_eq!(server.error(&["set", TARGET, "5", "2"]), "conflict");
     assert_eq!(server.replicas(), 3);

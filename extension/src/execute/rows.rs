@@ -446,11 +446,17 @@ pub(super) fn carry_out(
             }
         }
     }
+    if mover.moved == 0 {
+        return Ok(Went::Noop("there was no row to move".to_owned()));
+    }
     if moves.iter().any(|one| one.cold) {
-        transaction(|| Ok(release_buffers(moves)))?;
+        transaction(|| {
+            release_buffers(moves);
+            Ok(())
+        })?;
     }
     context.done(step_no, step, mover.details(stopped.as_deref()))?;
-    Ok(if mover.moved == 0 { Went::Noop("there was no row to move".to_owned()) } else { Went::Done })
+    Ok(Went::Done)
 }
 
 /// Moves everything back that the step has moved.
