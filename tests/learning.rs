@@ -16,7 +16,7 @@ fn spoiled(client: &mut Client, settings: &str) {
     let data = load_docs(client, 200);
     client
         .batch_execute(
-            "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 100)",
+            "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 2500)",
         )
         .unwrap();
     data.load_into(client, "docs", &Column::ID_AND_EMBEDDING, 200..11_000).unwrap();

@@ -4,13 +4,13 @@
 use healing::classify::diagnose;
 use healing::config::Config;
 use healing::engine::Decision;
-use healing::integrity::{IntegrityState, StateRecord, assess};
+use healing::integrity::{IntegrityState, assess};
 use healing::learning::{
     self, Choice, Context, Evidence, Learned, OutcomeRecord, Period, Posterior, Prediction, Rung, Watch,
     Weight,
 };
 use healing::remedies;
-use healing::snapshot::{Snapshot, UnixMs};
+use healing::snapshot::UnixMs;
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde::Deserialize;
