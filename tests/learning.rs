@@ -315,7 +315,10 @@ fn failures_lower_how_far_a_remedy_goes_and_a_human_raises_it() {
     let told = |client: &mut Client| -> Vec<String> {
         client.query(moves, &[]).unwrap().iter().map(|row| row.get(0)).collect()
     };
-    assert_eq!(told(&mut client), ["tune_search_effort auto approve it failed several times in a row ruvector"]);
+    assert_eq!(
+        told(&mut client),
+        ["tune_search_effort auto approve it failed several times in a row ruvector"]
+    );
     // It asks now, although the collection's mode is auto.
     let waits = wait_for("a plan that asks", HEALING, || {
         let query = "SELECT id, approval FROM ruvector.actions WHERE status = 'awaiting_approval'";
@@ -323,6 +326,8 @@ fn failures_lower_how_far_a_remedy_goes_and_a_human_raises_it() {
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     assert_eq!(waits.get::<_, &str>(1), "autonomy");
+    // Switched off, so that it does not go on to fail while its level is set.
+    client.batch_execute(r#"SELECT ruvector_healing_configure('{"enabled": false}', 'docs')"#).unwrap();
     client.execute("SELECT ruvector_healing_abort($1)", &[&waits.get::<_, i64>(0)]).unwrap();
 
     let set = "SELECT ruvector_healing_autonomy('docs', 'tune_search_effort', 'auto')";
