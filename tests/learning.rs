@@ -16,7 +16,7 @@ fn spoiled(client: &mut Client, settings: &str) {
     let data = load_docs(client, 200);
     client
         .batch_execute(
-            "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 100)",
+            "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 2500)",
         )
         .unwrap();
     data.load_into(client, "docs", &Column::ID_AND_EMBEDDING, 200..11_000).unwrap();
@@ -326,6 +326,8 @@ fn failures_lower_how_far_a_remedy_goes_and_a_human_raises_it() {
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     assert_eq!(waits.get::<_, &str>(1), "autonomy");
+    // Switched off, so that it does not go on to fail while its level is set.
+    client.batch_execute(r#"SELECT ruvector_healing_configure('{"enabled": false}', 'docs')"#).unwrap();
     client.execute("SELECT ruvector_healing_abort($1)", &[&waits.get::<_, i64>(0)]).unwrap();
 
     let set = "SELECT ruvector_healing_autonomy('docs', 'tune_search_effort', 'auto')";

@@ -89,16 +89,18 @@ pub fn watch(
 pub struct Natural {
     /// Probability, 0–1.
     pub rate: f64,
-    /// Periods that it rests on.
+    /// Periods that it rests on: those that cleared in time, or are known to have lasted longer.
     pub periods: u32,
 }
 
 /// The probability that a problem of this context clears by itself within `horizon_s` (Kaplan–Meier). One period that
-/// never clears is added, so that a single lucky one does not explain everything away. None without a period.
+/// never clears is added, so that a single lucky one does not explain everything away. None where no period tells: none cleared in time, and
+/// all were cut short before.
 pub fn cleared_within(periods: &[Period], context: &Context, horizon_s: f64) -> Option<Natural> {
     let mut own: Vec<(f64, bool)> =
         periods.iter().filter(|p| p.context == *context).map(|p| (p.seconds, p.cleared)).collect();
-    if own.is_empty() {
+    let tells = own.iter().filter(|(seconds, cleared)| *seconds >= horizon_s || *cleared).count();
+    if tells == 0 {
         return None;
     }
     own.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -113,7 +115,7 @@ pub fn cleared_within(periods: &[Period], context: &Context, horizon_s: f64) -> 
         stands *= 1.0 - cleared as f64 / at_risk as f64;
         at += same;
     }
-    Some(Natural { rate: 1.0 - stands, periods: u32::try_from(own.len()).unwrap_or(u32::MAX) })
+    Some(Natural { rate: 1.0 - stands, periods: u32::try_from(tells).unwrap_or(u32::MAX) })
 }
 
 /// Whether an episode (a collection, out of the normal state since then) is one of those that are delayed at random to see
@@ -149,7 +151,7 @@ mod tests {
     }
 
     fn rate(periods: &[Period], horizon_s: f64) -> f64 {
-        cleared_within(periods, &context(), horizon_s).unwrap().rate
+        cleared_within(periods, &context(), horizon_s).map_or(0.0, |natural| natural.rate)
     }
 
     #[test]
@@ -167,6 +169,10 @@ mod tests {
         let tied = [period(5.0, true), period(5.0, true), period(5.0, false)];
         assert!((rate(&tied, 5.0) - 0.5).abs() < 1e-12);
         assert_eq!(rate(&[period(1.0, true)], 2.0), 0.5);
+        // What was cut short before tells nothing.
+        assert_eq!(cleared_within(&[period(5.0, false)], &context(), 6.0), None);
+        let lasted = cleared_within(&[period(6.0, false), period(1.0, false)], &context(), 6.0);
+        assert_eq!(lasted, Some(Natural { rate: 0.0, periods: 1 }));
         // Another context says nothing.
         let other = Context { index_kind: "hnsw".to_owned(), ..context() };
         assert_eq!(cleared_within(&tied, &other, 5.0), None);
