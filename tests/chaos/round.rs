@@ -233,7 +233,7 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
         .batch_execute(&format!(
             r#"SELECT ruvector_collection_register('{table}', '{table}', settings => '{{"mode": "observe",
                  "lock_timeout_ms": 60000, "verify_window_seconds": {}}}')"#,
-            if moment == Moment::Verifying { 20 } else { 1 }
+            if moment == Moment::Verifying { 5 } else { 1 }
         ))
         .map_err(text)?;
     wait_for("a plan", PATIENCE, || {
