@@ -61,6 +61,18 @@ pub enum NotApplicable {
         /// Which, and why.
         detail: String,
     },
+    /// Rows are not ours to move.
+    #[error("its rows are not ours to move: {detail}")]
+    RowsNotOurs {
+        /// Why.
+        detail: String,
+    },
+    /// Nothing is there that could start a replica.
+    #[error("there is no orchestrator: {detail}")]
+    NoOrchestrator {
+        /// What is missing.
+        detail: String,
+    },
     /// Writers of the collection wait, and what waits holds a snapshot that a build would have to wait for.
     #[error("its writers are throttled; nothing is built before that is over")]
     Throttled,
@@ -127,12 +139,15 @@ impl Limits {
         }
     }
 
-    /// The hard limit for an estimate: twice it, or what the settings or the request say, if less.
-    pub(crate) fn timeout_s(&self, estimated_s: f64, builds: usize) -> f64 {
-        let by_build = self.config.max_build_seconds.map(|seconds| (seconds * builds.max(1) as i64) as f64);
-        [Some(2.0 * estimated_s), by_build, self.params.max_duration_s()]
-            .into_iter()
-            .flatten()
-            .fold(f64::INFINITY, f64::min)
+    /// The hard limit for an estimate: twice it, or what the request says, if less.
+    pub(crate) fn timeout_s(&self, estimated_s: f64) -> f64 {
+        self.params.max_duration_s().map_or(2.0 * estimated_s, |seconds| seconds.min(2.0 * estimated_s))
+    }
+
+    /// The hard limit of one build: twice its estimate, or `max_build_seconds` if that is less. (The spec's 60 s for every
+    /// index would cancel each build beyond a million rows.)
+    pub(crate) fn build_limit_s(&self, estimated_s: f64) -> Option<f64> {
+        let set = self.config.max_build_seconds.map(|seconds| seconds as f64);
+        Some(set.map_or(2.0 * estimated_s, |seconds| seconds.min(2.0 * estimated_s)))
     }
 }

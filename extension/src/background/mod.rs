@@ -19,15 +19,16 @@ use pgrx::prelude::*;
 
 mod action;
 mod arms;
-mod decide;
+pub(crate) mod decide;
 mod healer;
 mod holder;
 mod judge;
 mod launcher;
+pub(crate) mod learning;
 pub(crate) mod process;
 mod supervise;
 
-pub(crate) use process::{wake, wake_healer_at_commit};
+pub(crate) use process::{terminate, wake, wake_healer_at_commit};
 
 /// Seconds until the postmaster starts a dead launcher again.
 const LAUNCHER_RESTART_S: u64 = 5;

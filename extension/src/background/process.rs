@@ -107,7 +107,7 @@ pub(crate) fn sleep(timeout: Duration) {
 }
 
 /// Reports at once what this process read and changed. Outside any transaction.
-pub(super) fn report_statistics() {
+pub(crate) fn report_statistics() {
     // SAFETY: outside any transaction.
     unsafe {
         pg_sys::pgstat_report_stat(true);
@@ -192,6 +192,14 @@ impl Drop for Child {
     fn drop(&mut self) {
         // SAFETY: allocated by RegisterDynamicBackgroundWorker in TopMemoryContext.
         unsafe { pg_sys::pfree(self.0.cast()) }
+    }
+}
+
+/// Asks a process of ours to end.
+pub(crate) fn terminate(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        // One that has just ended is what is wanted.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
 }
 

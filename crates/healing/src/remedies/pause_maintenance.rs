@@ -162,7 +162,7 @@ impl Remedy for PauseMaintenance {
             reversible: true,
             reason: format!("{held}{cancelled}, so that what waits gets on."),
             estimated_s,
-            timeout_s: limits.timeout_s(estimated_s, 1),
+            timeout_s: limits.timeout_s(estimated_s),
             disk_bytes: 0,
             steps,
             skipped: jobs

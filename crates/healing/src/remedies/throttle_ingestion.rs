@@ -135,7 +135,7 @@ impl Remedy for ThrottleIngestion {
                 in_words(targets.bulk_insert),
             ),
             estimated_s: SET_S,
-            timeout_s: limits.timeout_s(SET_S, 1),
+            timeout_s: limits.timeout_s(SET_S),
             disk_bytes: 0,
             steps: vec![Step::SetThrottle { percentages, baseline: usual, lease_s }],
             skipped: vec![],
