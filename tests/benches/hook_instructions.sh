@@ -29,7 +29,7 @@ instructions() {
 }
 
 for what in "PERFORM FROM one" "UPDATE one SET id = 2 WHERE id = 3" "INSERT INTO one SELECT 1 WHERE false" \
-  "INSERT INTO one VALUES (1)"; do
+  "INSERT INTO one VALUES (1)" "INSERT INTO one VALUES (1); COMMIT"; do
   per() { echo $((($(instructions "$1" 6000 "$what") - $(instructions "$1" 1000 "$what")) / 5000)); }
   without=$(per "")
   with=$(per ruvector)

@@ -155,7 +155,7 @@ fn inserts(client: &mut Client) -> (f64, f64) {
 
 /// Runs one after the other, and who is first takes turns: the second has a warmer or a busier machine.
 fn in_turn<T>(pair: u32, a: impl FnOnce() -> T, b: impl FnOnce() -> T) -> (T, T) {
-    if pair % 2 == 0 {
+    if pair.is_multiple_of(2) {
         let a = a();
         (a, b())
     } else {

@@ -146,11 +146,11 @@ impl Coverage {
             ("build out of memory".to_owned(), self.out_of_memory),
             ("former index under a name of its own".to_owned(), self.former_names),
         ]);
-        for remedy in healing::remedies::ALL {
+        for remedy in crate::hazards::strategies() {
             for status in [Status::Succeeded, Status::RolledBack, Status::Failed, Status::Aborted] {
-                let key = (remedy.name().to_owned(), status.as_str());
+                let key = (remedy.to_owned(), status.as_str());
                 let count = self.ends.get(&key).copied().unwrap_or(0);
-                rows.push((format!("{} {}", remedy.name(), status.as_str()), count));
+                rows.push((format!("{remedy} {}", status.as_str()), count));
             }
         }
         rows

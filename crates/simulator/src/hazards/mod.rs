@@ -224,6 +224,13 @@ impl Schedule {
     }
 }
 
+/// The remedies that cure a fault of this world, by name: those of others would only be refused, and one more of them must
+/// not change what a kept scenario's number means.
+pub fn strategies() -> Vec<&'static str> {
+    let cures = |name: &&str| ALL.iter().any(|hazard| hazard.remedies().contains(name));
+    healing::remedies::ALL.iter().map(|remedy| remedy.name()).filter(cures).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,8 +254,10 @@ mod tests {
             assert_eq!(hazard.kind() == Kind::Fault, !hazard.remedies().is_empty(), "{}", hazard.name());
             assert!(hazard.remedies().iter().all(|name| healing::remedies::find(name).is_some()));
         }
-        for remedy in healing::remedies::ALL {
-            assert!(ALL.iter().any(|hazard| hazard.remedies().contains(&remedy.name())), "{}", remedy.name());
+        // In this world nobody counts what is written, and no autovacuum is at work or scheduled.
+        let elsewhere = ["pause_maintenance", "throttle_ingestion"];
+        for remedy in healing::remedies::ALL.iter().filter(|remedy| !elsewhere.contains(&remedy.name())) {
+            assert!(strategies().contains(&remedy.name()), "{}", remedy.name());
         }
     }
 }

@@ -1,8 +1,7 @@
 //! `operator_executes`: a human names a strategy.
 
-use super::{Event, Hazard, Kind, Stage};
+use super::{Event, Hazard, Kind, Stage, strategies};
 use healing::engine::Request;
-use healing::remedies;
 use serde_json::Value;
 
 /// See the module.
@@ -19,7 +18,8 @@ impl Hazard for OperatorExecutes {
 
     fn begin(&self, stage: &mut Stage, event: &Event) {
         let collection = stage.collection(event);
-        let strategy = remedies::ALL[event.part % remedies::ALL.len()].name().to_owned();
+        let known = strategies();
+        let strategy = known[event.part % known.len()].to_owned();
         stage.requests[collection] += 1;
         stage.store.propose(collection, Request::Execute { strategy, params: Value::Null });
     }
