@@ -61,7 +61,7 @@ BEGIN ATOMIC
         SELECT c.id, c.name, s.strategy FROM collections c CROSS JOIN unnest(ruvector._strategies()) s (strategy)
     ), outcomes AS (
         -- By name: a collection that is registered anew goes on counting. A no-op is no attempt.
-        SELECT c.id, c.name, o.strategy_name, o.status, o.success AND o.verified IS TRUE AS good, o.duration_ms / 1000.0 AS seconds,
+        SELECT c.id, c.name, o.strategy_name, o.status, o.success AND o.verified IS TRUE AS good, o.duration_ms / 1000.0::double precision AS seconds,
                o.improvement_pct / 100.0 AS improvement, o.completed_at > now() - interval '30 days' AS recent
           FROM ruvector.healing_outcomes o
           JOIN ruvector.actions a ON a.id = o.action_id
@@ -70,6 +70,16 @@ BEGIN ATOMIC
     ), actions AS (
         SELECT c.id, c.name, a.status, a.unfinished, coalesce(a.ended_at, a.started_at) AS last_end, a.started_at
           FROM ruvector.actions a JOIN collections c ON c.name = a.collection_name
+    ), by_strategy AS (
+        SELECT o.id, o.strategy_name AS strategy, count(*) AS attempts, count(*) FILTER (WHERE o.good) AS successes
+          FROM outcomes o GROUP BY o.id, o.strategy_name
+    ), by_status AS (
+        SELECT o.id, o.status, count(*) AS ended FROM outcomes o GROUP BY o.id, o.status
+    ), under_way AS (
+        SELECT a.id, count(*) FILTER (WHERE a.status IN ('approved', 'executing', 'verifying')) AS active,
+               count(*) FILTER (WHERE a.status = 'awaiting_approval') AS pending, count(*) FILTER (WHERE a.unfinished) AS unfinished,
+               max(a.last_end) FILTER (WHERE a.started_at IS NOT NULL) AS last_end
+          FROM actions a GROUP BY a.id
     ), recoveries AS (
         -- From the end of "normal" to its return.
         SELECT e.collection_id, e.happened_at, e.to_state,
@@ -85,28 +95,33 @@ BEGIN ATOMIC
     SELECT v.name, '', ARRAY['collection', r.name, 'strategy', r.strategy], v.value
       FROM arms r
       LEFT JOIN ruvector.healing_arms m ON m.collection_id = r.id AND m.strategy = r.strategy
-     CROSS JOIN LATERAL (SELECT count(*) AS attempts, count(*) FILTER (WHERE o.good) AS successes
-                           FROM outcomes o WHERE o.id = r.id AND o.strategy_name = r.strategy) k
+      LEFT JOIN by_strategy k ON k.id = r.id AND k.strategy = r.strategy
      CROSS JOIN LATERAL (VALUES
-           ('ruvector_healing_attempts_total', k.attempts),
-           ('ruvector_healing_success_total', k.successes),
+           ('ruvector_healing_attempts_total', coalesce(k.attempts, 0)),
+           ('ruvector_healing_success_total', coalesce(k.successes, 0)),
            ('ruvector_healing_breaker_open', coalesce(m.breaker_open, false)::integer)) v (name, value)
     UNION ALL
-    SELECT 'ruvector_healing_outcomes_total', '', ARRAY['collection', c.name, 'status', t.status],
-           (SELECT count(*) FROM outcomes o WHERE o.id = c.id AND o.status = t.status)
+    SELECT 'ruvector_healing_outcomes_total', '', ARRAY['collection', c.name, 'status', t.status], coalesce(k.ended, 0)
       FROM collections c
      CROSS JOIN unnest(ARRAY['succeeded', 'rolled_back', 'rollback_failed', 'failed', 'aborted']) t (status)
+      LEFT JOIN by_status k ON k.id = c.id AND k.status = t.status
     UNION ALL
-    SELECT 'ruvector_healing_duration_seconds', '', ARRAY['collection', o.name, 'strategy', o.strategy_name, 'quantile', q.q::text],
-           percentile_cont(q.q) WITHIN GROUP (ORDER BY o.seconds)
-      FROM outcomes o CROSS JOIN unnest(ARRAY[0.5, 0.9, 0.99]::double precision[]) q (q)
-     WHERE o.recent AND o.seconds IS NOT NULL GROUP BY o.name, o.strategy_name, q.q
+    SELECT 'ruvector_healing_duration_seconds', '', ARRAY['collection', d.name, 'strategy', d.strategy_name, 'quantile', q.q::text],
+           q.value
+      FROM (SELECT o.name, o.strategy_name, percentile_cont(ARRAY[0.5, 0.9, 0.99]) WITHIN GROUP (ORDER BY o.seconds) AS found
+              FROM outcomes o WHERE o.recent AND o.seconds IS NOT NULL GROUP BY o.name, o.strategy_name) d
+     CROSS JOIN LATERAL unnest(ARRAY[0.5, 0.9, 0.99], d.found) q (q, value)
     UNION ALL
     SELECT 'ruvector_healing_action_duration_seconds', '_bucket',
-           ARRAY['collection', o.name, 'strategy', o.strategy_name, 'le', CASE b.le WHEN 'Infinity' THEN '+Inf' ELSE b.le::text END],
-           count(*) FILTER (WHERE o.seconds <= b.le)
-      FROM outcomes o CROSS JOIN unnest(ARRAY[1, 5, 15, 60, 300, 900, 3600, 14400, 'Infinity']::double precision[]) b (le)
-     WHERE o.seconds IS NOT NULL GROUP BY o.name, o.strategy_name, b.le
+           ARRAY['collection', d.name, 'strategy', d.strategy_name, 'le', b.le], b.times
+      FROM (SELECT o.name, o.strategy_name, count(*) FILTER (WHERE o.seconds <= 1) AS s1,
+                   count(*) FILTER (WHERE o.seconds <= 5) AS s5, count(*) FILTER (WHERE o.seconds <= 15) AS s15,
+                   count(*) FILTER (WHERE o.seconds <= 60) AS s60, count(*) FILTER (WHERE o.seconds <= 300) AS s300,
+                   count(*) FILTER (WHERE o.seconds <= 900) AS s900, count(*) FILTER (WHERE o.seconds <= 3600) AS s3600,
+                   count(*) FILTER (WHERE o.seconds <= 14400) AS s14400, count(*) AS all_
+              FROM outcomes o WHERE o.seconds IS NOT NULL GROUP BY o.name, o.strategy_name) d
+     CROSS JOIN LATERAL (VALUES ('1', d.s1), ('5', d.s5), ('15', d.s15), ('60', d.s60), ('300', d.s300), ('900', d.s900),
+                                ('3600', d.s3600), ('14400', d.s14400), ('+Inf', d.all_)) b (le, times)
     UNION ALL
     SELECT v.name, v.suffix, ARRAY['collection', o.name, 'strategy', o.strategy_name], v.value
       FROM (SELECT o.name, o.strategy_name, sum(o.seconds) AS total, count(*) AS times
@@ -118,21 +133,17 @@ BEGIN ATOMIC
     UNION ALL
     SELECT v.name, '', ARRAY['collection', c.name], v.value
       FROM collections c
-     CROSS JOIN LATERAL (
-           SELECT count(*) FILTER (WHERE a.status IN ('approved', 'executing', 'verifying')) AS active,
-                  count(*) FILTER (WHERE a.status = 'awaiting_approval') AS pending,
-                  count(*) FILTER (WHERE a.unfinished) AS unfinished,
-                  max(a.last_end) FILTER (WHERE a.started_at IS NOT NULL)
-                      + make_interval(secs => (c.config ->> 'min_healing_interval_seconds')::double precision) AS cooldown_until
-             FROM actions a WHERE a.id = c.id) k
+      LEFT JOIN under_way k ON k.id = c.id
+     CROSS JOIN LATERAL (SELECT k.last_end + make_interval(secs => (c.config ->> 'min_healing_interval_seconds')::double precision)
+                                AS cooldown_until) w
      CROSS JOIN LATERAL (VALUES
            ('ruvector_healing_enabled', c.enabled::integer::double precision),
-           ('ruvector_healing_active', k.active),
-           ('ruvector_healing_cooldown', coalesce(k.cooldown_until > now(), false)::integer),
+           ('ruvector_healing_active', coalesce(k.active, 0)),
+           ('ruvector_healing_cooldown', coalesce(w.cooldown_until > now(), false)::integer),
            ('ruvector_healing_cooldown_until_timestamp_seconds',
-            CASE WHEN k.cooldown_until > now() THEN extract(epoch FROM k.cooldown_until)::double precision END),
-           ('ruvector_healing_pending_approvals', k.pending),
-           ('ruvector_healing_unfinished', k.unfinished),
+            CASE WHEN w.cooldown_until > now() THEN extract(epoch FROM w.cooldown_until)::double precision END),
+           ('ruvector_healing_pending_approvals', coalesce(k.pending, 0)),
+           ('ruvector_healing_unfinished', coalesce(k.unfinished, 0)),
            ('ruvector_integrity_state', CASE c.state WHEN 'normal' THEN 0 WHEN 'stress' THEN 1 WHEN 'critical' THEN 2 END),
            ('ruvector_integrity_lambda', c.lambda_cut),
            ('ruvector_integrity_lambda_low', c.lambda_low),
