@@ -55,6 +55,25 @@ fn in_observe_mode_nothing_happens_but_a_human_can_execute() {
     assert_eq!(dry.get::<_, Option<i64>>(0), None);
     assert!(dry.get::<_, &str>(1).contains("lists = "), "{}", dry.get::<_, &str>(1));
     assert_eq!(dry.get::<_, &str>(2), "rebuild_centroids");
+    let printed: serde_json::Value = client
+        .query_one(
+            "SELECT plan FROM ruvector_healing_execute('docs', 'rebuild_centroids', '{\"dry_run\": true}')",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    let first = &printed["steps"][0];
+    assert!(
+        first["sql"]
+            .as_str()
+            .is_some_and(|sql| sql.starts_with("CREATE INDEX CONCURRENTLY docs_i ON public.docs")),
+        "{first}"
+    );
+    assert!(first["locks"].as_str().is_some_and(|locks| locks.contains("writers go on")), "{first}");
+    // Counted in a block sample.
+    assert!(printed["rows"].as_f64().is_some_and(|rows| (10_500.0..11_500.0).contains(&rows)), "{printed}");
+    assert!(printed["disk_bytes"].as_i64().is_some_and(|bytes| bytes > 0), "{printed}");
+    assert!(printed["lambda_expected"].as_f64() > printed["lambda_now"].as_f64(), "{printed}");
     assert_eq!(client.query_one(actions, &[]).unwrap().get::<_, i64>(0), 0, "a dry run leaves nothing");
 
     let action: i64 = client
@@ -184,9 +203,44 @@ fn an_action_gives_way_before_a_session_is_its_deadlocks_victim() {
 }
 
 #[test]
-fn an_action_beyond_its_time_is_stopped_and_undone_and_its_remedy_waits() {
+fn an_action_beyond_its_time_is_stopped_and_undone() {
     let (cluster, mut client) = start();
-    // A plan may take a second, and a session that does not end holds it up.
+    spoiled(&mut client, r#"{"mode": "observe"}"#);
+    let mut session = cluster.connect("app").unwrap();
+    session.batch_execute("BEGIN; DELETE FROM docs WHERE id = 0").unwrap();
+    let action: i64 = client
+        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')", &[])
+        .unwrap()
+        .get(0);
+    wait_for("the build to wait for the session", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    // Its time is over.
+    let over = "UPDATE ruvector.actions SET deadline = now(), plan = jsonb_set(plan, '{timeout_s}', '1') WHERE id = $1";
+    client.execute(over, &[&action]).unwrap();
+    wait_for("the stop", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector.actions WHERE stop_reason = 'timeout'", &[]).unwrap()
+    })
+    .unwrap();
+    session.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(wait(&mut client, action), "failed");
+    let row = client
+        .query_one(
+            "SELECT a.error, (SELECT count(*) FROM pg_index WHERE indrelid = 'docs'::regclass)
+               FROM ruvector.actions a WHERE a.id = $1",
+            &[&action],
+        )
+        .unwrap();
+    assert!(row.get::<_, &str>(0).starts_with("stopped after its time limit"), "{}", row.get::<_, &str>(0));
+    assert_eq!(row.get::<_, i64>(1), 2);
+}
+
+#[test]
+fn a_build_beyond_its_time_is_cancelled_and_cleaned_up_and_its_remedy_waits() {
+    let (cluster, mut client) = start();
+    // A build may take a second, and a session that does not end holds it up.
     let data = load_docs(&mut client, 200);
     client.batch_execute(UNTRAINED).unwrap();
     data.load_into(&mut client, "docs", &Column::ID_AND_EMBEDDING, 200..11_000).unwrap();
@@ -197,11 +251,14 @@ fn an_action_beyond_its_time_is_stopped_and_undone_and_its_remedy_waits() {
             "ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs', settings => '{\"max_build_seconds\": 1}')",
         )
         .unwrap();
-    let action: i64 = wait_for("an action that waits too long", PATIENCE, || {
-        client.query_opt("SELECT id FROM ruvector.actions WHERE stop_reason = 'timeout'", &[]).unwrap()
+    let action: i64 = wait_for("a build that is cancelled", PATIENCE, || {
+        let query = "SELECT s.action_id FROM ruvector.action_steps s WHERE s.step ->> 'kind' = 'build_index'
+                        AND s.state = 'intent' AND s.noted_at < clock_timestamp() - interval '1 second'";
+        client.query_opt(query, &[]).unwrap()
     })
     .unwrap()
     .get(0);
+    // Dropping what the build has left waits for the session too.
     session.batch_execute("ROLLBACK").unwrap();
     assert_eq!(wait(&mut client, action), "failed");
     let row = client
@@ -212,7 +269,12 @@ fn an_action_beyond_its_time_is_stopped_and_undone_and_its_remedy_waits() {
             &[&action],
         )
         .unwrap();
-    assert_eq!(row.get::<_, Option<&str>>(0), Some("stopped after its time limit of 1 s"));
+    assert_eq!(
+        row.get::<_, Option<&str>>(0),
+        Some("the build was cancelled after its time limit of 1 s"),
+        "{}",
+        said(&mut client)
+    );
     assert_eq!((row.get::<_, i64>(1), row.get::<_, i32>(2)), (2, 1));
 
     // What now stands in the way: the cooldown; without it the remedy's own wait; with a smaller window its attempts.
@@ -308,13 +370,17 @@ fn the_switch_of_the_server_stops_everything() {
     spoiled(&mut client, "{}");
     wait_for("the reason", PATIENCE, || why_not(&mut client).contains("switched off").then_some(()))
         .unwrap_or_else(|error| panic!("{error}: {} {}", why_not(&mut client), said(&mut client)));
-    let action: i64 = client
-        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')", &[])
-        .unwrap()
-        .get(0);
-    assert_eq!(wait(&mut client, action), "refused");
-    let row = client.query_one("SELECT reason FROM ruvector.actions WHERE id = $1", &[&action]).unwrap();
-    assert_eq!(row.get::<_, Option<&str>>(0), Some("disabled"));
+    for statement in [
+        "SELECT ruvector_healing_execute('docs', 'rebuild_centroids')",
+        "SELECT ruvector_healing_trigger('docs')",
+        "SELECT ruvector_healing_rollback('docs')",
+    ] {
+        let (state, hint) = refused(&mut client, statement);
+        assert_eq!(state, "55000", "{statement}");
+        assert!(hint.contains("ruvector.enabled"), "{hint}");
+    }
+    let asked: i64 = client.query_one("SELECT count(*) FROM ruvector.actions", &[]).unwrap().get(0);
+    assert_eq!(asked, 0, "what is refused leaves nothing");
     let enabled = "SELECT bool_or(enabled) FROM ruvector_healing_status()";
     assert!(!client.query_one(enabled, &[]).unwrap().get::<_, bool>(0));
 }

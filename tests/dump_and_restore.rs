@@ -24,6 +24,12 @@ fn settings_and_collections_survive_and_are_watched_again() {
         .unwrap();
     let named = "SELECT 1 FROM ruvector.collections WHERE name = 'docs' AND column_name = 'embedding'";
     wait_for("the column's new name", PATIENCE, || client.query_opt(named, &[]).unwrap()).unwrap();
+    wait_for("the signatures", PATIENCE, || {
+        let query = "SELECT 1 WHERE NOT EXISTS (SELECT FROM ruvector.audit_pending)";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let signed: i64 = client.query_one("SELECT max(seq) FROM ruvector.audit_log", &[]).unwrap().get(0);
     client.batch_execute("CREATE DATABASE restored").unwrap();
 
     let mut dump = cluster.client_command("pg_dump", "app").stdout(Stdio::piped()).spawn().unwrap();
@@ -58,8 +64,58 @@ fn settings_and_collections_survive_and_are_watched_again() {
         client.query_opt(query, &[]).unwrap()
     })
     .unwrap();
+    // The copy knows that it is one, and that the log it took along is whole.
+    let changed = "SELECT snapshot #>> '{around,identity_changed}' FROM ruvector.integrity";
+    let changed: Option<String> = client.query_one(changed, &[]).unwrap().get(0);
+    assert!(changed.as_deref().is_some_and(|changed| changed.contains("another database")), "{changed:?}");
+    let row = client.query_one("SELECT whole, sound_rows, fault FROM ruvector_audit_verify()", &[]).unwrap();
+    assert!(row.get::<_, bool>(0) && row.get::<_, i64>(1) >= signed, "{:?}", row.get::<_, Option<String>>(2));
+    let versions: i64 =
+        client.query_one("SELECT count(*) FROM ruvector.settings_history", &[]).unwrap().get(0);
+    assert_eq!(versions, 2);
     // The next collection gets a number of its own.
     client
         .batch_execute("CREATE TABLE more (e vector(3)); SELECT ruvector_collection_register('more', 'more')")
         .unwrap();
+}
+
+#[test]
+fn a_dump_without_a_table_restores_the_other_collections() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE SCHEMA s;
+             CREATE TABLE s.left_out (embedding vector(3)); CREATE TABLE docs (embedding vector(3));
+             SELECT ruvector_collection_register('left out', 's.left_out');
+             SELECT ruvector_collection_register('docs', 'docs')",
+        )
+        .unwrap();
+    client.batch_execute("CREATE DATABASE restored").unwrap();
+    let mut dump = cluster
+        .client_command("pg_dump", "app")
+        .arg("--exclude-table=s.left_out")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let restore = cluster
+        .client_command("psql", "restored")
+        .args(["-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null"])
+        .stdin(dump.stdout.take().unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let restored = restore.wait_with_output().unwrap();
+    assert!(dump.wait().unwrap().success());
+    let said = String::from_utf8_lossy(&restored.stderr);
+    assert!(restored.status.success(), "{said}");
+    assert!(said.contains("collection \"left out\" is left out: its table is not there"), "{said}");
+    let mut client = cluster.connect("restored").unwrap();
+    let query = "SELECT string_agg(name || ' ' || relation, ', ') FROM ruvector.collections";
+    assert_eq!(client.query_one(query, &[]).unwrap().get::<_, &str>(0), "docs docs");
+    wait_for("a sample", PATIENCE, || {
+        client
+            .query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE sampled_at IS NOT NULL", &[])
+            .unwrap()
+    })
+    .unwrap();
 }

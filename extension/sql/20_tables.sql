@@ -10,10 +10,25 @@ CREATE TABLE ruvector.settings (
     changed_by  text NOT NULL DEFAULT session_user
 );
 
+-- The OID of a table, written as its name, like regclass. But a name that is not there is read as none: a dump that leaves
+-- the table out is to restore all the other collections.
+CREATE TYPE ruvector.relation;
+CREATE FUNCTION ruvector._relation_in(cstring) RETURNS ruvector.relation
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'relation_in_wrapper';
+CREATE FUNCTION ruvector._relation_out(ruvector.relation) RETURNS cstring
+    LANGUAGE internal STABLE STRICT PARALLEL SAFE AS 'regclassout';
+CREATE TYPE ruvector.relation (
+    INPUT = ruvector._relation_in, OUTPUT = ruvector._relation_out,
+    INTERNALLENGTH = 4, PASSEDBYVALUE, ALIGNMENT = int4
+);
+CREATE CAST (ruvector.relation AS oid) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (ruvector.relation AS regclass) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (regclass AS ruvector.relation) WITHOUT FUNCTION AS ASSIGNMENT;
+
 CREATE TABLE ruvector.collections (
     id            integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name          text NOT NULL UNIQUE CHECK (name <> '' AND length(name) <= 63),
-    relation      regclass NOT NULL UNIQUE,
+    relation      ruvector.relation NOT NULL UNIQUE,
     column_number smallint NOT NULL,
     column_name   text NOT NULL,
     settings      jsonb NOT NULL DEFAULT '{}',
@@ -191,11 +206,15 @@ CREATE TABLE ruvector.healing_outcomes (
     final_lambda    real,
     witness_edges   jsonb,
     system_metrics  jsonb,
-    feedback_score  real,
+    feedback_score  real CHECK (feedback_score BETWEEN 0 AND 1),
     created_at      timestamptz DEFAULT now(),
     action_id       bigint NOT NULL UNIQUE REFERENCES ruvector.actions,
     status          text NOT NULL,
-    story           text NOT NULL
+    story           text NOT NULL,
+    index_kind      text NOT NULL DEFAULT 'none',   -- of the problem's index: ivfflat, hnsw; none: it has none
+    feedback_comment text,
+    feedback_by     text,
+    feedback_at     timestamptz
 );
 CREATE INDEX idx_healing_outcomes_class ON ruvector.healing_outcomes (problem_class);
 CREATE INDEX idx_healing_outcomes_strategy ON ruvector.healing_outcomes (strategy_name);

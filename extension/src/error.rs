@@ -12,6 +12,8 @@ pub(crate) enum Error {
     Spi(pgrx::spi::Error),
     /// A stored document is not what this version expects.
     Stored(serde_json::Error),
+    /// A build was cancelled since it took longer than it may.
+    TooLong { limit_s: f64 },
     /// Something of the world is not as a step needs it; the text is for a human.
     Refused(String),
 }
@@ -22,11 +24,17 @@ impl Error {
         matches!(self, Error::Raised { sqlstate, .. } if sqlstate == "55P03")
     }
 
+    /// Whether a statement was cancelled (`query_canceled`).
+    pub(crate) fn is_cancelled(&self) -> bool {
+        matches!(self, Error::Raised { sqlstate, .. } if sqlstate == "57014")
+    }
+
     /// What it says of a remedy: a lock that was not to be had, a statement that somebody cancelled (`query_canceled`)
     /// and a world that is not as planned are circumstances, every other ERROR is a fault.
     pub(crate) fn lesson(&self) -> Lesson {
         match self {
             Error::Raised { sqlstate, .. } if sqlstate != "55P03" && sqlstate != "57014" => Lesson::Fault,
+            Error::TooLong { .. } => Lesson::Fault,
             _ => Lesson::Postponed,
         }
     }
@@ -45,6 +53,9 @@ impl std::fmt::Display for Error {
             }
             Error::Spi(error) => write!(f, "{error}"),
             Error::Stored(error) => write!(f, "stored document cannot be read: {error}"),
+            Error::TooLong { limit_s } => {
+                write!(f, "the build was cancelled after its time limit of {limit_s:.0} s")
+            }
             Error::Refused(reason) => f.write_str(reason),
         }
     }

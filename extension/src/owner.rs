@@ -5,6 +5,8 @@
 
 use pgrx::prelude::*;
 
+use crate::error::Error;
+
 /// Runs `work` as `role`, security-restricted. If `work` raises, aborting the transaction restores the user.
 pub(crate) fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let mut user = pg_sys::InvalidOid;
@@ -39,15 +41,37 @@ const TIME_MAX_MS: i32 = 60_000;
 
 /// In a background worker: has the statement cancelled when it takes too long. A session has a limit of its own.
 fn limit_time() -> bool {
+    // SAFETY: plain reads.
+    let ours = unsafe {
+        !pg_sys::MyBgworkerEntry.is_null() && !timeout::get_timeout_active(timeout::STATEMENT_TIMEOUT)
+    };
+    if ours {
+        begin_time_limit(TIME_MAX_MS);
+    }
+    ours
+}
+
+/// Has what this background worker runs cancelled after so many milliseconds.
+fn begin_time_limit(ms: i32) {
     // SAFETY: the timeout is registered in every process with a database (`InitPostgres`); its handler sends SIGINT, which
     // background workers with a database take as a wish to cancel.
-    unsafe {
-        let ours =
-            !pg_sys::MyBgworkerEntry.is_null() && !timeout::get_timeout_active(timeout::STATEMENT_TIMEOUT);
-        if ours {
-            timeout::enable_timeout_after(timeout::STATEMENT_TIMEOUT, TIME_MAX_MS);
+    unsafe { timeout::enable_timeout_after(timeout::STATEMENT_TIMEOUT, ms) }
+}
+
+/// Runs `work` of a background worker, which is cancelled when it takes longer than so many seconds. It must end every
+/// transaction that it begins, by an abort if it fails.
+pub(crate) fn within<T>(limit_s: Option<f64>, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let Some(limit_s) = limit_s else { return work() };
+    let began = std::time::Instant::now();
+    // At least a millisecond, and 24 days at most.
+    begin_time_limit((limit_s * 1000.0).clamp(1.0, f64::from(i32::MAX)) as i32);
+    let result = work();
+    end_time_limit();
+    match result {
+        Err(error) if error.is_cancelled() && began.elapsed().as_secs_f64() >= limit_s => {
+            Err(Error::TooLong { limit_s })
         }
-        ours
+        result => result,
     }
 }
 

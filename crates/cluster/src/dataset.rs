@@ -12,6 +12,8 @@ use postgres::GenericClient;
 use crate::repository;
 
 const EMBEDDINGS_FILE: &str = "debian-packages-minilm-12000x384-f16.npy";
+/// Noise of a jittered value at most: a real one is 0.05 in the mean square.
+const JITTER: f32 = 0.03;
 const PACKAGES_FILE: &str = "debian-packages.tsv.gz";
 
 /// The data set could not be read or loaded.
@@ -174,6 +176,74 @@ impl Embeddings {
         literal(self.row(row))
     }
 
+    /// A row of a data set as large as one likes: the first `dims` values of a real embedding with noise that differs from
+    /// row to row (a third of their own spread: the groups of the data stay what they are). The same arguments give the same
+    /// row; another `salt` gives another row near it.
+    ///
+    /// # Panics
+    /// When `dims` is more than there are.
+    pub fn jittered(&self, row: usize, dims: usize, salt: u64) -> Vec<f32> {
+        let mut state =
+            (row as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt.wrapping_mul(0xD1B5_4A32_D192_ED03);
+        let mut noise = || {
+            // SplitMix64 (Steele, Lea, Flood 2014).
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^= z >> 31;
+            // The upper 24 bits fit a f32 exactly.
+            ((z >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 2.0 * JITTER
+        };
+        self.row(row % self.rows)[..dims].iter().map(|value| value + noise()).collect()
+    }
+
+    /// The same as pgvector writes it.
+    ///
+    /// # Panics
+    /// As [`Self::jittered`].
+    pub fn jittered_literal(&self, row: usize, dims: usize, salt: u64) -> String {
+        let values: Vec<String> = self.jittered(row, dims, salt).iter().map(f32::to_string).collect();
+        format!("[{}]", values.join(","))
+    }
+
+    /// Copies jittered rows into a table `(id int, embedding vector(dims))`, in PostgreSQL's binary format: a million rows
+    /// take seconds.
+    ///
+    /// # Errors
+    /// [`DatasetError`]; no row is in the table then.
+    pub fn load_jittered(
+        &self,
+        client: &mut impl GenericClient,
+        table: &str,
+        dims: usize,
+        range: Range<usize>,
+    ) -> Result<u64, DatasetError> {
+        let load_failed = |source| DatasetError::Load { table: table.to_owned(), source };
+        let send_failed = |source| DatasetError::Send { table: table.to_owned(), source };
+        let mut writer =
+            client.copy_in(&format!("COPY {table} FROM STDIN (FORMAT binary)")).map_err(load_failed)?;
+        // Signature, flags, length of the header's extension.
+        writer.write_all(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0").map_err(send_failed)?;
+        let mut tuple = Vec::new();
+        for row in range {
+            tuple.clear();
+            tuple.extend(2i16.to_be_bytes());
+            tuple.extend(4i32.to_be_bytes());
+            // Ids and dimensions are small numbers.
+            tuple.extend((row as i32).to_be_bytes());
+            tuple.extend((4 + 4 * dims as i32).to_be_bytes());
+            tuple.extend((dims as u16).to_be_bytes());
+            tuple.extend(0u16.to_be_bytes());
+            for value in self.jittered(row, dims, 0) {
+                tuple.extend(value.to_be_bytes());
+            }
+            writer.write_all(&tuple).map_err(send_failed)?;
+        }
+        writer.write_all(&(-1i16).to_be_bytes()).map_err(send_failed)?;
+        writer.finish().map_err(load_failed)
+    }
+
     /// Copies rows into a table that is there already, and returns how many. `table` is SQL, so it may be qualified
     /// or quoted; `columns` says which column takes what, others take their default.
     ///
@@ -283,6 +353,22 @@ mod tests {
             assert!((length - 1.0).abs() < 1e-3, "row {row} has length {length}");
         }
         assert!(!embeddings.package(11_999).section.is_empty());
+    }
+
+    #[test]
+    fn jittered_rows_are_near_their_embedding_and_differ() {
+        let embeddings = Embeddings::load().unwrap();
+        let near = |a: &[f32], b: &[f32]| {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+            dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+        };
+        let (first, again) = (embeddings.jittered(7, 128, 0), embeddings.jittered(7 + 12_000, 128, 0));
+        assert_eq!(first, embeddings.jittered(7, 128, 0));
+        assert!(first != again && first != embeddings.jittered(7, 128, 1));
+        for row in [&first, &again] {
+            let cosine = near(row, &embeddings.row(7)[..128]);
+            assert!((0.85..0.999).contains(&cosine), "{cosine}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::graph::Cause;
 use crate::health::Curve;
 use crate::integrity::Assessment;
-use crate::plan::{Plan, Step};
+use crate::plan::{BuildOptions, Plan, Step};
 use crate::verdict::Verdict;
 
 /// An assessment with its components.
@@ -263,17 +263,80 @@ pub fn plan(plan: &Plan) -> String {
 
 /// One step in words.
 pub fn step(step: &Step) -> String {
-    let with = |lists: &Option<u32>| lists.map_or_else(String::new, |lists| format!(" with lists = {lists}"));
+    let with = |options: &BuildOptions| match options.to_string() {
+        none if none.is_empty() => none,
+        options => format!(" with {options}"),
+    };
     match step {
-        Step::BuildIndex { of, lists } => format!("build a new index beside {}{}", of.name, with(lists)),
+        Step::BuildIndex { of, options, .. } => {
+            format!("build a new index beside {}{}", of.name, with(options))
+        }
         Step::CompareIndexes { of, .. } => format!("compare it with {}", of.name),
         Step::SwapIndex { of } => format!("exchange the names of {} and the new index", of.name),
         Step::DropLoser { of } => format!("drop the former {}", of.name),
         Step::DropInvalid { of } => format!("drop the invalid index {}", of.name),
-        Step::ReindexConcurrently { of, lists } => format!("rebuild {} in place{}", of.name, with(lists)),
+        Step::ReindexConcurrently { of, options, .. } => {
+            format!("rebuild {} in place{}", of.name, with(options))
+        }
         Step::TuneSearchEffort { of, objective } => {
             format!("set the least {} of {} that finds {objective:.2}", of.method.effort_setting(), of.name)
         }
+        Step::SetRoutingWeight { of, weight, lease: None } => {
+            format!("send new rows to {} by weight {weight:.2}", of.name)
+        }
+        Step::SetRoutingWeight { of, weight, lease: Some(lease) } => format!(
+            "send new rows to {} by weight {weight:.2} for {} s, then by {:.2}",
+            of.name, lease.seconds, lease.after
+        ),
+        Step::MoveRows { moves, .. } => {
+            let each: Vec<String> = moves
+                .iter()
+                .map(|one| {
+                    let cold = if one.cold { "cold " } else { "" };
+                    format!("{} {cold}rows from {} to {}", one.rows, one.from.name, one.to.name)
+                })
+                .collect();
+            format!("move at most {}", each.join(", "))
+        }
+        Step::ScaleReplicas { target, max_replicas, .. } => {
+            format!(
+                "scale {target} up by half, to {max_replicas} replicas at most, and wait until they are ready"
+            )
+        }
+        Step::SetThrottle { percentages, lease_s, .. } => format!(
+            "take {} % off the usual rate of writers and {} % off bulk, for {lease_s} s",
+            percentages.throttle_pct, percentages.bulk_throttle_pct
+        ),
+        Step::PauseJob { jobid, lease_s, .. } => format!("pause job {jobid} of pg_cron for {lease_s} s"),
+        Step::PauseAutovacuum { lease_s } => format!("keep autovacuum away for {lease_s} s"),
+        Step::DrainMaintenance { wait_for, cancel, wait_s } => {
+            let named = |what: &str, jobs: &[String]| match jobs.is_empty() {
+                true => None,
+                false => Some(format!("{what} {}", jobs.join(", "))),
+            };
+            let waiting = named("wait for", wait_for).map(|wait| format!("{wait}, at most {wait_s} s"));
+            let both: Vec<String> = [named("cancel", cancel), waiting].into_iter().flatten().collect();
+            both.join(" and ")
+        }
+    }
+}
+
+/// The strongest lock that a step takes on what users share, for a dry run.
+pub fn locks(step: &Step) -> &'static str {
+    if matches!(
+        step,
+        Step::BuildIndex { .. }
+            | Step::DropLoser { .. }
+            | Step::DropInvalid { .. }
+            | Step::ReindexConcurrently { .. }
+    ) {
+        "SHARE UPDATE EXCLUSIVE on the table: readers and writers go on; it waits for older transactions"
+    } else if matches!(step, Step::SwapIndex { .. }) {
+        "SHARE UPDATE EXCLUSIVE on the two indexes, for a moment"
+    } else if matches!(step, Step::CompareIndexes { .. } | Step::TuneSearchEffort { .. }) {
+        "ACCESS SHARE on the table, in short transactions"
+    } else {
+        "those that its own words name"
     }
 }
 

@@ -1,8 +1,9 @@
 //! Snapshots for tests: healthy ones, and ways to make them sick.
 
+use crate::hnsw::Density;
 use crate::snapshot::{
-    CentroidGroup, Horizon, Index, IvfHealth, Job, Load, Memory, Method, Partition, Reading, RecallPoint,
-    Replacement, Replica, Server, Slots, Snapshot,
+    Around, CentroidGroup, Horizon, Index, IvfHealth, Job, Load, Memory, Method, Partition, Reading,
+    RecallPoint, Replacement, Replica, Server, Slots, Snapshot,
 };
 
 /// The time at which every fixture is observed.
@@ -45,6 +46,11 @@ pub(crate) fn snapshot(partitions: u32, groups: u32, hnsw: u32) -> Snapshot {
         horizon: None,
         slots: None,
         memory: None,
+        managed: None,
+        orchestrator: None,
+        scheduled: None,
+        ingestion: None,
+        around: Around::default(),
     }
 }
 
@@ -149,6 +155,7 @@ pub(crate) fn ivfflat(partition: u32, groups: u32, oid: u32) -> Index {
         recall: Reading::Known(recall(10, 0.96)),
         effort: 10,
         lists: Some(groups * 10),
+        density: None,
         tuple_bytes: Reading::Known(1552.0),
     }
 }
@@ -161,6 +168,7 @@ pub(crate) fn hnsw_index(partition: u32, oid: u32) -> Index {
         recall: Reading::Known(recall(40, 0.97)),
         effort: 40,
         lists: None,
+        density: Some(Density { m: 16, ef_construction: 64 }),
         ..ivfflat(partition, 1, oid)
     }
 }
@@ -184,4 +192,17 @@ pub(crate) fn ivf(index: &mut Index) -> &mut IvfHealth {
         Reading::Known(ivf) => ivf,
         Reading::Unknown(reason) => panic!("{reason}"),
     }
+}
+
+/// Compares a page of the reference with what the code says of it; writes it instead where `RUVECTOR_WRITE_DOCS` is set.
+pub(crate) fn document(name: &str, expected: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference").join(name);
+    if std::env::var_os("RUVECTOR_WRITE_DOCS").is_some() {
+        std::fs::write(&path, expected).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{name} is not what the code says: RUVECTOR_WRITE_DOCS=1 cargo test -p healing document"
+    );
 }

@@ -235,6 +235,21 @@ pub fn take_back(entries: &[JournalEntry]) -> Result<Vec<RecoveryCommand>, Canno
     }
 }
 
+/// Whether anything that users could have noticed, or a comparison, came about that is taken back: then that is a
+/// rollback. A rebuild in place stays as it is, and what was compared before it is no more than a reason for it.
+pub fn took_effect(entries: &[JournalEntry]) -> bool {
+    let done = |entry: &&JournalEntry| entry.state == StepState::Done;
+    let stays = |part: &Part| {
+        entries
+            .iter()
+            .filter(done)
+            .any(|entry| matches!(entry.step, Step::ReindexConcurrently { .. }) && entry.step.part() == *part)
+    };
+    let silent =
+        |step: &Step| step.is_silent() || matches!(step, Step::CompareIndexes { .. }) && stays(&step.part());
+    entries.iter().filter(done).any(|entry| !silent(&entry.step))
+}
+
 /// What undoing a swap finds in the catalog, and does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -439,6 +454,14 @@ fn inverse(entry: &JournalEntry, details: Value) -> Option<RecoveryCommand> {
         Step::ReindexConcurrently { of, .. } if entry.state == StepState::Intent => {
             Some(RecoveryCommand::DropReindexLeftover { step_no, of: of.clone(), details })
         }
+        Step::SetRoutingWeight { .. } | Step::MoveRows { .. } | Step::ScaleReplicas { .. } => {
+            Some(RecoveryCommand::Revert { step_no, step: Box::new(entry.step.clone()), details })
+        }
+        Step::SetThrottle { .. } | Step::PauseJob { .. } | Step::PauseAutovacuum { .. } => {
+            Some(RecoveryCommand::Revert { step_no, step: Box::new(entry.step.clone()), details })
+        }
+        // What was cancelled comes again by itself.
+        Step::DrainMaintenance { .. } => None,
         // A finished reindex has no inverse, a comparison no effect, and a loser is dropped after the verdict.
         Step::ReindexConcurrently { .. } | Step::CompareIndexes { .. } | Step::DropLoser { .. } => None,
     }

@@ -11,7 +11,8 @@ mod failure;
 mod output;
 
 use commands::{
-    abort, approve, discover, doctor, execute, explain, history, man, metrics, serve, status, trigger, watch,
+    abort, approve, discover, doctor, execute, explain, history, man, metrics, replay, serve, status,
+    trigger, watch,
 };
 use connection::Place;
 use failure::Failure;
@@ -41,6 +42,7 @@ enum Command {
     Execute(execute::Arguments),
     Approve(approve::Arguments),
     Abort(abort::Arguments),
+    Replay(replay::Arguments),
     Metrics(metrics::Arguments),
     Serve(serve::Arguments),
     /// Print shell completions: ruvectorctl completions bash > /etc/bash_completion.d/ruvectorctl
@@ -72,6 +74,7 @@ async fn run(call: &Call, command: Command) -> Result<(), Failure> {
         Command::Execute(arguments) => execute::run(call, arguments).await,
         Command::Approve(arguments) => approve::run(call, arguments).await,
         Command::Abort(arguments) => abort::run(call, arguments).await,
+        Command::Replay(arguments) => replay::run(call, arguments).await,
         Command::Metrics(arguments) => metrics::run(call, arguments).await,
         Command::Serve(arguments) => serve::run(call, arguments).await,
         Command::Completions { shell } => {

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use healing::lifecycle::{Lesson, Status};
-use healing::plan::Step;
-use healing::recovery::{self, Gone, JournalEntry, RecoveryCommand, StepState, StopReason, patience_s};
+use healing::plan::{self, Part, Step};
+use healing::recovery::{self, Gone, RecoveryCommand, StopReason, patience_s};
 use healing::remedies;
 use healing::verification::{Outcome, Verification, verify};
 
@@ -285,6 +285,16 @@ impl Worker {
                 action.deadline = Some(at.wall + (action.planned().plan.timeout_s * 1000.0) as i64);
                 stage.coverage.began(&action.planned().plan.strategy);
             }
+            What::Step(_, turn) if self.enough_is_done(stage, &turn) => {
+                let begun: Vec<Part> =
+                    stage.store.action(self.action).entries.iter().map(|entry| entry.step.part()).collect();
+                self.queue.retain(|op| match &op.what {
+                    What::Step(_, turn) => turn.command.is_some() || begun.contains(&turn.step.part()),
+                    _ => true,
+                });
+                let why = "half of its time is over: the others wait for the next action".to_owned();
+                self.without.get_or_insert((why, Lesson::Helped));
+            }
             What::Step(run, mut turn) => match run(stage, &turn) {
                 Ok(Then::Next(ms)) => self.ready_at += ms.max(1),
                 Ok(Then::Again(ms)) => {
@@ -314,6 +324,22 @@ impl Worker {
             }
         }
         true
+    }
+
+    /// Whether this begins a further part of the plan and half of its time is over.
+    fn enough_is_done(&self, stage: &mut Stage, turn: &Turn) -> bool {
+        let action = stage.store.action(self.action);
+        let plan = &action.planned().plan;
+        let begins = self.phase == Phase::Steps
+            && turn.command.is_none()
+            && !turn.step.is_after_verification()
+            && matches!(turn.step.part(), Part::Index(_))
+            && action.entries.iter().all(|entry| entry.step.part() != turn.step.part());
+        // λ is not asked for: without a lower target than the normal boundary what is planned is below it.
+        let elapsed_s = (self.ready_at - self.born_real) as f64 / 1000.0;
+        begins
+            && !recovery::complete(plan, &action.entries).is_empty()
+            && plan::enough(elapsed_s, plan.timeout_s, None, 1.0).is_some()
     }
 
     /// What is to be done, from where the action stands.
@@ -624,7 +650,7 @@ impl Worker {
             left.reverse();
         }
         if left.is_empty() {
-            let effect = took_effect(&action.entries);
+            let effect = recovery::took_effect(&action.entries);
             if let Phase::Retreat { error, lesson } = &self.phase {
                 let parts = recovery::complete(&planned.plan, &action.entries);
                 let whole = planned.plan.only(&parts).steps.len() == planned.plan.steps.len();
@@ -731,10 +757,4 @@ fn turns(action: &Action, wanted: impl Fn(&Step) -> bool) -> Vec<Turn> {
             tries: 0,
         })
         .collect()
-}
-
-/// Whether anything that users could notice, or a comparison, came about that is taken back: then that is a rollback. A
-/// rebuild in place stays, and an invalid index that was surplus is not missed.
-fn took_effect(entries: &[JournalEntry]) -> bool {
-    entries.iter().any(|entry| entry.state == StepState::Done && !entry.step.is_silent())
 }

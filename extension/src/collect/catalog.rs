@@ -1,10 +1,12 @@
 //! What the catalogs and statistics views say: cheap enough for every sample.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use healing::clean_size;
 use healing::config::Config;
+use healing::hnsw::{Density, EF_CONSTRUCTION_DEFAULT, M_DEFAULT};
+use healing::leftover::is_named_after;
 use healing::load::Usual;
 use healing::snapshot::{Index, Method, Oid, Partition, Reading, Replacement, Snapshot};
 use pgrx::JsonB;
@@ -12,7 +14,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::readings::Last;
-use super::{load, maintenance, memory, replication, server};
+use super::{around, ingestion, load, maintenance, managed, memory, replication, server};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 use crate::owner::{as_role, owner_of, set_local};
@@ -30,6 +32,8 @@ pub(crate) struct Collection {
     pub(crate) server_settings: serde_json::Value,
     /// Whether the table is still there.
     pub(crate) exists: bool,
+    /// Until when healing is paused, on the server or for this collection.
+    pub(crate) paused_until: Option<i64>,
 }
 
 /// One vector index as the catalogs describe it.
@@ -52,10 +56,18 @@ pub(crate) struct IndexRow {
     /// Live rows that it covers, from a block sample.
     #[serde(default)]
     pub(crate) rows: f64,
+    /// Whether there may be many more, of a transaction that has not ended.
+    #[serde(default)]
+    pub(crate) rows_in_flight: bool,
     /// Dead rows that autovacuum does not yet think worth a run: their entries are no waste of the index.
     pub(crate) dead_rows_due: f64,
     pub(crate) lists: Option<u32>,
+    /// `m` and `ef_construction` where they are set.
     pub(crate) m: Option<u32>,
+    pub(crate) ef_construction: Option<u32>,
+    /// Mean bytes of a value where the type does not say them (sparsevec), of a sample; None where it says or there is none.
+    #[serde(default)]
+    pub(crate) mean_value_bytes: Option<f64>,
     /// Expression of the index's key, as SQL on the table.
     pub(crate) key: String,
     pub(crate) key_type: String,
@@ -75,7 +87,9 @@ pub(crate) struct IndexRow {
 const COLLECTIONS: &str = "
 SELECT jsonb_build_object('id', c.id, 'name', c.name, 'relation', c.relation::oid::bigint,
        'column_number', c.column_number, 'settings', c.settings, 'server_settings', ruvector._server_settings(),
-       'exists', EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation))
+       'exists', EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation),
+       'paused_until', (SELECT (extract(epoch FROM max(p.until)) * 1000)::bigint FROM ruvector.healing_pauses p
+                         WHERE coalesce(p.collection_id, c.id) = c.id))
   FROM ruvector.collections c
  WHERE $1 IS NULL OR c.id = $1 ORDER BY c.id";
 
@@ -98,7 +112,11 @@ impl Collection {
     /// The settings in force.
     pub(crate) fn config(&self) -> Result<Config, Error> {
         Config::layered(&self.server_settings, &self.settings)
-            .map(|config| Config { enabled: config.enabled && settings::enabled(), ..config })
+            .map(|config| Config {
+                enabled: config.enabled && settings::enabled(),
+                paused_until: self.paused_until,
+                ..config
+            })
             .map_err(|error| Error::refused(error.to_string()))
     }
 }
@@ -114,17 +132,36 @@ pub(crate) fn now_ms() -> i64 {
 /// The vector indexes on the collection's column, trial indexes left out.
 pub(crate) fn indexes(collection: &Collection) -> Result<Vec<IndexRow>, Error> {
     let mut rows: Vec<IndexRow> = documents(
-        INDEXES,
+        &INDEXES.replace("<BUILDING>", BUILDING),
         &[
             pg_sys::Oid::from(collection.relation).into(),
             collection.column_number.into(),
             format!("{}%", TRIAL_PREFIX.replace('_', "\\_")).into(),
         ],
     )?;
+    let writing = writing(collection)?;
     for row in &mut rows {
-        row.rows = live_rows(row.table, &row.table_name, row.predicate.as_deref())?;
+        if fixed_bytes(&row.key_type).is_err() {
+            row.mean_value_bytes = mean_value_bytes(row)?;
+        }
+        let writing = writing.contains(&row.table);
+        (row.rows, row.rows_in_flight) =
+            rows_and_in_flight(row.table, &row.table_name, row.predicate.as_deref(), writing)?;
     }
     Ok(rows)
+}
+
+/// The leaf tables of a collection to which somebody writes in a transaction that has lasted for more than a second. `$1`
+/// the collection's table.
+const WRITING: &str = "
+SELECT DISTINCT to_jsonb(l.relation::bigint) FROM pg_locks l JOIN pg_stat_activity s ON s.pid = l.pid
+ WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
+   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+   AND s.xact_start < clock_timestamp() - interval '1 second'
+   AND (l.relation = $1 OR l.relation IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))";
+
+fn writing(collection: &Collection) -> Result<HashSet<Oid>, Error> {
+    Ok(documents(WRITING, &[pg_sys::Oid::from(collection.relation).into()])?.into_iter().collect())
 }
 
 /// Blocks of a table that are read to count its rows; of a smaller table, all. The relative error of a sample of so
@@ -143,7 +180,13 @@ struct Count {
     blocks: i64,
     changes: i64,
     at: i64,
+    /// Blocks of the table when nobody had been writing to it for long.
+    settled_blocks: Option<i64>,
 }
+
+/// How much of a table may have been added since such a time, while somebody has been writing to it for long: of more,
+/// nobody can tell what belongs to rows that are not there yet.
+const IN_FLIGHT_SHARE: f64 = 0.05;
 
 thread_local! {
     /// By table and predicate.
@@ -151,7 +194,18 @@ thread_local! {
 }
 
 /// Rows of a table (that meet a predicate): as last counted by this process, or anew when it has changed since.
-fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Error> {
+pub(crate) fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Error> {
+    rows_and_in_flight(table, name, predicate, false).map(|(rows, _)| rows)
+}
+
+/// Rows of a table (that meet a predicate): as last counted by this process, or anew when it has changed since; and
+/// whether a transaction that is `writing` may have added many more.
+fn rows_and_in_flight(
+    table: Oid,
+    name: &str,
+    predicate: Option<&str>,
+    writing: bool,
+) -> Result<(f64, bool), Error> {
     #[derive(Deserialize)]
     struct Table {
         blocks: i64,
@@ -165,8 +219,18 @@ fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Err
     .pop()
     .ok_or_else(|| Error::refused("the table is gone"))?;
     let key = (table, predicate.map(str::to_owned));
-    let known = COUNTS.with_borrow(|counts| {
-        let count = counts.get(&key)?;
+    let settled_blocks = if writing {
+        COUNTS.with_borrow(|counts| counts.get(&key)?.settled_blocks)
+    } else {
+        Some(now.blocks)
+    };
+    // Of a table seen for the first time nobody knows how large it was.
+    let in_flight = writing
+        && settled_blocks
+            .is_none_or(|settled| (now.blocks - settled) as f64 > IN_FLIGHT_SHARE * now.blocks as f64);
+    let known = COUNTS.with_borrow_mut(|counts| {
+        let count = counts.get_mut(&key)?;
+        count.settled_blocks = settled_blocks;
         let changes = now.changes.checked_sub(count.changes).filter(|changes| *changes >= 0)?;
         let same = now.blocks == count.blocks
             && changes as f64 <= RECOUNTED_SHARE * count.rows
@@ -174,15 +238,15 @@ fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Err
         same.then_some(count.rows)
     });
     if let Some(rows) = known {
-        return Ok(rows);
+        return Ok((rows, in_flight));
     }
     let rows = count_rows(table, name, predicate, now.blocks)?;
-    let count = Count { rows, blocks: now.blocks, changes: now.changes, at: now_ms() };
+    let count = Count { rows, blocks: now.blocks, changes: now.changes, at: now_ms(), settled_blocks };
     COUNTS.with_borrow_mut(|counts| {
         counts.retain(|_, count| (0..COUNT_AGE_MAX_MS).contains(&(now_ms() - count.at)));
         counts.insert(key, count);
     });
-    Ok(rows)
+    Ok((rows, in_flight))
 }
 
 /// Counts in a block sample, as the table's owner.
@@ -248,7 +312,7 @@ pub(crate) fn snapshot(
         taken_at: now,
         in_recovery,
         partitions,
-        indexes: rows.iter().map(index).collect(),
+        indexes: rows.iter().map(|row| index(row, rows)).collect(),
         disk_free_bytes: disk_free(rows)?,
         servers: vec![state.server()],
         // A standby has its own to feed, of which it knows nothing that could be acted on.
@@ -261,21 +325,51 @@ pub(crate) fn snapshot(
         horizon: Some(Reading::Known(state.horizon)),
         slots: Some(Reading::Known(state.slots)),
         memory: Some(memory::usage(config)?),
+        scheduled: maintenance::scheduled(collection)?.map(Reading::Known),
+        ingestion: ingestion::seen(collection)?,
+        managed: managed::managed(collection)?,
+        orchestrator: settings::scale_command(),
+        around: around::around(collection.id)?,
     })
 }
 
 /// Header of an index tuple (`IndexTupleData`).
 const TUPLE_HEADER: f64 = 8.0;
-/// pgvector's defaults where the index names no option (`ivfflat.h`, `hnsw.h`).
+/// pgvector's default where the index names no `lists` (`ivfflat.h`).
 pub(crate) const LISTS_DEFAULT: u32 = 100;
-const M_DEFAULT: u32 = 16;
 
 fn maxalign(bytes: u64) -> f64 {
     bytes.next_multiple_of(8) as f64
 }
 
-/// Bytes of one value of the index's key, from its type: `vector(384)` is 8 + 4 × 384.
-pub(crate) fn value_bytes(key_type: &str) -> Result<u64, String> {
+/// Bytes of one value of the index's key: from its type, or the mean of a sample where values differ in size.
+pub(crate) fn value_bytes(row: &IndexRow) -> Result<u64, String> {
+    fixed_bytes(&row.key_type).or_else(|why| row.mean_value_bytes.map(|mean| mean.ceil() as u64).ok_or(why))
+}
+
+/// Blocks that are read for the mean size of values.
+const SIZED_BLOCKS: f64 = 200.0;
+
+/// Mean bytes of the values of the index's key in a block sample, as the table's owner; None where no row is met.
+fn mean_value_bytes(row: &IndexRow) -> Result<Option<f64>, Error> {
+    let owner = owner_of(row.table.into()).ok_or_else(|| Error::refused("the table is gone"))?;
+    let blocks: i64 = Spi::get_one_with_args(
+        "SELECT pg_relation_size($1) / current_setting('block_size')::bigint",
+        &[pg_sys::Oid::from(row.table).into()],
+    )?
+    .unwrap_or(0);
+    let percent = (100.0 * SIZED_BLOCKS / blocks.max(1) as f64).min(100.0);
+    let IndexRow { table_name, key, .. } = row;
+    let condition = row.predicate.as_deref().unwrap_or("true");
+    let query = format!(
+        "SELECT avg(pg_column_size({key}))::float8 FROM ONLY {table_name} TABLESAMPLE SYSTEM ({percent}) REPEATABLE (1)
+          WHERE {condition}"
+    );
+    as_role(owner, || Ok(Spi::get_one::<f64>(&query)?))
+}
+
+/// Bytes of one value, from its type: `vector(384)` is 8 + 4 × 384.
+fn fixed_bytes(key_type: &str) -> Result<u64, String> {
     let (name, dims) = key_type.split_once('(').unwrap_or((key_type, ""));
     let dims: u64 =
         dims.trim_end_matches(')').parse().map_err(|_| format!("{key_type} names no dimensions"))?;
@@ -290,8 +384,13 @@ pub(crate) fn value_bytes(key_type: &str) -> Result<u64, String> {
 /// What a clean build of the rows would need, by the page layout of pgvector. Dead rows up to autovacuum's threshold
 /// count as rows: every table that is written to has them, and autovacuum gives their space back.
 fn clean_bytes(row: &IndexRow) -> Reading<u64> {
+    if row.rows_in_flight {
+        return Reading::unknown(
+            "a transaction that adds rows has not ended, and they cannot be counted yet",
+        );
+    }
     let rows = row.rows + row.dead_rows_due;
-    match value_bytes(&row.key_type) {
+    match value_bytes(row) {
         Err(reason) => Reading::Unknown(reason),
         Ok(value) => Reading::Known(match row.method {
             Method::Ivfflat => {
@@ -306,7 +405,7 @@ fn clean_bytes(row: &IndexRow) -> Reading<u64> {
 /// Why a field is empty that no collector of this version reads.
 const UNMEASURED: &str = "this version does not measure it";
 
-fn index(row: &IndexRow) -> Index {
+fn index(row: &IndexRow, rows: &[IndexRow]) -> Index {
     Index {
         oid: row.oid,
         relfilenode: row.relfilenode,
@@ -316,7 +415,7 @@ fn index(row: &IndexRow) -> Index {
         valid: row.valid,
         building: row.building,
         equal_valid: row.equal_valid,
-        reindex_leftover: is_reindex_leftover(&row.relation_name),
+        reindex_leftover: rows.iter().any(|other| is_left_by_a_reindex(row, other)),
         replacement: match row.attached {
             true => Replacement::ReindexOnly("it is attached to a partitioned index".into()),
             false => Replacement::BlueGreen,
@@ -333,15 +432,23 @@ fn index(row: &IndexRow) -> Index {
         recall: row.panel.clone().unwrap_or_else(|| Reading::unknown("not measured yet")),
         effort: effort(row) as u32,
         lists: row.lists,
-        tuple_bytes: value_bytes(&row.key_type)
+        density: (row.method == Method::Hnsw).then(|| Density {
+            m: row.m.unwrap_or(M_DEFAULT),
+            ef_construction: row.ef_construction.unwrap_or(EF_CONSTRUCTION_DEFAULT),
+        }),
+        tuple_bytes: value_bytes(row)
             .map_or_else(Reading::Unknown, |bytes| Reading::Known(TUPLE_HEADER + maxalign(bytes))),
     }
 }
 
-/// `…_ccnew` and `…_ccold`, with the number that `ChooseRelationName` may append.
-fn is_reindex_leftover(name: &str) -> bool {
-    let name = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    name.ends_with("_ccnew") || name.ends_with("_ccold")
+/// Whether an interrupted reindex of the other index left this one: it bears its name with an ending, and is like it. An
+/// index that somebody called so is theirs.
+fn is_left_by_a_reindex(row: &IndexRow, other: &IndexRow) -> bool {
+    row.oid != other.oid
+        && is_named_after(&row.relation_name, &other.relation_name)
+        && (row.table, row.method) == (other.table, other.method)
+        && (&row.key, &row.key_type, &row.predicate, &row.operator)
+            == (&other.key, &other.key_type, &other.predicate, &other.operator)
 }
 
 /// The search effort that sessions get for an index: managed, or the server's setting, or pgvector's default.
@@ -392,7 +499,17 @@ pub(crate) fn documents<T: for<'de> Deserialize<'de>>(
     })
 }
 
-/// One jsonb document an index. `$1` table, `$2` column number, `$3` LIKE pattern of trial names.
+/// Whether an index `x` (class `i`) is being built in another session. `CREATE INDEX CONCURRENTLY` shows its index in the
+/// progress view; `REINDEX CONCURRENTLY` only one of its indexes at a time, but keeps all of them locked to its end
+/// (indexcmds.c).
+pub(crate) const BUILDING: &str = "
+EXISTS (SELECT FROM pg_stat_progress_create_index b WHERE b.index_relid = i.oid AND b.pid <> pg_backend_pid())
+OR NOT x.indisvalid AND EXISTS (SELECT FROM pg_locks l
+       WHERE l.locktype = 'relation' AND l.relation = i.oid AND l.granted AND l.pid <> pg_backend_pid()
+         AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+         AND l.mode IN ('ShareUpdateExclusiveLock', 'AccessExclusiveLock'))";
+
+/// One jsonb document an index, `<BUILDING>` standing for [`BUILDING`]. `$1` table, `$2` column number, `$3` LIKE pattern of trial names.
 const INDEXES: &str = r"
 SELECT jsonb_build_object(
     'oid', i.oid::bigint, 'relfilenode', i.relfilenode::bigint,
@@ -400,13 +517,7 @@ SELECT jsonb_build_object(
     'table', t.oid::bigint, 'table_name', format('%I.%I', n.nspname, t.relname),
     'changes', pg_stat_get_tuples_inserted(t.oid) + pg_stat_get_tuples_updated(t.oid) + pg_stat_get_tuples_deleted(t.oid),
     'method', am.amname, 'valid', x.indisvalid AND x.indisready,
-    -- CREATE INDEX CONCURRENTLY shows its index there; REINDEX CONCURRENTLY only one of them at a time, but keeps all of
-    -- them locked to its end (indexcmds.c).
-    'building', EXISTS (SELECT FROM pg_stat_progress_create_index b WHERE b.index_relid = i.oid)
-                OR NOT x.indisvalid AND EXISTS (SELECT FROM pg_locks l
-                       WHERE l.locktype = 'relation' AND l.relation = i.oid AND l.granted AND l.pid <> pg_backend_pid()
-                         AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-                         AND l.mode IN ('ShareUpdateExclusiveLock', 'AccessExclusiveLock')),
+    'building', <BUILDING>,
     'attached', EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.oid),
     'equal_valid', (SELECT min(o.indexrelid::bigint) FROM pg_index o JOIN pg_class oc ON oc.oid = o.indexrelid
                      WHERE o.indrelid = x.indrelid AND o.indexrelid <> x.indexrelid AND o.indisvalid
@@ -424,6 +535,7 @@ SELECT jsonb_build_object(
                                + current_setting('autovacuum_vacuum_scale_factor')::float8 * t.reltuples) ELSE 0 END,
     'lists', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'lists=%'),
     'm', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'm=%'),
+    'ef_construction', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'ef_construction=%'),
     'key', pg_get_indexdef(i.oid, 1, false),
     'key_type', format_type(k.atttypid, k.atttypmod),
     'predicate', pg_get_expr(x.indpred, x.indrelid),

@@ -9,9 +9,8 @@ use super::catalog::IndexRow;
 use crate::error::Error;
 use crate::owner::{as_role, owner_of};
 
-/// Rows of the sample at least, …
-const SAMPLE_ROWS: usize = 4_000;
-/// … and for each list: a fresh k-means trains on three quarters of them and wants four a list.
+/// Rows of the sample for each list at least, however few `sample_rows` says: a fresh k-means trains on three quarters of
+/// them and wants four a list.
 const SAMPLE_ROWS_PER_LIST: usize = 6;
 /// Numbers of the sample at most: 64 MiB.
 const SAMPLE_VALUES: usize = 16 << 20;
@@ -34,8 +33,8 @@ pub(crate) struct Raw {
     metric: Metric,
 }
 
-/// Reads centres and a sample. Must run in a transaction.
-pub(crate) fn read(index: &IndexRow, seed: i64) -> Result<Result<Raw, String>, Error> {
+/// Reads centres and a sample of at least so many rows. Must run in a transaction.
+pub(crate) fn read(index: &IndexRow, rows: usize, seed: i64) -> Result<Result<Raw, String>, Error> {
     let halves = match index.key_type.rsplit('.').next().unwrap_or_default() {
         name if name.starts_with("halfvec") => true,
         name if name.starts_with("vector") => false,
@@ -54,7 +53,7 @@ pub(crate) fn read(index: &IndexRow, seed: i64) -> Result<Result<Raw, String>, E
     let Some(owner) = owner_of(index.table.into()) else {
         return Err(Error::refused("the table is gone"));
     };
-    let sample = as_role(owner, || sample(index, dims, centres.len() / dims.max(1), seed))?;
+    let sample = as_role(owner, || sample(index, dims, rows, centres.len() / dims.max(1), seed))?;
     Ok(Ok(Raw { centres, dims, sample, metric }))
 }
 
@@ -67,7 +66,7 @@ pub(crate) fn judge(raw: &Raw, seed: i64) -> Reading<IvfHealth> {
 }
 
 /// Values of the sampled rows, row-major.
-fn sample(index: &IndexRow, dims: usize, lists: usize, seed: i64) -> Result<Vec<f32>, Error> {
+fn sample(index: &IndexRow, dims: usize, rows: usize, lists: usize, seed: i64) -> Result<Vec<f32>, Error> {
     let IndexRow { table_name: table, key, .. } = index;
     let condition = match &index.predicate {
         Some(predicate) => format!("({predicate}) AND ({key}) IS NOT NULL"),
@@ -78,7 +77,7 @@ fn sample(index: &IndexRow, dims: usize, lists: usize, seed: i64) -> Result<Vec<
         &[pg_sys::Oid::from(index.table).into()],
     )?
     .unwrap_or(0);
-    let rows = SAMPLE_ROWS.max(SAMPLE_ROWS_PER_LIST * lists).min(SAMPLE_VALUES / dims.max(1));
+    let rows = rows.max(SAMPLE_ROWS_PER_LIST * lists).min(SAMPLE_VALUES / dims.max(1));
     let percent = (100.0 * SAMPLE_BLOCKS / blocks.max(1) as f64).min(100.0);
     let query = format!(
         "SELECT ({key})::real[]

@@ -87,7 +87,7 @@ pub(crate) fn take(
     config: &Config,
 ) -> Result<(), Error> {
     match kind {
-        Kind::Structure => inspect(collection, row),
+        Kind::Structure => inspect(collection, row, config),
         Kind::Panel => measure(collection, row, config),
     }
 }
@@ -110,11 +110,11 @@ pub(crate) fn take_or_say_why(
     }
 }
 
-fn inspect(collection: &Collection, row: &IndexRow) -> Result<(), Error> {
+fn inspect(collection: &Collection, row: &IndexRow, config: &Config) -> Result<(), Error> {
     let began = now_ms();
     let (read, seed) = transaction(|| {
         let seed = seed()?;
-        Ok((ivfflat::read(row, seed)?, seed))
+        Ok((ivfflat::read(row, config.sample_rows as usize, seed)?, seed))
     })?;
     // Outside any transaction: it takes a while, and a snapshot would hold back vacuum and concurrent builds.
     let structure = match read {

@@ -2,8 +2,10 @@
 
 use std::ffi::CString;
 
-use healing::ivf::{BUILD_MEMORY_BYTES, kmeans_bytes};
-use healing::plan::IndexRef;
+use healing::build_memory::build_memory;
+use healing::hnsw::graph_bytes;
+use healing::ivf::kmeans_bytes;
+use healing::plan::{BuildOptions, IndexRef};
 use healing::snapshot::{Method, Oid};
 use pgrx::prelude::*;
 use serde_json::{Value, json};
@@ -25,8 +27,8 @@ pub(super) fn definition(index: Oid) -> Result<String, Error> {
     text.map_err(|_| Error::refused("the index's definition is not UTF-8"))
 }
 
-/// Creates an index concurrently from a definition, under another name and with other `lists` if they are given.
-pub(super) fn create(definition: &str, name: Option<&str>, lists: Option<u32>) -> Result<(), Error> {
+/// Creates an index concurrently from a definition, under another name and with other options if they are given.
+pub(super) fn create(definition: &str, name: Option<&str>, changed: BuildOptions) -> Result<(), Error> {
     let name = name.map(CString::new).transpose().map_err(|_| Error::refused("a name with a zero byte"))?;
     // The action's own time limit ends it.
     toplevel::run(definition, 0, |statement| {
@@ -40,15 +42,16 @@ pub(super) fn create(definition: &str, name: Option<&str>, lists: Option<u32>) -
             if let Some(name) = &name {
                 (*index).idxname = pg_sys::pstrdup(name.as_ptr());
             }
-            if let Some(lists) = lists {
-                let value = pg_sys::makeInteger(lists as i32).cast::<pg_sys::Node>();
+            for (option, value) in changed.set() {
+                let name = CString::new(option).unwrap_or_default();
+                let value = pg_sys::makeInteger(value as i32).cast::<pg_sys::Node>();
                 let mut options = pgrx::PgList::<pg_sys::DefElem>::from_pg((*index).options);
                 let present = options
                     .iter_ptr()
-                    .find(|option| std::ffi::CStr::from_ptr((**option).defname) == c"lists");
+                    .find(|option| std::ffi::CStr::from_ptr((**option).defname) == name.as_c_str());
                 match present {
                     Some(option) => (*option).arg = value,
-                    None => options.push(pg_sys::makeDefElem(pg_sys::pstrdup(c"lists".as_ptr()), value, -1)),
+                    None => options.push(pg_sys::makeDefElem(pg_sys::pstrdup(name.as_ptr()), value, -1)),
                 }
                 (*index).options = options.into_pg();
             }
@@ -57,32 +60,60 @@ pub(super) fn create(definition: &str, name: Option<&str>, lists: Option<u32>) -
     })
 }
 
-/// Gives this process the memory that building needs. The setting is the server's own, or more if k-means would be
-/// refused with it; never more than a share of the memory that is free.
-///
-/// `rows` that the index covers, `value_bytes` of one value as stored.
+/// What a build works on, for the memory that it needs.
+pub(super) struct Work {
+    pub(super) method: Method,
+    /// `lists` of an ivfflat, `m` of an hnsw index that is built.
+    pub(super) lists: u32,
+    pub(super) m: u32,
+    /// Rows that the index covers.
+    pub(super) rows: f64,
+    /// Bytes of one value as stored.
+    pub(super) value_bytes: f64,
+}
+
+/// Gives this process the memory that building needs as `maintenance_work_mem`: the server's own setting, or more where
+/// the build needs more, within what is free.
 ///
 /// # Errors
-/// When it needs more than there is.
-pub(super) fn provide_memory(lists: u32, rows: f64, value_bytes: f64) -> Result<(), Error> {
-    let set_kb = transaction(|| {
-        Ok(Spi::get_one::<i64>(
-            "SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'",
-        )?
-        .unwrap_or(0))
+/// When k-means needs more than that: pgvector would refuse to build. An hnsw graph that does not fit is built all the
+/// same, only slower.
+pub(super) fn provide_memory(work: &Work) -> Result<(), Error> {
+    let (set, parallel_in_posix_memory) = transaction(|| {
+        Ok((
+            Spi::get_one::<i64>(
+                "SELECT setting::bigint * 1024 FROM pg_settings WHERE name = 'maintenance_work_mem'",
+            )?
+            .unwrap_or(0) as f64,
+            Spi::get_one::<bool>(
+                "SELECT current_setting('max_parallel_maintenance_workers')::integer > 0
+                        AND current_setting('dynamic_shared_memory_type') = 'posix'",
+            )? == Some(true),
+        ))
     })?;
-    let needed_kb =
-        (BUILD_MARGIN * kmeans_bytes(lists, rows, value_bytes) / 1024.0).min(MEMORY_MAX_KB).ceil();
-    if needed_kb > set_kb as f64 {
-        let free_kb = crate::collect::memory_free_bytes().map(|bytes| bytes as f64 / 1024.0);
-        if let Some(free_kb) = free_kb.filter(|free_kb| needed_kb > MEMORY_SHARE_MAX * free_kb) {
-            return Err(Error::refused(format!(
-                "building {lists} lists needs {:.0} MB of memory, and {:.0} MB are free",
-                needed_kb / 1024.0,
-                free_kb / 1024.0
-            )));
-        }
-        let value = CString::new(format!("{needed_kb:.0}")).unwrap_or_default();
+    let mut free = collect::memory_free_bytes().map(|bytes| bytes as f64);
+    let needed = BUILD_MARGIN
+        * match work.method {
+            Method::Ivfflat => kmeans_bytes(work.lists, work.rows, work.value_bytes),
+            Method::Hnsw => graph_bytes(work.rows, work.value_bytes, work.m),
+        };
+    // A parallel build of hnsw has its whole graph in shared memory, which it asks for at once (`HnswBeginParallel`).
+    if work.method == Method::Hnsw && parallel_in_posix_memory {
+        let shared = rustix::fs::statvfs("/dev/shm").ok();
+        let left = shared.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) as f64);
+        free = [free, left].into_iter().flatten().reduce(f64::min);
+    }
+    let given = build_memory(needed, set, free);
+    if work.method == Method::Ivfflat && needed > given {
+        return Err(Error::refused(format!(
+            "building {} lists needs {:.0} MB of memory, and {:.0} MB may be used",
+            work.lists,
+            needed / MIB,
+            given / MIB
+        )));
+    }
+    if given != set {
+        let value = CString::new(format!("{:.0}", (given / 1024.0).ceil())).unwrap_or_default();
         // SAFETY: both strings live across the call, which copies them; this process builds and ends.
         unsafe {
             pg_sys::SetConfigOption(
@@ -96,10 +127,7 @@ pub(super) fn provide_memory(lists: u32, rows: f64, value_bytes: f64) -> Result<
     Ok(())
 }
 
-/// Most that a build gets beyond the server's own setting.
-const MEMORY_MAX_KB: f64 = (BUILD_MEMORY_BYTES / 1024) as f64;
-/// Most that a build may take of the memory that is free.
-const MEMORY_SHARE_MAX: f64 = 0.5;
+const MIB: f64 = (1 << 20) as f64;
 /// The rows may be more by the time they are sampled.
 const BUILD_MARGIN: f64 = 1.1;
 
@@ -122,20 +150,24 @@ pub(super) fn copy_properties(from: &Found, to: &Found) -> Result<(), Error> {
     statements.iter().try_for_each(|statement| Ok(Spi::run(statement)?))
 }
 
-/// Exchanges the names of two indexes of one table. Must run in a transaction: others see both or neither.
-pub(super) fn exchange_names(a: &Found, b: &Found, table: Oid) -> Result<(), Error> {
+/// Exchanges the names of two indexes of one table; the statements that did. Must run in a transaction: others see both or neither.
+pub(super) fn exchange_names(a: &Found, b: &Found, table: Oid) -> Result<String, Error> {
     // Hidden like a trial, and free: it names both.
     let between = format!("{}{}_{}", crate::hooks::TRIAL_PREFIX, a.oid, b.oid);
-    rename(&a.name, &between)?;
-    rename(&b.name, &a.relation_name)?;
-    rename(&format!("{}.{between}", quoted(&a.schema)?), &b.relation_name)?;
+    let statements = [
+        rename(&a.name, &between)?,
+        rename(&b.name, &a.relation_name)?,
+        rename(&format!("{}.{between}", quoted(&a.schema)?), &b.relation_name)?,
+    ];
     plan_anew(table);
-    Ok(())
+    Ok(statements.join("; "))
 }
 
-/// Renames an index, given by its qualified name. Takes no lock that readers or writers wait for.
-pub(super) fn rename(index: &str, name: &str) -> Result<(), Error> {
-    Ok(Spi::run(&format!("ALTER INDEX {index} RENAME TO {}", quoted(name)?))?)
+/// Renames an index, given by its qualified name, and returns the statement. Takes no lock that readers or writers wait for.
+pub(super) fn rename(index: &str, name: &str) -> Result<String, Error> {
+    let statement = format!("ALTER INDEX {index} RENAME TO {}", quoted(name)?);
+    Spi::run(&statement)?;
+    Ok(statement)
 }
 
 /// Cached plans on the table are made again: renaming an index alone leaves them as they are.
@@ -167,10 +199,14 @@ pub(super) fn drop_concurrently(
         look().map(|()| true)
     };
     while_locked(&[index.table, index.oid], lock_timeout_ms, still, || {
-        let statement = format!("DROP INDEX CONCURRENTLY {}", index.name);
-        toplevel::run(&statement, lock_timeout_ms, toplevel::unchanged)
+        toplevel::run(&drop_statement(index), lock_timeout_ms, toplevel::unchanged)
     })?;
     transaction(|| forget(index.oid))
+}
+
+/// The statement that drops an index without a lock that others wait for.
+pub(super) fn drop_statement(index: &Found) -> String {
+    format!("DROP INDEX CONCURRENTLY {}", index.name)
 }
 
 /// Forgets what is kept of an index. Must run in a transaction.
@@ -275,23 +311,42 @@ pub(super) fn loser(of: &IndexRef, built: Option<Oid>) -> Result<Option<Found>, 
     }
 }
 
-/// The `lists` that an index was given, as the journal keeps them.
-pub(super) fn lists_set(index: Oid) -> Result<Value, Error> {
-    let set = Spi::get_one_with_args::<i32>(
-        "SELECT (SELECT split_part(o, '=', 2)::integer FROM pg_class i, unnest(i.reloptions) o
-                  WHERE i.oid = $1 AND o LIKE 'lists=%')",
-        &[pg_sys::Oid::from(index).into()],
-    )?;
-    Ok(json!({ "set": set }))
+/// The values of these options that an index was given, null where none was, as the journal keeps them.
+pub(super) fn options_set(index: Oid, changed: BuildOptions) -> Result<Value, Error> {
+    let mut set = serde_json::Map::new();
+    for (option, _) in changed.set() {
+        let value = Spi::get_one_with_args::<i32>(
+            "SELECT (SELECT split_part(o, '=', 2)::integer FROM pg_class i, unnest(i.reloptions) o
+                      WHERE i.oid = $1 AND split_part(o, '=', 1) = $2)",
+            &[pg_sys::Oid::from(index).into(), option.into()],
+        )?;
+        set.insert(option.to_owned(), json!(value));
+    }
+    Ok(Value::Object(set))
 }
 
-/// Gives an index other `lists`, or pgvector's own number. They count from its next build.
-pub(super) fn set_lists(index: &str, lists: Option<u32>) -> Result<(), Error> {
-    let change = match lists {
-        Some(lists) => format!("SET (lists = {lists})"),
-        None => "RESET (lists)".to_owned(),
-    };
-    Ok(Spi::run(&format!("ALTER INDEX {index} {change}"))?)
+/// Gives an index other options; they count from its next build.
+pub(super) fn set_options(index: &str, options: BuildOptions) -> Result<(), Error> {
+    set_options_sql(index, options).map_or(Ok(()), |sql| Ok(Spi::run(&sql)?))
+}
+
+/// The statement that gives an index other options; None where none are given.
+pub(super) fn set_options_sql(index: &str, options: BuildOptions) -> Option<String> {
+    let options = options.to_string();
+    (!options.is_empty()).then(|| format!("ALTER INDEX {index} SET ({options})"))
+}
+
+/// Gives an index the options again that [`options_set`] noted, pgvector's own where none was given.
+pub(super) fn reset_options(index: &str, former: &Value) -> Result<(), Error> {
+    let noted = |option: &str| former.get(option).map(|value| value.as_u64().map(|value| value as u32));
+    for option in ["lists", "m", "ef_construction"] {
+        match noted(option) {
+            Some(Some(value)) => Spi::run(&format!("ALTER INDEX {index} SET ({option} = {value})"))?,
+            Some(None) => Spi::run(&format!("ALTER INDEX {index} RESET ({option})"))?,
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 /// What the journal keeps of an index.

@@ -1,10 +1,11 @@
 //! What the catalogs say now about the indexes that a step concerns.
 
+use healing::leftover::is_named_after;
 use healing::plan::IndexRef;
 use healing::snapshot::Oid;
 use serde::Deserialize;
 
-use crate::collect::{Collection, documents};
+use crate::collect::{BUILDING, Collection, documents};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 
@@ -19,6 +20,8 @@ pub(crate) struct Found {
     /// Schema-qualified and quoted.
     pub(crate) name: String,
     pub(crate) valid: bool,
+    /// A build or reindex of it is under way in another session.
+    pub(crate) building: bool,
     /// Part of an index of a partitioned table: it can be neither dropped nor replaced by itself.
     pub(crate) attached: bool,
     pub(crate) bytes: u64,
@@ -127,25 +130,23 @@ pub(crate) fn as_planned(of: &IndexRef) -> Result<Found, Error> {
 }
 
 /// What `REINDEX CONCURRENTLY` of this index left behind when it was interrupted: the new index before the exchange of
-/// the names, the former one (which has the OID of the plan) after it.
+/// the names, the former one (which has the OID of the plan) after it. One that a reindex under way holds is its own.
 pub(crate) fn reindex_leftovers(of: &IndexRef) -> Result<Vec<Found>, Error> {
     let on_table = on_table(of.table)?;
-    // Invalid and under its own name it is the index itself.
-    let leftover = |found: &Found| {
-        let bare = found.relation_name.trim_end_matches(|c: char| c.is_ascii_digit());
-        ["_ccnew", "_ccold"].iter().any(|ending| {
-            // A long name is cut before the ending is added.
-            bare.strip_suffix(ending).is_some_and(|stem| {
-                !stem.is_empty()
-                    && on_table.iter().any(|index| {
-                        index.name == of.name
-                            && index.oid != found.oid
-                            && index.relation_name.starts_with(stem)
-                    })
-            })
-        })
-    };
-    Ok(on_table.iter().filter(|found| !found.valid && leftover(found)).cloned().collect())
+    let Some(own) = on_table.iter().find(|index| index.name == of.name) else { return Ok(vec![]) };
+    let mut found = Vec::new();
+    for index in &on_table {
+        // Invalid and under its own name it is the index itself.
+        if !index.valid
+            && index.oid != own.oid
+            && !index.building
+            && is_named_after(&index.relation_name, &own.relation_name)
+            && alike(index, own)?
+        {
+            found.push(index.clone());
+        }
+    }
+    Ok(found)
 }
 
 fn on_table(table: Oid) -> Result<Vec<Found>, Error> {
@@ -158,6 +159,7 @@ fn select(column: &str, oid: Oid) -> Result<Vec<Found>, Error> {
             "SELECT jsonb_build_object('oid', i.oid::bigint, 'table', x.indrelid::bigint,
                     'attached', EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.oid), 'relfilenode', i.relfilenode::bigint, 'relation_name', i.relname,
                     'schema', n.nspname, 'name', format('%I.%I', n.nspname, i.relname),
+                    'building', {BUILDING},
                     'valid', x.indisvalid AND x.indisready AND x.indislive, 'bytes', pg_relation_size(i.oid))
                FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_namespace n ON n.oid = i.relnamespace
               WHERE {column} = $1"

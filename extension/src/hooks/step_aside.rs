@@ -139,26 +139,19 @@ unsafe fn step_aside(name: *const c_char) {
         (slot.pid, slot.workers)
     };
     background::wake(pid);
-    workers.iter().for_each(|worker| terminate(*worker));
+    workers.iter().for_each(|worker| background::terminate(*worker));
     let sessions =
         |slot: &shared::HealerSlot| slot.pid != 0 || slot.workers.iter().any(|worker| *worker != 0);
     for step in 0..WAIT_STEPS {
         if step == PATIENT_STEPS {
             // It measures something.
-            terminate(pid);
+            background::terminate(pid);
         }
         if !shared::HEALERS.share().slots.iter().any(|slot| slot.database == database && sessions(slot)) {
             return;
         }
         pgrx::check_for_interrupts!();
         pg_sys::pg_usleep(10_000);
-    }
-}
-
-fn terminate(pid: i32) {
-    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-        // One that has just ended is what is wanted.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
 }
 

@@ -38,6 +38,7 @@ pub fn structure(index: &Index, config: &Config) -> Structure {
             let mut metrics = vec![pct.map(|pct| good(&FRAGMENTATION, pct))];
             // Dead entries that were not counted are in the bytes.
             metrics.extend(dead.map(|share| Some(good(&DEAD, 100.0 * share))));
+            metrics.extend(index.density.map(|density| Some(!density.is_thin())));
             metrics
         }
     };

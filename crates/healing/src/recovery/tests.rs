@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::plan::Criterion;
+use crate::plan::{BuildOptions, Criterion};
 use crate::snapshot::{Method, Oid};
 
 /// What of PostgreSQL the steps touch: indexes by name, and the search effort of the index of each name.
@@ -95,6 +95,14 @@ impl Catalog {
                 fuel.burn()?;
                 self.effort.insert(of.name.clone(), 9);
             }
+            // Of no index: see the test of what they revert to.
+            Step::SetRoutingWeight { .. } | Step::MoveRows { .. } | Step::ScaleReplicas { .. } => {
+                fuel.burn()?
+            }
+            Step::SetThrottle { .. }
+            | Step::PauseJob { .. }
+            | Step::PauseAutovacuum { .. }
+            | Step::DrainMaintenance { .. } => panic!("every step here concerns an index"),
         }
         Ok(())
     }
@@ -167,7 +175,7 @@ fn plan(steps: Vec<Step>) -> Plan {
 
 fn blue_green(of: &IndexRef) -> Vec<Step> {
     vec![
-        Step::BuildIndex { of: of.clone(), lists: None },
+        Step::BuildIndex { of: of.clone(), options: BuildOptions::default(), limit_s: None },
         Step::CompareIndexes { of: of.clone(), criterion: Criterion::Smaller },
         Step::SwapIndex { of: of.clone() },
     ]
@@ -186,7 +194,14 @@ fn plans() -> Vec<(Plan, Catalog)> {
         (plan(one), both.clone()),
         (plan(two), both.clone()),
         (plan(vec![Step::TuneSearchEffort { of: a.clone(), objective: 0.95 }]), both.clone()),
-        (plan(vec![Step::ReindexConcurrently { of: a.clone(), lists: None }]), both),
+        (
+            plan(vec![Step::ReindexConcurrently {
+                of: a.clone(),
+                options: BuildOptions::default(),
+                limit_s: None,
+            }]),
+            both,
+        ),
         (plan(vec![Step::DropInvalid { of: b }]), Catalog::with(&[("a", 1, true), ("b", 2, false)])),
     ]
 }
@@ -331,7 +346,11 @@ fn an_action_is_undone_whole_or_not_at_all() {
         Err(CannotUndo::LoserDropped { index: "a".to_owned() })
     );
     assert_eq!(
-        undo(&[done(Step::ReindexConcurrently { of: of.clone(), lists: None })]),
+        undo(&[done(Step::ReindexConcurrently {
+            of: of.clone(),
+            options: BuildOptions::default(),
+            limit_s: None
+        })]),
         Err(CannotUndo::RebuiltInPlace { index: "a".to_owned() })
     );
     let dropped = done(Step::DropInvalid { of: of.clone() });
@@ -349,11 +368,20 @@ fn entry(step_no: u32, step: Step, state: StepState, details: Value) -> JournalE
 #[test]
 fn a_rebuild_in_place_that_is_no_gain_stays_and_is_no_failed_undo() {
     let (a, b) = (reference("a", 1), reference("b", 2));
-    let rebuilt =
-        entry(0, Step::ReindexConcurrently { of: a.clone(), lists: None }, StepState::Done, json!({}));
+    let rebuilt = entry(
+        0,
+        Step::ReindexConcurrently { of: a.clone(), options: BuildOptions::default(), limit_s: None },
+        StepState::Done,
+        json!({}),
+    );
     assert_eq!(take_back(std::slice::from_ref(&rebuilt)), Ok(vec![]));
     // What else was done is taken back, and a dropped loser still cannot be.
-    let built = entry(1, Step::BuildIndex { of: b.clone(), lists: None }, StepState::Done, json!({}));
+    let built = entry(
+        1,
+        Step::BuildIndex { of: b.clone(), options: BuildOptions::default(), limit_s: None },
+        StepState::Done,
+        json!({}),
+    );
     assert_eq!(
         take_back(&[rebuilt.clone(), built]),
         Ok(vec![RecoveryCommand::DropTrial { step_no: 1, of: b.clone() }])

@@ -1,21 +1,24 @@
 //! `compact_indexes`: indexes larger than their rows need, full of dead entries, or (hnsw) finding too little.
 //!
 //! Symptom: the index grows, searches read more, caches hold less. Evidence: bytes against the model of a clean
-//! build, share of dead entries. Action: build each anew, most fragmented first, within the time and disk allowed,
-//! beside the old one where that is possible. Never: it touches rows, or an index that is being built. Undone by
-//! exchanging the names again; a rebuild in place cannot be undone and says so.
+//! build, share of dead entries, recall on the panel with a thin graph or a search effort that is used up. Action: build
+//! each anew, most fragmented first, within the time and disk allowed, beside the old one where that is possible; where
+//! searches find too little, with a denser graph (`m`, `ef_construction`). Never: it touches rows, or an index that is
+//! being built. Undone by exchanging the names again; a rebuild in place cannot be undone and says so.
 
 use serde_json::Value;
 
 use super::{
-    INDEXES, Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, build_s, cause, check_comparable,
-    comparisons_won, index_ref, manual_targets, replaced, targets,
+    INDEXES, Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, cause, check_comparable,
+    comparisons_won, manual_targets, replaced, replacing, replacing_s, targets,
 };
 use crate::classify::{Problem, ProblemClass, Structure, index_fragmentation_of};
+use crate::clean_size;
 use crate::config::Config;
 use crate::graph::{Cause, fragmentation_pct};
-use crate::plan::{Criterion, Plan, Skipped, Step};
-use crate::snapshot::{Index, Replacement, Snapshot};
+use crate::hnsw::Density;
+use crate::plan::{BuildOptions, Criterion, Plan, Skipped};
+use crate::snapshot::{Index, Reading, Snapshot};
 
 /// Seconds of building that one plan takes on; further indexes wait for the next action.
 const BUDGET_S: f64 = 1800.0;
@@ -30,11 +33,11 @@ impl Remedy for CompactIndexes {
 
     fn treats(&self, problem: &Problem) -> bool {
         match &problem.class {
-            ProblemClass::IndexFragmentation { cause, structure, .. } => match cause {
-                Cause::Bloat | Cause::Dead => true,
-                Cause::Recall => *structure != Structure::Good,
-                _ => false,
-            },
+            // A sound graph that finds too little wants more search effort first, which has less impact; where that is not
+            // enough, or not ours to set, a denser graph.
+            ProblemClass::IndexFragmentation { cause, .. } => {
+                matches!(cause, Cause::Bloat | Cause::Dead | Cause::Recall)
+            }
             _ => false,
         }
     }
@@ -63,22 +66,28 @@ impl Remedy for CompactIndexes {
             if cause == Cause::Recall { Criterion::RecallAgainstWork } else { Criterion::Smaller };
         let budget_s = limits.params.max_duration_s().unwrap_or(BUDGET_S);
         let mut chosen: Vec<&Index> = Vec::new();
+        let mut options: Vec<BuildOptions> = Vec::new();
         let mut skipped = Vec::new();
         let mut first_refusal = None;
         let mut disk_bytes = 0u64;
         for index in targets {
             let needed = fits(index)
                 .and_then(|()| check_comparable(index))
-                .and_then(|()| build_bytes(index))
-                .and_then(|bytes| {
-                    let sum = disk_bytes.saturating_add(bytes);
-                    limits.check_disk(sum).map(|()| sum)
+                .and_then(|()| denser(index, cause, problem))
+                .and_then(|density| {
+                    let sum = disk_bytes.saturating_add(built_bytes(index, density)?);
+                    limits.check_disk(sum).map(|()| (sum, density))
                 });
-            let too_long = !chosen.is_empty() && expected_s(&chosen) + build_s(index) > budget_s;
+            let too_long = !chosen.is_empty() && expected_s(&chosen) + replacing_s(index) > budget_s;
             match needed {
-                Ok(sum) if !too_long => {
+                Ok((sum, density)) if !too_long => {
                     disk_bytes = sum;
                     chosen.push(index);
+                    options.push(density.map_or_else(BuildOptions::default, |density| BuildOptions {
+                        m: Some(density.m),
+                        ef_construction: Some(density.ef_construction),
+                        lists: None,
+                    }));
                 }
                 Ok(_) => skipped.push(Skipped {
                     target: index.name.clone(),
@@ -100,27 +109,22 @@ impl Remedy for CompactIndexes {
         let mut steps = Vec::new();
         let mut drops = Vec::new();
         let mut reversible = true;
-        for index in &chosen {
-            let of = index_ref(index);
-            match &index.replacement {
-                Replacement::BlueGreen => {
-                    steps.push(Step::BuildIndex { of: of.clone(), lists: None });
-                    steps.push(Step::CompareIndexes { of: of.clone(), criterion });
-                    steps.push(Step::SwapIndex { of: of.clone() });
-                    drops.push(Step::DropLoser { of });
-                }
-                Replacement::ReindexOnly(_) => {
-                    reversible = false;
-                    steps.push(Step::ReindexConcurrently { of, lists: None });
-                }
-            }
+        for (index, options) in chosen.iter().zip(&options) {
+            let replacing = replacing(index, *options, criterion, limits);
+            steps.extend(replacing.steps);
+            drops.extend(replacing.afterwards);
+            reversible &= replacing.reversible;
         }
         steps.extend(drops);
         let names: Vec<&str> = chosen.iter().map(|index| index.name.as_str()).collect();
         let reason = match cause {
             Cause::Recall => format!(
-                "Searches through {} find too little; a fresh build restores the graph.",
-                names.join(", ")
+                "Searches through {} find too little; a fresh build{} restores the graph.",
+                names.join(", "),
+                match options.first().map(BuildOptions::to_string).filter(|options| !options.is_empty()) {
+                    Some(options) => format!(" with {options}"),
+                    None => String::new(),
+                }
             ),
             _ => format!("{} would be much smaller when built anew from the live rows.", names.join(", ")),
         };
@@ -130,7 +134,7 @@ impl Remedy for CompactIndexes {
             reversible,
             reason,
             estimated_s,
-            timeout_s: limits.timeout_s(estimated_s, chosen.len()),
+            timeout_s: limits.timeout_s(estimated_s),
             disk_bytes,
             steps,
             skipped,
@@ -164,6 +168,38 @@ impl Remedy for CompactIndexes {
     }
 }
 
+/// The density of the new graph, where it is not to be as it was: where searches find too little, and not because the
+/// graph is damaged.
+fn denser(index: &Index, cause: Cause, problem: &Problem) -> Result<Option<Density>, NotApplicable> {
+    if cause != Cause::Recall {
+        return Ok(None);
+    }
+    let damaged = match &problem.class {
+        ProblemClass::IndexFragmentation { structure, .. } => *structure != Structure::Good,
+        _ => true,
+    };
+    match index.density {
+        Some(own) if damaged && !own.is_thin() => Ok(None),
+        Some(own) => own.denser().map(Some).ok_or_else(|| NotApplicable::NothingToDo {
+            detail: format!("{} is sound, and as dense as pgvector allows", index.name),
+        }),
+        None if damaged => Ok(None),
+        None => Err(NotApplicable::NothingToDo { detail: format!("{} is sound", index.name) }),
+    }
+}
+
+/// Bytes that the new build needs: a denser graph is larger.
+fn built_bytes(index: &Index, density: Option<Density>) -> Result<u64, NotApplicable> {
+    let as_it_was = build_bytes(index)?;
+    let (Some(density), Reading::Known(rows), Reading::Known(tuple)) =
+        (density, &index.rows, &index.tuple_bytes)
+    else {
+        return Ok(as_it_was);
+    };
+    // An index tuple has 8 bytes before its value.
+    Ok(as_it_was.max(clean_size::hnsw_bytes(*rows, (tuple - 8.0).max(0.0) as u64, density.m)))
+}
+
 fn fits(index: &Index) -> Result<(), NotApplicable> {
     if index.building {
         return Err(NotApplicable::IndexBuilding { index: index.name.clone() });
@@ -179,5 +215,5 @@ fn fits(index: &Index) -> Result<(), NotApplicable> {
 
 /// Expected seconds for all of them, verification apart.
 fn expected_s(indexes: &[&Index]) -> f64 {
-    indexes.iter().map(|index| build_s(index)).sum()
+    indexes.iter().map(|index| replacing_s(index)).sum()
 }

@@ -9,13 +9,19 @@ use crate::config::Config;
 use crate::graph::{Cause, ContractedGraph, Held, NodeKey};
 use crate::integrity::{Component, component_lambda};
 use crate::params::INDEXES;
-use crate::plan::{IndexRef, Plan};
+use crate::plan::{BuildOptions, Criterion, IndexRef, Plan, Step};
 use crate::snapshot::{Index, Method, Oid, Reading, Replacement, Snapshot};
 pub(crate) use crate::verification::{comparisons_won, replaced, same_index};
 
 mod compact_indexes;
+mod drain_hot_partition;
+mod evict_cold_data;
+mod pause_maintenance;
+mod rebalance_partitions;
 mod rebuild_centroids;
 mod repair_invalid_index;
+mod scale_replicas;
+mod throttle_ingestion;
 mod tune_search_effort;
 
 #[cfg(test)]
@@ -24,8 +30,14 @@ mod tests;
 /// Every remedy, sorted by name.
 pub const ALL: &[&dyn Remedy] = &[
     &compact_indexes::CompactIndexes,
+    &drain_hot_partition::DrainHotPartition,
+    &evict_cold_data::EvictColdData,
+    &pause_maintenance::PauseMaintenance,
+    &rebalance_partitions::RebalancePartitions,
     &rebuild_centroids::RebuildCentroids,
     &repair_invalid_index::RepairInvalidIndex,
+    &scale_replicas::ScaleReplicas,
+    &throttle_ingestion::ThrottleIngestion,
     &tune_search_effort::TuneSearchEffort,
 ];
 
@@ -47,6 +59,17 @@ pub trait Remedy: Sync {
 
     /// Whether its plans can be undone as a rule; a plan may differ and says so.
     fn reversible(&self) -> bool;
+
+    /// Whether its plans load the server: then they wait for a quiet one and for a maintenance window. One that takes
+    /// load away does not.
+    fn adds_load(&self) -> bool {
+        true
+    }
+
+    /// Whether its plans reach beyond this server (replica counts, webhooks): a copy of it must not.
+    fn external(&self) -> bool {
+        false
+    }
 
     /// Parameters that a manual request may give beside the common ones.
     fn parameters(&self) -> &'static [Parameter] {
@@ -107,6 +130,55 @@ pub(crate) fn build_s(index: &Index) -> f64 {
     BUILD_FLOOR_S.max(by_bytes).max(by_rows)
 }
 
+/// Pessimistic seconds of all builds that replacing this index takes, with the comparison: two where a shadow is built
+/// first.
+pub(crate) fn replacing_s(index: &Index) -> f64 {
+    match index.replacement {
+        Replacement::ReindexOnly(_) if index.valid => 2.0 * build_s(index),
+        _ => build_s(index),
+    }
+}
+
+/// How an index is replaced by a fresh build of it.
+pub(crate) struct Replacing {
+    /// Up to the verification.
+    pub(crate) steps: Vec<Step>,
+    /// After it.
+    pub(crate) afterwards: Option<Step>,
+    /// Whether the old index can be brought back.
+    pub(crate) reversible: bool,
+}
+
+/// The steps that replace an index by a fresh build with these options, if that wins the comparison. Beside it, where that
+/// is possible. Where the index is part of a partitioned one, the comparison is made with a shadow of it that is not, and
+/// the index itself is rebuilt in place afterwards; nothing is lost by a rebuild of an invalid one, so it needs no shadow.
+pub(crate) fn replacing(
+    index: &Index,
+    options: BuildOptions,
+    criterion: Criterion,
+    limits: &Limits,
+) -> Replacing {
+    let of = index_ref(index);
+    let limit_s = limits.build_limit_s(build_s(index));
+    let build = Step::BuildIndex { of: of.clone(), options, limit_s };
+    let compare = Step::CompareIndexes { of: of.clone(), criterion };
+    match &index.replacement {
+        Replacement::BlueGreen => Replacing {
+            steps: vec![build, compare, Step::SwapIndex { of: of.clone() }],
+            afterwards: Some(Step::DropLoser { of }),
+            reversible: true,
+        },
+        Replacement::ReindexOnly(_) => {
+            let reindex = Step::ReindexConcurrently { of, options, limit_s };
+            Replacing {
+                steps: if index.valid { vec![build, compare, reindex] } else { vec![reindex] },
+                afterwards: None,
+                reversible: false,
+            }
+        }
+    }
+}
+
 /// Bytes that a new build of this index needs: its clean size, or the present one where that is not known.
 pub(crate) fn build_bytes(index: &Index) -> Result<u64, NotApplicable> {
     match (&index.clean_bytes, &index.bytes) {
@@ -121,11 +193,11 @@ pub(crate) fn build_bytes(index: &Index) -> Result<u64, NotApplicable> {
 /// Whether an old and a new build of this index could be compared: what is too large to measure now will be too large
 /// then, and a build that cannot be kept is not begun.
 pub(crate) fn check_comparable(index: &Index) -> Result<(), NotApplicable> {
-    match (&index.recall, &index.replacement) {
-        (Reading::Unknown(reason), Replacement::BlueGreen) => Err(NotApplicable::MeasurementMissing {
+    match &index.recall {
+        Reading::Unknown(reason) => Err(NotApplicable::MeasurementMissing {
             detail: format!("recall of {}, so a new build could not be compared: {reason}", index.name),
         }),
-        _ => Ok(()),
+        Reading::Known(_) => Ok(()),
     }
 }
 

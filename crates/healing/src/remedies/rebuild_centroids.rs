@@ -8,14 +8,14 @@
 use serde_json::Value;
 
 use super::{
-    Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, build_s, cause, check_comparable,
-    comparisons_won, index_ref, manual_targets, replaced, targets,
+    Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, cause, check_comparable, comparisons_won,
+    manual_targets, replaced, replacing, replacing_s, targets,
 };
 use crate::classify::{Problem, ProblemClass, Structure, centroid_skew_of};
 use crate::config::Config;
 use crate::graph::Cause;
 use crate::ivf;
-use crate::plan::{Criterion, Plan, Step};
+use crate::plan::{BuildOptions, Criterion, Plan};
 use crate::snapshot::{Index, Method, Reading, Replacement, Snapshot};
 
 /// See the module.
@@ -78,40 +78,32 @@ impl Remedy for RebuildCentroids {
             index.tuple_bytes.known().map(|tuple| ivf::choose_lists(rows, *tuple, limits.build_memory_bytes));
         let disk_bytes = build_bytes(index)?;
         limits.check_disk(disk_bytes)?;
-        let estimated_s = build_s(index);
+        let estimated_s = replacing_s(index);
         limits.check_duration(estimated_s)?;
-        let of = index_ref(index);
-        let (steps, reversible) = match &index.replacement {
-            Replacement::BlueGreen => (
-                vec![
-                    Step::BuildIndex { of: of.clone(), lists },
-                    Step::CompareIndexes { of: of.clone(), criterion: Criterion::RecallAgainstWork },
-                    Step::SwapIndex { of: of.clone() },
-                    Step::DropLoser { of },
-                ],
-                true,
-            ),
-            Replacement::ReindexOnly(_) => (vec![Step::ReindexConcurrently { of, lists }], false),
-        };
+        let options = BuildOptions::lists(lists);
+        let mut replacing = replacing(index, options, Criterion::RecallAgainstWork, limits);
+        replacing.steps.extend(replacing.afterwards);
         let why = match cause(problem) {
             Some(Cause::Skew) => "some lists are far longer than the others",
             Some(Cause::Recall) => "searches find too little",
             _ => "the lists no longer fit the rows",
         };
         let how = match (&index.replacement, lists) {
-            (Replacement::ReindexOnly(reason), _) => format!("in place, since {reason}"),
+            (Replacement::ReindexOnly(reason), _) => {
+                format!("in place, since {reason}, after a comparison with a copy of it")
+            }
             (_, Some(lists)) => format!("beside the old one with lists = {lists}"),
             (_, None) => "beside the old one".to_owned(),
         };
         Ok(Plan {
             strategy: self.name().to_owned(),
             impact: self.impact(),
-            reversible,
+            reversible: replacing.reversible,
             reason: format!("In {} {why}; a rebuild {how} trains the lists on today's rows.", index.name),
             estimated_s,
-            timeout_s: limits.timeout_s(estimated_s, 1),
+            timeout_s: limits.timeout_s(estimated_s),
             disk_bytes,
-            steps,
+            steps: replacing.steps,
             skipped: vec![],
             params: Value::Null,
         })

@@ -9,14 +9,14 @@
 use serde_json::Value;
 
 use super::{
-    Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, build_s, cause, comparisons_won, index_ref,
-    manual_targets, replaced, targets,
+    Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, cause, comparisons_won, index_ref,
+    manual_targets, replaced, replacing, replacing_s, targets,
 };
 use crate::classify::{Problem, ProblemClass, index_fragmentation_of};
 use crate::config::Config;
 use crate::graph::Cause;
-use crate::plan::{Criterion, Plan, Step};
-use crate::snapshot::{Index, Replacement, Snapshot};
+use crate::plan::{BuildOptions, Criterion, Plan, Step};
+use crate::snapshot::{Index, Snapshot};
 
 /// Impact of dropping a surplus index.
 const DROP_IMPACT: f64 = 0.2;
@@ -62,8 +62,7 @@ impl Remedy for RepairInvalidIndex {
         if index.building {
             return Err(NotApplicable::IndexBuilding { index: index.name.clone() });
         }
-        let of = index_ref(index);
-        let estimated_s = if is_surplus(index) { DROP_S } else { build_s(index) };
+        let estimated_s = if is_surplus(index) { DROP_S } else { replacing_s(index) };
         limits.check_duration(estimated_s)?;
         let (steps, impact, reversible, disk_bytes, reason) = if is_surplus(index) {
             let why = if index.equal_valid.is_some() {
@@ -75,7 +74,7 @@ impl Remedy for RepairInvalidIndex {
                 "{} is invalid and surplus ({why}); dropping it spares every write its cost.",
                 index.name
             );
-            (vec![Step::DropInvalid { of }], DROP_IMPACT, true, 0, reason)
+            (vec![Step::DropInvalid { of: index_ref(index) }], DROP_IMPACT, true, 0, reason)
         } else {
             let disk_bytes = build_bytes(index)?;
             limits.check_disk(disk_bytes)?;
@@ -83,24 +82,9 @@ impl Remedy for RepairInvalidIndex {
                 "{} is invalid, so no search uses it; it is built again as it was defined.",
                 index.name
             );
-            match &index.replacement {
-                Replacement::BlueGreen => {
-                    let steps = vec![
-                        Step::BuildIndex { of: of.clone(), lists: None },
-                        Step::CompareIndexes { of: of.clone(), criterion: Criterion::Valid },
-                        Step::SwapIndex { of: of.clone() },
-                        Step::DropLoser { of },
-                    ];
-                    (steps, self.impact(), true, disk_bytes, reason)
-                }
-                Replacement::ReindexOnly(_) => (
-                    vec![Step::ReindexConcurrently { of, lists: None }],
-                    self.impact(),
-                    false,
-                    disk_bytes,
-                    reason,
-                ),
-            }
+            let mut replacing = replacing(index, BuildOptions::default(), Criterion::Valid, limits);
+            replacing.steps.extend(replacing.afterwards);
+            (replacing.steps, self.impact(), replacing.reversible, disk_bytes, reason)
         };
         Ok(Plan {
             strategy: self.name().to_owned(),
@@ -108,7 +92,7 @@ impl Remedy for RepairInvalidIndex {
             reversible,
             reason,
             estimated_s,
-            timeout_s: limits.timeout_s(estimated_s, 1),
+            timeout_s: limits.timeout_s(estimated_s),
             disk_bytes,
             steps,
             skipped: vec![],

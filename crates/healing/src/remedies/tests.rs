@@ -7,8 +7,9 @@ use super::*;
 use crate::classify::diagnose;
 use crate::config::STRATEGY_NAMES;
 use crate::fixtures::{drift, fragment, ivf, recall, snapshot};
+use crate::hnsw::Density;
 use crate::integrity::{IntegrityState, assess};
-use crate::plan::{Criterion, Step};
+use crate::plan::{BuildOptions, Criterion, Step};
 use crate::recovery::{JournalEntry, StepState};
 use crate::snapshot::Replacement;
 use crate::verdict::{Sizes, Verdict};
@@ -53,7 +54,10 @@ fn cases() -> Vec<(Snapshot, Vec<&'static str>)> {
         (with(8, 0, &|i| i.valid = false), vec!["repair_invalid_index"]),
         (with(8, 0, &|i| (i.valid, i.equal_valid) = (false, Some(7))), vec!["repair_invalid_index"]),
         (with(8, 0, &|i| i.recall = Reading::Known(recall(1, 0.4))), vec!["tune_search_effort"]),
-        (with(0, 1, &|i| i.recall = Reading::Known(recall(40, 0.4))), vec!["tune_search_effort"]),
+        (
+            with(0, 1, &|i| i.recall = Reading::Known(recall(40, 0.4))),
+            vec!["compact_indexes", "tune_search_effort"],
+        ),
         (
             with(8, 0, &|i| {
                 i.recall = Reading::Known(recall(1, 0.4));
@@ -75,6 +79,13 @@ fn cases() -> Vec<(Snapshot, Vec<&'static str>)> {
                 ivf(i).groups[2].skew_factor = 9.0;
             }),
             vec!["rebuild_centroids"],
+        ),
+        (
+            with(0, 1, &|i| {
+                i.recall = Reading::Known(recall(40, 0.4));
+                i.density = Some(Density { m: 4, ef_construction: 8 });
+            }),
+            vec!["compact_indexes"],
         ),
     ]
 }
@@ -129,7 +140,14 @@ fn has_inverse(step: &Step) -> bool {
         | Step::SwapIndex { .. }
         | Step::DropInvalid { .. }
         | Step::TuneSearchEffort { .. }
-        | Step::CompareIndexes { .. } => true,
+        | Step::SetRoutingWeight { .. }
+        | Step::MoveRows { .. }
+        | Step::ScaleReplicas { .. }
+        | Step::CompareIndexes { .. }
+        | Step::SetThrottle { .. }
+        | Step::PauseJob { .. }
+        | Step::PauseAutovacuum { .. }
+        | Step::DrainMaintenance { .. } => true,
         // After verification only, where nothing is undone any more.
         Step::DropLoser { .. } => true,
         Step::ReindexConcurrently { .. } => false,
@@ -220,8 +238,33 @@ fn what_cannot_be_compared_is_not_built_beside() {
             matches!(&refused, Err(NotApplicable::MeasurementMissing { detail }) if detail.contains("too many rows")),
             "{name}: {refused:?}"
         );
-        sick.indexes[0].replacement = Replacement::ReindexOnly("it is attached".into());
-        remedy(name).plan(&problem, &sick, &limits(&sick)).unwrap();
+    }
+}
+
+#[test]
+fn a_part_of_a_partitioned_index_is_compared_by_a_shadow_and_rebuilt_in_place() {
+    let attached = |index: &mut Index| index.replacement = Replacement::ReindexOnly("it is attached".into());
+    for (sick, _) in cases() {
+        let problem = first_problem(&sick);
+        for remedy in ALL.iter().filter(|remedy| remedy.treats(&problem)) {
+            let beside = remedy.plan(&problem, &sick, &limits(&sick)).unwrap();
+            let mut sick = sick.clone();
+            attached(&mut sick.indexes[0]);
+            let plan = remedy.plan(&problem, &sick, &limits(&sick)).unwrap();
+            let Some(Step::BuildIndex { of, options, limit_s }) = beside.steps.first().cloned() else {
+                assert_eq!(plan, beside, "nothing is built");
+                continue;
+            };
+            let reindex = Step::ReindexConcurrently { of, options, limit_s };
+            assert!(!plan.reversible);
+            if sick.indexes[0].valid {
+                assert_eq!(plan.steps, [&beside.steps[..2], &[reindex]].concat());
+                assert_eq!(plan.estimated_s, 2.0 * beside.estimated_s, "two builds");
+            } else {
+                assert_eq!(plan.steps, [reindex], "nothing is lost by rebuilding it");
+                assert_eq!(plan.estimated_s, beside.estimated_s);
+            }
+        }
     }
 }
 
@@ -237,7 +280,14 @@ fn the_limits_of_time_are_kept() {
     };
     // 12,000 rows at 250 a second are 48 s: the floor of 60 s counts.
     assert_eq!(plan(None, None).unwrap().timeout_s, 120.0);
-    assert_eq!(plan(Some(70), None).unwrap().timeout_s, 70.0);
+    let limit = |plan: Plan| match plan.steps[0] {
+        Step::BuildIndex { limit_s, .. } => limit_s,
+        _ => None,
+    };
+    assert_eq!(limit(plan(None, None).unwrap()), Some(120.0));
+    assert_eq!(limit(plan(Some(70), None).unwrap()), Some(70.0), "a limit of each build, not of the plan");
+    assert_eq!(limit(plan(Some(700), None).unwrap()), Some(120.0));
+    assert_eq!(plan(Some(70), None).unwrap().timeout_s, 120.0);
     assert_eq!(plan(None, Some(90.0)).unwrap().timeout_s, 90.0);
     assert_eq!(plan(None, Some(30.0)), Err(NotApplicable::TooLong { estimated_s: 60.0, allowed_s: 30.0 }));
 }
@@ -391,13 +441,13 @@ fn new_lists_that_are_too_many_for_the_yardstick_are_verified_by_the_comparison_
     after.indexes[0].ivf = Reading::unknown("not inspected yet");
     let verification = check(&sick, &after, "rebuild_centroids", &[won(true)]);
     assert!(!verification.verified && !verification.complete, "{}", verification.reason);
-    // In place nothing was compared.
+    // Before a rebuild in place its shadow was compared.
     sick.indexes[0].replacement = Replacement::ReindexOnly("it is attached".to_owned());
     let mut after = repaired(&sick, &snapshot(2, 8, 0));
-    assert!(check(&sick, &after, "rebuild_centroids", &[]).verified);
     ivf(&mut after.indexes[0]).work_ratio = Reading::unknown("1107 lists are too many");
+    assert!(check(&sick, &after, "rebuild_centroids", &[won(true)]).verified);
     let verification = check(&sick, &after, "rebuild_centroids", &[]);
-    assert!(!verification.verified && !verification.complete, "{}", verification.reason);
+    assert!(!verification.verified && verification.complete, "{}", verification.reason);
 }
 
 #[test]
@@ -422,7 +472,7 @@ fn the_surplus_index_is_dropped_and_the_only_one_is_built_again() {
     assert_eq!(
         build,
         [
-            Step::BuildIndex { of: of.clone(), lists: None },
+            Step::BuildIndex { of: of.clone(), options: BuildOptions::default(), limit_s: Some(120.0) },
             Step::CompareIndexes { of: of.clone(), criterion: Criterion::Valid },
             Step::SwapIndex { of: of.clone() },
             Step::DropLoser { of: of.clone() },
@@ -464,6 +514,28 @@ fn most_fragmented_first_and_what_does_not_fit_is_left_with_its_reason() {
 }
 
 #[test]
+fn a_graph_in_which_too_little_is_found_becomes_denser_unless_it_is_damaged() {
+    let built = |change: &dyn Fn(&mut Index)| {
+        let mut sick = snapshot(1, 0, 1);
+        sick.indexes[0].recall = Reading::Known(recall(40, 0.4));
+        change(&mut sick.indexes[0]);
+        let plan = remedy("compact_indexes").plan(&first_problem(&sick), &sick, &limits(&sick))?;
+        let Step::BuildIndex { options, .. } = &plan.steps[0] else { panic!("{plan:?}") };
+        Ok((options.to_string(), plan.disk_bytes))
+    };
+    let thin = |i: &mut Index| i.density = Some(Density { m: 4, ef_construction: 8 });
+    assert_eq!(built(&thin).unwrap().0, "m = 16, ef_construction = 64");
+    let (sound, bytes) = built(&|_| ()).unwrap();
+    assert_eq!(sound, "m = 24, ef_construction = 96");
+    assert!(bytes > 20_000_000, "{bytes}: a denser graph is larger");
+    // The bytes are the weaker link then: the graph is built as it was.
+    assert_eq!(built(&|i| fragment(i, 60.0)).unwrap(), (String::new(), 20_000_000));
+    let dense = built(&|i| i.density = Some(Density { m: 100, ef_construction: 400 }));
+    assert!(matches!(dense, Err(NotApplicable::NothingToDo { .. })), "{dense:?}");
+    assert!(matches!(built(&|i| i.density = None), Err(NotApplicable::NothingToDo { .. })));
+}
+
+#[test]
 fn effort_is_raised_only_where_that_can_help() {
     let tune = remedy("tune_search_effort");
     let mut sick = snapshot(1, 8, 0);
@@ -501,7 +573,9 @@ fn a_rebuild_keeps_to_the_memory_that_a_build_gets() {
     let mut limits = limits(&sick);
     limits.build_memory_bytes = Some(24 << 20);
     let plan = remedy("rebuild_centroids").plan(&first_problem(&sick), &sick, &limits).unwrap();
-    let Step::BuildIndex { lists: Some(lists), .. } = plan.steps[0] else { panic!("{plan:?}") };
+    let Step::BuildIndex { options: BuildOptions { lists: Some(lists), .. }, .. } = plan.steps[0] else {
+        panic!("{plan:?}")
+    };
     assert!((50..300).contains(&lists), "{lists}");
     let needed = crate::ivf::kmeans_bytes(lists, 12_000.0, 1544.0);
     assert!(needed <= f64::from(24 << 20), "{needed}");
@@ -512,7 +586,7 @@ fn a_rebuild_chooses_the_number_of_lists_or_keeps_it() {
     let rebuild = remedy("rebuild_centroids");
     let lists =
         |sick: &Snapshot| match &rebuild.plan(&first_problem(sick), sick, &limits(sick)).unwrap().steps[0] {
-            Step::BuildIndex { lists, .. } => *lists,
+            Step::BuildIndex { options, .. } => options.lists,
             other => panic!("{other:?}"),
         };
     let mut sick = snapshot(1, 8, 0);

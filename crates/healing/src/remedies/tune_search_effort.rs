@@ -119,7 +119,7 @@ impl Remedy for TuneSearchEffort {
                 limits.config.recall_objective
             ),
             estimated_s,
-            timeout_s: limits.timeout_s(estimated_s, 1),
+            timeout_s: limits.timeout_s(estimated_s),
             disk_bytes: 0,
             steps: vec![Step::TuneSearchEffort {
                 of: index_ref(index),

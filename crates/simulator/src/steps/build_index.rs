@@ -33,7 +33,7 @@ fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
 }
 
 fn start(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let Step::BuildIndex { of, lists } = &turn.step else { return Err("no build".to_owned()) };
+    let Step::BuildIndex { of, options, .. } = &turn.step else { return Err("no build".to_owned()) };
     let oid = stage.world.oid();
     let collection = &stage.world.collections[turn.collection];
     let old = collection.itself(of).ok_or("the index is gone")?;
@@ -41,7 +41,7 @@ fn start(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
         oid,
         trial_name(of),
         old.method,
-        lists.or(old.lists),
+        options.lists.or(old.lists),
         old.value_bytes,
         Maker::Action(turn.action),
     );

@@ -5,7 +5,8 @@ use healing::recovery::StepState;
 use healing::snapshot::Oid;
 use serde_json::json;
 
-use super::{SHORT_MS, effect, may_fail, note, target, wait_for_long_transactions};
+use super::swap_index::effort_for;
+use super::{SHORT_MS, begin_drop, effect, end_drop, may_fail, note, target, wait_for_long_transactions};
 use crate::stage::Stage;
 use crate::worker::{Op, Then, Turn, op};
 use crate::world::index::{Index, Maker};
@@ -13,6 +14,8 @@ use crate::world::index::{Index, Maker};
 pub(super) fn operations(turn: &Turn) -> Vec<Op> {
     vec![
         op("reindex.intent", intent, turn),
+        op("reindex.drop_shadow", begin_drop_shadow, turn),
+        op("reindex.drop_shadow", end_drop_shadow, turn),
         op("reindex.start", start, turn),
         op("reindex.finish", finish, turn),
         op("reindex.done", done, turn),
@@ -30,8 +33,25 @@ fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     Ok(Then::Next(SHORT_MS))
 }
 
+/// The trial index that a comparison was made with, if there was one.
+fn shadow(stage: &Stage, turn: &Turn) -> Result<Option<Oid>, String> {
+    Ok(stage.world.collections[turn.collection].trial(target(turn)?).map(|trial| trial.oid))
+}
+
+fn begin_drop_shadow(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let ms = shadow(stage, turn)?.map_or(SHORT_MS, |oid| begin_drop(stage, turn, oid));
+    Ok(Then::Next(ms))
+}
+
+fn end_drop_shadow(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let oid = shadow(stage, turn)?;
+    end_drop(stage, turn, oid)
+}
+
 fn start(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let Step::ReindexConcurrently { of, lists } = &turn.step else { return Err("no reindex".to_owned()) };
+    let Step::ReindexConcurrently { of, options, .. } = &turn.step else {
+        return Err("no reindex".to_owned());
+    };
     let oid = stage.world.oid();
     let collection = &stage.world.collections[turn.collection];
     let old = collection.itself(of).ok_or("the index is gone")?;
@@ -39,8 +59,14 @@ fn start(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let free = |name: &String| collection.indexes().all(|(_, index)| index.name != *name);
     let names = std::iter::once(String::new()).chain((1..).map(|n| n.to_string()));
     let name = names.map(|n| format!("{}_ccnew{n}", old.name)).find(free).unwrap_or_default();
-    let mut new =
-        Index::begun(oid, name, old.method, lists.or(old.lists), old.value_bytes, Maker::Action(turn.action));
+    let mut new = Index::begun(
+        oid,
+        name,
+        old.method,
+        options.lists.or(old.lists),
+        old.value_bytes,
+        Maker::Action(turn.action),
+    );
     let rows = collection.tables.iter().find(|table| table.oid == of.table).map_or(0.0, |table| table.rows);
     new.bytes = new.clean_bytes(rows);
     let bytes = new.bytes;
@@ -91,6 +117,11 @@ fn finish(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
 }
 
 fn done(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let of = target(turn)?;
+    let effort = effort_for(stage, turn, of);
+    if let (Some(effort), Some(index)) = (effort, stage.world.collections[turn.collection].index(of.oid)) {
+        index.effort = Some(effort);
+    }
     note(stage, turn, StepState::Done, json!({}));
     Ok(Then::Next(SHORT_MS))
 }

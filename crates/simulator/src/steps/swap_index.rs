@@ -13,7 +13,8 @@ pub(super) fn operations(turn: &Turn) -> Vec<Op> {
     vec![op("swap_index.intent", intent, turn), op("swap_index.exchange", exchange, turn)]
 }
 
-fn effort_for(stage: &mut Stage, turn: &Turn, of: &IndexRef) -> Option<u32> {
+/// The effort that sessions are to get with the new index.
+pub(super) fn effort_for(stage: &mut Stage, turn: &Turn, of: &IndexRef) -> Option<u32> {
     let collection = &stage.world.collections[turn.collection];
     if !collection.config.manage_search_effort {
         // Not ours to change: the new index gets what sessions have with the old one, at which both were compared.

@@ -1,0 +1,340 @@
+//! What a rebuild by the healer costs against a bare `CREATE INDEX CONCURRENTLY` of the same index on the same table, in
+//! interleaved pairs, while an application searches at half of what the server can do. See the README beside it.
+//!
+//! `cargo bench -p tests --bench heal -- [ROWS:DIMENSIONS:PAIRS …]`; without arguments 12000:384:12.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cluster::dataset::Embeddings;
+use cluster::{Cluster, wait_for};
+use postgres::Client;
+
+/// Longest wait for one thing: a build of a million rows on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// Lists of the index that is at fault, and the rows that it is trained on before the others come: two a list.
+const LISTS: usize = 200;
+const TRAINED_ON: usize = 400;
+/// Time over which the application's greatest rate is measured.
+const CAPACITY_TIME: Duration = Duration::from_secs(5);
+
+fn main() {
+    // Cargo adds --bench.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let runs = if arguments.is_empty() { vec!["12000:384:12".to_owned()] } else { arguments };
+    for run in runs {
+        let parts: Vec<usize> = run.split(':').filter_map(|word| word.parse().ok()).collect();
+        let [rows, dims, pairs] = parts[..] else {
+            eprintln!("ROWS:DIMENSIONS:PAIRS was expected, not {run}");
+            std::process::exit(2);
+        };
+        compare(rows, dims, pairs);
+    }
+}
+
+/// What one build took.
+#[derive(Clone, Copy)]
+struct Build {
+    wall_s: f64,
+    /// Processor time of the process that built: what others do on the machine is not in it.
+    cpu_s: f64,
+    /// The application's p95 meanwhile.
+    p95_ms: f64,
+}
+
+struct Pair {
+    bare: Build,
+    healer: Build,
+    comparison_s: f64,
+}
+
+fn compare(rows: usize, dims: usize, pairs: usize) {
+    let cluster = Cluster::builder(tests::version())
+        .preload(true)
+        .database("app")
+        // The same for both builds, and enough for k-means.
+        .setting("maintenance_work_mem", if rows > 100_000 { "1GB" } else { "256MB" })
+        // Each build is one process, whose processor time can be read.
+        .setting("max_parallel_maintenance_workers", "0")
+        .setting("shared_buffers", "1GB")
+        .setting("max_wal_size", "8GB")
+        .start()
+        .expect("a cluster");
+    let mut client = cluster.connect("app").expect("a connection");
+    let data = Arc::new(Embeddings::load().expect("the data set"));
+    let began = Instant::now();
+    load(&mut client, &data, rows, dims);
+    eprintln!("{rows} rows of {dims} dimensions loaded, {:.0} s", began.elapsed().as_secs_f64());
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"mode": "observe", "sample_interval_seconds": 5, "verify_window_seconds": 30,
+               "min_healing_interval_seconds": 0, "panel_interval_seconds": 604800}');
+               SELECT ruvector_collection_register('docs', 'docs')"#,
+        )
+        .expect("a collection");
+    let lists = planned_lists(&mut client);
+    let before = figures(&mut client);
+    let pace = capacity(&cluster, &data, dims).mul_f64(2.0);
+    eprintln!("{lists} lists are planned; the application searches every {:.1} ms", pace.as_secs_f64() * 1e3);
+    let mut measured = Vec::new();
+    for number in 1..=pairs {
+        // Which comes first changes: what the machine does meanwhile is nobody's fault.
+        let (bare, (healer, comparison_s));
+        if number % 2 == 0 {
+            bare = build_bare(&cluster, &mut client, &data, dims, pace, lists);
+            (healer, comparison_s) = build_by_healer(&cluster, &mut client, &data, dims, pace);
+        } else {
+            (healer, comparison_s) = build_by_healer(&cluster, &mut client, &data, dims, pace);
+            bare = build_bare(&cluster, &mut client, &data, dims, pace, lists);
+        }
+        eprintln!(
+            "pair {number}: bare {:.1} s ({:.1} of processor), healer {:.1} s ({:.1}), comparison {comparison_s:.1} s",
+            bare.wall_s, bare.cpu_s, healer.wall_s, healer.cpu_s
+        );
+        measured.push(Pair { bare, healer, comparison_s });
+    }
+    report(rows, dims, lists, &measured);
+    // And the whole of it, kept.
+    let action = execute(&mut client);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", tests::said(&mut client));
+    std::thread::sleep(Duration::from_secs(10));
+    println!("before: {before}\nafter:  {}", figures(&mut client));
+    let story =
+        "SELECT story FROM ruvector_healing_history() WHERE status = 'succeeded' ORDER BY id DESC LIMIT 1";
+    if let Ok(Some(row)) = client.query_opt(story, &[]) {
+        println!("\n{}", row.get::<_, &str>(0));
+    }
+}
+
+/// A table whose index was built on the first rows.
+fn load(client: &mut Client, data: &Embeddings, rows: usize, dims: usize) {
+    client
+        .batch_execute(&format!(
+            "CREATE EXTENSION ruvector CASCADE; CREATE TABLE docs (id int PRIMARY KEY, embedding vector({dims}))"
+        ))
+        .expect("a table");
+    data.load_jittered(client, "docs", dims, 0..TRAINED_ON).expect("rows");
+    client
+        .batch_execute(&format!(
+            "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = {LISTS})"
+        ))
+        .expect("an index");
+    data.load_jittered(client, "docs", dims, TRAINED_ON..rows).expect("rows");
+    client.batch_execute("VACUUM ANALYZE docs").expect("statistics");
+}
+
+fn planned_lists(client: &mut Client) -> i32 {
+    wait_for("a plan", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE decision ->> 'reason' = 'observe_mode'";
+        client.query_opt(query, &[]).expect("the state")
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", tests::said(client)));
+    let query = r#"SELECT (plan #>> '{plan,steps,0,options,lists}')::integer
+                     FROM ruvector_healing_execute('docs', 'rebuild_centroids', '{"dry_run": true}')"#;
+    client.query_one(query, &[]).expect("a plan").get(0)
+}
+
+/// Recall and blocks per query as the healer measures them, λ.
+fn figures(client: &mut Client) -> String {
+    let query = "SELECT format('recall@10 %s, %s blocks a query, λ %s', round(h.recall::numeric, 3),
+                        round(h.blocks_per_query::numeric), round(s.lambda_cut::numeric, 2))
+                   FROM ruvector_index_health('docs') h, ruvector_integrity_status() s";
+    client.query_one(query, &[]).map_or_else(|error| error.to_string(), |row| row.get(0))
+}
+
+/// Time that one search takes a session that does nothing else.
+fn capacity(cluster: &Cluster, data: &Arc<Embeddings>, dims: usize) -> Duration {
+    let searches = Searches::start(cluster, data, dims, Duration::ZERO);
+    std::thread::sleep(CAPACITY_TIME);
+    let latencies = searches.stop();
+    CAPACITY_TIME.div_f64(latencies.len().max(1) as f64)
+}
+
+/// `CREATE INDEX CONCURRENTLY` by a session.
+fn build_bare(
+    cluster: &Cluster,
+    client: &mut Client,
+    data: &Arc<Embeddings>,
+    dims: usize,
+    pace: Duration,
+    lists: i32,
+) -> Build {
+    let mut session = cluster.connect("app").expect("a connection");
+    let pid: i32 = session.query_one("SELECT pg_backend_pid()", &[]).expect("its process").get(0);
+    let searches = Searches::start(cluster, data, dims, pace);
+    let (began, cpu) = (Instant::now(), cpu_s(pid));
+    session
+        .batch_execute(&format!(
+            "CREATE INDEX CONCURRENTLY bare ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = {lists})"
+        ))
+        .expect("a build");
+    let build = Build {
+        wall_s: began.elapsed().as_secs_f64(),
+        cpu_s: cpu_s(pid) - cpu,
+        p95_ms: p95_ms(searches.stop()),
+    };
+    // Each by itself: several statements at once are one transaction.
+    for statement in ["DROP INDEX CONCURRENTLY bare", "CHECKPOINT"] {
+        client.batch_execute(statement).expect("a drop");
+    }
+    build
+}
+
+fn execute(client: &mut Client) -> i64 {
+    let query = "SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')";
+    client.query_one(query, &[]).expect("an action").get(0)
+}
+
+fn ended(client: &mut Client, action: i64) -> String {
+    let wait = format!("CALL ruvector_healing_wait({action}, '1 hour')");
+    client.query_one(wait.as_str(), &[]).expect("an end").get(0)
+}
+
+/// The healer's build, and the seconds of the comparison; then it is undone.
+fn build_by_healer(
+    cluster: &Cluster,
+    client: &mut Client,
+    data: &Arc<Embeddings>,
+    dims: usize,
+    pace: Duration,
+) -> (Build, f64) {
+    let action = execute(client);
+    wait_for_step(client, action, "build_index", "intent");
+    let searches = Searches::start(cluster, data, dims, pace);
+    let query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ruvector action'";
+    let pid: i32 = client.query_one(query, &[]).expect("the worker").get(0);
+    let cpu = cpu_s(pid);
+    wait_for_step(client, action, "build_index", "done");
+    let cpu_s = cpu_s(pid) - cpu;
+    let p95_ms = p95_ms(searches.stop());
+    wait_for_step(client, action, "swap_index", "done");
+    let query = "SELECT (extract(epoch FROM b.noted_at - a.noted_at))::float8 FROM ruvector.action_steps a
+                   JOIN ruvector.action_steps b USING (action_id, step_no)
+                  WHERE action_id = $1 AND a.state = 'intent' AND b.state = 'done' AND a.step ->> 'kind' = $2";
+    let mut seconds =
+        |kind: &str| -> f64 { client.query_one(query, &[&action, &kind]).expect("a step").get(0) };
+    let (wall_s, comparison_s) = (seconds("build_index"), seconds("compare_indexes"));
+    client.query_one("SELECT ruvector_healing_abort($1)", &[&action]).expect("an abort");
+    assert_eq!(ended(client, action), "aborted", "{}", tests::said(client));
+    client.batch_execute("CHECKPOINT").expect("a checkpoint");
+    (Build { wall_s, cpu_s, p95_ms }, comparison_s)
+}
+
+/// Processor time that a process has taken (proc(5): fields 14 and 15, in hundredths of a second).
+fn cpu_s(pid: i32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks =
+        |field: usize| fields.get(field - 3).and_then(|word| word.parse::<f64>().ok()).unwrap_or(f64::NAN);
+    (ticks(14) + ticks(15)) / 100.0
+}
+
+fn wait_for_step(client: &mut Client, action: i64, kind: &str, state: &str) {
+    wait_for(kind, PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.action_steps WHERE action_id = $1 AND step ->> 'kind' = $2 AND state = $3";
+        let ended = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND ended_at IS NOT NULL";
+        if client.query_opt(ended, &[&action]).expect("the state").is_some() {
+            panic!("{}", tests::said(client));
+        }
+        client.query_opt(query, &[&action, &kind, &state]).expect("the journal")
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", tests::said(client)));
+}
+
+/// A session that searches, one search every so often, until it is stopped.
+struct Searches {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Duration>>,
+}
+
+impl Searches {
+    fn start(cluster: &Cluster, data: &Arc<Embeddings>, dims: usize, pace: Duration) -> Self {
+        let mut client = cluster.connect("app").expect("a connection");
+        let (stop, data) = (Arc::new(AtomicBool::new(false)), data.clone());
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let statement = client
+                .prepare("SELECT id FROM docs ORDER BY embedding <=> $1::text::vector LIMIT 10")
+                .expect("a statement");
+            let mut latencies = Vec::new();
+            let mut due = Instant::now();
+            for row in (0..data.rows()).cycle().step_by(37) {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                // From when it was due: a search that waits for the one before waits too.
+                let began = if pace.is_zero() { Instant::now() } else { due };
+                let vector = data.jittered_literal(row, dims, 1);
+                client.query(&statement, &[&vector]).expect("a search");
+                latencies.push(began.elapsed());
+                due += pace;
+            }
+            latencies
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) -> Vec<Duration> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the searches")
+    }
+}
+
+fn p95_ms(mut latencies: Vec<Duration>) -> f64 {
+    latencies.sort_unstable();
+    let at = (latencies.len() as f64 * 0.95) as usize;
+    latencies.get(at.min(latencies.len().saturating_sub(1))).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+}
+
+/// Student's t for a 95 % interval, by degrees of freedom from 1.
+const T_95: [f64; 15] =
+    [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13];
+
+/// Geometric mean of the ratios and its 95 % interval.
+fn ratio(pairs: &[(f64, f64)]) -> String {
+    let logs: Vec<f64> = pairs.iter().map(|(a, b)| (a / b).ln()).collect();
+    let n = logs.len() as f64;
+    let mean = logs.iter().sum::<f64>() / n;
+    if logs.len() < 2 {
+        return format!("{:.3} (one pair)", mean.exp());
+    }
+    let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    let half = T_95.get(logs.len() - 2).copied().unwrap_or(2.0) * (variance / n).sqrt();
+    format!("{:.3} ({:.3}–{:.3})", mean.exp(), (mean - half).exp(), (mean + half).exp())
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn report(rows: usize, dims: usize, lists: i32, pairs: &[Pair]) {
+    let of = |figure: fn(&Pair) -> f64| median(pairs.iter().map(figure));
+    println!(
+        "\n{rows} rows × {dims}, ivfflat with {lists} lists, PostgreSQL {}, {} pairs",
+        tests::version().major(),
+        pairs.len()
+    );
+    println!("| | bare | healer | ratio (95 %) |\n|---|---|---|---|");
+    let row = |name: &str, figure: fn(&Build) -> f64| {
+        let (bare, healer) = (
+            median(pairs.iter().map(|pair| figure(&pair.bare))),
+            median(pairs.iter().map(|pair| figure(&pair.healer))),
+        );
+        let ratio =
+            ratio(&pairs.iter().map(|pair| (figure(&pair.healer), figure(&pair.bare))).collect::<Vec<_>>());
+        println!("| {name} | {bare:.1} | {healer:.1} | {ratio} |");
+    };
+    row("build, s", |build| build.wall_s);
+    row("build, s of processor", |build| build.cpu_s);
+    row("application's p95 during it, ms", |build| build.p95_ms);
+    println!(
+        "| comparison, s | – | {:.1} | {:.2} of the build |",
+        of(|pair| pair.comparison_s),
+        of(|pair| pair.comparison_s / pair.healer.wall_s)
+    );
+}

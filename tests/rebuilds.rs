@@ -1,0 +1,240 @@
+//! How index remedies rebuild: where an index is part of a partitioned one, what is taken for a leftover, when a plan
+//! of several parts stops, what is retuned.
+
+use std::time::Duration;
+
+use cluster::dataset::{Column, Embeddings};
+use cluster::{Cluster, wait_for};
+use postgres::Client;
+use tests::{PATIENCE, load_docs, said, start};
+
+const HEALING: Duration = Duration::from_secs(180);
+/// Quick, and nothing happens but what is asked for.
+const BY_HAND: &str = r#"{"mode": "observe", "verify_window_seconds": 1, "min_healing_interval_seconds": 0,
+    "require_approval_irreversible": false}"#;
+
+fn execute(client: &mut Client, strategy: &str) -> (i64, String) {
+    let query = "SELECT action_id FROM ruvector_healing_execute('docs', $1)";
+    let action: i64 = client.query_one(query, &[&strategy]).unwrap().get(0);
+    let row = client.query_one(&format!("CALL ruvector_healing_wait({action}, '3 minutes')"), &[]).unwrap();
+    (action, row.get(0))
+}
+
+fn observed(client: &mut Client) {
+    wait_for("a plan", HEALING, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE decision ->> 'reason' = 'observe_mode'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+}
+
+/// Kinds of the steps that an action has done, in order.
+fn done(client: &mut Client, action: i64) -> Vec<String> {
+    let query = "SELECT step ->> 'kind' FROM ruvector.action_steps WHERE action_id = $1 AND state = 'done' ORDER BY id";
+    client.query(query, &[&action]).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+#[test]
+fn a_part_of_a_partitioned_index_is_compared_by_a_shadow_and_rebuilt_with_its_effort() {
+    let (_cluster, mut client) = start();
+    let data = Embeddings::load().unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id int, embedding vector(384)) PARTITION BY RANGE (id);
+             CREATE TABLE docs_all PARTITION OF docs FOR VALUES FROM (0) TO (100000)",
+        )
+        .unwrap();
+    data.load_into(&mut client, "docs", &Column::ID_AND_EMBEDDING, 0..200).unwrap();
+    client
+        .batch_execute(
+            "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 100)",
+        )
+        .unwrap();
+    data.load_into(&mut client, "docs", &Column::ID_AND_EMBEDDING, 200..8_000).unwrap();
+    client
+        .batch_execute(&format!(
+            "ANALYZE docs; SELECT ruvector_healing_configure('{BY_HAND}');
+             SELECT ruvector_collection_register('docs', 'docs')"
+        ))
+        .unwrap();
+    observed(&mut client);
+    let (action, status) = execute(&mut client, "rebuild_centroids");
+    assert_eq!(status, "succeeded", "{}", said(&mut client));
+    assert_eq!(done(&mut client, action), ["build_index", "compare_indexes", "reindex_concurrently"]);
+    let row = client
+        .query_one(
+            "SELECT (SELECT count(*) FROM pg_index WHERE indrelid = 'docs_all'::regclass),
+                    (SELECT count(*) FROM pg_inherits WHERE inhparent = 'docs_i'::regclass),
+                    i.reloptions::text, e.effort
+               FROM pg_inherits h JOIN pg_class i ON i.oid = h.inhrelid
+               LEFT JOIN ruvector.search_effort e ON e.index_id = i.oid
+              WHERE h.inhparent = 'docs_i'::regclass",
+            &[],
+        )
+        .unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (1, 1), "no shadow is left, and it is attached");
+    let lists: u32 = row.get::<_, &str>(2).trim_matches(['{', '}']).replace("lists=", "").parse().unwrap();
+    assert!(lists > 200, "{lists}");
+    assert!(row.get::<_, Option<i32>>(3).is_some_and(|effort| effort > 1), "{}", said(&mut client));
+
+    // Again it is no better: the shadow says so, and the index itself is left alone.
+    let before = "SELECT i.relfilenode::bigint FROM pg_inherits h JOIN pg_class i ON i.oid = h.inhrelid
+                   WHERE h.inhparent = 'docs_i'::regclass";
+    let file: i64 = client.query_one(before, &[]).unwrap().get(0);
+    let (action, status) = execute(&mut client, "rebuild_centroids");
+    assert_eq!(status, "rolled_back", "{}", said(&mut client));
+    assert_eq!(done(&mut client, action), ["build_index", "compare_indexes"]);
+    assert_eq!(client.query_one(before, &[]).unwrap().get::<_, i64>(0), file);
+    let indexes = "SELECT count(*) FROM pg_index WHERE indrelid = 'docs_all'::regclass";
+    assert_eq!(client.query_one(indexes, &[]).unwrap().get::<_, i64>(0), 1);
+}
+
+/// A build that is cancelled while it waits for a writer.
+fn leave_invalid(cluster: &Cluster, client: &mut Client, statement: &'static str) {
+    let mut writer = cluster.connect("app").unwrap();
+    writer.batch_execute("BEGIN; DELETE FROM docs WHERE id = 0").unwrap();
+    let mut builder = cluster.connect("app").unwrap();
+    let cancel = builder.cancel_token();
+    let build = std::thread::spawn(move || builder.batch_execute(statement));
+    wait_for("the build to wait for the writer", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    cancel.cancel_query(postgres::NoTls).unwrap();
+    build.join().unwrap().unwrap_err();
+    writer.batch_execute("ROLLBACK").unwrap();
+}
+
+#[test]
+fn an_index_that_is_only_called_like_a_leftover_is_built_again_and_a_leftover_is_dropped() {
+    let (cluster, mut client) = start();
+    load_docs(&mut client, 1_000);
+    client
+        .batch_execute(&format!(
+            "CREATE INDEX docs_h ON docs USING hnsw (embedding vector_l2_ops); ANALYZE docs;
+             SELECT ruvector_healing_configure('{BY_HAND}')"
+        ))
+        .unwrap();
+    // Somebody's own name, and what PostgreSQL leaves.
+    leave_invalid(
+        &cluster,
+        &mut client,
+        "CREATE INDEX CONCURRENTLY docs_x_ccnew ON docs USING hnsw (embedding vector_cosine_ops)",
+    );
+    leave_invalid(&cluster, &mut client, "REINDEX INDEX CONCURRENTLY docs_h");
+    client.batch_execute("SELECT ruvector_collection_register('docs', 'docs')").unwrap();
+    let mut left = "SELECT count(*) FROM pg_index WHERE indrelid = 'docs'::regclass AND NOT indisvalid";
+    assert_eq!(client.query_one(left, &[]).unwrap().get::<_, i64>(0), 2);
+    observed(&mut client);
+    let mut kinds = Vec::new();
+    for _ in 0..2 {
+        let (action, status) = execute(&mut client, "repair_invalid_index");
+        assert_eq!(status, "succeeded", "{}", said(&mut client));
+        kinds.push(done(&mut client, action).remove(0));
+        // The next plan is made from a look at what is left.
+        let again = "SELECT ruvector_healing_configure('{}')";
+        client.batch_execute(again).unwrap();
+    }
+    kinds.sort();
+    assert_eq!(kinds, ["build_index", "drop_invalid"]);
+    left = "SELECT string_agg(i.relname || ' ' || x.indisvalid, ', ' ORDER BY i.relname)
+              FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+             WHERE x.indrelid = 'docs'::regclass AND NOT x.indisprimary";
+    assert_eq!(client.query_one(left, &[]).unwrap().get::<_, &str>(0), "docs_h true, docs_x_ccnew true");
+}
+
+#[test]
+fn a_plan_of_several_parts_stops_when_what_is_done_is_enough() {
+    let (_cluster, mut client) = start();
+    let data = Embeddings::load().unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id int NOT NULL, embedding vector(384)) PARTITION BY RANGE (id);
+             CREATE TABLE docs_1 PARTITION OF docs FOR VALUES FROM (0) TO (2000);
+             CREATE TABLE docs_2 PARTITION OF docs FOR VALUES FROM (2000) TO (4000)",
+        )
+        .unwrap();
+    data.load_into(&mut client, "docs", &Column::ID_AND_EMBEDDING, 0..4_000).unwrap();
+    // The second is the more damaged one, so it comes first; then λ is that of the first, about 0.4.
+    client
+        .batch_execute(&format!(
+            "CREATE INDEX docs_1_i ON docs_1 USING hnsw (embedding vector_cosine_ops);
+             CREATE INDEX docs_2_i ON docs_2 USING hnsw (embedding vector_cosine_ops);
+             DELETE FROM docs WHERE id BETWEEN 700 AND 1999 OR id >= 2200; ANALYZE docs;
+             SELECT ruvector_healing_configure('{BY_HAND}');
+             SELECT ruvector_collection_register('docs', 'docs', settings => '{{\"target_lambda\": 0.15}}')"
+        ))
+        .unwrap();
+    observed(&mut client);
+    let oids = "SELECT array_agg(i.oid ORDER BY i.relname) FROM pg_class i JOIN pg_am a ON a.oid = i.relam WHERE a.amname = 'hnsw'";
+    let before: Vec<u32> = client.query_one(oids, &[]).unwrap().get(0);
+    let (action, status) = execute(&mut client, "compact_indexes");
+    assert_eq!(status, "succeeded", "{}", said(&mut client));
+    let planned: i32 = client
+        .query_one(
+            "SELECT jsonb_array_length(plan -> 'steps') FROM ruvector.actions WHERE id = $1",
+            &[&action],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(planned, 8, "both were planned");
+    let after: Vec<u32> = client.query_one(oids, &[]).unwrap().get(0);
+    assert!(after[0] == before[0] && after[1] != before[1], "{before:?} -> {after:?}\n{}", said(&mut client));
+    let row = client
+        .query_one(
+            "SELECT o.error_message, a.lesson FROM ruvector.healing_outcomes o JOIN ruvector.actions a ON a.id = o.action_id
+              WHERE a.id = $1",
+            &[&action],
+        )
+        .unwrap();
+    let why: &str = row.get(0);
+    assert!(why.contains("docs_1_i") && why.contains("0.15 is enough"), "{why}");
+    assert_eq!(row.get::<_, &str>(1), "helped");
+}
+
+#[test]
+fn a_thin_graph_in_which_searches_find_too_little_is_built_denser() {
+    let (cluster, mut client) = start();
+    let data = load_docs(&mut client, 8_000);
+    client
+        .batch_execute(
+            "CREATE INDEX docs_i ON docs USING hnsw (embedding vector_cosine_ops) WITH (m = 4, ef_construction = 8);
+             ANALYZE docs; SELECT ruvector_healing_configure('{\"verify_window_seconds\": 1}')",
+        )
+        .unwrap();
+    let unseen = 11_000..11_100;
+    let before = tests::recall_of_sessions(&cluster, &data, unseen.clone());
+    client.batch_execute("SELECT ruvector_collection_register('docs', 'docs')").unwrap();
+    let row = wait_for("an outcome", HEALING, || {
+        let query = "SELECT strategy, status, story FROM ruvector_healing_history() ORDER BY id LIMIT 1";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let story: &str = row.get(2);
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("compact_indexes", "succeeded"), "{story}");
+    let definition: String =
+        client.query_one("SELECT pg_get_indexdef('docs_i'::regclass)", &[]).unwrap().get(0);
+    assert!(definition.contains("m='16', ef_construction='64'"), "{definition}");
+    let after = tests::recall_of_sessions(&cluster, &data, unseen);
+    assert!(before.recall < 0.6 && after.recall > 0.9, "{before:?} -> {after:?}\n{story}");
+}
+
+#[test]
+fn the_lists_are_judged_on_as_many_rows_as_are_asked_for() {
+    let (_cluster, mut client) = start();
+    load_docs(&mut client, 3_000);
+    client
+        .batch_execute(
+            "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 20); ANALYZE docs;
+             SELECT ruvector_collection_register('docs', 'docs', settings => '{\"mode\": \"observe\", \"sample_rows\": 700}')",
+        )
+        .unwrap();
+    let rows: i32 = wait_for("a look at the lists", PATIENCE, || {
+        let query = "SELECT (reading #>> '{known,sampled_rows}')::integer FROM ruvector.readings WHERE kind = 'structure'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap()
+    .get(0);
+    assert_eq!(rows, 700);
+}
