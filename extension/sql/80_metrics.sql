@@ -24,6 +24,14 @@ BEGIN ATOMIC
      'Ended actions that left something to be put right; nothing else acts until then.'),
     ('ruvector_healing_breaker_open', 'gauge', '{collection,strategy}',
      'Whether a strategy was given up after failures, until a human resets it.'),
+    ('ruvector_healing_paused', 'gauge', '{collection}', 'Whether a pause, of the server or of the collection, holds back healing.'),
+    ('ruvector_leases', 'gauge', '{collection,kind}', 'Leases in force: whatever is held back for a while, by kind.'),
+    ('ruvector_lease_overdue_seconds', 'gauge', '{collection}', 'How long a lease that is in force should have ended ago; 0 while none.'),
+    ('ruvector_throttle_ratio', 'gauge', '{collection,kind}', 'Share that is taken off the usual rate of writers, 0 to 1.'),
+    ('ruvector_audit_rows_total', 'counter', '{}', 'Rows of the signed audit log.'),
+    ('ruvector_audit_missing', 'gauge', '{}',
+     'Rows missing by the numbers of the audit log; only ruvector_audit_verify() finds edits.'),
+    ('ruvector_audit_pending', 'gauge', '{}', 'What happened and is not signed yet.'),
     ('ruvector_healing_success_rate', 'gauge', '{collection}', 'Share of the attempts of 30 days that were verified, 0 to 1.'),
     ('ruvector_healing_avg_improvement', 'gauge', '{collection}',
      'Mean improvement by the attempts of 30 days, as a ratio: 0.25 is 25 % better.'),
@@ -100,6 +108,33 @@ BEGIN ATOMIC
            ('ruvector_healing_attempts_total', coalesce(k.attempts, 0)),
            ('ruvector_healing_success_total', coalesce(k.successes, 0)),
            ('ruvector_healing_breaker_open', coalesce(m.breaker_open, false)::integer)) v (name, value)
+    UNION ALL
+    SELECT 'ruvector_healing_paused', '', ARRAY['collection', c.name],
+           EXISTS (SELECT FROM ruvector.healing_pauses p
+                    WHERE (p.collection_id = c.id OR p.collection_id IS NULL) AND p.until > now())::integer
+      FROM collections c
+    UNION ALL
+    SELECT 'ruvector_leases', '', ARRAY['collection', c.name, 'kind', k.kind],
+           (SELECT count(*) FROM ruvector.leases l WHERE l.collection_id = c.id AND l.kind = k.kind AND l.ended_at IS NULL)
+      FROM collections c CROSS JOIN unnest(ARRAY['throttle', 'cron_job', 'autovacuum', 'drain']) k (kind)
+    UNION ALL
+    SELECT 'ruvector_lease_overdue_seconds', '', ARRAY['collection', c.name],
+           (SELECT coalesce(max(greatest(extract(epoch FROM now() - l.ends_at), 0)), 0)
+              FROM ruvector.leases l WHERE l.collection_id = c.id AND l.ended_at IS NULL)
+      FROM collections c
+    UNION ALL
+    SELECT 'ruvector_throttle_ratio', '', ARRAY['collection', c.name, 'kind', v.kind], v.percent / 100.0
+      FROM server s
+     CROSS JOIN jsonb_array_elements(CASE WHEN s.ready THEN ruvector._throttles() ELSE '[]' END) t
+      JOIN collections c ON c.id = (t ->> 'collection')::integer
+     CROSS JOIN LATERAL (VALUES ('insert', (t ->> 'throttle_pct')::double precision),
+                                ('bulk_insert', (t ->> 'bulk_throttle_pct')::double precision)) v (kind, percent)
+    UNION ALL
+    SELECT v.name, '', ARRAY[]::text[], v.value
+      FROM (SELECT coalesce(max(l.seq), 0) AS last, count(*) AS there FROM ruvector.audit_log l) k
+     CROSS JOIN LATERAL (VALUES
+           ('ruvector_audit_rows_total', k.last), ('ruvector_audit_missing', k.last - k.there),
+           ('ruvector_audit_pending', (SELECT count(*) FROM ruvector.audit_pending))) v (name, value)
     UNION ALL
     SELECT 'ruvector_healing_outcomes_total', '', ARRAY['collection', c.name, 'status', t.status], coalesce(k.ended, 0)
       FROM collections c
