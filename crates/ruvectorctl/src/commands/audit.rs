@@ -80,11 +80,10 @@ fn offline(path: &Path, heads: Value) -> Result<Value, Failure> {
     let failed =
         |why: &dyn Display| Failure::local(format!("the dump {} cannot be read", path.display()), why);
     let file = File::open(path).map_err(|error| failed(&error))?;
-    let rows = dump::rows(BufReader::new(file).lines()).map_err(|error| failed(&error))?;
+    let mut rows = dump::rows(BufReader::new(file).lines()).map_err(|error| failed(&error))?;
     let heads: Vec<Head> =
         serde_json::from_value(heads).map_err(|error| Failure::local("a head has seq and hash", error))?;
     let mut verifier = Verifier::new(heads);
-    let mut rows = rows;
     rows.sort_by_key(|row| row.seq);
     rows.iter().for_each(|row| verifier.push(row));
     let report = verifier.finish();

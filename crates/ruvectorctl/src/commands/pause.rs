@@ -10,7 +10,7 @@ use crate::output;
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// For how long, as PostgreSQL reads an interval, such as "2 hours".
-    #[arg(long = "for", value_name = "INTERVAL")]
+    #[arg(long = "for", value_name = "INTERVAL", allow_hyphen_values = true)]
     duration: String,
     /// Only this collection.
     collection: Option<String>,
