@@ -68,13 +68,13 @@ BEGIN ATOMIC
     ), arms AS (
         SELECT c.id, c.name, s.strategy FROM collections c CROSS JOIN unnest(ruvector._strategies()) s (strategy)
     ), outcomes AS (
-        -- By name: a collection that is registered anew goes on counting. A no-op is no attempt.
+        -- By name: a collection that is registered anew goes on counting. A no-op is no attempt, nor is taking one back.
         SELECT c.id, c.name, o.strategy_name, o.status, o.success AND o.verified IS TRUE AS good, o.duration_ms / 1000.0::double precision AS seconds,
-               o.improvement_pct / 100.0 AS improvement, o.completed_at > now() - interval '30 days' AS recent
+               nullif(o.improvement_pct, 'NaN') / 100.0 AS improvement, o.completed_at > now() - interval '30 days' AS recent
           FROM ruvector.healing_outcomes o
           JOIN ruvector.actions a ON a.id = o.action_id
           JOIN collections c ON c.name = a.collection_name
-         WHERE o.status <> 'noop'
+         WHERE o.status <> 'noop' AND a.request ->> 'kind' <> 'rollback'
     ), actions AS (
         SELECT c.id, c.name, a.status, a.unfinished, coalesce(a.ended_at, a.started_at) AS last_end, a.started_at
           FROM ruvector.actions a JOIN collections c ON c.name = a.collection_name
