@@ -65,7 +65,8 @@ fn functions(client: &mut Client, comments: &BTreeMap<String, String>, page: &mu
         .query(
             "SELECT p.proname::text, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), p.prokind = 'p',
                     has_function_privilege('ruvector_monitor', p.oid, 'EXECUTE'),
-                    has_function_privilege('ruvector_operator', p.oid, 'EXECUTE')
+                    has_function_privilege('ruvector_operator', p.oid, 'EXECUTE'),
+                    has_function_privilege('public', p.oid, 'EXECUTE')
                FROM pg_proc p
                JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
                JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'ruvector'
@@ -77,10 +78,12 @@ fn functions(client: &mut Client, comments: &BTreeMap<String, String>, page: &mu
     for row in rows {
         let (name, arguments): (String, String) = (row.get(0), row.get(1));
         let result: Option<String> = row.get(2);
-        let (procedure, reads, acts): (bool, bool, bool) = (row.get(3), row.get(4), row.get(5));
+        let (procedure, reads, acts, all): (bool, bool, bool, bool) =
+            (row.get(3), row.get(4), row.get(5), row.get(6));
         let comment = comments.get(&name).filter(|text| !text.is_empty());
         let comment = comment.unwrap_or_else(|| panic!("{name} has no comment in the install script"));
         let role = match (reads, acts) {
+            _ if all => "`PUBLIC`",
             (true, true) => "`ruvector_monitor`",
             (false, true) => "`ruvector_operator`",
             other => panic!("{name}: who may call it? {other:?}"),
@@ -245,6 +248,7 @@ fn errors(script: &str, page: &mut String) {
                 "55000",
                 "the library is not preloaded, nothing was observed yet, healing is switched off, or there is nothing to do",
             ),
+            "program_limit_exceeded" => ("54000", "more dimensions than pgvector indexes"),
             "undefined_column" => ("42703", "the table has no such vector column"),
             "undefined_object" => ("42704", "there is no such collection, strategy or action"),
             "undefined_table" => ("42P01", "there is no such table"),
@@ -272,7 +276,7 @@ fn the_reference_is_what_the_catalog_has() {
                    [strategies](#strategies) · [metrics](#metrics) · [alerts](#alerts) · [events](#events) · \
                    [errors](#errors) · [tables](#tables) · [command line](#command-line)\n\n",
     );
-    page.push_str("## Functions\n\nPUBLIC may call none of them. Members of `ruvector_operator` are members of `ruvector_monitor`, \
+    page.push_str("## Functions\n\nPUBLIC may call none of them but those that say so. Members of `ruvector_operator` are members of `ruvector_monitor`, \
                    and act only on tables that they own.\n\n");
     functions(&mut client, &comments, &mut page);
     page.push_str("## Settings\n\n`SELECT ruvector_healing_configure('{\"key\": value}')` for the server, with a collection's name \

@@ -216,5 +216,3 @@ CREATE FUNCTION ruvector_collection_unregister(name text) RETURNS boolean
 BEGIN ATOMIC
     SELECT ruvector._unregister(name);
 END;
-
--- Changes settings of the server, or of one collection, and returns the effective ones.

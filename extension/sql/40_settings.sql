@@ -1,3 +1,4 @@
+-- Changes settings of the server, or of one collection, and returns the effective ones.
 CREATE FUNCTION ruvector_healing_configure(settings jsonb DEFAULT '{}', collection text DEFAULT NULL) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$

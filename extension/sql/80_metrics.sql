@@ -24,6 +24,14 @@ BEGIN ATOMIC
      'Ended actions that left something to be put right; nothing else acts until then.'),
     ('ruvector_healing_breaker_open', 'gauge', '{collection,strategy}',
      'Whether a strategy was given up after failures, until a human resets it.'),
+    ('ruvector_healing_paused', 'gauge', '{collection}', 'Whether a pause, of the server or of the collection, holds back healing.'),
+    ('ruvector_leases', 'gauge', '{collection,kind}', 'Leases in force: whatever is held back for a while, by kind.'),
+    ('ruvector_lease_overdue_seconds', 'gauge', '{collection}', 'How long a lease that is in force should have ended ago; 0 while none.'),
+    ('ruvector_throttle_ratio', 'gauge', '{collection,kind}', 'Share that is taken off the usual rate of writers, 0 to 1.'),
+    ('ruvector_audit_rows_total', 'counter', '{}', 'Rows of the signed audit log.'),
+    ('ruvector_audit_missing', 'gauge', '{}',
+     'Rows missing by the numbers of the audit log; only ruvector_audit_verify() finds edits.'),
+    ('ruvector_audit_pending', 'gauge', '{}', 'What happened and is not signed yet.'),
     ('ruvector_healing_success_rate', 'gauge', '{collection}', 'Share of the attempts of 30 days that were verified, 0 to 1.'),
     ('ruvector_healing_avg_improvement', 'gauge', '{collection}',
      'Mean improvement by the attempts of 30 days, as a ratio: 0.25 is 25 % better.'),
@@ -60,16 +68,26 @@ BEGIN ATOMIC
     ), arms AS (
         SELECT c.id, c.name, s.strategy FROM collections c CROSS JOIN unnest(ruvector._strategies()) s (strategy)
     ), outcomes AS (
-        -- By name: a collection that is registered anew goes on counting. A no-op is no attempt.
-        SELECT c.id, c.name, o.strategy_name, o.status, o.success AND o.verified IS TRUE AS good, o.duration_ms / 1000.0 AS seconds,
-               o.improvement_pct / 100.0 AS improvement, o.completed_at > now() - interval '30 days' AS recent
+        -- By name: a collection that is registered anew goes on counting. A no-op is no attempt, nor is taking one back.
+        SELECT c.id, c.name, o.strategy_name, o.status, o.success AND o.verified IS TRUE AS good, o.duration_ms / 1000.0::double precision AS seconds,
+               nullif(o.improvement_pct, 'NaN') / 100.0 AS improvement, o.completed_at > now() - interval '30 days' AS recent
           FROM ruvector.healing_outcomes o
           JOIN ruvector.actions a ON a.id = o.action_id
           JOIN collections c ON c.name = a.collection_name
-         WHERE o.status <> 'noop'
+         WHERE o.status <> 'noop' AND a.request ->> 'kind' <> 'rollback'
     ), actions AS (
         SELECT c.id, c.name, a.status, a.unfinished, coalesce(a.ended_at, a.started_at) AS last_end, a.started_at
           FROM ruvector.actions a JOIN collections c ON c.name = a.collection_name
+    ), by_strategy AS (
+        SELECT o.id, o.strategy_name AS strategy, count(*) AS attempts, count(*) FILTER (WHERE o.good) AS successes
+          FROM outcomes o GROUP BY o.id, o.strategy_name
+    ), by_status AS (
+        SELECT o.id, o.status, count(*) AS ended FROM outcomes o GROUP BY o.id, o.status
+    ), under_way AS (
+        SELECT a.id, count(*) FILTER (WHERE a.status IN ('approved', 'executing', 'verifying')) AS active,
+               count(*) FILTER (WHERE a.status = 'awaiting_approval') AS pending, count(*) FILTER (WHERE a.unfinished) AS unfinished,
+               max(a.last_end) FILTER (WHERE a.started_at IS NOT NULL) AS last_end
+          FROM actions a GROUP BY a.id
     ), recoveries AS (
         -- From the end of "normal" to its return.
         SELECT e.collection_id, e.happened_at, e.to_state,
@@ -85,28 +103,60 @@ BEGIN ATOMIC
     SELECT v.name, '', ARRAY['collection', r.name, 'strategy', r.strategy], v.value
       FROM arms r
       LEFT JOIN ruvector.healing_arms m ON m.collection_id = r.id AND m.strategy = r.strategy
-     CROSS JOIN LATERAL (SELECT count(*) AS attempts, count(*) FILTER (WHERE o.good) AS successes
-                           FROM outcomes o WHERE o.id = r.id AND o.strategy_name = r.strategy) k
+      LEFT JOIN by_strategy k ON k.id = r.id AND k.strategy = r.strategy
      CROSS JOIN LATERAL (VALUES
-           ('ruvector_healing_attempts_total', k.attempts),
-           ('ruvector_healing_success_total', k.successes),
+           ('ruvector_healing_attempts_total', coalesce(k.attempts, 0)),
+           ('ruvector_healing_success_total', coalesce(k.successes, 0)),
            ('ruvector_healing_breaker_open', coalesce(m.breaker_open, false)::integer)) v (name, value)
     UNION ALL
-    SELECT 'ruvector_healing_outcomes_total', '', ARRAY['collection', c.name, 'status', t.status],
-           (SELECT count(*) FROM outcomes o WHERE o.id = c.id AND o.status = t.status)
+    SELECT 'ruvector_healing_paused', '', ARRAY['collection', c.name],
+           EXISTS (SELECT FROM ruvector.healing_pauses p
+                    WHERE (p.collection_id = c.id OR p.collection_id IS NULL) AND p.until > now())::integer
+      FROM collections c
+    UNION ALL
+    SELECT 'ruvector_leases', '', ARRAY['collection', c.name, 'kind', k.kind],
+           (SELECT count(*) FROM ruvector.leases l WHERE l.collection_id = c.id AND l.kind = k.kind AND l.ended_at IS NULL)
+      FROM collections c CROSS JOIN unnest(ARRAY['throttle', 'cron_job', 'autovacuum', 'drain']) k (kind)
+    UNION ALL
+    SELECT 'ruvector_lease_overdue_seconds', '', ARRAY['collection', c.name],
+           (SELECT coalesce(max(greatest(extract(epoch FROM now() - l.ends_at), 0)), 0)
+              FROM ruvector.leases l WHERE l.collection_id = c.id AND l.ended_at IS NULL)
+      FROM collections c
+    UNION ALL
+    SELECT 'ruvector_throttle_ratio', '', ARRAY['collection', c.name, 'kind', v.kind], v.percent / 100.0
+      FROM server s
+     CROSS JOIN jsonb_array_elements(CASE WHEN s.ready THEN ruvector._throttles() ELSE '[]' END) t
+      JOIN collections c ON c.id = (t ->> 'collection')::integer
+     CROSS JOIN LATERAL (VALUES ('insert', (t ->> 'throttle_pct')::double precision),
+                                ('bulk_insert', (t ->> 'bulk_throttle_pct')::double precision)) v (kind, percent)
+    UNION ALL
+    SELECT v.name, '', ARRAY[]::text[], v.value
+      FROM (SELECT coalesce(max(l.seq), 0) AS last, count(*) AS there FROM ruvector.audit_log l) k
+     CROSS JOIN LATERAL (VALUES
+           ('ruvector_audit_rows_total', k.last), ('ruvector_audit_missing', k.last - k.there),
+           ('ruvector_audit_pending', (SELECT count(*) FROM ruvector.audit_pending))) v (name, value)
+    UNION ALL
+    SELECT 'ruvector_healing_outcomes_total', '', ARRAY['collection', c.name, 'status', t.status], coalesce(k.ended, 0)
       FROM collections c
      CROSS JOIN unnest(ARRAY['succeeded', 'rolled_back', 'rollback_failed', 'failed', 'aborted']) t (status)
+      LEFT JOIN by_status k ON k.id = c.id AND k.status = t.status
     UNION ALL
-    SELECT 'ruvector_healing_duration_seconds', '', ARRAY['collection', o.name, 'strategy', o.strategy_name, 'quantile', q.q::text],
-           percentile_cont(q.q) WITHIN GROUP (ORDER BY o.seconds)
-      FROM outcomes o CROSS JOIN unnest(ARRAY[0.5, 0.9, 0.99]::double precision[]) q (q)
-     WHERE o.recent AND o.seconds IS NOT NULL GROUP BY o.name, o.strategy_name, q.q
+    SELECT 'ruvector_healing_duration_seconds', '', ARRAY['collection', d.name, 'strategy', d.strategy_name, 'quantile', q.q::text],
+           q.value
+      FROM (SELECT o.name, o.strategy_name, percentile_cont(ARRAY[0.5, 0.9, 0.99]) WITHIN GROUP (ORDER BY o.seconds) AS found
+              FROM outcomes o WHERE o.recent AND o.seconds IS NOT NULL GROUP BY o.name, o.strategy_name) d
+     CROSS JOIN LATERAL unnest(ARRAY[0.5, 0.9, 0.99], d.found) q (q, value)
     UNION ALL
     SELECT 'ruvector_healing_action_duration_seconds', '_bucket',
-           ARRAY['collection', o.name, 'strategy', o.strategy_name, 'le', CASE b.le WHEN 'Infinity' THEN '+Inf' ELSE b.le::text END],
-           count(*) FILTER (WHERE o.seconds <= b.le)
-      FROM outcomes o CROSS JOIN unnest(ARRAY[1, 5, 15, 60, 300, 900, 3600, 14400, 'Infinity']::double precision[]) b (le)
-     WHERE o.seconds IS NOT NULL GROUP BY o.name, o.strategy_name, b.le
+           ARRAY['collection', d.name, 'strategy', d.strategy_name, 'le', b.le], b.times
+      FROM (SELECT o.name, o.strategy_name, count(*) FILTER (WHERE o.seconds <= 1) AS s1,
+                   count(*) FILTER (WHERE o.seconds <= 5) AS s5, count(*) FILTER (WHERE o.seconds <= 15) AS s15,
+                   count(*) FILTER (WHERE o.seconds <= 60) AS s60, count(*) FILTER (WHERE o.seconds <= 300) AS s300,
+                   count(*) FILTER (WHERE o.seconds <= 900) AS s900, count(*) FILTER (WHERE o.seconds <= 3600) AS s3600,
+                   count(*) FILTER (WHERE o.seconds <= 14400) AS s14400, count(*) AS all_
+              FROM outcomes o WHERE o.seconds IS NOT NULL GROUP BY o.name, o.strategy_name) d
+     CROSS JOIN LATERAL (VALUES ('1', d.s1), ('5', d.s5), ('15', d.s15), ('60', d.s60), ('300', d.s300), ('900', d.s900),
+                                ('3600', d.s3600), ('14400', d.s14400), ('+Inf', d.all_)) b (le, times)
     UNION ALL
     SELECT v.name, v.suffix, ARRAY['collection', o.name, 'strategy', o.strategy_name], v.value
       FROM (SELECT o.name, o.strategy_name, sum(o.seconds) AS total, count(*) AS times
@@ -118,21 +168,17 @@ BEGIN ATOMIC
     UNION ALL
     SELECT v.name, '', ARRAY['collection', c.name], v.value
       FROM collections c
-     CROSS JOIN LATERAL (
-           SELECT count(*) FILTER (WHERE a.status IN ('approved', 'executing', 'verifying')) AS active,
-                  count(*) FILTER (WHERE a.status = 'awaiting_approval') AS pending,
-                  count(*) FILTER (WHERE a.unfinished) AS unfinished,
-                  max(a.last_end) FILTER (WHERE a.started_at IS NOT NULL)
-                      + make_interval(secs => (c.config ->> 'min_healing_interval_seconds')::double precision) AS cooldown_until
-             FROM actions a WHERE a.id = c.id) k
+      LEFT JOIN under_way k ON k.id = c.id
+     CROSS JOIN LATERAL (SELECT k.last_end + make_interval(secs => (c.config ->> 'min_healing_interval_seconds')::double precision)
+                                AS cooldown_until) w
      CROSS JOIN LATERAL (VALUES
            ('ruvector_healing_enabled', c.enabled::integer::double precision),
-           ('ruvector_healing_active', k.active),
-           ('ruvector_healing_cooldown', coalesce(k.cooldown_until > now(), false)::integer),
+           ('ruvector_healing_active', coalesce(k.active, 0)),
+           ('ruvector_healing_cooldown', coalesce(w.cooldown_until > now(), false)::integer),
            ('ruvector_healing_cooldown_until_timestamp_seconds',
-            CASE WHEN k.cooldown_until > now() THEN extract(epoch FROM k.cooldown_until)::double precision END),
-           ('ruvector_healing_pending_approvals', k.pending),
-           ('ruvector_healing_unfinished', k.unfinished),
+            CASE WHEN w.cooldown_until > now() THEN extract(epoch FROM w.cooldown_until)::double precision END),
+           ('ruvector_healing_pending_approvals', coalesce(k.pending, 0)),
+           ('ruvector_healing_unfinished', coalesce(k.unfinished, 0)),
            ('ruvector_integrity_state', CASE c.state WHEN 'normal' THEN 0 WHEN 'stress' THEN 1 WHEN 'critical' THEN 2 END),
            ('ruvector_integrity_lambda', c.lambda_cut),
            ('ruvector_integrity_lambda_low', c.lambda_low),

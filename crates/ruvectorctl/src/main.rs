@@ -11,8 +11,8 @@ mod failure;
 mod output;
 
 use commands::{
-    abort, approve, discover, doctor, execute, explain, history, man, metrics, replay, serve, status,
-    trigger, watch,
+    abort, approve, audit, discover, doctor, execute, explain, feedback, history, man, metrics, pause, plan,
+    reject, release, replay, resume, rollback, serve, status, strategies, trigger, watch,
 };
 use connection::Place;
 use failure::Failure;
@@ -38,11 +38,20 @@ enum Command {
     Watch(watch::Arguments),
     Explain(explain::Arguments),
     History(history::Arguments),
+    Plan(plan::Arguments),
     Trigger(trigger::Arguments),
     Execute(execute::Arguments),
     Approve(approve::Arguments),
+    Reject(reject::Arguments),
     Abort(abort::Arguments),
     Replay(replay::Arguments),
+    Rollback(rollback::Arguments),
+    Pause(pause::Arguments),
+    Resume(resume::Arguments),
+    Strategies(strategies::Arguments),
+    Feedback(feedback::Arguments),
+    Audit(audit::Arguments),
+    Release(release::Arguments),
     Metrics(metrics::Arguments),
     Serve(serve::Arguments),
     /// Print shell completions: ruvectorctl completions bash > /etc/bash_completion.d/ruvectorctl
@@ -70,6 +79,15 @@ async fn run(call: &Call, command: Command) -> Result<(), Failure> {
         Command::Watch(arguments) => watch::run(call, arguments).await,
         Command::Explain(arguments) => explain::run(call, arguments).await,
         Command::History(arguments) => history::run(call, arguments).await,
+        Command::Plan(arguments) => plan::run(call, arguments).await,
+        Command::Reject(arguments) => reject::run(call, arguments).await,
+        Command::Rollback(arguments) => rollback::run(call, arguments).await,
+        Command::Pause(arguments) => pause::run(call, arguments).await,
+        Command::Resume(arguments) => resume::run(call, arguments).await,
+        Command::Strategies(arguments) => strategies::run(call, arguments).await,
+        Command::Feedback(arguments) => feedback::run(call, arguments).await,
+        Command::Audit(arguments) => audit::run(call, arguments).await,
+        Command::Release(arguments) => release::run(call, arguments).await,
         Command::Trigger(arguments) => trigger::run(call, arguments).await,
         Command::Execute(arguments) => execute::run(call, arguments).await,
         Command::Approve(arguments) => approve::run(call, arguments).await,

@@ -72,7 +72,7 @@ fn await_alert(alertmanager: u16, name: &str, collection: &str) {
 fn evaluations(prometheus: u16) -> f64 {
     let found = get(
         prometheus,
-        "/api/v1/query?query=sum(prometheus_rule_evaluations_total)-10*sum(prometheus_rule_evaluation_failures_total)",
+        "/api/v1/query?query=sum(prometheus_rule_evaluations_total)-12*sum(prometheus_rule_evaluation_failures_total)",
     );
     found["data"]["result"][0]["value"][1].as_str().and_then(|value| value.parse().ok()).unwrap_or(0.0)
 }
@@ -143,7 +143,7 @@ fn the_alerts_of_the_specification_fire_and_are_silent_while_all_is_well() {
             None => line.replace("[30m]", "[20s]"),
         })
         .collect();
-    assert_eq!(quick.iter().filter(|line| line.contains("for: 2s")).count(), 10);
+    assert_eq!(quick.iter().filter(|line| line.contains("for: 2s")).count(), 12);
     fs::write(folder.join("alerts.yml"), quick.join("\n")).unwrap();
     let (prometheus, alertmanager) = (free_port(), free_port());
     fs::write(
@@ -196,7 +196,7 @@ fn the_alerts_of_the_specification_fire_and_are_silent_while_all_is_well() {
     })
     .unwrap();
     let began = evaluations(prometheus);
-    wait_for("ten evaluations", PATIENCE, || (evaluations(prometheus) >= began + 100.0).then_some(()))
+    wait_for("ten evaluations", PATIENCE, || (evaluations(prometheus) >= began + 120.0).then_some(()))
         .unwrap();
     assert_eq!(get(alertmanager, "/api/v2/status")["cluster"]["status"], "disabled", "Alertmanager answers");
     assert_eq!(alerts(alertmanager), [], "all is well");

@@ -103,7 +103,13 @@ fn every_metric_of_the_specification_is_there_once_something_was_healed_and_no_r
     let (cluster, mut client) = start();
     assert_eq!(
         samples(&rendered(&mut client)).keys().collect::<Vec<_>>(),
-        ["ruvector_build_info", "ruvector_healer_ready"]
+        [
+            "ruvector_audit_missing",
+            "ruvector_audit_pending",
+            "ruvector_audit_rows_total",
+            "ruvector_build_info",
+            "ruvector_healer_ready"
+        ]
     );
     spoil(&mut client, r#"{"mode": "observe"}"#);
     let before = samples(&rendered(&mut client));

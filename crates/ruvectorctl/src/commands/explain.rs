@@ -1,4 +1,4 @@
-//! `explain`: what is wrong with a collection, in plain words.
+//! `explain`: what is wrong with a collection, or what was done in an action, in plain words.
 
 use serde_json::json;
 
@@ -6,16 +6,26 @@ use crate::Call;
 use crate::failure::Failure;
 use crate::output::{self, Columns};
 
-/// Say what is wrong with a collection: weak parts, the metric behind each, since when, what would help.
+/// Say what is wrong with a collection (weak parts, the metric behind each, since when, what would help), or tell an action
+/// by its number.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Collection.
+    /// Collection, or number of an action.
+    #[arg(value_name = "COLLECTION|ACTION")]
     collection: String,
 }
 
 pub(crate) async fn run(call: &Call, arguments: Arguments) -> Result<(), Failure> {
     let session = call.place.open().await?;
     let name = &arguments.collection;
+    if let Ok(id) = name.parse::<i64>() {
+        let row = session.row("SELECT ruvector_healing_explain($1) AS text", &[&id]).await?;
+        match call.json {
+            true => output::json(&json!({ "action_id": id, "explanation": row["text"] })),
+            false => output::line(&output::text(&row, "text")),
+        }
+        return Ok(());
+    }
     let explanation = session.row("SELECT ruvector_integrity_explain($1) AS text", &[name]).await?;
     let witness = session.rows("SELECT * FROM ruvector_integrity_witness($1)", &[name]).await?;
     let recall = session.rows("SELECT * FROM ruvector_recall($1)", &[name]).await?;

@@ -10,7 +10,7 @@ use postgres::Client;
 use serde_json::Value;
 
 /// How long a test waits for something that the healer does at its next sample or two, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The PostgreSQL under test, as in `tests/`.
 pub(crate) fn version() -> Version {
