@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test test-all gallery sim sim-report lint bench sandbox sandbox-down clean
+.PHONY: demo test test-all chaos gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean install package reference bench-throttle
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -11,9 +11,25 @@ demo:
 	cargo run --quiet -p ruvectorctl -- demo --pg $(PG)
 
 # Behaviours that take minutes: crashes in every phase, three hundred quiet samples, limits of a minute.
-LONG := crash quiet hostile
+LONG := crash crowd hostile moving_crash quiet
 BEHAVIOURS := $(filter-out $(LONG),$(basename $(notdir $(wildcard tests/*.rs))))
 only = $(addprefix --test ,$(1))
+
+# For another PostgreSQL than the ones below build/, with its server headers: make install PG_CONFIG=/usr/bin/pg_config
+# (PREFIX=/usr/local for ruvectorctl). 15 to 18 compile; the tests run on 15 and 18.
+.PHONY: package install reference
+PG_CONFIG ?= $(shell toolchain/postgres$(PG))
+PREFIX ?= /usr/local
+package:
+	toolchain/package $(PG_CONFIG)
+
+install:
+	tarball=$$(toolchain/package $(PG_CONFIG)) && "$${tarball%.tar.gz}/install.sh" $(PG_CONFIG) $(PREFIX)
+
+# docs/reference.md, from the catalog, the install script's comments and the core's tables.
+reference:
+	toolchain/extension $(PG) >/dev/null
+	RUVECTOR_WRITE_REFERENCE=1 cargo test --quiet -p tests --test reference
 
 # The core, every behaviour on a real PostgreSQL 18, and a few on PostgreSQL 15.
 test:
@@ -22,13 +38,21 @@ test:
 	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(BEHAVIOURS))
 	toolchain/extension 15 >/dev/null
 	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast $(call only,registering search_effort heal index_kinds ledger)
+	RUVECTOR_TEST_PG=15 cargo test -p ruvectorctl --test connecting
 
 # Everything, on both.
 test-all: test
 	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(LONG))
 	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast
+	RUVECTOR_TEST_PG=15 cargo test -p ruvectorctl
+	toolchain/prometheus >/dev/null
+	cargo test -p ruvectorctl --test alerts -- --ignored
 	$(MAKE) sim SEEDS=4000 MINUTES=30
 
+# Faults, remedies, moments and what strikes then, with a ledger of acknowledged writes: make chaos ROUNDS=200 SEED=1
+chaos:
+	toolchain/extension $(PG) >/dev/null
+	cargo run --quiet -p tests --bin chaos -- --pg $(PG) --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
 # Every fault made for real, at both levels: was it found, how soon, under its name? Ends with a table; the page is
 # build/gallery.html. make gallery SEEDS=10 FIRST_SEED=0 PG=15 ONLY=hot_partition,look_alikes
 gallery:
@@ -58,11 +82,23 @@ lint:
 
 # The cut against the crates that others use, on the graphs of its README: ratios, side by side (SECONDS=15 a measurement).
 # Then a rebuild by the healer against a bare one, in pairs (tests/benches/README.md; INDEX_BENCH="12000:384:12 1000000:128:3").
+# First the heals that are lost to the wrong remedy, against other rules of choosing (two minutes).
 bench:
+	cargo bench -p healing --bench regret
 	cargo run --release --target-dir target --manifest-path crates/mincut/benches/peers/Cargo.toml -- \
 	  --seconds $(or $(SECONDS),15)
 	toolchain/extension $(PG) >/dev/null
 	RUVECTOR_TEST_PG=$(PG) cargo bench -p tests --bench heal -- $(INDEX_BENCH)
+
+# What moving rows costs, on PostgreSQL $(PG): rows a second, writers beside it, COPY into a managed collection.
+bench-rows:
+	toolchain/extension $(PG) >/dev/null
+	RUVECTOR_TEST_PG=$(PG) cargo bench --quiet -p tests --bench rows
+
+# What a throttle holds and what the hooks cost without one (ONLY=held or ONLY=cost): tests/benches/README.md.
+bench-throttle:
+	toolchain/extension 18 >/dev/null
+	cargo bench --quiet -p tests --bench throttle --profile dev -- $(ONLY)
 
 # A lasting server with the extension preloaded and created: make sandbox DIR=/tmp/somewhere
 sandbox:

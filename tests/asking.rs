@@ -55,6 +55,25 @@ fn in_observe_mode_nothing_happens_but_a_human_can_execute() {
     assert_eq!(dry.get::<_, Option<i64>>(0), None);
     assert!(dry.get::<_, &str>(1).contains("lists = "), "{}", dry.get::<_, &str>(1));
     assert_eq!(dry.get::<_, &str>(2), "rebuild_centroids");
+    let printed: serde_json::Value = client
+        .query_one(
+            "SELECT plan FROM ruvector_healing_execute('docs', 'rebuild_centroids', '{\"dry_run\": true}')",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    let first = &printed["steps"][0];
+    assert!(
+        first["sql"]
+            .as_str()
+            .is_some_and(|sql| sql.starts_with("CREATE INDEX CONCURRENTLY docs_i ON public.docs")),
+        "{first}"
+    );
+    assert!(first["locks"].as_str().is_some_and(|locks| locks.contains("writers go on")), "{first}");
+    // Counted in a block sample.
+    assert!(printed["rows"].as_f64().is_some_and(|rows| (10_500.0..11_500.0).contains(&rows)), "{printed}");
+    assert!(printed["disk_bytes"].as_i64().is_some_and(|bytes| bytes > 0), "{printed}");
+    assert!(printed["lambda_expected"].as_f64() > printed["lambda_now"].as_f64(), "{printed}");
     assert_eq!(client.query_one(actions, &[]).unwrap().get::<_, i64>(0), 0, "a dry run leaves nothing");
 
     let action: i64 = client
@@ -351,13 +370,17 @@ fn the_switch_of_the_server_stops_everything() {
     spoiled(&mut client, "{}");
     wait_for("the reason", PATIENCE, || why_not(&mut client).contains("switched off").then_some(()))
         .unwrap_or_else(|error| panic!("{error}: {} {}", why_not(&mut client), said(&mut client)));
-    let action: i64 = client
-        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')", &[])
-        .unwrap()
-        .get(0);
-    assert_eq!(wait(&mut client, action), "refused");
-    let row = client.query_one("SELECT reason FROM ruvector.actions WHERE id = $1", &[&action]).unwrap();
-    assert_eq!(row.get::<_, Option<&str>>(0), Some("disabled"));
+    for statement in [
+        "SELECT ruvector_healing_execute('docs', 'rebuild_centroids')",
+        "SELECT ruvector_healing_trigger('docs')",
+        "SELECT ruvector_healing_rollback('docs')",
+    ] {
+        let (state, hint) = refused(&mut client, statement);
+        assert_eq!(state, "55000", "{statement}");
+        assert!(hint.contains("ruvector.enabled"), "{hint}");
+    }
+    let asked: i64 = client.query_one("SELECT count(*) FROM ruvector.actions", &[]).unwrap().get(0);
+    assert_eq!(asked, 0, "what is refused leaves nothing");
     let enabled = "SELECT bool_or(enabled) FROM ruvector_healing_status()";
     assert!(!client.query_one(enabled, &[]).unwrap().get::<_, bool>(0));
 }

@@ -128,6 +128,33 @@ fn what_maintenance_reads_is_no_load() {
 }
 
 #[test]
+fn a_load_that_is_not_committed_is_no_bloat() {
+    let (cluster, mut client) = start();
+    partitioned(&mut client, "docs", 1, 500).unwrap();
+    register(&mut client, "docs_0", "{}");
+    let samples = |client: &mut Client, condition: &str| -> i64 {
+        let query = format!("SELECT count(*) FROM ruvector.integrity_history WHERE {condition}");
+        client.query_one(query.as_str(), &[]).unwrap().get(0)
+    };
+    wait_for("a few samples", PATIENCE, || (samples(&mut client, "true") > 3).then_some(())).unwrap();
+    let load = "INSERT INTO docs_0 SELECT i, 0, ARRAY[random(), random(), random()]::vector FROM generate_series(1, 5000) i";
+    let load = OpenTransaction::after(&cluster, "importer", load).unwrap();
+    let unread = wait_for("the load to be noticed", PATIENCE, || {
+        let query = "SELECT snapshot #>> '{indexes,0,clean_bytes,unknown}' FROM ruvector.integrity
+                      WHERE snapshot #>> '{indexes,0,clean_bytes,unknown}' IS NOT NULL";
+        client.query_opt(query, &[]).unwrap().map(|row| row.get::<_, String>(0))
+    });
+    assert!(unread.unwrap().contains("cannot be counted yet"));
+    let before = samples(&mut client, "true");
+    wait_for("a dozen samples", PATIENCE, || (samples(&mut client, "true") > before + 12).then_some(()))
+        .unwrap();
+    assert_eq!(samples(&mut client, "lambda_cut < 0.7"), 0, "{}", said(&mut client));
+    // Rolled back, its rows are bloat.
+    drop(load);
+    named(&mut client, "IndexFragmentation");
+}
+
+#[test]
 fn a_snapshot_in_another_database_holds_nothing_back() {
     let (cluster, mut client) = start();
     let mut elsewhere = cluster.connect("postgres").unwrap();

@@ -24,6 +24,12 @@ fn settings_and_collections_survive_and_are_watched_again() {
         .unwrap();
     let named = "SELECT 1 FROM ruvector.collections WHERE name = 'docs' AND column_name = 'embedding'";
     wait_for("the column's new name", PATIENCE, || client.query_opt(named, &[]).unwrap()).unwrap();
+    wait_for("the signatures", PATIENCE, || {
+        let query = "SELECT 1 WHERE NOT EXISTS (SELECT FROM ruvector.audit_pending)";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let signed: i64 = client.query_one("SELECT max(seq) FROM ruvector.audit_log", &[]).unwrap().get(0);
     client.batch_execute("CREATE DATABASE restored").unwrap();
 
     let mut dump = cluster.client_command("pg_dump", "app").stdout(Stdio::piped()).spawn().unwrap();
@@ -58,6 +64,15 @@ fn settings_and_collections_survive_and_are_watched_again() {
         client.query_opt(query, &[]).unwrap()
     })
     .unwrap();
+    // The copy knows that it is one, and that the log it took along is whole.
+    let changed = "SELECT snapshot #>> '{around,identity_changed}' FROM ruvector.integrity";
+    let changed: Option<String> = client.query_one(changed, &[]).unwrap().get(0);
+    assert!(changed.as_deref().is_some_and(|changed| changed.contains("another database")), "{changed:?}");
+    let row = client.query_one("SELECT whole, sound_rows, fault FROM ruvector_audit_verify()", &[]).unwrap();
+    assert!(row.get::<_, bool>(0) && row.get::<_, i64>(1) >= signed, "{:?}", row.get::<_, Option<String>>(2));
+    let versions: i64 =
+        client.query_one("SELECT count(*) FROM ruvector.settings_history", &[]).unwrap().get(0);
+    assert_eq!(versions, 2);
     // The next collection gets a number of its own.
     client
         .batch_execute("CREATE TABLE more (e vector(3)); SELECT ruvector_collection_register('more', 'more')")

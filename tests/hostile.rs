@@ -47,3 +47,193 @@ fn a_predicate_that_never_ends_keeps_the_healer_a_minute_and_is_named() {
         .get(0);
     assert!(note.as_deref().is_some_and(|note| note.contains("timeout")), "{note:?}");
 }
+
+/// What an owner without any privilege puts in the healer's way, so that something of it is run by a superuser's process.
+/// Each leaves a row in `mallory.ran`: who ran it, and what came of what it tried.
+const TRAPS: &str = r#"
+CREATE ROLE mallory LOGIN IN ROLE ruvector_operator;
+CREATE SCHEMA mallory AUTHORIZATION mallory;
+GRANT CREATE ON SCHEMA public TO mallory;
+ALTER ROLE mallory SET search_path = mallory, public, ext;
+SET ROLE mallory; SET search_path = mallory, public, ext;
+
+CREATE TABLE mallory.ran (attack text, of text, as_user text, outcome text);
+CREATE TABLE mallory.bait (id int);
+CREATE FUNCTION mallory.late() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO mallory.ran VALUES ('deferred trigger', 'bait', current_user, 'ran');
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER late AFTER INSERT ON mallory.bait DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION mallory.late();
+
+-- Everything that would make a superuser of her, or let something of hers run later as one.
+CREATE FUNCTION mallory.attempt(trap text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    attack text;
+BEGIN
+    IF current_setting('application_name') NOT LIKE 'ruvector%' THEN RETURN; END IF;
+    FOREACH attack IN ARRAY ARRAY[
+        'ALTER ROLE mallory SUPERUSER',
+        'RESET ROLE',
+        'SET ROLE NONE',
+        'SET SESSION AUTHORIZATION DEFAULT',
+        'SELECT set_config(''role'', ''none'', false)',
+        'SELECT set_config(''session_preload_libraries'', ''mine'', false)',
+        'SET search_path = mallory',
+        'CREATE TEMP TABLE pg_class (oid oid)',
+        'INSERT INTO mallory.bait VALUES (1)',
+        'COPY mallory.bait TO PROGRAM ''true''',
+        'SELECT pg_read_file(''postgresql.conf'')',
+        'DELETE FROM ruvector.audit_log',
+        'UPDATE ruvector.actions SET keep = true'
+    ] LOOP
+        BEGIN
+            EXECUTE attack;
+            INSERT INTO mallory.ran VALUES (attack, trap, current_user, 'done');
+        EXCEPTION WHEN OTHERS THEN
+            INSERT INTO mallory.ran VALUES (attack, trap, current_user, SQLSTATE);
+        END;
+    END LOOP;
+END $$;
+-- Immutable, as an index wants it, and lying about it.
+CREATE FUNCTION mallory.in_expression(v vector) RETURNS vector LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN PERFORM mallory.attempt('index expression'); RETURN v; END $$;
+CREATE FUNCTION mallory.in_predicate(i int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN PERFORM mallory.attempt('index predicate'); RETURN true; END $$;
+CREATE FUNCTION mallory.in_policy() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN PERFORM mallory.attempt('policy'); RETURN true; END $$;
+CREATE FUNCTION mallory.in_default() RETURNS int LANGUAGE plpgsql AS $$
+BEGIN PERFORM mallory.attempt('default'); RETURN 1; END $$;
+CREATE FUNCTION mallory.in_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN PERFORM mallory.attempt('trigger'); RETURN NEW; END $$;
+CREATE FUNCTION mallory.in_operator(vector, vector) RETURNS float8 LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN PERFORM mallory.attempt('operator'); RETURN 0; END $$;
+-- Names that an unqualified call would find first.
+CREATE OPERATOR mallory.<=> (LEFTARG = vector, RIGHTARG = vector, FUNCTION = mallory.in_operator);
+CREATE OPERATOR public.<=> (LEFTARG = vector, RIGHTARG = vector, FUNCTION = mallory.in_operator);
+CREATE FUNCTION mallory.in_call(name) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN PERFORM mallory.attempt('function of a catalog''s name'); RETURN $1::text; END $$;
+CREATE FUNCTION public.quote_ident(name) RETURNS text LANGUAGE sql AS 'SELECT mallory.in_call($1)';
+CREATE FUNCTION mallory.quote_ident(name) RETURNS text LANGUAGE sql AS 'SELECT mallory.in_call($1)';
+CREATE TABLE mallory.pg_index (indexrelid oid, indrelid oid, indisvalid boolean DEFAULT false);
+"#;
+
+#[test]
+fn nothing_of_a_hostile_owner_runs_as_anybody_else() {
+    let (cluster, mut client) = start();
+    // The extension's operators are elsewhere, or hers could not bear their names.
+    client
+        .batch_execute(
+            "CREATE SCHEMA ext; GRANT USAGE ON SCHEMA ext TO PUBLIC; ALTER EXTENSION vector SET SCHEMA ext",
+        )
+        .unwrap();
+    client.batch_execute(TRAPS).unwrap();
+    client
+        .batch_execute(
+            r#"CREATE TABLE mallory."docs""; ALTER ROLE mallory SUPERUSER; --" (id int, e vector(8), d int DEFAULT mallory.in_default());
+               CREATE TABLE mallory.guarded (id int, e vector(8));
+               INSERT INTO mallory."docs""; ALTER ROLE mallory SUPERUSER; --" (id, e)
+                   SELECT i, (SELECT array_agg(sin(i * j)) FROM generate_series(1, 8) j)::vector FROM generate_series(1, 3000) i;
+               INSERT INTO mallory.guarded SELECT id, e FROM mallory."docs""; ALTER ROLE mallory SUPERUSER; --";
+               CREATE INDEX "i'; ALTER ROLE mallory SUPERUSER; --" ON mallory."docs""; ALTER ROLE mallory SUPERUSER; --"
+                   USING hnsw ((mallory.in_expression(e)::vector(8)) ext.vector_l2_ops) WHERE mallory.in_predicate(id);
+               COMMENT ON INDEX mallory."i'; ALTER ROLE mallory SUPERUSER; --" IS 'x''; ALTER ROLE mallory SUPERUSER; --';
+               CREATE INDEX guarded_i ON mallory.guarded USING hnsw (e ext.vector_cosine_ops);
+               CREATE TRIGGER t BEFORE INSERT OR UPDATE OR DELETE ON mallory."docs""; ALTER ROLE mallory SUPERUSER; --"
+                   FOR EACH ROW EXECUTE FUNCTION mallory.in_trigger();
+               ALTER TABLE mallory.guarded ENABLE ROW LEVEL SECURITY;
+               CREATE POLICY p ON mallory.guarded USING (mallory.in_policy());
+               DELETE FROM mallory.guarded WHERE id > 600"#,
+        )
+        .unwrap();
+    client.batch_execute("RESET ROLE; RESET search_path").unwrap();
+    let mut mallory = cluster.connect_as("mallory", "app").unwrap();
+    // Her own row trigger would keep her from deleting: it returns NEW, which is null then.
+    mallory
+        .batch_execute(
+            r#"ALTER TABLE "docs""; ALTER ROLE mallory SUPERUSER; --" DISABLE TRIGGER t;
+               DELETE FROM "docs""; ALTER ROLE mallory SUPERUSER; --" WHERE id > 600;
+               ALTER TABLE "docs""; ALTER ROLE mallory SUPERUSER; --" ENABLE ALWAYS TRIGGER t;
+               ANALYZE"#,
+        )
+        .unwrap();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"verify_window_seconds": 1, "panel_queries": 16}')"#,
+        )
+        .unwrap();
+    mallory
+        .batch_execute(
+            r#"SELECT public.ruvector_collection_register('x''; ALTER ROLE mallory SUPERUSER; --', '"docs""; ALTER ROLE mallory SUPERUSER; --"',
+                      settings => '{"mode": "observe"}');
+               SELECT public.ruvector_collection_register('guarded', 'guarded', settings => '{"mode": "observe"}')"#,
+        )
+        .unwrap();
+    for collection in ["x'; ALTER ROLE mallory SUPERUSER; --", "guarded"] {
+        wait_for("an observation", PATIENCE, || {
+            let query = "SELECT 1 FROM public.ruvector_integrity_status() WHERE collection = $1 AND lambda_cut IS NOT NULL";
+            client.query_opt(query, &[&collection]).unwrap()
+        })
+        .unwrap_or_else(|error| panic!("{error}: {}", tests::said(&mut client)));
+        let action: i64 = mallory
+            .query_one(
+                "SELECT action_id FROM public.ruvector_healing_execute($1, 'compact_indexes')",
+                &[&collection],
+            )
+            .unwrap()
+            .get(0);
+        let query = format!("CALL public.ruvector_healing_wait({action}, '2 minutes')");
+        let status: String = client.query_one(&query, &[]).unwrap().get(0);
+        eprintln!("{collection}: compact_indexes {status}");
+    }
+    let rows = client
+        .query(
+            "SELECT of, attack, string_agg(DISTINCT as_user, ',') AS as_user, string_agg(DISTINCT outcome, ',') AS outcome, count(*)
+               FROM mallory.ran GROUP BY of, attack ORDER BY of, attack",
+            &[],
+        )
+        .unwrap();
+    eprintln!("{:<30} {:<55} {:<10} {:<12} tries", "through", "attempt", "as", "outcome");
+    let mut through = std::collections::BTreeSet::new();
+    for row in &rows {
+        let (of, attack, user, outcome): (String, String, String, String) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
+        eprintln!("{of:<30} {attack:<55} {user:<10} {outcome:<12} {}", row.get::<_, i64>(4));
+        assert_eq!(user, "mallory", "{of} ran as another: {attack}");
+        let harmless = ["SET search_path = mallory", "RESET ROLE"];
+        assert!(outcome != "done" || harmless.contains(&attack.as_str()), "{of}: {attack} was done");
+        through.insert(of);
+    }
+    // The traps that indexes hold were really sprung; those of tables were not, since user tables are never written.
+    let sprung: Vec<&str> = through.iter().map(String::as_str).collect();
+    assert_eq!(sprung, ["index expression", "index predicate"]);
+    let row = client
+        .query_one(
+            "SELECT (SELECT string_agg(rolname::text, ' ' ORDER BY rolname) FROM pg_roles WHERE rolsuper),
+                    (SELECT count(*) FROM mallory.bait), current_user::text",
+            &[],
+        )
+        .unwrap();
+    assert_eq!(row.get::<_, &str>(0), row.get::<_, &str>(2), "one superuser, as before");
+    assert_eq!(row.get::<_, i64>(1), 0);
+
+    // What is not hers to call or to write.
+    let mut mallory = cluster.connect_as("mallory", "app").unwrap();
+    for statement in [
+        "INSERT INTO ruvector.actions (collection_id, collection_name, relation, request) VALUES (1, 'x', 0, '{}')",
+        "UPDATE ruvector.actions SET status = 'approved'",
+        "INSERT INTO ruvector.audit_pending (event, actor, details) VALUES ('x', 'y', '{}')",
+        "SELECT ruvector._audit('forged')",
+        "SELECT ruvector._stop_at_commit(1)",
+        "SELECT ruvector._propose(c, '{}') FROM ruvector.collections c",
+        "UPDATE ruvector.settings SET settings = '{}'",
+        "DELETE FROM ruvector.healing_arms",
+        "ALTER TABLE ruvector.audit_log DISABLE TRIGGER ALL",
+    ] {
+        assert_eq!(tests::refused(&mut mallory, statement).0, "42501", "{statement}");
+    }
+    // No vector of hers, or of anybody, is in the server's log.
+    let log = cluster.log();
+    assert!(!log.contains("[0.8414") && !log.contains("0.84147"), "a vector is in the log");
+}

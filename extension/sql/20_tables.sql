@@ -206,11 +206,15 @@ CREATE TABLE ruvector.healing_outcomes (
     final_lambda    real,
     witness_edges   jsonb,
     system_metrics  jsonb,
-    feedback_score  real,
+    feedback_score  real CHECK (feedback_score BETWEEN 0 AND 1),
     created_at      timestamptz DEFAULT now(),
     action_id       bigint NOT NULL UNIQUE REFERENCES ruvector.actions,
     status          text NOT NULL,
-    story           text NOT NULL
+    story           text NOT NULL,
+    index_kind      text NOT NULL DEFAULT 'none',   -- of the problem's index: ivfflat, hnsw; none: it has none
+    feedback_comment text,
+    feedback_by     text,
+    feedback_at     timestamptz
 );
 CREATE INDEX idx_healing_outcomes_class ON ruvector.healing_outcomes (problem_class);
 CREATE INDEX idx_healing_outcomes_strategy ON ruvector.healing_outcomes (strategy_name);

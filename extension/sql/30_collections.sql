@@ -163,6 +163,9 @@ BEGIN
     INSERT INTO ruvector.collections (name, relation, column_number, column_name, settings)
     VALUES (name, relation, chosen.attnum, chosen.attname, ruvector_collection_register.settings)
     RETURNING id INTO new_id;
+    PERFORM ruvector._audit('registered', NULL, name,
+        format('SELECT ruvector_collection_register(%L, %L, %L, %L)', name, relation, chosen.attname, settings),
+        format('SELECT ruvector_collection_unregister(%L)', name));
     IF missing IS NOT NULL THEN
         RAISE WARNING 'collection "%" is registered but nothing watches it: %', name, missing
             USING HINT = 'Add ruvector to shared_preload_libraries and restart the server.';
@@ -183,8 +186,7 @@ BEGIN
 END
 $$;
 
--- Forgets a collection; the table and its indexes stay as they are. Returns whether there was one.
-CREATE FUNCTION ruvector_collection_unregister(name text) RETURNS boolean
+CREATE FUNCTION ruvector._unregister(name text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -201,9 +203,18 @@ BEGIN
     UPDATE ruvector.actions a SET status = 'aborted', ended_at = clock_timestamp(), detail = 'the collection was unregistered'
      WHERE a.collection_id = entry.id AND a.status IN ('proposed', 'awaiting_approval');
     DELETE FROM ruvector.collections c WHERE c.id = entry.id;
+    PERFORM ruvector._audit('unregistered', NULL, name, format('SELECT ruvector_collection_unregister(%L)', name),
+        format('SELECT ruvector_collection_register(%L, %L, %L, %L)', name, entry.relation, entry.column_name, entry.settings));
     PERFORM ruvector._wake();
     RETURN true;
 END
 $$;
+
+-- Forgets a collection; the table and its indexes stay as they are. Returns whether there was one.
+CREATE FUNCTION ruvector_collection_unregister(name text) RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT ruvector._unregister(name);
+END;
 
 -- Changes settings of the server, or of one collection, and returns the effective ones.

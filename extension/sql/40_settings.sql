@@ -5,6 +5,8 @@ DECLARE
     patch  jsonb := coalesce(settings, '{}');
     target ruvector.collections;
     server jsonb;
+    before jsonb;
+    after  jsonb;
 BEGIN
     IF collection IS NULL THEN
         IF patch = '{}' THEN
@@ -12,13 +14,16 @@ BEGIN
         END IF;
         INSERT INTO ruvector.settings DEFAULT VALUES ON CONFLICT DO NOTHING;
         SELECT s.settings INTO server FROM ruvector.settings s FOR UPDATE;
+        before := ruvector._effective_settings(server, '{}');
         server := ruvector._patched_settings(server, patch);
         -- What a collection has set for itself must agree with it.
         PERFORM ruvector._effective_settings(server, c.settings) FROM ruvector.collections c;
         UPDATE ruvector.settings s
            SET settings = server, version = version + 1, changed_at = clock_timestamp(), changed_by = session_user;
         PERFORM ruvector._wake();
-        RETURN ruvector._effective_settings(server, '{}');
+        after := ruvector._effective_settings(server, '{}');
+        PERFORM ruvector._note_settings(NULL, patch, before, after);
+        RETURN after;
     END IF;
     target := ruvector._collection(collection);
     server := ruvector._server_settings();
@@ -26,10 +31,31 @@ BEGIN
         RETURN ruvector._effective_settings(server, target.settings);
     END IF;
     PERFORM ruvector._check_owner(target);
+    -- One after the other, so that each change is noted with what was before it.
+    SELECT * INTO target FROM ruvector.collections c WHERE c.id = target.id FOR UPDATE;
+    before := ruvector._effective_settings(server, target.settings);
     UPDATE ruvector.collections c SET settings = ruvector._patched_settings(c.settings, patch)
      WHERE c.id = target.id RETURNING * INTO target;
     PERFORM ruvector._wake();
-    RETURN ruvector._effective_settings(server, target.settings);
+    after := ruvector._effective_settings(server, target.settings);
+    PERFORM ruvector._note_settings(target.name, patch, before, after);
+    RETURN after;
+END
+$$;
+
+-- A change of settings for the history and the audit log. "before" and "after" are the effective ones.
+CREATE FUNCTION ruvector._note_settings(of_collection text, patch jsonb, before jsonb, after jsonb) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    was jsonb := (SELECT coalesce(jsonb_object_agg(b.key, b.value), '{}') FROM jsonb_each(before) b WHERE patch ? b.key);
+    is_ jsonb := (SELECT coalesce(jsonb_object_agg(a.key, a.value), '{}') FROM jsonb_each(after) a WHERE patch ? a.key);
+BEGIN
+    INSERT INTO ruvector.settings_history (collection, version, patch, before, after)
+    SELECT of_collection, coalesce(max(h.version), 0) + 1, _note_settings.patch, was, is_
+      FROM ruvector.settings_history h WHERE h.collection IS NOT DISTINCT FROM of_collection;
+    PERFORM ruvector._audit('configured', NULL, of_collection, format('SELECT ruvector_healing_configure(%L, %L)', patch, of_collection),
+        format('SELECT ruvector_healing_configure(%L, %L)', was, of_collection), jsonb_build_object('before', was, 'after', is_));
 END
 $$;
 
@@ -80,6 +106,9 @@ BEGIN
     END IF;
     -- The panel is measured anew at the new effort.
     DELETE FROM ruvector.readings r WHERE r.index_id = index AND r.kind = 'panel';
+    PERFORM ruvector._audit('search_effort_set', NULL, (SELECT c.name FROM ruvector.collections c WHERE c.id = entry.id),
+        format('SELECT ruvector_search_effort_set(%L, %L)', index, effort),
+        format('SELECT ruvector_search_effort_set(%L, %L)', index, former));
     PERFORM ruvector._wake();
     RETURN former;
 END

@@ -25,8 +25,15 @@ BEGIN
                   HINT = 'Add ruvector to shared_preload_libraries and restart the server.';
     END IF;
     PERFORM ruvector._check_owner(entry);
+    PERFORM ruvector._check_enabled(entry.name);
     INSERT INTO ruvector.actions (collection_id, collection_name, relation, request)
     VALUES (entry.id, entry.name, entry.relation, request) RETURNING id INTO new_id;
+    PERFORM ruvector._audit('requested', new_id, entry.name,
+        CASE request ->> 'kind'
+            WHEN 'trigger' THEN format('SELECT ruvector_healing_trigger(%L)', entry.name)
+            WHEN 'rollback' THEN format('SELECT ruvector_healing_rollback(%L)', entry.name)
+            ELSE format('SELECT ruvector_healing_execute(%L, %L, %L)', entry.name, request ->> 'strategy', request -> 'params') END,
+        format('SELECT ruvector_healing_abort(%s)', new_id), request);
     PERFORM ruvector._wake();
     RETURN new_id;
 END
@@ -97,18 +104,20 @@ DECLARE
     entry ruvector.actions := ruvector._action(action_id);
 BEGIN
     PERFORM ruvector._check_owner(c) FROM ruvector.collections c WHERE c.id = entry.collection_id;
-    IF NOT EXISTS (SELECT FROM ruvector.collections c
-                    WHERE c.id = entry.collection_id AND ruvector._enabled()
-                      AND (ruvector._effective_settings(ruvector._server_settings(), c.settings) ->> 'enabled')::boolean) THEN
-        RAISE EXCEPTION 'healing of collection "%" is switched off', entry.collection_name
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'Switch it on first: ruvector_healing_configure(''{"enabled": true}'') or ruvector.enabled.';
+    PERFORM ruvector._check_enabled(entry.collection_name);
+    IF entry.status = 'awaiting_approval' AND entry.requested_by = session_user
+       AND (SELECT (ruvector._effective_settings(ruvector._server_settings(), c.settings) ->> 'approver_differs')::boolean
+              FROM ruvector.collections c WHERE c.id = entry.collection_id) THEN
+        RAISE EXCEPTION 'action % was asked for by %: another must approve it', action_id, session_user
+            USING ERRCODE = 'insufficient_privilege', HINT = 'approver_differs is on for this collection.';
     END IF;
     UPDATE ruvector.actions a SET status = 'approved', approved_by = session_user, approved_at = clock_timestamp()
      WHERE a.id = action_id AND a.status = 'awaiting_approval';
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    PERFORM ruvector._audit('approved', action_id, entry.collection_name, format('SELECT ruvector_healing_approve(%s)', action_id),
+        format('SELECT ruvector_healing_abort(%s)', action_id));
     PERFORM ruvector._wake();
     RETURN true;
 EXCEPTION WHEN unique_violation THEN
@@ -131,6 +140,7 @@ BEGIN
            stop_asked_at = clock_timestamp(), detail = 'aborted before it began'
      WHERE a.id = action_id AND a.status IN ('proposed', 'awaiting_approval');
     IF FOUND THEN
+        PERFORM ruvector._audit('aborted', action_id, entry.collection_name, format('SELECT ruvector_healing_abort(%s)', action_id));
         RETURN true;
     END IF;
     -- Once the verdict to keep is recorded there is nothing to stop: what is left is tidying up.
@@ -138,6 +148,11 @@ BEGIN
        SET stop_reason = 'abort', stop_asked_by = session_user, stop_asked_at = clock_timestamp()
      WHERE a.id = action_id AND a.status IN ('approved', 'executing', 'verifying') AND NOT a.keep AND a.stop_reason IS NULL;
     IF FOUND THEN
+        PERFORM ruvector._audit('aborted', action_id, entry.collection_name, format('SELECT ruvector_healing_abort(%s)', action_id));
+        -- Its worker is told at commit and not by the healer, which may be busy elsewhere for a while.
+        PERFORM ruvector._stop_at_commit(l.pid) FROM pg_locks l
+          WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 1920300645 AND l.objid::bigint = action_id AND l.objsubid = 3
+            AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
         PERFORM ruvector._wake();
         RETURN true;
     END IF;
@@ -174,6 +189,7 @@ BEGIN
        SET (failures, backoff_until, breaker_open, closed_at) = (0, NULL, false, EXCLUDED.closed_at);
     GET DIAGNOSTICS closed = ROW_COUNT;
     UPDATE ruvector.actions a SET retry_at = clock_timestamp() WHERE a.collection_id = entry.id AND a.unfinished;
+    PERFORM ruvector._audit('reset', NULL, collection, format('SELECT ruvector_healing_reset(%L, %L)', collection, strategy));
     PERFORM ruvector._wake();
     RETURN closed;
 END

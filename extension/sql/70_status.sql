@@ -30,7 +30,7 @@ BEGIN ATOMIC
           LEFT JOIN moving m ON m.collection_id = c.id
     )
     SELECT (ruvector._effective_settings(s.settings, '{}') ->> 'enabled')::boolean AND ruvector._enabled()
-               AND ruvector._not_ready() IS NULL,
+               AND ruvector._not_ready() IS NULL AND ruvector._paused_until(NULL) IS NULL,
            (SELECT max(last_healing) FROM counted), (SELECT coalesce(sum(healings_24h), 0)::bigint FROM counted),
            (SELECT sum(verified) / nullif(sum(all_outcomes), 0)::double precision FROM counted),
            (SELECT coalesce(jsonb_agg(x ORDER BY x -> 'action_id'), '[]') FROM moving m, jsonb_array_elements(m.active) x),
@@ -38,10 +38,12 @@ BEGIN ATOMIC
            NULL::text, ruvector._effective_settings(s.settings, '{}') ->> 'mode', NULL::text,
            (SELECT min(p.lambda_cut) FROM per_collection p), (SELECT coalesce(sum(pending), 0)::bigint FROM moving),
            CASE WHEN ruvector._not_ready() IS NOT NULL THEN ruvector._not_ready()
-                WHEN NOT ruvector._enabled() THEN 'ruvector.enabled is off' END
+                WHEN NOT ruvector._enabled() THEN 'ruvector.enabled is off'
+                ELSE 'paused until ' || ruvector._paused_until(NULL) END
       FROM (SELECT ruvector._server_settings() AS settings) s
     UNION ALL
-    (SELECT (p.config ->> 'enabled')::boolean AND ruvector._enabled() AND ruvector._not_ready() IS NULL,
+    (SELECT (p.config ->> 'enabled')::boolean AND ruvector._enabled() AND ruvector._not_ready() IS NULL
+               AND ruvector._paused_until(p.id) IS NULL,
            c.last_healing, coalesce(c.healings_24h, 0), c.verified / nullif(c.all_outcomes, 0),
            coalesce(p.active, '[]'), p.cooldown_until,
            p.name, p.config ->> 'mode', p.state, p.lambda_cut, coalesce(p.pending, 0),

@@ -5,15 +5,54 @@ DO $$
 DECLARE
     f record;
     acting constant text[] := ARRAY[
+        'ruvector_audit_rotate_key',
+        'ruvector_collection_adopt',
+        'ruvector_collection_adopt_abort',
+        'ruvector_collection_cold_when',
+        'ruvector_collection_create',
         'ruvector_collection_register',
+        'ruvector_collection_release',
         'ruvector_collection_unregister',
         'ruvector_healing_abort',
         'ruvector_healing_approve',
+        'ruvector_healing_autonomy',
         'ruvector_healing_configure',
         'ruvector_healing_execute',
+        'ruvector_healing_feedback',
+        'ruvector_healing_pause',
+        'ruvector_healing_reject',
         'ruvector_healing_reset',
+        'ruvector_healing_resume',
+        'ruvector_healing_rollback',
         'ruvector_healing_trigger',
-        'ruvector_search_effort_set'
+        'ruvector_identity_confirm',
+        'ruvector_lease_release',
+        'ruvector_routing_set',
+        'ruvector_search_effort_set',
+        'ruvector_throttle_set'
+    ];
+    -- Called by others of ours, with the rights of their owner.
+    internal constant text[] := ARRAY[
+        '_audit',
+        '_begin_watching',
+        '_eligibility',
+        '_keep_audit_log',
+        '_note_settings',
+        '_notify_status',
+        '_number_column',
+        '_propose',
+        '_put_back',
+        '_release_all',
+        '_route_listed',
+        '_route_shared',
+        '_route_slowly',
+        '_route_tenant',
+        '_sample',
+        '_server_settings',
+        '_share_out',
+        '_stop_at_commit',
+        '_unregister',
+        '_wake'
     ];
 BEGIN
     FOR f IN SELECT p.oid::regprocedure AS signature, p.proname, p.prokind
@@ -26,11 +65,14 @@ BEGIN
         EXECUTE pg_catalog.format('GRANT EXECUTE ON %s %s TO %I',
             CASE f.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, f.signature,
             CASE WHEN f.proname = ANY (acting) THEN 'ruvector_operator'
-                 WHEN f.proname IN ('_wake', '_propose', '_sample', '_number_column', '_begin_watching', '_server_settings') THEN current_user
+                 WHEN f.proname = ANY (internal) THEN current_user
                  ELSE 'ruvector_monitor' END);
     END LOOP;
 END
 $$;
+
+-- Whoever may insert into a managed collection needs its default.
+GRANT EXECUTE ON FUNCTION ruvector_route(text, integer), ruvector_route_tenant(text, text) TO PUBLIC;
 
 -- Starts the healer of this database once the installation commits.
 SELECT ruvector._wake();

@@ -5,6 +5,8 @@ use healing::config::{Config, ConfigError};
 use healing::engine::{self, Decision, DecisionInput, InFlight, Reason, Request};
 use healing::explain;
 use healing::integrity::{Assessment, StateRecord, assess};
+use healing::learning::{self, Learned, OutcomeRecord, Posterior, Weight};
+use healing::plan::{Plan, Step};
 use healing::remedies::{self, Params};
 use healing::snapshot::Snapshot;
 use pgrx::JsonB;
@@ -12,7 +14,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::error::Error;
-use crate::{background, collect, settings, shared, shown};
+use crate::{background, collect, settings, shared, shown, throttle};
 
 #[pg_extern(sql = false)]
 fn wake() {
@@ -34,7 +36,18 @@ fn relation_in(name: &std::ffi::CStr) -> i32 {
 /// NULL when this server can heal; else what is missing.
 #[pg_extern(sql = false)]
 fn not_ready() -> Option<&'static str> {
-    (!shared::preloaded()).then_some("the library ruvector is not preloaded")
+    if !shared::preloaded() {
+        return Some("the library ruvector is not preloaded");
+    }
+    if !settings::watches_this_database() {
+        return Some("ruvector.databases leaves this database out");
+    }
+    match settings::installed() {
+        Some(true) | None => None,
+        Some(false) => Some(
+            "extension and library are of different versions: ALTER EXTENSION ruvector UPDATE, or restart",
+        ),
+    }
 }
 
 #[pg_extern(sql = false)]
@@ -64,6 +77,35 @@ fn enabled() -> bool {
     settings::enabled()
 }
 
+/// The throttles of this database that are in force: what the lease says with what shared memory has counted.
+#[pg_extern(sql = false)]
+fn throttles() -> JsonB {
+    let shown = || -> Result<serde_json::Value, Error> {
+        if !shared::preloaded() {
+            return Ok(serde_json::json!([]));
+        }
+        let mut all = Vec::new();
+        for live in throttle::live() {
+            let Some(collection) = collect::collection(live.collection)? else { continue };
+            let Some(in_force) = throttle::in_force(&collection)? else { continue };
+            let mut shown = serde_json::to_value(&in_force)?;
+            let held = in_force.held().is_ok();
+            if let (Some(into), serde_json::Value::Object(from)) =
+                (shown.as_object_mut(), serde_json::to_value(&live)?)
+            {
+                into.extend(from);
+                into.insert("held".into(), held.into());
+            }
+            all.push(shown);
+        }
+        Ok(all.into())
+    };
+    match shown() {
+        Ok(shown) => JsonB(shown),
+        Err(error) => invalid(error.to_string(), "ruvector_leases() shows what is held back.".into()),
+    }
+}
+
 #[pg_extern(sql = false)]
 fn strategies() -> Vec<&'static str> {
     remedies::ALL.iter().map(|remedy| remedy.name()).collect()
@@ -87,6 +129,7 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
         snapshot: &snapshot,
         history: &[],
         arms: &[],
+        learned: &Learned::default(),
         in_flight: InFlight::default(),
         now: collect::now_ms(),
         request: &Request::Execute { strategy: strategy.to_owned(), params: params.0 },
@@ -95,6 +138,18 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
         Decision::Act { planned, .. } => JsonB(serde_json::json!({
             "explanation": explain::plan(&planned.plan),
             "problem": planned.problem.class.as_str(),
+            "steps": planned.plan.steps.iter().map(|step| serde_json::json!({
+                "in_words": explain::step(step),
+                "locks": explain::locks(step),
+                "sql": crate::execute::sql_of(step),
+            })).collect::<Vec<_>>(),
+            "rows": rows(&planned.plan, &snapshot),
+            "disk_bytes": planned.plan.disk_bytes,
+            "estimated_seconds": planned.plan.estimated_s,
+            "timeout_seconds": planned.plan.timeout_s,
+            "lambda_now": planned.problem.component.lambda,
+            // What verification asks for: a tenth better, or normal.
+            "lambda_expected": (1.1 * planned.problem.component.lambda).min(config.normal_lambda()),
             "plan": planned.plan,
         })),
         Decision::Refuse { reason, detail, .. } => {
@@ -115,6 +170,15 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
             unreachable!("an ERROR does not return")
         }
     }
+}
+
+/// Rows that the indexes of a plan cover; None where one was not counted, or the plan concerns no index.
+fn rows(plan: &Plan, snapshot: &Snapshot) -> Option<f64> {
+    let mut oids: Vec<u32> = plan.steps.iter().filter_map(Step::target).map(|of| of.oid).collect();
+    oids.sort_unstable();
+    oids.dedup();
+    let of = |oid: &u32| snapshot.indexes.iter().find(|index| index.oid == *oid)?.rows.known().copied();
+    if oids.is_empty() { None } else { oids.iter().map(of).sum() }
 }
 
 /// The contracted graph of an observation, nodes first.
@@ -172,6 +236,56 @@ fn sample(id: i32, last: Option<JsonB>) -> JsonB {
     }
 }
 
+/// The effectiveness report.
+#[pg_extern(sql = false)]
+fn effectiveness(outcomes: JsonB, weights: JsonB, posteriors: JsonB) -> JsonB {
+    let report = || -> Result<serde_json::Value, serde_json::Error> {
+        let outcomes: Vec<OutcomeRecord> = serde_json::from_value(outcomes.0)?;
+        let weights: Vec<Weight> = serde_json::from_value(weights.0)?;
+        let posteriors: Vec<Posterior> = serde_json::from_value(posteriors.0)?;
+        let report = learning::report(&strategies(), &outcomes, &weights, &posteriors, collect::now_ms());
+        serde_json::to_value(report)
+    };
+    match report() {
+        Ok(report) => JsonB(report),
+        Err(error) => invalid(error.to_string(), "Call ruvector_healing_effectiveness().".into()),
+    }
+}
+
+/// Every strategy with what it treats and whether it could act on a collection now.
+#[pg_extern(sql = false)]
+fn eligibility(collection: Option<i32>) -> JsonB {
+    let looked = || -> Result<Option<Vec<engine::Eligibility>>, Error> {
+        let Some(collection) = collection.map(collect::collection).transpose()?.flatten() else {
+            return Ok(None);
+        };
+        background::decide::eligibility(&collection, &collection.config()?)
+    };
+    let eligible = looked().unwrap_or_else(|error| {
+        invalid(error.to_string(), "ruvector_integrity_status() shows what is registered.".into())
+    });
+    let not_observed = match collection {
+        Some(_) => "the collection was not observed yet",
+        None => "no collection is registered",
+    };
+    let shown = remedies::ALL.iter().map(|remedy| {
+        let own = eligible.as_ref().and_then(|all| all.iter().find(|e| e.strategy == remedy.name()));
+        serde_json::json!({
+            "strategy": remedy.name(),
+            "treats": learning::treats(*remedy),
+            "impact": remedy.impact(),
+            "reversible": remedy.reversible(),
+            "mode": own.map(|e| e.mode),
+            "reason": own.and_then(|e| e.reason).map(Reason::as_str),
+            "detail": match own {
+                Some(e) => e.detail.clone(),
+                None => Some(not_observed.to_owned()),
+            },
+        })
+    });
+    JsonB(shown.collect())
+}
+
 fn judged(server: &JsonB, collection: &JsonB, snapshot: JsonB) -> (Config, Snapshot, Assessment) {
     let config = Config::layered(&server.0, &collection.0).unwrap_or_else(|error| raise(&error));
     let snapshot: Snapshot = serde_json::from_value(snapshot.0)
@@ -185,7 +299,7 @@ fn raise(error: &ConfigError) -> ! {
     invalid(error.to_string(), error.hint())
 }
 
-fn invalid(message: String, hint: String) -> ! {
+pub(crate) fn invalid(message: String, hint: String) -> ! {
     ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message, pgrx::function_name!())
         .set_hint(hint)
         .report(PgLogLevel::ERROR);

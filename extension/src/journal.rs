@@ -2,10 +2,12 @@
 //! next worker knows what may have happened.
 
 use healing::classify::Problem;
+use healing::graph::NodeKey;
+use healing::learning::Context;
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::{Plan, Step};
 use healing::recovery::{self, Gone, JournalEntry, StepState, StopReason};
-use healing::snapshot::Snapshot;
+use healing::snapshot::{Oid, Snapshot};
 use healing::verdict::Verdict;
 use healing::verification::Verification;
 use pgrx::JsonB;
@@ -13,6 +15,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::audit::{self, Happened};
 use crate::collect;
 use crate::error::Error;
 
@@ -34,6 +37,8 @@ pub(crate) struct Action {
     pub(crate) crashed: bool,
     /// It has ended, and left something.
     pub(crate) unfinished: bool,
+    /// The earlier action that this one takes back.
+    pub(crate) takes_back: Option<i64>,
     /// The postmaster was started since the action began.
     restarted: bool,
 }
@@ -65,6 +70,7 @@ pub(crate) fn load(id: i64) -> Result<Option<Action>, Error> {
                 'problem', a.problem, 'plan', a.plan, 'before', a.before, 'keep', a.keep,
                 'verification', a.verification, 'stop_reason', a.stop_reason, 'crashed', a.crashed,
                 'unfinished', a.unfinished,
+                'takes_back', CASE a.request ->> 'kind' WHEN 'rollback' THEN (a.request ->> 'of')::bigint END,
                 'restarted', coalesce(pg_postmaster_start_time() > a.started_at, false))
            FROM ruvector.actions a WHERE a.id = $1 AND a.plan IS NOT NULL",
         &[id.into()],
@@ -118,11 +124,11 @@ pub(crate) fn resume(id: i64) -> Result<bool, Error> {
 
 /// Whether an action on the collection has ended and left something.
 pub(crate) fn unfinished(collection: i32) -> Result<u32, Error> {
-    let left = Spi::get_one_with_args::<i64>(
-        "SELECT count(*) FROM ruvector.actions WHERE collection_id = $1 AND unfinished",
+    let left: Vec<u32> = collect::documents(
+        "SELECT to_jsonb(count(*)) FROM ruvector.actions WHERE collection_id = $1 AND unfinished",
         &[collection.into()],
     )?;
-    Ok(left.unwrap_or(0) as u32)
+    Ok(left.into_iter().sum())
 }
 
 /// Records the verdict to keep what was done: from here on recovery finishes, before it undoes. Refused when somebody
@@ -136,13 +142,30 @@ pub(crate) fn keep(id: i64, verification: &Verification) -> Result<(), Error> {
         &[id.into(), JsonB(serde_json::to_value(verification)?).into()],
     )?;
     match kept {
-        Some(true) => Ok(()),
+        Some(true) => audit::note(&Happened {
+            event: "verified",
+            action_id: Some(id),
+            details: json!({ "reason": verification.reason, "lambda_before": verification.lambda_before,
+                             "lambda_after": verification.lambda_after }),
+            ..Happened::default()
+        }),
         _ => Err(Error::refused("it was asked to stop before the verdict was recorded")),
     }
 }
 
+/// The audit log's word of an end.
+fn ended(id: i64, status: Status, why: &str) -> Result<(), Error> {
+    audit::note(&Happened {
+        event: "ended",
+        action_id: Some(id),
+        details: json!({ "status": status.as_str(), "why": why }),
+        ..Happened::default()
+    })
+}
+
 /// Ends an action that was approved and never began.
 pub(crate) fn give_up(id: i64, status: Status, why: &str) -> Result<(), Error> {
+    ended(id, status, why)?;
     Spi::run_with_args("DELETE FROM ruvector.in_flight WHERE action_id = $1", &[id.into()])?;
     Ok(Spi::run_with_args(
         "UPDATE ruvector.actions SET status = $3, ended_at = clock_timestamp(), detail = $2
@@ -167,13 +190,24 @@ pub(crate) fn note(
     state: StepState,
     details: Value,
 ) -> Result<(), Error> {
+    let state_name = serde_json::to_value(state)?;
+    // The executor notes the exact SQL and its inverse under these names.
+    let text = |name: &str| details.get(name).and_then(Value::as_str);
+    audit::note(&Happened {
+        event: "step",
+        action_id: Some(id),
+        statement: text(SQL),
+        inverse: text(INVERSE),
+        details: json!({ "step_no": step_no, "step": step, "state": state_name, "in_words": healing::explain::step(step) }),
+        ..Happened::default()
+    })?;
     Ok(Spi::run_with_args(
         "INSERT INTO ruvector.action_steps (action_id, step_no, step, state, details) VALUES ($1, $2, $3, $4, $5)",
         &[
             id.into(),
             (step_no as i32).into(),
             JsonB(serde_json::to_value(step)?).into(),
-            serde_json::to_value(state)?.as_str().unwrap_or_default().into(),
+            state_name.as_str().unwrap_or_default().into(),
             JsonB(details).into(),
         ],
     )?)
@@ -187,6 +221,34 @@ pub(crate) fn entries(id: i64) -> Result<Vec<JournalEntry>, Error> {
         &[id.into()],
     )
 }
+
+/// Whether an action has moved rows, of which some may have been moved back.
+pub(crate) fn has_moved_rows(id: i64) -> Result<bool, Error> {
+    let query = "SELECT EXISTS (SELECT FROM ruvector.moved_rows WHERE action_id = $1)";
+    Ok(Spi::get_one_with_args(query, &[id.into()])? == Some(true))
+}
+
+/// Name under which a step notes figures for the outcome.
+pub(crate) const FIGURES: &str = "figures";
+
+/// What the steps noted for the outcome, the later ones in place of the earlier.
+fn figures(entries: &[JournalEntry]) -> Value {
+    let noted = entries.iter().filter_map(|entry| entry.details.get(FIGURES)?.as_object());
+    Value::Object(noted.flatten().map(|(name, value)| (name.clone(), value.clone())).collect())
+}
+/// The search effort that an action which takes another back is to give the index in this one's place: None when it takes
+/// none back.
+pub(crate) fn effort_given_back(id: i64, of: u32) -> Result<Option<Option<i32>>, Error> {
+    let noted = Spi::get_one_with_args::<JsonB>(
+        "SELECT (SELECT a.plan #> ARRAY['params', 'efforts', $2] FROM ruvector.actions a WHERE a.id = $1 AND a.strategy = $3)",
+        &[id.into(), of.to_string().into(), healing::rollback::STRATEGY.into()],
+    )?;
+    Ok(noted.map(|JsonB(effort)| effort.as_i64().map(|effort| effort as i32)))
+}
+
+/// Names under which a step's exact SQL and the SQL that takes it back are noted.
+pub(crate) const SQL: &str = "sql";
+pub(crate) const INVERSE: &str = "inverse";
 
 /// Name under which a comparison's verdict is noted.
 pub(crate) const VERDICT: &str = "verdict";
@@ -246,7 +308,8 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
     let Action { id, problem, .. } = action;
     let Ending { status, lesson, verification, error, final_lambda, story, .. } = *ending;
     Spi::run_with_args("DELETE FROM ruvector.in_flight WHERE action_id = $1", &[(*id).into()])?;
-    let left = !recovery::resolve(&action.plan, &entries(*id)?, status == Status::Succeeded).is_empty();
+    let noted = entries(*id)?;
+    let left = !recovery::resolve(&action.plan, &noted, status == Status::Succeeded).is_empty();
     Spi::run_with_args(
         "UPDATE ruvector.actions SET ended_at = clock_timestamp(), error = $2, verification = coalesce($3, verification),
                 progress = NULL, lesson = $4, unfinished = $5, retry_at = to_timestamp($6 / 1000.0) WHERE id = $1",
@@ -260,17 +323,22 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
         ],
     )?;
     advance(*id, action.status, status)?;
+    ended(*id, status, error.unwrap_or_default())?;
+    if let (Some(of), Status::Succeeded) = (action.takes_back, status) {
+        advance(of, Status::Succeeded, Status::RolledBack)?;
+        ended(of, Status::RolledBack, &format!("taken back by action {id}"))?;
+    }
     let success = status == Status::Succeeded;
     Spi::run_with_args(
         "INSERT INTO ruvector.healing_outcomes (collection_id, problem_class, problem_details, strategy_name, strategy_params,
                 started_at, completed_at, duration_ms, success, verified, actions_taken, improvement_pct, error_message,
-                initial_lambda, final_lambda, witness_edges, system_metrics, action_id, status, story)
+                initial_lambda, final_lambda, witness_edges, system_metrics, action_id, status, story, index_kind, tenant_id)
          SELECT a.collection_id, a.problem_class, $2, a.strategy,
-                nullif(coalesce(nullif(a.request -> 'params', 'null'), '{}') || coalesce(nullif(a.plan -> 'params', 'null'), '{}'), '{}'),
+                nullif(coalesce(nullif(a.request -> 'params', 'null'), '{}') || coalesce(nullif(a.plan -> 'params', 'null'), '{}') || $15, '{}'),
                 coalesce(a.started_at, a.decided_at), a.ended_at,
                 extract(epoch FROM a.ended_at - coalesce(a.started_at, a.decided_at)) * 1000, $3, $4,
                 (SELECT count(DISTINCT s.step_no) FROM ruvector.action_steps s WHERE s.action_id = a.id AND s.state = 'done'),
-                $5, $6, coalesce(a.initial_lambda, $7), $8, $9, $10, a.id, $11, $12
+                $5, $6, coalesce(a.initial_lambda, $7), $8, $9, $10, a.id, $11, $12, $13, $14
            FROM ruvector.actions a WHERE a.id = $1",
         &[
             (*id).into(),
@@ -285,9 +353,36 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
             JsonB(ending.system_metrics.clone()).into(),
             status.as_str().into(),
             story.into(),
+            Context::of(problem, &action.before).index_kind.into(),
+            tenant(problem)?.into(),
+            JsonB(figures(&noted)).into(),
         ],
     )?;
     Ok(())
+}
+
+/// The tenant whose problem it is: the one value of a list partition, when the problem is that partition's alone. In a
+/// managed collection that value is our own routing key, which is nobody's.
+fn tenant(problem: &Problem) -> Result<Option<String>, Error> {
+    let of = |node: &NodeKey| match node {
+        NodeKey::Partition { oid } => Some(*oid),
+        other => other.index().map(|(partition, _)| partition),
+    };
+    let mut partitions: Vec<Oid> = problem.component.nodes.iter().filter_map(of).collect();
+    partitions.sort_unstable();
+    partitions.dedup();
+    let [partition] = partitions[..] else { return Ok(None) };
+    Ok(Spi::get_one_with_args(
+        r"SELECT max(coalesce(replace(v.value[1], '''''', ''''), nullif(v.value[2], 'NULL')))
+            FROM pg_catalog.pg_class c
+            JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid
+            JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent AND p.partstrat = 'l' AND p.partnatts = 1
+            LEFT JOIN pg_catalog.pg_attribute k ON k.attrelid = p.partrelid AND k.attnum = p.partattrs[0]
+           CROSS JOIN LATERAL (SELECT pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid),
+                    '^FOR VALUES IN \((?:''((?:[^'']|'''')*)''|([^'',]+))\)$') AS value) v
+           WHERE c.oid = $1 AND k.attname IS DISTINCT FROM 'partition_id'",
+        &[pg_sys::Oid::from(partition).into()],
+    )?)
 }
 
 /// Notes that what an ended action has left is tried again now, and when it will be next.

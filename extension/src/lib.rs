@@ -4,6 +4,7 @@
 
 use pgrx::prelude::*;
 
+mod audit;
 mod background;
 mod collect;
 mod efforts;
@@ -11,12 +12,17 @@ mod error;
 mod execute;
 mod functions;
 mod hooks;
+mod identity;
 mod journal;
+mod leases;
 mod owner;
+mod routing;
 mod settings;
 mod shared;
 mod shown;
+mod throttle;
 mod transaction;
+mod verbs;
 
 pgrx::pg_module_magic!(name, version);
 
@@ -28,6 +34,7 @@ pub extern "C-unwind" fn _PG_init() {
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         settings::init();
         shared::init();
+        routing::init();
         // pg_upgrade needs the server for itself.
         // SAFETY: as above.
         if !unsafe { pg_sys::IsBinaryUpgrade } {

@@ -27,6 +27,10 @@ pub(crate) struct HealerSlot {
     pub(crate) actions: u32,
     /// Workers of this database that were asked for and are not among `workers` yet.
     pub(crate) starting: u32,
+    /// Sum of the impacts of its actions that have a worker.
+    pub(crate) impact: f32,
+    /// Those of them that build an index.
+    pub(crate) builds: u32,
     /// Process ids of the workers of this database, 0 for none; those beyond are not known here.
     pub(crate) workers: [i32; WORKERS_MAX],
     /// No start before this, in PostgreSQL microseconds: somebody needs the database to have no sessions.
@@ -87,11 +91,24 @@ pub(crate) fn actions_in_flight() -> u32 {
     HEALERS.share().slots.iter().map(|slot| slot.actions).sum()
 }
 
-/// Sets the actions in flight of a database to what its tables say.
-pub(crate) fn set_actions_in_flight(database: u32, actions: u32) {
+/// Sets the actions in flight of a database to what its tables say, with the impact and the builds of those that have a
+/// worker.
+pub(crate) fn set_actions_in_flight(database: u32, actions: u32, impact: f32, builds: u32) {
     if let Some(slot) = HEALERS.exclusive().slot(database) {
-        slot.actions = actions;
+        (slot.actions, slot.impact, slot.builds) = (actions, impact, builds);
     }
+}
+
+/// Impact and builds of all actions of the server that have a worker.
+pub(crate) fn running() -> (f64, u32) {
+    let healers = HEALERS.share();
+    let impact = healers.slots.iter().map(|slot| f64::from(slot.impact)).sum();
+    (impact, healers.slots.iter().map(|slot| slot.builds).sum())
+}
+
+/// Whether this process is a worker of ours.
+pub(crate) fn is_worker(pid: i32) -> bool {
+    pid != 0 && HEALERS.share().slots.iter().any(|slot| slot.workers.contains(&pid))
 }
 
 /// Counts one more action of a database.
@@ -141,14 +158,18 @@ pub(crate) fn set_starting(database: u32, starting: u32) {
     }
 }
 
-/// Counts one more worker of a database as about to run, if there are still as many on the server as when it was found
-/// that there is room for it.
-pub(crate) fn reserve_worker(database: u32, found: u32) -> bool {
+/// Counts one more worker of a database as about to run, with its impact and build, if there are still as many on the
+/// server as when it was found that there is room for it.
+pub(crate) fn reserve_worker(database: u32, found: u32, impact: f32, builds: u32) -> bool {
     let mut healers = HEALERS.exclusive();
     if count_workers(&healers) > found {
         return false;
     }
-    healers.slot(database).map(|slot| slot.starting += 1).is_some()
+    let Some(slot) = healers.slot(database) else { return false };
+    slot.starting += 1;
+    slot.impact += impact;
+    slot.builds += builds;
+    true
 }
 
 /// Frees the slots of databases that have no healer, want none and need not be kept away from, and those of databases
@@ -183,6 +204,7 @@ pub(crate) fn init() {
     pg_shmem_init!(EFFORTS);
     pg_shmem_init!(EFFORT_COUNT);
     pg_shmem_init!(LAUNCHER_PID);
+    crate::throttle::init();
     PRELOADED.store(true, Ordering::Relaxed);
 }
 

@@ -23,8 +23,7 @@ use cluster::faults::Fault;
 
 use record::Records;
 
-/// What all collections of the gallery are registered with. The load that counts is the default's: a burst that fills
-/// one window of a second would be a tenth of one of ten.
+/// What all collections of the gallery are registered with.
 pub(crate) const SETTINGS: &str = r#"{"mode": "observe", "structure_interval_seconds": 1, "panel_interval_seconds": 600,
     "panel_queries": 32}"#;
 

@@ -66,6 +66,8 @@ impl Session {
     pub(crate) fn register(&mut self, collection: &str, interval_s: u32) {
         let mut settings: Value = serde_json::from_str(SETTINGS).expect("JSON");
         settings["sample_interval_seconds"] = interval_s.into();
+        // A burst is spread over a window: one of a tenth of the default's length holds ten times as much of it.
+        settings["load_floor_blocks"] = (5000 / interval_s).into();
         let query = "SELECT ruvector_collection_register($1, $1::text::regclass, settings => $2)";
         self.client.execute(query, &[&collection, &settings]).expect("registered");
     }

@@ -2,6 +2,9 @@
 //!
 //! `RUVECTOR_TEST_PG` chooses the PostgreSQL (18 or 15; 18 when unset).
 
+pub mod keyed;
+pub mod ledger;
+
 use std::ops::Range;
 use std::time::Duration;
 

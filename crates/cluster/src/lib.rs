@@ -33,6 +33,7 @@ pub mod application;
 pub mod dataset;
 pub mod faults;
 pub mod measure;
+pub mod writers;
 
 pub use builder::Builder;
 pub use error::ClusterError;

@@ -5,6 +5,9 @@ use serde_json::{Map, Value, json};
 
 use crate::classify::CLASS_NAMES;
 use crate::health::{self, CURVES, Curve, CurveSettings};
+use crate::learning::Selection;
+use crate::snapshot::UnixMs;
+use crate::window::{self, Window};
 
 /// How far the healer goes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,8 +58,12 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A list of these words, each at most once.
     Words(&'static [&'static str]),
+    /// A word of at most so many characters, without white space.
+    Text(usize),
     /// Points of [`crate::health::Curve`]s by their names: `{"memory": [[80, 1], [90, 0.7], [100, 0]]}`.
     Curves,
+    /// [`Window`]s of the week.
+    Windows,
 }
 
 /// One row of the table of settings.
@@ -100,10 +107,15 @@ macro_rules! settings {
         /// The settings in force for one collection.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
-        pub struct Config { $($(#[doc = $doc])+ pub $name: $ty,)+ }
+        pub struct Config {
+            $($(#[doc = $doc])+ pub $name: $ty,)+
+            /// A lease on `enabled`: until then it is as if it were off. No key: `ruvector_healing_pause` sets it.
+            #[serde(skip)]
+            pub paused_until: Option<UnixMs>,
+        }
 
         impl Default for Config {
-            fn default() -> Self { Self { $($name: $default,)+ } }
+            fn default() -> Self { Self { $($name: $default,)+ paused_until: None } }
         }
 
         /// The table of settings.
@@ -120,6 +132,10 @@ macro_rules! settings {
 
 const fn int(min: i64, max: i64) -> Kind {
     Kind::Int { min, max, nullable: false }
+}
+
+const fn optional(min: f64, max: f64) -> Kind {
+    Kind::Number { min, max, nullable: true }
 }
 
 const fn number(min: f64, max: f64) -> Kind {
@@ -143,6 +159,26 @@ settings! {
     max_stress_impact: f64 = 0.5, number(0.0, 1.0), "", Collection;
     /// Actions in flight on the server at one time.
     max_concurrent_actions: i64 = 1, int(1, 64), "", Server;
+    /// Sum of the impacts of all actions in flight on the server.
+    max_total_impact: f64 = 1.0, number(0.0, 64.0), "", Server;
+    /// Times in which automatic plans that add load may run, in the server's time zone (`TimeZone`), as
+    /// `[{"from": "22:00", "to": "05:00", "days": ["fri", "sat"]}]`; days are those on which it begins, all when left out.
+    /// A plan begins only if its estimate and its verification fit before the end. Empty: at any time.
+    maintenance_windows: Vec<Window> = vec![], Kind::Windows, "", Collection;
+    /// Impact from which plans wait for a maintenance window.
+    window_impact: f64 = 0.0, number(0.0, 1.0), "", Collection;
+    /// Replay lag of a connected replica above which no automatic plan that adds load begins; null: no such limit.
+    quiet_replica_lag_seconds: Option<f64> = Some(60.0), optional(0.0, 86_400.0), "s", Collection;
+    /// Age of the oldest snapshot above which none begins: a concurrent build waits for it.
+    quiet_oldest_snapshot_seconds: Option<f64> = Some(900.0), optional(0.0, 604_800.0), "s", Collection;
+    /// Active sessions of clients for each processor above which none begins.
+    quiet_active_sessions_per_core: Option<f64> = Some(4.0), optional(0.0, 1000.0), "", Collection;
+    /// WAL written a second above which none begins.
+    quiet_wal_mib_per_second: Option<f64> = Some(256.0), optional(0.0, 1e6), "MiB/s", Collection;
+    /// Of max_worker_processes, those that must be free for any plan to begin, a human's too.
+    quiet_free_workers: i64 = 1, int(0, 1000), "", Server;
+    /// Whether the one who approves an action must be another than the one who asked for it.
+    approver_differs: bool = false, Kind::Bool, "", Collection;
     /// Problem classes whose plans wait for a human.
     require_approval: Vec<String> = vec![], Kind::Words(CLASS_NAMES), "", Collection;
     /// Strategies whose plans wait for a human.
@@ -152,8 +188,33 @@ settings! {
     require_approval_irreversible: bool = true, Kind::Bool, "", Collection;
     /// Whether outcomes change which remedy is tried first; off: they are recorded, the weights stay.
     learning_enabled: bool = true, Kind::Bool, "", Collection;
+    /// How a remedy is chosen among those of one step of the ladder: by Thompson sampling, or the highest weight wins.
+    selection: Selection = Selection::Thompson, Kind::Choice(&["thompson", "greedy"]), "", Collection;
+    /// Whether failures lower how far a remedy goes by itself (auto, approve, observe) until evidence raises it again.
+    autonomy_ladder: bool = true, Kind::Bool, "", Collection;
+    /// Share of episodes of stress in which healing waits a little, drawn at random, to learn what clears by itself.
+    control_delay_share: f64 = 0.0, number(0.0, 0.5), "", Collection;
+    /// How long it waits then.
+    control_delay_seconds: i64 = 60, int(1, 3600), "s", Collection;
     /// Most replicas that scaling may ask for; null: scaling has no limit set and does not act.
     max_replicas: Option<i64> = None, Kind::Int { min: 1, max: 1000, nullable: true }, "", Server;
+    /// What the orchestrator is asked to scale: `kind/name`, with the namespace before it where it is another than ours.
+    scale_target: String = "deployment/ruvector-read".to_owned(), Kind::Text(300), "", Server;
+    /// Longest wait for the replicas that scaling asked for to be ready.
+    scale_ready_timeout_seconds: i64 = 300, int(1, 3600), "s", Server;
+    /// Most rows that one action moves between the partitions of a managed collection.
+    max_moves: i64 = 10_000, int(1, 100_000_000), "rows", Collection;
+    /// The same as a share of the collection's rows; the lesser of both holds.
+    max_move_share: f64 = 0.05, number(0.0001, 1.0), "", Collection;
+    /// Time for which moving rows keeps writers waiting at a stretch; then as long a pause follows.
+    move_lock_ms: i64 = 25, int(1, 1000), "ms", Collection;
+    /// WAL that one action may write by moving rows.
+    move_wal_mib: i64 = 1024, int(1, 1_048_576), "MiB", Collection;
+    /// Whether rows may be moved although row triggers see a delete and an insert then, and foreign keys that do not
+    /// cascade an update refuse it.
+    move_despite_triggers: bool = false, Kind::Bool, "", Collection;
+    /// Time after which a partition that is being drained gets new rows again.
+    drain_lease_seconds: i64 = 900, int(10, 86_400), "s", Collection;
     /// Time between two samples of a collection.
     sample_interval_seconds: i64 = 10, int(1, 3600), "s", Collection;
     /// Samples in a row that a change of state needs.
@@ -190,6 +251,8 @@ settings! {
     memory_limit_mib: Option<i64> = None, Kind::Int { min: 64, max: 1_073_741_824, nullable: true }, "MiB", Server;
     /// Time for which every sample's λ and problems are kept.
     history_days: i64 = 14, int(1, 3650), "days", Server;
+    /// Time for which recorded snapshots are kept, from which a replay decides anew.
+    replay_days: i64 = 7, int(1, 365), "days", Server;
     /// Time for which changes of state and decisions are kept.
     events_days: i64 = 365, int(1, 36_500), "days", Server;
     /// Other points for health curves, by the curve's name: a list of [value, health] for each.
@@ -210,6 +273,16 @@ settings! {
     backoff_base_seconds: i64 = 600, int(1, 86_400), "s", Collection;
     /// Longest such wait.
     backoff_cap_seconds: i64 = 86_400, int(1, 2_592_000), "s", Collection;
+    /// Time after which a throttle ends by itself.
+    throttle_lease_seconds: i64 = 900, int(10, 86_400), "s", Collection;
+    /// Whether a writer that would have to wait for longer than it may is rejected (SQLSTATE 53400) instead of let through.
+    throttle_reject: bool = false, Kind::Bool, "", Collection;
+    /// Time after which paused maintenance goes on by itself.
+    pause_lease_seconds: i64 = 900, int(10, 86_400), "s", Collection;
+    /// Longest wait for maintenance under way to end before a pause counts.
+    drain_timeout_seconds: i64 = 30, int(1, 3600), "s", Collection;
+    /// Share of such a wait that is added by chance, so that several do not come back at once.
+    backoff_jitter: f64 = 0.1, number(0.0, 1.0), "", Collection;
     /// Failures of a remedy in a row that open its breaker, which a human closes.
     breaker_failures: i64 = 3, int(1, 100), "", Collection;
 }
@@ -301,10 +374,15 @@ impl Key {
             }
             Kind::Choice(words) => format!("one of \"{}\"", words.join("\", \"")),
             Kind::Words(words) => format!("a list of \"{}\"", words.join("\", \"")),
+            Kind::Text(longest) => format!("a word of 1 to {longest} characters without white space"),
             Kind::Curves => format!(
                 "an object with lists of [value, health] under one or more of \"{}\"",
                 CURVES.iter().map(|curve| curve.name).collect::<Vec<_>>().join("\", \"")
             ),
+            Kind::Windows => {
+                "a list of {\"from\": \"HH:MM\", \"to\": \"HH:MM\", \"days\": [\"mon\", …]}, days may be left out"
+                    .to_owned()
+            }
         }
     }
 
@@ -338,6 +416,16 @@ impl Key {
                 Some(_) => Err(out_of_range(value.to_string())),
                 None => Err(wrong_type()),
             },
+            Kind::Text(longest) => match value.as_str() {
+                Some(word)
+                    if (1..=longest).contains(&word.chars().count())
+                        && !word.chars().any(|c| c.is_whitespace() || c.is_control()) =>
+                {
+                    Ok(())
+                }
+                Some(_) => Err(out_of_range(value.to_string())),
+                None => Err(wrong_type()),
+            },
             Kind::Words(words) => {
                 let list = value.as_array().ok_or_else(wrong_type)?;
                 let mut seen = Vec::new();
@@ -355,6 +443,13 @@ impl Key {
                     serde_json::from_value(value.clone()).map_err(|_| wrong_type())?;
                 match curves.keys().find(|name| Curve::find(name).is_none()) {
                     Some(unknown) => Err(out_of_range(unknown.clone())),
+                    None => Ok(()),
+                }
+            }
+            Kind::Windows => {
+                let windows: Vec<Window> = serde_json::from_value(value.clone()).map_err(|_| wrong_type())?;
+                match windows.iter().find_map(window::fault) {
+                    Some(fault) => Err(out_of_range(fault)),
                     None => Ok(()),
                 }
             }
@@ -505,6 +600,26 @@ impl Config {
     }
 }
 
+/// The reference of all settings, as Markdown: what `docs/reference/settings.md` holds.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# Settings\n\nSet with `SELECT ruvector_healing_configure('{\"key\": value}')` for the server, with a collection's name \
+         as second argument for one. Without a patch the function returns what is in force. Each change is a row of \
+         `ruvector.settings_history` and of the audit log. `max_attempts_per_hour` n stands for `max_attempts_per_window` n \
+         with `attempt_window_seconds` 3600. This page is written from the table in `crates/healing/src/config.rs`.\n\n\
+         | key | takes | default | where | what it does |\n|---|---|---|---|---|\n",
+    );
+    for key in KEYS {
+        let at = match key.scope {
+            Scope::Server => "server",
+            Scope::Collection => "server, collection",
+        };
+        let (valid, default) = (key.valid().replace('|', "\\|"), (key.default)());
+        text.push_str(&format!("| `{}` | {valid} | `{default}` | {at} |{} |\n", key.name, key.doc));
+    }
+    text
+}
+
 fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -564,6 +679,26 @@ mod tests {
         assert_eq!(effective["require_approval_strategies"], json!(["scale_replicas"]));
         assert_eq!(effective["max_replicas"], Value::Null);
         assert_eq!(Config::default().apply(&json!({})).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_documents_agree_with_the_table() {
+        crate::fixtures::document("settings.md", &reference());
+    }
+
+    #[test]
+    fn windows_are_checked() {
+        let patch = |windows: Value| Config::default().apply(&json!({ "maintenance_windows": windows }));
+        let config = patch(json!([{"from": "22:00", "to": "05:00", "days": ["sat"]}])).unwrap();
+        assert_eq!(config.maintenance_windows[0].days, ["sat"]);
+        for wrong in
+            [json!("22:00"), json!([{"from": "22:00"}]), json!([{"from": "22:00", "to": "23:00", "day": 1}])]
+        {
+            assert!(matches!(patch(wrong), Err(ConfigError::WrongType { .. })));
+        }
+        let error = patch(json!([{"from": "22:00", "to": "25:00"}])).unwrap_err();
+        assert!(matches!(error, ConfigError::OutOfRange { .. }), "{error}");
+        assert!(error.hint().contains("HH:MM"), "{}", error.hint());
     }
 
     #[test]
@@ -648,6 +783,16 @@ mod tests {
             "configuration keys \"max_attempts_per_hour\" and \"attempt_window_seconds\" contradict each other: the first stands for max_attempts_per_window with a window of 3600 s",
             "one call",
         );
+    }
+
+    #[test]
+    fn a_text_is_one_word() {
+        let set = |target: Value| Config::default().apply(&json!({ "scale_target": target }));
+        assert_eq!(set(json!("data/statefulset/pg-read")).unwrap().scale_target, "data/statefulset/pg-read");
+        for wrong in [json!(""), json!("a b"), json!("a\n"), json!("x".repeat(301))] {
+            assert!(matches!(set(wrong), Err(ConfigError::OutOfRange { .. })));
+        }
+        assert!(matches!(set(json!(3)), Err(ConfigError::WrongType { .. })));
     }
 
     #[test]

@@ -12,14 +12,17 @@ use pacing::{attempts_exhausted_until, ineffective, on_component, waits_here};
 use crate::classify::{Problem, ProblemClass, diagnose};
 use crate::config::{Config, Mode};
 use crate::integrity::{Assessment, IntegrityState, StateRecord};
+use crate::learning::{self, Choice, Learned};
 use crate::lifecycle::Status;
 use crate::plan::Plan;
 use crate::remedies::{self, Limits, NotApplicable, Params, Remedy};
 use crate::snapshot::{Snapshot, UnixMs};
 
 mod begin;
+mod gates;
 mod pacing;
 mod reason;
+mod selection;
 #[cfg(test)]
 mod tests;
 
@@ -32,22 +35,41 @@ pub enum Request {
     /// A human asks to heal now: as automatic, but without waiting for state, dwell and cooldown.
     Trigger,
     /// A human names the strategy. Ignores state, dwell, cooldown, attempts, backoff, ineffectiveness and the mode;
-    /// obeys the off switch, recovery, single flight, the server's limit, disk, breaker and required approvals.
+    /// obeys the off switch and a pause, recovery, single flight, the server's limits, disk, breaker and required approvals.
+    /// Quiet and maintenance windows are for the healer: a human who names a strategy has looked.
     Execute {
         /// Its name.
         strategy: String,
         /// Its parameters (an object, or null for none).
         params: Value,
     },
+    /// A human takes back an earlier action; [`crate::rollback`] plans that. Obeys what `Execute` obeys.
+    Rollback {
+        /// Number of that action.
+        of: i64,
+    },
+}
+
+impl Request {
+    /// Whether a human has named what is to be done: then it is not for the healer to say whether it is needed now.
+    pub fn by_hand(&self) -> bool {
+        matches!(self, Request::Execute { .. } | Request::Rollback { .. })
+    }
 }
 
 /// Actions that are approved, executing or verifying now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct InFlight {
     /// On this collection's table tree.
     pub this_table: u32,
     /// On the whole server, this table's included.
     pub server: u32,
+    /// Sum of the impacts of those on the server.
+    #[serde(default)]
+    pub impact: f64,
+    /// Those of them that build an index.
+    #[serde(default)]
+    pub builds: u32,
 }
 
 /// Everything that a decision rests on.
@@ -65,6 +87,8 @@ pub struct DecisionInput<'a> {
     pub history: &'a [Attempt],
     /// What is known of the remedies on it.
     pub arms: &'a [Arm],
+    /// What was learned from outcomes.
+    pub learned: &'a Learned,
     /// What runs now.
     pub in_flight: InFlight,
     /// The present time.
@@ -87,6 +111,8 @@ pub enum ApprovalReason {
     Irreversible,
     /// A human asked for a plan above `max_auto_heal_impact`.
     Impact,
+    /// The remedy failed here lately: the autonomy ladder has lowered it to approve.
+    Autonomy,
 }
 
 impl ApprovalReason {
@@ -98,6 +124,7 @@ impl ApprovalReason {
             ApprovalReason::Strategy => "strategy",
             ApprovalReason::Irreversible => "irreversible",
             ApprovalReason::Impact => "impact",
+            ApprovalReason::Autonomy => "autonomy",
         }
     }
 }
@@ -140,6 +167,8 @@ pub enum Decision {
         dry_run: bool,
         /// What was not taken.
         rejected: Vec<Rejected>,
+        /// How it was chosen among the remedies of its step; None: a human named it.
+        choice: Option<Box<Choice>>,
     },
     /// Do nothing.
     Refuse {
@@ -172,6 +201,12 @@ impl Refusal {
     }
 }
 
+impl From<gates::Closed> for Refusal {
+    fn from(closed: gates::Closed) -> Self {
+        Self { reason: closed.reason, detail: closed.detail, until: closed.until }
+    }
+}
+
 /// Decides. The same input gives the same decision.
 pub fn decide(input: &DecisionInput<'_>) -> Decision {
     let refuse = |refusal: Refusal, planned, rejected| Decision::Refuse {
@@ -193,6 +228,7 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
         }
     }
     let mut rejected = Vec::new();
+    let mut only_planned = None;
     for candidate in candidates(input, &params) {
         let candidate = match candidate {
             Ok(candidate) => candidate,
@@ -205,24 +241,106 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
             rejected.push(candidate.rejected(refusal));
             continue;
         }
-        let planned = Box::new(candidate.0);
-        let by_hand = matches!(input.request, Request::Execute { .. });
+        let by_hand = input.request.by_hand();
+        if !by_hand && selection::is_lowered_to_observe(input, &candidate.0.plan.strategy) {
+            let refusal = Refusal::new(
+                Reason::AutonomyLowered,
+                format!("{}: {}", candidate.0.plan.strategy, Reason::AutonomyLowered.explain()),
+            );
+            rejected.push(candidate.rejected(refusal));
+            only_planned.get_or_insert(Box::new(candidate.0));
+            continue;
+        }
+        let Candidate(planned, choice) = candidate;
+        let planned = Box::new(planned);
         if input.config.mode == Mode::Observe && !by_hand && !params.dry_run() {
             let refusal = Refusal::new(Reason::ObserveMode, Reason::ObserveMode.explain());
             return refuse(refusal, Some(planned), rejected);
         }
         let approval = approval(input, &planned);
-        return Decision::Act { planned, approval, dry_run: params.dry_run(), rejected };
+        return Decision::Act { planned, approval, dry_run: params.dry_run(), rejected, choice };
     }
     // The first alternative looked at is the best one: its reason is what stands in the way.
     let refusal = match rejected.first() {
         Some(first) => Refusal { reason: first.reason, detail: first.detail.clone(), until: first.until },
         None => Refusal::new(Reason::NothingToDo, Reason::NothingToDo.explain()),
     };
-    refuse(refusal, None, rejected)
+    refuse(refusal, only_planned, rejected)
+}
+
+/// Whether a remedy could act on the collection by itself now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Eligibility {
+    /// The remedy.
+    pub strategy: String,
+    /// How far it goes by itself: what a human has set, or lower.
+    pub mode: Mode,
+    /// Why it would not act; None: it would, if it is chosen.
+    pub reason: Option<Reason>,
+    /// The same with the figures.
+    pub detail: Option<String>,
+}
+
+/// Of every remedy whether it could act now, and if not why; sorted by name. `input.request` is taken as automatic.
+pub fn eligibility(input: &DecisionInput<'_>) -> Vec<Eligibility> {
+    let input = &DecisionInput { request: &Request::Automatic, ..*input };
+    let gate = gate_server(input).and_then(|()| gate_time(input)).err();
+    let all = if gate.is_none() { candidates(input, &Params::default()) } else { vec![] };
+    let of = |strategy: &str| -> Option<(Reason, String)> {
+        if let Some(refusal) = &gate {
+            return Some((refusal.reason, refusal.detail.clone()));
+        }
+        let mut refused = None;
+        for alternative in &all {
+            let refusal = match alternative {
+                Ok(candidate) if candidate.0.plan.strategy == strategy => {
+                    if let Some(refusal) = candidate.check(input, false) {
+                        (refusal.reason, refusal.detail)
+                    } else if selection::is_lowered_to_observe(input, strategy) {
+                        (Reason::AutonomyLowered, Reason::AutonomyLowered.explain().to_owned())
+                    } else if input.config.mode == Mode::Observe {
+                        (Reason::ObserveMode, Reason::ObserveMode.explain().to_owned())
+                    } else {
+                        return None;
+                    }
+                }
+                Err(rejected) if rejected.strategy.as_deref() == Some(strategy) => {
+                    (rejected.reason, rejected.detail.clone())
+                }
+                _ => continue,
+            };
+            refused.get_or_insert(refusal);
+        }
+        // Alternatives without a name speak for a whole problem: unknown, or healed in vain.
+        let unnamed = || all.iter().find_map(|a| a.as_ref().err().filter(|r| r.strategy.is_none()));
+        refused.or_else(|| unnamed().map(|r| (r.reason, r.detail.clone()))).or_else(|| {
+            Some((Reason::NothingToDo, "it treats none of the problems that are there now".to_owned()))
+        })
+    };
+    remedies::ALL
+        .iter()
+        .map(|remedy| {
+            let (reason, detail) = of(remedy.name()).unzip();
+            let mode = selection::mode(input, remedy.name());
+            Eligibility { strategy: remedy.name().to_owned(), mode, reason, detail }
+        })
+        .collect()
+}
+
+/// Why a rollback may not be carried out now, if it may not: the gates of a manual request.
+pub fn refuse_rollback(input: &DecisionInput<'_>, plan: &Plan) -> Option<(Reason, String)> {
+    let closed = |refusal: Refusal| (refusal.reason, refusal.detail);
+    if let Err(refusal) = gate_server(input) {
+        return Some(closed(refusal));
+    }
+    gates::room(plan, input.config, input.snapshot, &input.in_flight).map(|gate| closed(gate.into()))
 }
 
 fn params(request: &Request) -> Result<Params, Refusal> {
+    if let Request::Rollback { .. } = request {
+        let detail = "healing::rollback plans it, not a remedy";
+        return Err(Refusal::new(Reason::InvalidRequest, detail));
+    }
     let Request::Execute { strategy, params } = request else { return Ok(Params::default()) };
     if remedies::find(strategy).is_none() {
         let names: Vec<&str> = remedies::ALL.iter().map(|remedy| remedy.name()).collect();
@@ -240,6 +358,12 @@ fn gate_server(input: &DecisionInput<'_>) -> Result<(), Refusal> {
     let DecisionInput { config, snapshot, in_flight, now, .. } = *input;
     if !config.enabled {
         return Err(Refusal::new(Reason::Disabled, Reason::Disabled.explain()));
+    }
+    if let Some(until) = config.paused_until.filter(|until| *until > now) {
+        let seconds = (until - now + 999) / 1000;
+        return Err(
+            Refusal::new(Reason::Paused, format!("healing is paused for {seconds} s more")).until(until)
+        );
     }
     if snapshot.in_recovery {
         return Err(Refusal::new(Reason::InRecovery, Reason::InRecovery.explain()));
@@ -272,8 +396,8 @@ fn gate_server(input: &DecisionInput<'_>) -> Result<(), Refusal> {
 
 /// What holds for automatic healing, and in part for a trigger.
 fn gate_time(input: &DecisionInput<'_>) -> Result<(), Refusal> {
-    let DecisionInput { config, state, assessment, history, now, .. } = *input;
-    if matches!(input.request, Request::Execute { .. }) {
+    let DecisionInput { config, state, assessment, snapshot, history, now, .. } = *input;
+    if input.request.by_hand() {
         return Ok(());
     }
     if assessment.lambda.is_none() {
@@ -308,11 +432,18 @@ fn gate_time(input: &DecisionInput<'_>) -> Result<(), Refusal> {
         )
         .until(until));
     }
+    if *input.request == Request::Automatic
+        && let Some(until) = learning::control_until(snapshot.collection_id, state, config, now)
+    {
+        let seconds = (until - now + 999) / 1000;
+        let detail = format!("healing is delayed at random for {seconds} s more");
+        return Err(Refusal::new(Reason::ControlDelay, detail).until(until));
+    }
     Ok(())
 }
 
-/// A plan that could be carried out, before the gates of single plans.
-struct Candidate(Planned);
+/// A plan that could be carried out, before the gates of single plans, and how it was chosen.
+struct Candidate(Planned, Option<Box<Choice>>);
 
 impl Candidate {
     fn rejected(&self, refusal: Refusal) -> Rejected {
@@ -338,7 +469,10 @@ impl Candidate {
                 format!("{}: {}", plan.strategy, Reason::BreakerOpen.explain()),
             ));
         }
-        if matches!(input.request, Request::Execute { .. }) {
+        if let Some(closed) = gates::room(plan, input.config, input.snapshot, &input.in_flight) {
+            return Some(closed.into());
+        }
+        if input.request.by_hand() {
             return None;
         }
         if let Some(until) = arm.and_then(|arm| arm.backoff_until).filter(|until| *until > input.now) {
@@ -370,7 +504,7 @@ impl Candidate {
                 ),
             ));
         }
-        None
+        gates::quiet(&self.0, input.config, input.snapshot, input.now).map(Refusal::from)
     }
 }
 
@@ -424,23 +558,7 @@ fn of_problem(
         let detail = format!("no remedy treats {}", problem.class.as_str());
         return none(Reason::NoStrategy, detail, None);
     }
-    let weight = |strategy: &str| {
-        let arm = input.arms.iter().find(|arm| arm.strategy == strategy);
-        arm.map(|arm| arm.weight).filter(|weight| weight.is_finite()).unwrap_or(1.0)
-    };
-    found.sort_by(|a, b| match (a, b) {
-        (Ok(a), Ok(b)) => {
-            let (a, b) = (&a.0.plan, &b.0.plan);
-            // What was tried last and left the problem standing comes after the next step of the ladder.
-            (tried(a, problem, input).cmp(&tried(b, problem, input)))
-                .then(a.impact.total_cmp(&b.impact))
-                .then(weight(&b.strategy).total_cmp(&weight(&a.strategy)))
-                .then(a.strategy.cmp(&b.strategy))
-        }
-        (Ok(_), Err(_)) => std::cmp::Ordering::Less,
-        (Err(_), Ok(_)) => std::cmp::Ordering::Greater,
-        (Err(a), Err(b)) => a.strategy.cmp(&b.strategy),
-    });
+    selection::order(&mut found, problem, input);
     found
 }
 
@@ -451,7 +569,7 @@ fn candidate(
     limits: &Limits,
 ) -> Result<Candidate, Rejected> {
     match remedy.plan(problem, input.snapshot, limits) {
-        Ok(plan) => Ok(Candidate(Planned { problem: problem.clone(), plan })),
+        Ok(plan) => Ok(Candidate(Planned { problem: problem.clone(), plan }, None)),
         Err(why) => Err(reject(Some(problem), remedy, &why)),
     }
 }
@@ -463,6 +581,7 @@ fn reject(problem: Option<&Problem>, remedy: &dyn Remedy, why: &NotApplicable) -
         reason: match why {
             NotApplicable::NothingToDo { .. } => Reason::NothingToDo,
             NotApplicable::DiskHeadroom { .. } => Reason::DiskHeadroom,
+            NotApplicable::NoOrchestrator { .. } => Reason::NoOrchestrator,
             _ => Reason::NotApplicable,
         },
         detail: format!("{}: {why}", remedy.name()),
@@ -480,7 +599,7 @@ fn tried(plan: &Plan, problem: &Problem, input: &DecisionInput<'_>) -> bool {
 
 fn approval(input: &DecisionInput<'_>, planned: &Planned) -> Option<ApprovalReason> {
     let config = input.config;
-    let by_hand = matches!(input.request, Request::Execute { .. });
+    let by_hand = input.request.by_hand();
     let class = planned.problem.class.as_str();
     if config.require_approval.iter().any(|name| name == class) {
         Some(ApprovalReason::ProblemClass)
@@ -492,6 +611,8 @@ fn approval(input: &DecisionInput<'_>, planned: &Planned) -> Option<ApprovalReas
         Some(ApprovalReason::Impact)
     } else if !by_hand && config.mode == Mode::Approve {
         Some(ApprovalReason::Mode)
+    } else if !by_hand && selection::mode(input, &planned.plan.strategy) == Mode::Approve {
+        Some(ApprovalReason::Autonomy)
     } else {
         None
     }

@@ -281,6 +281,62 @@ pub fn step(step: &Step) -> String {
         Step::TuneSearchEffort { of, objective } => {
             format!("set the least {} of {} that finds {objective:.2}", of.method.effort_setting(), of.name)
         }
+        Step::SetRoutingWeight { of, weight, lease: None } => {
+            format!("send new rows to {} by weight {weight:.2}", of.name)
+        }
+        Step::SetRoutingWeight { of, weight, lease: Some(lease) } => format!(
+            "send new rows to {} by weight {weight:.2} for {} s, then by {:.2}",
+            of.name, lease.seconds, lease.after
+        ),
+        Step::MoveRows { moves, .. } => {
+            let each: Vec<String> = moves
+                .iter()
+                .map(|one| {
+                    let cold = if one.cold { "cold " } else { "" };
+                    format!("{} {cold}rows from {} to {}", one.rows, one.from.name, one.to.name)
+                })
+                .collect();
+            format!("move at most {}", each.join(", "))
+        }
+        Step::ScaleReplicas { target, max_replicas, .. } => {
+            format!(
+                "scale {target} up by half, to {max_replicas} replicas at most, and wait until they are ready"
+            )
+        }
+        Step::SetThrottle { percentages, lease_s, .. } => format!(
+            "take {} % off the usual rate of writers and {} % off bulk, for {lease_s} s",
+            percentages.throttle_pct, percentages.bulk_throttle_pct
+        ),
+        Step::PauseJob { jobid, lease_s, .. } => format!("pause job {jobid} of pg_cron for {lease_s} s"),
+        Step::PauseAutovacuum { lease_s } => format!("keep autovacuum away for {lease_s} s"),
+        Step::DrainMaintenance { wait_for, cancel, wait_s } => {
+            let named = |what: &str, jobs: &[String]| match jobs.is_empty() {
+                true => None,
+                false => Some(format!("{what} {}", jobs.join(", "))),
+            };
+            let waiting = named("wait for", wait_for).map(|wait| format!("{wait}, at most {wait_s} s"));
+            let both: Vec<String> = [named("cancel", cancel), waiting].into_iter().flatten().collect();
+            both.join(" and ")
+        }
+    }
+}
+
+/// The strongest lock that a step takes on what users share, for a dry run.
+pub fn locks(step: &Step) -> &'static str {
+    if matches!(
+        step,
+        Step::BuildIndex { .. }
+            | Step::DropLoser { .. }
+            | Step::DropInvalid { .. }
+            | Step::ReindexConcurrently { .. }
+    ) {
+        "SHARE UPDATE EXCLUSIVE on the table: readers and writers go on; it waits for older transactions"
+    } else if matches!(step, Step::SwapIndex { .. }) {
+        "SHARE UPDATE EXCLUSIVE on the two indexes, for a moment"
+    } else if matches!(step, Step::CompareIndexes { .. } | Step::TuneSearchEffort { .. }) {
+        "ACCESS SHARE on the table, in short transactions"
+    } else {
+        "those that its own words name"
     }
 }
 

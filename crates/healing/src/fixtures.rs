@@ -2,8 +2,8 @@
 
 use crate::hnsw::Density;
 use crate::snapshot::{
-    CentroidGroup, Horizon, Index, IvfHealth, Job, Load, Memory, Method, Partition, Reading, RecallPoint,
-    Replacement, Replica, Server, Slots, Snapshot,
+    Around, CentroidGroup, Horizon, Index, IvfHealth, Job, Load, Memory, Method, Partition, Reading,
+    RecallPoint, Replacement, Replica, Server, Slots, Snapshot,
 };
 
 /// The time at which every fixture is observed.
@@ -46,6 +46,11 @@ pub(crate) fn snapshot(partitions: u32, groups: u32, hnsw: u32) -> Snapshot {
         horizon: None,
         slots: None,
         memory: None,
+        managed: None,
+        orchestrator: None,
+        scheduled: None,
+        ingestion: None,
+        around: Around::default(),
     }
 }
 
@@ -187,4 +192,17 @@ pub(crate) fn ivf(index: &mut Index) -> &mut IvfHealth {
         Reading::Known(ivf) => ivf,
         Reading::Unknown(reason) => panic!("{reason}"),
     }
+}
+
+/// Compares a page of the reference with what the code says of it; writes it instead where `RUVECTOR_WRITE_DOCS` is set.
+pub(crate) fn document(name: &str, expected: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference").join(name);
+    if std::env::var_os("RUVECTOR_WRITE_DOCS").is_some() {
+        std::fs::write(&path, expected).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{name} is not what the code says: RUVECTOR_WRITE_DOCS=1 cargo test -p healing document"
+    );
 }

@@ -12,6 +12,7 @@
 //! What this crate never does: it holds no user vectors beyond a call, renders no SQL, and keeps no state between
 //! calls.
 
+pub mod audit;
 pub mod build_memory;
 pub mod classify;
 pub mod clean_size;
@@ -27,14 +28,23 @@ pub mod hnsw;
 pub mod integrity;
 pub mod ivf;
 pub mod kmeans;
+pub mod learning;
+pub mod lease;
 pub mod leftover;
 pub mod lifecycle;
 pub mod limits;
 pub mod load;
+pub mod moves;
 pub mod params;
+pub mod placement;
 pub mod plan;
 pub mod recovery;
 pub mod remedies;
+pub mod replay;
+pub mod rollback;
+pub mod scaling;
 pub mod snapshot;
+pub mod throttle;
 pub mod verdict;
 pub mod verification;
+pub mod window;

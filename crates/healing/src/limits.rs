@@ -61,6 +61,21 @@ pub enum NotApplicable {
         /// Which, and why.
         detail: String,
     },
+    /// Rows are not ours to move.
+    #[error("its rows are not ours to move: {detail}")]
+    RowsNotOurs {
+        /// Why.
+        detail: String,
+    },
+    /// Nothing is there that could start a replica.
+    #[error("there is no orchestrator: {detail}")]
+    NoOrchestrator {
+        /// What is missing.
+        detail: String,
+    },
+    /// Writers of the collection wait, and what waits holds a snapshot that a build would have to wait for.
+    #[error("its writers are throttled; nothing is built before that is over")]
+    Throttled,
     /// `manage_search_effort` is off.
     #[error("the search effort is not ours to set (manage_search_effort is off)")]
     EffortNotManaged,
@@ -78,6 +93,9 @@ pub struct Limits {
     /// `maintenance_work_mem` that a build gets, bytes; None: the executor raises it to what the build needs, up to
     /// [`crate::ivf::BUILD_MEMORY_BYTES`].
     pub build_memory_bytes: Option<u64>,
+    /// Whether the collection's writers are throttled.
+    #[serde(default)]
+    pub throttled: bool,
     /// Parameters of a manual request.
     pub params: Params,
 }
@@ -90,12 +108,16 @@ impl Limits {
             state,
             disk_free_bytes: snapshot.disk_free_bytes.known().copied(),
             build_memory_bytes: None,
+            throttled: snapshot.ingestion.as_ref().is_some_and(|ingestion| ingestion.throttle.is_some()),
             params,
         }
     }
 
-    /// Checks that this much disk may be used.
+    /// Checks that a build that needs this much disk may be begun.
     pub(crate) fn check_disk(&self, needed_bytes: u64) -> Result<(), NotApplicable> {
+        if self.throttled {
+            return Err(NotApplicable::Throttled);
+        }
         let free_bytes = self.disk_free_bytes.ok_or_else(|| NotApplicable::MeasurementMissing {
             detail: "the free disk space is not known".to_owned(),
         })?;

@@ -12,12 +12,13 @@ const RATIO_MAX: f64 = 1000.0;
 
 /// Load of each partition ÷ mean load of the other partitions of its server, or why it is not known. The mean counts as
 /// `load_floor_blocks` at least, so that a trickle is never hot. A partition that is alone on its server, or whose load
-/// nobody looks at, has no entry.
+/// nobody looks at, has no entry; nor has one for cold rows, which is meant to idle.
 pub fn ratios(snapshot: &Snapshot, config: &Config) -> BTreeMap<Oid, Result<f64, String>> {
     // Sum and number of the known loads of each server.
     let mut servers: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
     let mut members: BTreeMap<&str, u32> = BTreeMap::new();
-    for partition in &snapshot.partitions {
+    let counted = || snapshot.partitions.iter().filter(|partition| !snapshot.is_cold(partition.oid));
+    for partition in counted() {
         *members.entry(&partition.server).or_default() += 1;
         if let Some(blocks) = known(partition) {
             let server = servers.entry(&partition.server).or_default();
@@ -36,9 +37,7 @@ pub fn ratios(snapshot: &Snapshot, config: &Config) -> BTreeMap<Oid, Result<f64,
         let others = ((sum - own) / (count - 1.0)).max(config.load_floor_blocks);
         Ok((own / others).min(RATIO_MAX))
     };
-    snapshot
-        .partitions
-        .iter()
+    counted()
         .filter(|partition| members.get(partition.server.as_str()).is_some_and(|count| *count > 1))
         .filter_map(|partition| Some((partition.oid, ratio(partition, partition.load.as_ref()?))))
         .collect()
@@ -120,6 +119,7 @@ impl Usual {
 mod tests {
     use super::*;
     use crate::fixtures::{load, snapshot};
+    use crate::snapshot::{Managed, Place};
 
     fn of(blocks: &[f64]) -> Snapshot {
         let mut loaded = snapshot(blocks.len() as u32, 0, 1);
@@ -155,6 +155,16 @@ mod tests {
         loaded.partitions[2].server = "other".to_owned();
         assert_eq!((ratio(&loaded, 1000), ratio(&loaded, 1002)), (Some(4.0), None));
         assert!(!ratios(&loaded, &Config::default()).contains_key(&1002));
+    }
+
+    #[test]
+    fn a_partition_for_cold_rows_makes_no_other_hot() {
+        let mut loaded = of(&[1000.0, 1000.0, 0.0]);
+        assert_eq!(ratio(&loaded, 1000), Some(2.0));
+        let place =
+            Place { oid: 1002, number: 0, weight: 0.0, cold: true, elsewhere: false, cold_rows: None };
+        loaded.managed = Some(Managed { fixed: None, noticed: None, by_tenant: false, places: vec![place] });
+        assert_eq!((ratio(&loaded, 1000), ratio(&loaded, 1002)), (Some(1.0), None));
     }
 
     #[test]

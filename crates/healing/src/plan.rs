@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::snapshot::{Method, Oid};
+use crate::throttle::{Percentages, Rates};
 
 /// An ordered list of steps against one problem of one collection. A dry run is a printed plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -187,6 +188,103 @@ pub enum Step {
         /// Recall@k to be met.
         objective: f64,
     },
+    /// Set how large a part of the new rows a partition of a managed collection gets. Inverse: the former weight.
+    SetRoutingWeight {
+        /// The partition.
+        of: PlaceRef,
+        /// Weight until the lease ends, or for good.
+        weight: f64,
+        /// Seconds after which another weight holds by itself, and which; None: for good.
+        lease: Option<WeightLease>,
+    },
+    /// Move rows between partitions of a managed collection, one move after the other, each in batches that keep writers
+    /// waiting for a moment only. Inverse: the same rows back, the last batch first.
+    MoveRows {
+        /// The moves.
+        moves: Vec<Move>,
+        /// What λ of the component was; after each move it is measured again (see [`crate::moves::Watch`]). None: the moves
+        /// are not expected to show in λ.
+        lambda: Option<f64>,
+        /// Pause after each batch ÷ time for which it held the lock.
+        pause_ratio: f64,
+    },
+    /// Ask the orchestrator for half as many read replicas more, rounded up, and wait until they are ready.
+    /// Inverse: the former number.
+    ScaleReplicas {
+        /// What to scale, as `scale_target` names it.
+        target: String,
+        /// Most replicas to ask for.
+        max_replicas: i64,
+        /// Longest wait for them, seconds.
+        ready_timeout_s: i64,
+    },
+    /// Take a share off the usual rate of the collection's writers, under a lease. Inverse: end the lease, by which what
+    /// was before counts again; both previous shares are read first and noted.
+    SetThrottle {
+        /// What is taken off.
+        percentages: Percentages,
+        /// The usual rate that it is taken off.
+        baseline: Rates,
+        /// Seconds after which it ends by itself.
+        lease_s: i64,
+    },
+    /// Make a job of pg_cron inactive, under a lease. Inverse: make it active again, if it still is the same job.
+    PauseJob {
+        /// Its number in `cron.job`.
+        jobid: i64,
+        /// Its command when it was planned; one that was changed is another job.
+        command: String,
+        /// Seconds after which it is made active again.
+        lease_s: i64,
+    },
+    /// Keep autovacuum away from the collection's tables by a lock that gives way to everybody, under a lease. PostgreSQL
+    /// cancels an autovacuum that holds them. Inverse: let go of the lock.
+    PauseAutovacuum {
+        /// Seconds after which autovacuum may come again.
+        lease_s: i64,
+    },
+    /// Cancel some maintenance and wait for other to end. What is cancelled comes again by itself: no inverse is needed.
+    DrainMaintenance {
+        /// Jobs to wait for, by their ids; those that are left after the time go on.
+        wait_for: Vec<String>,
+        /// Jobs to cancel.
+        cancel: Vec<String>,
+        /// Longest wait, seconds.
+        wait_s: i64,
+    },
+}
+
+/// A partition of a managed collection at planning time; a step looks again whether it is that one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PlaceRef {
+    /// OID of the leaf.
+    pub oid: Oid,
+    /// Its `partition_id`.
+    pub number: i32,
+    /// Schema-qualified, quoted name.
+    pub name: String,
+}
+
+/// A weight that ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct WeightLease {
+    /// Seconds until then.
+    pub seconds: i64,
+    /// Weight from then on.
+    pub after: f64,
+}
+
+/// Rows that go from one partition to another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Move {
+    /// Where they are.
+    pub from: PlaceRef,
+    /// Where they go.
+    pub to: PlaceRef,
+    /// How many at most.
+    pub rows: u64,
+    /// Only those that meet the collection's condition for cold rows.
+    pub cold: bool,
 }
 
 impl Step {
@@ -216,6 +314,11 @@ impl Step {
             | Step::DropInvalid { of }
             | Step::ReindexConcurrently { of, .. }
             | Step::TuneSearchEffort { of, .. } => Some(of),
+            Step::SetRoutingWeight { .. } | Step::MoveRows { .. } | Step::ScaleReplicas { .. } => None,
+            Step::SetThrottle { .. }
+            | Step::PauseJob { .. }
+            | Step::PauseAutovacuum { .. }
+            | Step::DrainMaintenance { .. } => None,
         }
     }
 }

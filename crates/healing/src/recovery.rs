@@ -454,6 +454,14 @@ fn inverse(entry: &JournalEntry, details: Value) -> Option<RecoveryCommand> {
         Step::ReindexConcurrently { of, .. } if entry.state == StepState::Intent => {
             Some(RecoveryCommand::DropReindexLeftover { step_no, of: of.clone(), details })
         }
+        Step::SetRoutingWeight { .. } | Step::MoveRows { .. } | Step::ScaleReplicas { .. } => {
+            Some(RecoveryCommand::Revert { step_no, step: Box::new(entry.step.clone()), details })
+        }
+        Step::SetThrottle { .. } | Step::PauseJob { .. } | Step::PauseAutovacuum { .. } => {
+            Some(RecoveryCommand::Revert { step_no, step: Box::new(entry.step.clone()), details })
+        }
+        // What was cancelled comes again by itself.
+        Step::DrainMaintenance { .. } => None,
         // A finished reindex has no inverse, a comparison no effect, and a loser is dropped after the verdict.
         Step::ReindexConcurrently { .. } | Step::CompareIndexes { .. } | Step::DropLoser { .. } => None,
     }

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::hnsw::Density;
+use crate::throttle::Ingestion;
 
 /// A PostgreSQL object identifier (`oid`), used as the identity of tables and indexes.
 pub type Oid = u32;
@@ -75,6 +76,88 @@ pub struct Snapshot {
     /// Memory of the machine or of the control group that the server is confined to.
     #[serde(default)]
     pub memory: Option<Reading<Memory>>,
+    /// How rows are routed to partitions, where that is ours to say (a managed collection).
+    #[serde(default)]
+    pub managed: Option<Managed>,
+    /// What can start further read replicas; empty where nothing can, or nobody looks.
+    #[serde(default)]
+    pub orchestrator: Option<String>,
+    /// Jobs of pg_cron that maintain the collection's tables; None where there is no pg_cron.
+    #[serde(default)]
+    pub scheduled: Option<Reading<Vec<Scheduled>>>,
+    /// How fast it is written, and what holds that back.
+    #[serde(default)]
+    pub ingestion: Option<Ingestion>,
+    /// What else decides whether now is the time; no part of the graph.
+    #[serde(default)]
+    pub around: Around,
+}
+
+impl Snapshot {
+    /// Whether a partition is for cold rows.
+    pub(crate) fn is_cold(&self, partition: Oid) -> bool {
+        self.managed
+            .as_ref()
+            .is_some_and(|managed| managed.places.iter().any(|place| place.oid == partition && place.cold))
+    }
+}
+
+/// The routing of a managed collection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Managed {
+    /// Why its rows can never be moved; None: they can.
+    pub fixed: Option<String>,
+    /// What of its owner's a move would set off or be refused by (`move_despite_triggers`); None: nothing.
+    pub noticed: Option<String>,
+    /// Whether rows of one tenant are kept together.
+    pub by_tenant: bool,
+    /// Its partitions.
+    pub places: Vec<Place>,
+}
+
+/// A partition of a managed collection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// OID of the leaf.
+    pub oid: Oid,
+    /// Its `partition_id`.
+    pub number: i32,
+    /// Its weight for new rows.
+    pub weight: f64,
+    /// It is for cold rows: no new rows go there, and nothing is moved there to balance load.
+    pub cold: bool,
+    /// It is on another server.
+    pub elsewhere: bool,
+    /// Its rows that belong into the cold partition; None where no condition says so.
+    #[serde(default)]
+    pub cold_rows: Option<Reading<f64>>,
+}
+
+/// What a plan's beginning depends on beside the collection.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Around {
+    /// What the server does for others; None where nobody looks.
+    #[serde(default)]
+    pub activity: Option<Reading<Activity>>,
+    /// Seconds that the server's clock (its `TimeZone`) is ahead of UTC now; None: UTC.
+    #[serde(default)]
+    pub utc_offset_s: Option<i32>,
+    /// Why this may be a copy of the server that was set up, where nobody has confirmed it yet; None: it is the same.
+    #[serde(default)]
+    pub identity_changed: Option<String>,
+}
+
+/// What the server does for others.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Sessions of clients that run a statement at this moment.
+    pub active_sessions: u32,
+    /// Processors that the server may use.
+    pub cores: u32,
+    /// WAL written since the sample before, bytes a second; None at the first sample.
+    pub wal_bytes_per_s: Option<f64>,
+    /// Of `max_worker_processes`, those that nobody uses.
+    pub free_workers: u32,
 }
 
 /// A server that holds partitions.
@@ -114,6 +197,23 @@ pub struct Job {
     pub waits_s: Option<f64>,
     /// Whom or what it waits for, in words.
     pub waits_for: Option<String>,
+}
+
+/// A job of pg_cron that vacuums, analyzes, reindexes or clusters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduled {
+    /// Its number in `cron.job`.
+    pub jobid: i64,
+    /// Its name, or the beginning of its command.
+    pub name: String,
+    /// Its schedule.
+    pub schedule: String,
+    /// Its command.
+    pub command: String,
+    /// Whether it runs when it is due.
+    pub active: bool,
+    /// The process in which it runs now.
+    pub pid: Option<i32>,
 }
 
 /// What keeps dead rows from being removed.

@@ -203,11 +203,11 @@ impl Row<'_> {
     }
 }
 
-/// Grows the arc arrays by half, but never far beyond what the source has: the rows written so far have at most as
+/// Grows the arc arrays by a quarter, but never far beyond what the source has: the rows written so far have at most as
 /// many arcs as their members had.
 fn reserve(out: &mut Csr, need: usize, arcs_max: usize) {
     if need > out.targets.capacity() {
-        let target = (need + need / 2).min(arcs_max + 1).max(need);
+        let target = (need + need / 4).min(arcs_max + 1).max(need);
         out.targets.reserve_exact(target - out.targets.len());
         out.weights.reserve_exact(target - out.weights.len());
     }

@@ -143,6 +143,11 @@ impl<N: Number> Matrix<N> {
         Ok(())
     }
 
+    /// Gives the cells back: two matrices at once are more than the caller was promised.
+    pub(crate) fn release(&mut self) {
+        self.cells = Vec::new();
+    }
+
     fn stride(rows: usize) -> usize {
         rows.next_multiple_of(BLOCK)
     }

@@ -28,6 +28,7 @@ mod hub;
 mod prefetch;
 mod queue;
 mod rank;
+mod regroup;
 mod scan;
 mod solve;
 #[cfg(test)]

@@ -85,4 +85,26 @@ impl Buckets {
         }
         Some((node, key))
     }
+
+    /// Takes the newest node of the highest key, of those whose key has not grown since.
+    #[inline]
+    pub(crate) fn pop_valid(&mut self, keys: &[u32]) -> Option<u32> {
+        while let Some((node, key)) = self.pop() {
+            if keys[node as usize] == key {
+                return Some(node);
+            }
+        }
+        None
+    }
+
+    /// Drops stale entries: those left are of nodes with a key above 0 and below `threshold`.
+    #[cold]
+    pub(crate) fn refill(&mut self, threshold: u32, keys: &[u32]) {
+        self.reset(threshold);
+        for (node, &key) in keys.iter().enumerate() {
+            if key != 0 && key < threshold {
+                self.push(node as u32, key);
+            }
+        }
+    }
 }

@@ -78,6 +78,26 @@ impl Order {
     }
 }
 
+/// How weights become keys.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keys {
+    /// Bits that a weight loses.
+    pub(crate) shift: u32,
+    /// The key that means the bound.
+    pub(crate) threshold: u32,
+    /// Entries that went stale are swept out once they outnumber the nodes: memory stays proportional to the nodes.
+    pub(crate) pool_max: usize,
+}
+
+impl Keys {
+    pub(crate) fn new(bound: u64, key_bits: u32, nodes: usize) -> Self {
+        let shift = (u64::BITS - bound.leading_zeros()).saturating_sub(key_bits);
+        // Rounded up, as weights are rounded down. The quotient is at most 2^key_bits.
+        let threshold = ((bound + (1 << shift) - 1) >> shift) as u32;
+        Self { shift, threshold, pool_max: 2 * nodes + 1024 }
+    }
+}
+
 /// Scans `graph` from `first`; two nodes get one class only if no cut below `bound` separates them.
 /// `key_bits` is the resolution of the keys, at most [`crate::queue::KEY_BITS_MAX`].
 pub(crate) fn scan(
@@ -90,19 +110,15 @@ pub(crate) fn scan(
     interrupt: &mut dyn FnMut() -> bool,
 ) -> Result<(), Interrupted> {
     let nodes = graph.nodes();
-    let shift = (u64::BITS - bound.leading_zeros()).saturating_sub(key_bits);
-    // Rounded up, as weights are rounded down. The quotient is at most 2^key_bits.
-    let threshold = ((bound + (1 << shift) - 1) >> shift) as u32;
+    let Keys { shift, threshold, pool_max } = Keys::new(bound, key_bits, nodes);
     order.reset(nodes);
     buckets.reset(threshold);
-    // Entries that went stale are swept out once they outnumber the nodes: memory stays proportional to the nodes.
-    let pool_max = 4 * nodes + 1024;
     let (mut head, mut len, mut unseen) = (0, 0, 0);
     let mut next = Some(first);
     while len < nodes {
         let fresh = match next.take() {
             Some(node) => node,
-            None => match pop_valid(buckets, &order.class) {
+            None => match buckets.pop_valid(&order.class) {
                 Some(node) => node,
                 None => {
                     order.reached = order.reached.min(len);
@@ -144,7 +160,7 @@ pub(crate) fn scan(
                 }
             }
             if buckets.pool_len() > pool_max {
-                refill(buckets, threshold, &order.class);
+                buckets.refill(threshold, &order.class);
             }
             if head % NODES_BETWEEN_INTERRUPTS == 0 && interrupt() {
                 return Err(Interrupted);
@@ -153,25 +169,4 @@ pub(crate) fn scan(
     }
     order.starts.push(nodes as u32);
     Ok(())
-}
-
-#[inline]
-fn pop_valid(buckets: &mut Buckets, keys: &[u32]) -> Option<u32> {
-    while let Some((node, key)) = buckets.pop() {
-        if keys[node as usize] == key {
-            return Some(node);
-        }
-    }
-    None
-}
-
-/// Drops stale entries.
-#[cold]
-fn refill(buckets: &mut Buckets, threshold: u32, keys: &[u32]) {
-    buckets.reset(threshold);
-    for (node, &key) in keys.iter().enumerate() {
-        if key != 0 && key < threshold {
-            buckets.push(node as u32, key);
-        }
-    }
 }

@@ -8,6 +8,7 @@ use crate::grow::Grow;
 use crate::hub::Hub;
 
 use crate::queue::Buckets;
+use crate::regroup::Regroup;
 use crate::scan::{Order, VISITED, scan};
 use crate::trail::Trail;
 use crate::{Cut, Graph};
@@ -43,6 +44,7 @@ pub struct Scratch {
     exact: Heap,
     grow: Grow,
     hub: Hub,
+    regroup: Regroup,
     single: Matrix<f32>,
     wide: Matrix<i64>,
     placed: Vec<u32>,
@@ -121,7 +123,8 @@ pub(crate) fn solve(
     scratch: &mut Scratch,
     interrupt: &mut dyn FnMut() -> bool,
 ) -> Result<(), Interrupted> {
-    let Scratch { order, buckets, exact, grow, hub, single, wide, placed, front, back, trail } = scratch;
+    let Scratch { order, buckets, exact, grow, hub, regroup, single, wide, placed, front, back, trail } =
+        scratch;
     let matrix_bytes_max = MATRIX_BYTES_MIN + graph.arcs() / 2 * tuning.matrix_bytes_per_edge;
     trail.reset(graph.nodes());
     // The caller's graph first, then what it was contracted to.
@@ -144,11 +147,13 @@ pub(crate) fn solve(
         let mut grown = false;
         if next == Next::Exact {
             if room(size_of::<i64>()) {
+                single.release();
                 wide.run(current, trail, order, interrupt)?;
             } else {
                 exact.scan(current, trail.value(), order, interrupt)?;
             }
         } else if room(size_of::<f32>()) {
+            wide.release();
             single.run(current, trail, order, interrupt)?;
         } else if next == Next::Any && grow.promises(current, trail.value(), tuning.samples) {
             grow.run(current, trail.value(), order, interrupt)?;
@@ -161,6 +166,12 @@ pub(crate) fn solve(
             }
         } else {
             scan(current, trail.value(), tuning.key_bits, 0, order, buckets, interrupt)?;
+            let mut before = nodes;
+            while 2 * order.classes() > nodes && order.classes() < before && order.reached == nodes {
+                before = order.classes();
+                regroup.scan(current, trail.value(), tuning.key_bits, order, buckets, interrupt)?;
+                trail.found(regroup.least, &regroup.side);
+            }
         }
         if interrupt() {
             return Err(Interrupted);
@@ -200,53 +211,62 @@ pub(crate) fn certify(
     mut quotient: Option<&mut Csr>,
     interrupt: &mut dyn FnMut() -> bool,
 ) -> Result<u64, Interrupted> {
-    let Scratch { order, buckets, grow, hub, placed, front, back, .. } = scratch;
+    let Scratch { order, buckets, grow, hub, regroup, placed, front, back, .. } = scratch;
     let mut bound = upper;
     let tuning = Tuning::DEFAULT;
     class.clear();
     class.extend(0..graph.nodes() as u32);
     let mut current = graph;
-    // Local tests that achieved little are followed by a scan.
+    // Local tests that achieved little are followed by a scan, and a scan that did by one that takes classes for nodes.
     let mut scan_next = false;
+    let mut grouped = false;
     for round in 0..rounds_max {
-        let nodes = current.nodes();
-        let grown = !scan_next && grow.promises(current, bound, tuning.samples);
-        let tested = grown || (!scan_next && hub.promises(current, bound, tuning.samples));
-        if tested {
-            if grown {
-                grow.run(current, bound, order, interrupt)?;
-            } else {
-                hub.run(current, bound, order);
-            }
-            if interrupt() {
-                return Err(Interrupted);
-            }
+        let nodes = if grouped { order.classes() } else { current.nodes() };
+        let grown = !grouped && !scan_next && grow.promises(current, bound, tuning.samples);
+        let tested = grown || (!grouped && !scan_next && hub.promises(current, bound, tuning.samples));
+        if grown {
+            grow.run(current, bound, order, interrupt)?;
+        } else if tested {
+            hub.run(current, bound, order);
+        } else if grouped {
+            regroup.scan(current, bound, tuning.key_bits, order, buckets, interrupt)?;
         } else {
             scan(current, bound, tuning.key_bits, 0, order, buckets, interrupt)?;
         }
-        for class in class.iter_mut() {
-            *class = order.class[*class as usize] & !VISITED;
+        if interrupt() {
+            return Err(Interrupted);
         }
         scan_next = tested && 2 * order.classes() > nodes;
         let classes = order.classes();
-        if quotient.is_some() {
-            if !(grown && grow.contract(current, order, placed, back)) {
-                contract(current, order, tuning.stream_arcs, placed, back);
+        let stalled = !tested && classes > nodes - nodes / PROGRESS_PART;
+        let small = classes <= graph.nodes() / QUOTIENT_PART || bound - lower <= lower / MARGIN_PART_MAX;
+        let last = round + 1 == rounds_max || (stalled && small);
+        grouped = !last && !tested && 2 * classes > current.nodes();
+        if !grouped {
+            for class in class.iter_mut() {
+                *class = order.class[*class as usize] & !VISITED;
             }
-            std::mem::swap(front, back);
-            current = front;
-        } else if round + 1 < rounds_max {
-            debug_assert!(false, "without a quotient there is one round");
+            if quotient.is_some() {
+                if !(grown && grow.contract(current, order, placed, back)) {
+                    contract(current, order, tuning.stream_arcs, placed, back);
+                }
+                std::mem::swap(front, back);
+                current = front;
+            } else {
+                debug_assert!(last, "without a quotient there is one round");
+            }
         }
-        if !tested && classes > nodes - nodes / PROGRESS_PART {
-            if classes <= graph.nodes() / QUOTIENT_PART || bound - lower <= lower / MARGIN_PART_MAX {
-                break;
-            }
+        if last {
+            break;
+        }
+        if stalled {
             bound = lower + (bound - lower) / 2;
         }
     }
     if let Some(quotient) = &mut quotient {
-        std::mem::swap(*quotient, front);
+        // What is next solved in these is the quotient, which may be much smaller than what it was made from.
+        **quotient = std::mem::take(front);
+        *back = Csr::default();
     }
     Ok(bound)
 }

@@ -1,53 +1,122 @@
-//! `ruvectorctl`: the command line of ruvector.
+//! `ruvectorctl`: the command line of ruvector. It presents what SQL offers and decides nothing.
 
-use std::path::PathBuf;
+use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
-use cluster::Version;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
-mod demo;
-mod sandbox;
+mod commands;
+mod connection;
+mod failure;
+mod output;
 
-/// Keeps an eye on pgvector collections.
+use commands::{
+    abort, approve, discover, doctor, execute, explain, history, man, metrics, replay, serve, status,
+    trigger, watch,
+};
+use connection::Place;
+use failure::Failure;
+
+/// Looks after pgvector collections: shows how they are, what is done about it, and lets you decide.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(name = "ruvectorctl", version, about, after_help = failure::CODES, max_term_width = 110)]
 struct Arguments {
+    #[command(flatten)]
+    place: Place,
+    /// Write JSON; errors too, to standard error.
+    #[arg(long, global = true)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show on real embeddings what ruvector sees of a bad index; leaves nothing behind.
-    Demo {
-        /// PostgreSQL to run it on.
-        #[arg(long, default_value = "18", value_parser = version)]
-        pg: Version,
+    Discover(discover::Arguments),
+    Doctor(doctor::Arguments),
+    Status(status::Arguments),
+    Watch(watch::Arguments),
+    Explain(explain::Arguments),
+    History(history::Arguments),
+    Trigger(trigger::Arguments),
+    Execute(execute::Arguments),
+    Approve(approve::Arguments),
+    Abort(abort::Arguments),
+    Replay(replay::Arguments),
+    Metrics(metrics::Arguments),
+    Serve(serve::Arguments),
+    /// Print shell completions: ruvectorctl completions bash > /etc/bash_completion.d/ruvectorctl
+    Completions {
+        /// For which shell.
+        shell: Shell,
     },
-    /// Make a lasting server with the extension in a new directory; the last line is its URI.
-    Sandbox {
-        /// PostgreSQL to use.
-        #[arg(long, default_value = "18", value_parser = version)]
-        pg: Version,
-        /// Directory to make it in; must be absent or empty.
-        directory: PathBuf,
-    },
-    /// Stop a sandbox and remove its directory.
-    SandboxDown {
-        /// The directory given to `sandbox`.
-        directory: PathBuf,
-    },
+    Man(man::Arguments),
+    #[cfg(feature = "workshop")]
+    #[command(flatten)]
+    Workshop(commands::workshop::Command),
 }
 
-fn version(text: &str) -> Result<Version, String> {
-    text.parse().ok().and_then(Version::from_major).ok_or_else(|| "supported are 18 and 15".to_string())
+/// What every subcommand is given.
+struct Call {
+    place: Place,
+    json: bool,
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().command {
-        Command::Demo { pg } => demo::run(pg),
-        Command::Sandbox { pg, directory } => sandbox::up(pg, &directory),
-        Command::SandboxDown { directory } => sandbox::down(&directory),
+async fn run(call: &Call, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Discover(arguments) => discover::run(call, arguments).await,
+        Command::Doctor(arguments) => doctor::run(call, arguments).await,
+        Command::Status(arguments) => status::run(call, arguments).await,
+        Command::Watch(arguments) => watch::run(call, arguments).await,
+        Command::Explain(arguments) => explain::run(call, arguments).await,
+        Command::History(arguments) => history::run(call, arguments).await,
+        Command::Trigger(arguments) => trigger::run(call, arguments).await,
+        Command::Execute(arguments) => execute::run(call, arguments).await,
+        Command::Approve(arguments) => approve::run(call, arguments).await,
+        Command::Abort(arguments) => abort::run(call, arguments).await,
+        Command::Replay(arguments) => replay::run(call, arguments).await,
+        Command::Metrics(arguments) => metrics::run(call, arguments).await,
+        Command::Serve(arguments) => serve::run(call, arguments).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "ruvectorctl", &mut script);
+            output::line(String::from_utf8_lossy(&script).trim_end());
+            Ok(())
+        }
+        Command::Man(arguments) => man::run(Arguments::command(), &arguments),
+        #[cfg(feature = "workshop")]
+        Command::Workshop(command) => commands::workshop::run(command),
     }
+}
+
+fn main() -> ExitCode {
+    let Arguments { place, json, command } = Arguments::parse();
+    let call = Call { place, json };
+    // demo and sandbox have their own threads and must not run inside an executor.
+    #[cfg(feature = "workshop")]
+    if let Command::Workshop(command) = command {
+        return ended(&call, commands::workshop::run(command));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(&call, command)),
+        Err(error) => Err(Failure::local("the program cannot start", error)),
+    };
+    ended(&call, result)
+}
+
+fn ended(call: &Call, result: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = result else { return ExitCode::SUCCESS };
+    if call.json {
+        eprintln!("{}", failure.json());
+    } else {
+        let text = failure.to_string();
+        if !text.is_empty() {
+            eprintln!("ruvectorctl: {text}");
+        }
+        if let Some(hint) = failure.hint() {
+            eprintln!("hint: {hint}");
+        }
+    }
+    ExitCode::from(failure.code())
 }

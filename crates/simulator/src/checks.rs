@@ -41,6 +41,7 @@ pub const ALL: &[&str] = &[
     "credited",
     "disabled",
     "drops_foreign",
+    "rows_elsewhere",
     "ends",
     "false_heal",
     "flapping",
@@ -83,12 +84,30 @@ pub fn conditions(stage: &Stage, collection: usize, plan: &Plan) -> Vec<Conditio
             recall: index.recall(index.effort(world.server_effort)),
             wear: index.shape.misfit + index.shape.skew + index.shape.damage,
         })
+        .chain(strained(stage, collection, plan))
         .collect()
+}
+
+/// What the steps of a plan that concern no index are about: the unevenness of the load, and the reads of this server.
+fn strained(stage: &Stage, collection: usize, plan: &Plan) -> Option<Condition> {
+    let tables = &stage.world.collections[collection].tables;
+    let uneven = tables.iter().map(|table| table.heat).fold(0.0, f64::max);
+    let cold: f64 = tables.iter().filter(|table| !table.cold).map(|table| table.cold_rows).sum();
+    let wear = match plan.steps.iter().find(|step| step.target().is_none())? {
+        Step::MoveRows { moves, .. } if moves.iter().any(|one| one.cold) => cold,
+        Step::MoveRows { .. } | Step::SetRoutingWeight { .. } => uneven,
+        Step::ScaleReplicas { .. } => 1.0 / f64::from(stage.world.strain.readers),
+        _ => return None,
+    };
+    Some(Condition { valid: true, bytes: 0, recall: 1.0, wear })
 }
 
 /// Whether nothing is wrong in truth with any index that a plan names.
 pub fn is_needless(stage: &Stage, collection: usize, plan: &Plan) -> bool {
     let collection = &stage.world.collections[collection];
+    if plan.steps.iter().any(|step| step.target().is_none()) {
+        return collection.tables.iter().all(|table| table.heat == 0.0 && table.cold_rows == 0.0);
+    }
     let effort = stage.world.server_effort;
     collection
         .indexes()
@@ -246,7 +265,22 @@ pub fn ended(stage: &mut Stage, id: i64) {
         stage.violated("one_outcome", format!("action {id} has {} outcomes", action.outcomes));
     }
     let planned = action.planned();
-    let struck = stage.world.collections[action.collection].fault_at;
+    let collection = &stage.world.collections[action.collection];
+    let struck = collection.fault_at;
+    let unfinished = stage.store.unfinished.iter().any(|left| left.action == id);
+    let now = collection.moved();
+    let elsewhere = now.iter().zip(&planned.moved_before).any(|(now, before)| (now.1 - before.1).abs() > 0.5);
+    if matches!(action.status, Status::RolledBack | Status::Failed | Status::Aborted)
+        && !unfinished
+        && elsewhere
+    {
+        let before = &planned.moved_before;
+        stage.violated(
+            "rows_elsewhere",
+            format!("action {id} was undone: moved before {before:?}, now {now:?}"),
+        );
+    }
+    let planned = action.planned();
     if action.status != Status::Succeeded {
         return;
     }
@@ -331,6 +365,10 @@ fn in_flight(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
 /// Nothing acts on a collection: what must be there is there, and nothing else of ours.
 fn at_rest(stage: &mut Stage, number: usize) {
     let mut found = Vec::new();
+    let rows: f64 = stage.world.collections[number].moved().iter().map(|(_, moved)| moved).sum();
+    if rows.abs() > 0.5 {
+        found.push(("content", format!("{rows:.0} rows more than users brought")));
+    }
     let losers: Vec<Oid> =
         stage.store.losers.iter().filter(|(of, _)| *of == number).map(|(_, of)| of.oid).collect();
     let collection = &mut stage.world.collections[number];

@@ -13,6 +13,11 @@ pub const UNREACHABLE_REASONS: &[(Reason, &str)] = &[
     (Reason::InvalidRequest, "SQL refuses unknown strategies and parameters before they are stored"),
     (Reason::UnknownProblem, "every witness that the present graph can have fits a class"),
     (Reason::NoStrategy, "every class that the present graph can have has a remedy"),
+    (Reason::Paused, "nobody in the world pauses"),
+    (Reason::IdentityChanged, "no remedy reaches beyond the server"),
+    (Reason::ImpactBudget, "no two plans here have together more than the budget"),
+    (Reason::NotQuiet, "the world has no foreground load that the healer sees"),
+    (Reason::OutsideWindow, "nobody in the world has set a maintenance window"),
     (Reason::ActionInFlight, "met, but counted apart: it is looked at before all others"),
 ];
 

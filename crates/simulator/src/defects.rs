@@ -23,6 +23,8 @@ pub enum Defect {
     EmptyIsEverything,
     /// Inverses run first to last.
     RollbackInOrder,
+    /// Undoing a move of rows leaves out its first batch.
+    BatchForgotten,
     /// A comparison that is lost swaps all the same, and verification asks the remedy alone.
     NoComparison,
     /// As built: approval starts a plan whatever the off switch, the server's limit and the collection say by then.
@@ -43,7 +45,7 @@ pub enum Defect {
 
 impl Defect {
     /// Every defect.
-    pub const ALL: [Defect; 15] = [
+    pub const ALL: [Defect; 16] = [
         Defect::NoCooldown,
         Defect::NoJournal,
         Defect::LeakedLease,
@@ -52,6 +54,7 @@ impl Defect {
         Defect::StaleSnapshot,
         Defect::EmptyIsEverything,
         Defect::RollbackInOrder,
+        Defect::BatchForgotten,
         Defect::NoComparison,
         Defect::ApprovalSkipsGates,
         Defect::KeepIgnoresAbort,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use healing::engine::{self, Begin, BeginInput, Decision, DecisionInput, InFlight, Reason, Request};
 use healing::integrity::{IntegrityState, StateRecord};
+use healing::learning::Learned;
 use healing::lifecycle::Status;
 use healing::recovery::{self, Gone, Start, StopReason};
 use healing::snapshot::UnixMs;
@@ -273,7 +274,8 @@ fn ask(stage: &Stage, collection: usize, request: &Request) -> Decision {
         snapshot: &observed.snapshot,
         history: &history,
         arms: &stage.store.arms[collection],
-        in_flight: InFlight { this_table, server },
+        learned: &Learned::default(),
+        in_flight: InFlight { this_table, server, ..InFlight::default() },
         now: if stage.has(Defect::StaleSnapshot) { observed.snapshot.taken_at } else { wall },
         request,
     })
@@ -299,6 +301,7 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
     if checks::is_needless(stage, collection, &planned.plan) && !stage.store.actions[&id].by_hand() {
         stage.false_heals += 1;
     }
+    let moved_before = stage.world.collections[collection].moved();
     let action = stage.store.action(id);
     action.decided = Some(at);
     action.needs_approval = needs_approval;
@@ -309,6 +312,7 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
         observed: observed_at,
         panel,
         true_before,
+        moved_before,
     }));
     let status = if needs_approval { Status::AwaitingApproval } else { Status::Approved };
     if let Err(error) = stage.store.advance(id, status, at) {
@@ -476,6 +480,7 @@ pub fn begin(stage: &Stage, id: i64) -> Begin {
         in_flight: InFlight {
             this_table: stage.store.in_flight(number) - itself,
             server: stage.store.all_in_flight() - itself,
+            ..InFlight::default()
         },
         since: match action.status {
             Status::AwaitingApproval => stage.world.wall(),

@@ -36,6 +36,9 @@ pub struct CollectionSpec {
     pub ivfflat: bool,
     /// Each table has an hnsw index.
     pub hnsw: bool,
+    /// Its rows are ours to move between its tables.
+    #[serde(default)]
+    pub managed: bool,
     /// Its indexes are attached to a partitioned one.
     pub attached: bool,
     /// Its settings.
@@ -159,17 +162,22 @@ fn collection(random: &mut Random, mode: Mode) -> CollectionSpec {
     if random.chance(0.3) || mode == Mode::Liveness {
         set("require_approval_irreversible", json!(false));
     }
+    if random.chance(0.4) {
+        set("max_replicas", json!(4));
+        set("require_approval_strategies", json!([]));
+    }
     if random.chance(0.3) {
         set("backoff_base_seconds", json!(60));
         set("breaker_failures", json!(2 + random.below(4)));
     }
     CollectionSpec {
-        partitions: [1, 1, 1, 1, 2, 4][random.below(6)],
+        partitions: [1, 1, 1, 2, 4, 6][random.below(6)],
         rows: 3000.0 * 10f64.powf(random.between(0.0, 1.3)),
         value_bytes: 8 + 4 * [128, 384, 768][random.below(3)],
         ivfflat,
         hnsw: !ivfflat || random.chance(0.4),
         attached: random.chance(0.15),
+        managed: random.chance(0.5),
         settings,
     }
 }

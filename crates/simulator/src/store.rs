@@ -11,7 +11,7 @@ use healing::integrity::{Assessment, StateRecord};
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::{IndexRef, Plan, Step};
 use healing::recovery::{Gone, JournalEntry, StepState, StopReason, retry_at};
-use healing::snapshot::{Snapshot, UnixMs};
+use healing::snapshot::{Oid, Snapshot, UnixMs};
 use healing::verification::Verification;
 use serde_json::Value;
 
@@ -95,6 +95,8 @@ pub struct Planned {
     pub panel: UnixMs,
     /// The indexes that the plan names in truth, when it was made.
     pub true_before: Vec<Condition>,
+    /// Rows that had been moved into each table before it began.
+    pub moved_before: Vec<(Oid, f64)>,
 }
 
 /// An index in truth.

@@ -11,18 +11,21 @@
 
 use std::time::{Duration, Instant};
 
+use healing::classify::Problem;
+use healing::config::Config;
 use healing::explain;
 use healing::integrity::component_lambda;
 use healing::lifecycle::{Lesson, Status};
-use healing::plan::{self, Part, Step};
+use healing::plan::{self, Part, Plan, Step};
 use healing::recovery::{self, RecoveryCommand, StopReason, patience_s};
 use healing::remedies::{self, Remedy};
+use healing::rollback;
 use healing::snapshot::{Snapshot, UnixMs};
 use healing::verification::{Outcome, Verification, verify};
 use pgrx::prelude::*;
 
-use super::{arms, process};
-use crate::collect::{self, Kind};
+use super::{arms, learning, process};
+use crate::collect::{self, Kind, load};
 use crate::error::Error;
 use crate::execute::{self, Context, Went};
 use crate::journal::{self, Action, Ending};
@@ -35,6 +38,9 @@ pub(super) const LOCK_CLASS: u32 = 0x7275_7665;
 pub(super) const LOCK_KIND: i16 = 3;
 /// The window is extended this often while a measurement is missing.
 const WINDOWS_MAX: u32 = 3;
+/// How often the healer's next sample is looked for, and how long beyond two intervals.
+const SAMPLE_LOOK: Duration = Duration::from_millis(250);
+const SAMPLE_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(database: pg_sys::Oid, id: i64) {
     process::start(Some(database), c"ruvector action");
@@ -94,13 +100,58 @@ fn work(id: i64) -> Result<(), Error> {
                 journal::set_deadline(id, action.plan.timeout_s)
             })?;
             action.status = Status::Executing;
-            carry_out(&context, &mut action)
+            match action.takes_back {
+                Some(of) if action.plan.steps.is_empty() => undo_former(&context, &mut action, of),
+                _ => carry_out(&context, &mut action),
+            }
         }
-        Status::Executing | Status::Verifying => recover(&context, &mut action),
+        Status::Executing | Status::Verifying => match action.takes_back {
+            // What takes back what was done is gone on with, not taken back itself.
+            Some(of) if action.plan.steps.is_empty() => undo_former(&context, &mut action, of),
+            _ => recover(&context, &mut action),
+        },
         _ if action.unfinished => return late(&context, &action),
         _ => return Ok(()),
     };
     finish(&context, &action, &came_out)
+}
+
+/// Carries out the inverses of an earlier action's own journal: it is what a human wants taken back. Repeated after a
+/// crash; each inverse does only what is still needed.
+fn undo_former(context: &Context<'_>, action: &mut Action, of: i64) -> CameOut {
+    let failed = |error: String, lesson| CameOut {
+        status: Status::Failed,
+        lesson,
+        verification: None,
+        error: Some(error),
+    };
+    if let Some(StopReason::Abort) = action.stop_reason {
+        return CameOut {
+            status: Status::Aborted,
+            ..failed("stopped by a human".to_owned(), Lesson::Nothing)
+        };
+    }
+    let former = match transaction(|| journal::load(of)) {
+        Ok(Some(former)) => former,
+        Ok(None) => return failed(format!("action {of} is not there"), Lesson::Postponed),
+        Err(error) => return failed(error.to_string(), error.lesson()),
+    };
+    let back = Context { action_id: of, ..*context };
+    let undone = commands(&back, &former, |_, entries| {
+        recovery::undo(entries).map_err(|error| Error::refused(error.to_string()))
+    });
+    if let Err(error) = undone {
+        return failed(format!("action {of} could not be taken back: {error}"), error.lesson());
+    }
+    let advanced = transaction(|| match action.status {
+        Status::Executing => journal::advance(action.id, Status::Executing, Status::Verifying),
+        _ => Ok(()),
+    });
+    if let Err(error) = advanced {
+        return failed(error.to_string(), error.lesson());
+    }
+    action.status = Status::Verifying;
+    CameOut { status: Status::Succeeded, lesson: Lesson::Nothing, verification: None, error: None }
 }
 
 /// A part of the plan that is taken back while the others go on.
@@ -134,7 +185,8 @@ fn steps(context: &Context<'_>, action: &Action) -> Result<Option<LeftOut>, Erro
             continue;
         }
         if !done.contains(&part) {
-            if let (Part::Index(of), false) = (&part, done.is_empty())
+            // Indexes that are rebuilt for the sake of moved rows are not one gain each.
+            if let (Part::Index(of), false) = (&part, done.is_empty() || done.contains(&Part::Whole))
                 && let Some(why) = enough_is_done(context, action, &done, began)
             {
                 let why = format!("{} and what comes after it wait for the next action: {why}", of.name);
@@ -143,12 +195,15 @@ fn steps(context: &Context<'_>, action: &Action) -> Result<Option<LeftOut>, Erro
             }
             done.push(part.clone());
         }
-        if let Went::Lost(why) = execute::perform(context, step_no, step)? {
-            commands(context, action, |_, entries| Ok(recovery::undo_part(entries, &part)))?;
-            done.retain(|other| *other != part);
-            lost.push(part);
-            without = Some(LeftOut { why, lesson: Lesson::NoGain });
-        }
+        let (why, lesson) = match execute::perform(context, step_no, step)? {
+            Went::Done => continue,
+            Went::Lost(why) => (why, Lesson::NoGain),
+            Went::Noop(why) => (why, Lesson::Nothing),
+        };
+        commands(context, action, |_, entries| Ok(recovery::undo_part(entries, &part)))?;
+        done.retain(|other| *other != part);
+        lost.push(part);
+        without = Some(LeftOut { why, lesson });
     }
     Ok(without)
 }
@@ -202,6 +257,10 @@ fn complete(action: &Action) -> Result<Vec<Part>, Error> {
 /// Verifies what is complete, and keeps it or takes it back.
 fn conclude(context: &Context<'_>, action: &mut Action, without: Option<LeftOut>) -> CameOut {
     match (complete(action), without) {
+        (Ok(complete), Some(LeftOut { why, lesson: Lesson::Nothing })) if complete.is_empty() => {
+            let noop = undo(context, action, None, Lesson::Nothing, why);
+            CameOut { status: if noop.status == Status::Failed { Status::Noop } else { noop.status }, ..noop }
+        }
         (Ok(complete), Some(LeftOut { why, lesson })) if complete.is_empty() => {
             undo(context, action, None, lesson, why)
         }
@@ -225,7 +284,10 @@ fn conclude(context: &Context<'_>, action: &mut Action, without: Option<LeftOut>
 
 /// Measures these parts over the window until all readings are there; the verdict to keep is recorded.
 fn verified(context: &Context<'_>, action: &mut Action, parts: &[Part]) -> Result<Verification, Error> {
-    let window_s = remedy(action)?.window_s(context.config);
+    let window_s = match action.takes_back {
+        Some(_) => context.config.verify_window_seconds as f64,
+        None => remedy(action)?.window_s(context.config),
+    };
     transaction(|| {
         // One that goes on after a crash may have got here before.
         if action.status == Status::Executing {
@@ -238,7 +300,12 @@ fn verified(context: &Context<'_>, action: &mut Action, parts: &[Part]) -> Resul
     action.status = Status::Verifying;
     let mut windows = 0;
     loop {
+        // Load is counted over the window, in which this process does nothing.
+        let Context { collection, .. } = *context;
+        process::report_statistics();
+        transaction(|| load::begin(collection))?;
         process::pause(Duration::from_secs_f64(window_s));
+        transaction(|| load::end(collection))?;
         windows += 1;
         let verification =
             execute::patiently(context.config.lock_timeout_ms, || measure(context, action, parts))?;
@@ -257,6 +324,9 @@ fn measure(context: &Context<'_>, action: &Action, parts: &[Part]) -> Result<Ver
     let whole = plan.steps.len() == action.plan.steps.len();
     let problem = if whole { action.problem.clone() } else { action.problem.only(parts) };
     let after = observe(context, parts)?;
+    if action.takes_back.is_some() {
+        return given_back(&plan, &problem, &action.before, &after, context.config);
+    }
     let entries = transaction(|| journal::entries(action.id))?;
     verify(
         remedy(action)?,
@@ -273,6 +343,26 @@ fn measure(context: &Context<'_>, action: &Action, parts: &[Part]) -> Result<Ver
     .map_err(|error| Error::refused(error.to_string()))
 }
 
+/// The verdict on giving an earlier definition back: it is there. λ is told, not asked.
+fn given_back(
+    plan: &Plan,
+    problem: &Problem,
+    before: &Snapshot,
+    after: &Snapshot,
+    config: &Config,
+) -> Result<Verification, Error> {
+    let lambda = |seen: &Snapshot| component_lambda(seen, &problem.component.nodes, config).ok().flatten();
+    let there = rollback::given_back(plan, after);
+    Ok(Verification {
+        verified: there.is_ok(),
+        complete: true,
+        reason: there.err().unwrap_or_else(|| "the former definition is in place again".to_owned()),
+        lambda_before: lambda(before),
+        lambda_after: lambda(after),
+        improvement_pct: None,
+    })
+}
+
 fn remedy(action: &Action) -> Result<&'static dyn Remedy, Error> {
     let strategy = &action.plan.strategy;
     remedies::find(strategy).ok_or_else(|| Error::refused(format!("there is no strategy {strategy}")))
@@ -281,6 +371,7 @@ fn remedy(action: &Action) -> Result<&'static dyn Remedy, Error> {
 /// A snapshot with fresh readings of the indexes of these parts.
 fn observe(context: &Context<'_>, parts: &[Part]) -> Result<Snapshot, Error> {
     let Context { collection, config, .. } = *context;
+    collect::managed::count_cold(collection)?;
     for row in transaction(|| collect::indexes(collection))? {
         if row.valid && parts.iter().filter_map(Part::index).any(|of| of.name == row.name) {
             collect::take(Kind::Panel, collection, &row, config)?;
@@ -289,7 +380,32 @@ fn observe(context: &Context<'_>, parts: &[Part]) -> Result<Snapshot, Error> {
             }
         }
     }
+    if parts.contains(&Part::Whole)
+        && let Some(seen) = seen_next(context)?
+    {
+        return Ok(seen);
+    }
     transaction(|| collect::snapshot(collection, &collect::indexes(collection)?, config, collect::now_ms()))
+}
+
+/// What the healer sees next: load and rates of writing are counted between its samples. None when it does not look.
+fn seen_next(context: &Context<'_>) -> Result<Option<Snapshot>, Error> {
+    let asked = collect::now_ms();
+    let interval_s = context.config.sample_interval_seconds.unsigned_abs();
+    let until = std::time::Instant::now() + Duration::from_secs(2 * interval_s) + SAMPLE_PATIENCE;
+    loop {
+        let seen: Vec<Snapshot> = transaction(|| {
+            collect::documents(
+                "SELECT i.snapshot FROM ruvector.integrity i
+                  WHERE i.collection_id = $1 AND (i.snapshot ->> 'taken_at')::bigint > $2",
+                &[context.collection.id.into(), asked.into()],
+            )
+        })?;
+        if !seen.is_empty() || std::time::Instant::now() >= until {
+            return Ok(seen.into_iter().next());
+        }
+        process::pause(SAMPLE_LOOK);
+    }
 }
 
 /// The losers of these parts are dropped; what fails there does not take the success back.
@@ -347,7 +463,7 @@ fn undo(
 
 /// Whether anything that users could notice, or a comparison, came about: then undoing it is a rollback.
 fn took_effect(id: i64) -> Result<bool, Error> {
-    Ok(recovery::took_effect(&journal::entries(id)?))
+    Ok(recovery::took_effect(&journal::entries(id)?) || journal::has_moved_rows(id)?)
 }
 
 /// Runs what `resolve` says is left, until nothing is.
@@ -450,7 +566,11 @@ fn finish(context: &Context<'_>, action: &Action, came_out: &CameOut) -> Result<
                 system_metrics: journal::system_metrics(&action.before, after.as_ref()),
             },
         )?;
-        arms::record(action.collection_id, &action.plan.strategy, came_out.lesson, now, config)
+        match action.takes_back {
+            // That a human did not want it says nothing of the machinery.
+            Some(_) => Ok(()),
+            None => arms::record(action.collection_id, &action.plan.strategy, came_out.lesson, now, config),
+        }
     })?;
     super::wake_healer_at_commit();
     transaction(|| Ok(()))
@@ -463,6 +583,9 @@ fn story(action: &Action, came_out: &CameOut) -> Result<String, Error> {
         format!("Found: {}", explain::problem(&action.problem)),
         format!("Planned: {}", explain::plan(&action.plan)),
     ];
+    if let Some(words) = learning::choice_in_words(action.id)? {
+        lines.insert(1, format!("Chosen: {words}."));
+    }
     let steps = journal::steps_in_words(action.id)?;
     if !steps.is_empty() {
         lines.push(format!("Did: {}.", steps.join("; ")));

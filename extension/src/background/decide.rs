@@ -1,28 +1,38 @@
 //! From an observation to an action, or to a reason why there is none. The core decides; this asks it and writes down
 //! what it says.
 
+use healing::classify::Problem;
 use healing::config::Config;
-use healing::engine::{self, Attempt, Decision, DecisionInput, InFlight, Reason, Request};
+use healing::engine::{self, Attempt, Decision, DecisionInput, InFlight, Planned, Reason, Request};
 use healing::integrity::{StateRecord, assess};
 use healing::lifecycle::Status;
+use healing::plan::Plan;
+use healing::remedies::{Limits, Params};
+use healing::rollback::give_back;
 use healing::snapshot::Snapshot;
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::arms;
+use super::{arms, learning};
+use crate::audit::{self, Happened};
 use crate::collect::{self, Collection};
 use crate::error::Error;
 use crate::{journal, shared};
 
 /// Earlier actions that a decision looks at.
+/// After a rollback the strategy that was taken back waits on that part, as where it was no gain.
 const HISTORY: &str = "
 SELECT jsonb_build_object('started_at', (extract(epoch FROM coalesce(a.started_at, a.decided_at)) * 1000)::bigint,
        'ended_at', (extract(epoch FROM a.ended_at) * 1000)::bigint, 'status', a.status, 'strategy', a.strategy,
        'problem_class', a.problem_class, 'lambda_before', a.verification -> 'lambda_before',
        'lambda_after', a.verification -> 'lambda_after', 'lesson', a.lesson,
        'lambda_planned', a.problem -> 'component' -> 'lambda', 'nodes', a.problem -> 'component' -> 'nodes')
+       || CASE WHEN a.request ->> 'kind' = 'rollback' AND a.status = 'succeeded' THEN
+              jsonb_build_object('lesson', 'no_gain', 'strategy', (SELECT o.strategy FROM ruvector.actions o
+                                                                    WHERE o.id = (a.request ->> 'of')::bigint))
+          ELSE '{}' END
   FROM ruvector.actions a
  WHERE a.collection_id = $1 AND a.plan IS NOT NULL AND coalesce(a.started_at, a.decided_at) > now() - interval '30 days'";
 
@@ -34,10 +44,43 @@ struct Open {
     request: Request,
 }
 
+/// A decision and what it was made from.
+pub(super) struct Moment {
+    pub(super) collection: i32,
+    pub(super) snapshot: Snapshot,
+    pub(super) record: StateRecord,
+    pub(super) decision: Decision,
+    /// The decision as the collection's row shows it.
+    pub(super) shown: Value,
+    /// Whether it is another than at the sample before.
+    pub(super) changed: bool,
+}
+
 #[derive(Deserialize)]
 struct Observed {
     snapshot: Snapshot,
     record: StateRecord,
+}
+
+/// What the engine would do on a collection now: by itself, and if a human triggered it. None before the first observation.
+/// In the caller's session or the healer's; must run in a transaction.
+pub(crate) fn preview(
+    collection: &Collection,
+    config: &Config,
+) -> Result<Option<(Decision, Decision)>, Error> {
+    let Some(observed) = observed(collection.id)? else { return Ok(None) };
+    let automatic = ask(collection, config, &observed, &Request::Automatic)?;
+    let trigger = ask(collection, config, &observed, &Request::Trigger)?;
+    Ok(Some((automatic, trigger)))
+}
+
+fn observed(collection: i32) -> Result<Option<Observed>, Error> {
+    Ok(collect::documents(
+        "SELECT jsonb_build_object('snapshot', i.snapshot, 'record', i.record) FROM ruvector.integrity i
+          WHERE i.collection_id = $1 AND i.snapshot IS NOT NULL AND i.record IS NOT NULL",
+        &[collection.into()],
+    )?
+    .pop())
 }
 
 /// Whether a human asks for something on a collection.
@@ -48,15 +91,10 @@ pub(super) fn is_asked(collection: i32) -> Result<bool, Error> {
     Ok(Spi::get_one_with_args(query, &[collection.into()])?.unwrap_or(false))
 }
 
-/// Decides about everything that is asked for on a collection, and then by itself. Must run in a transaction.
-pub(super) fn decide(collection: &Collection, config: &Config) -> Result<(), Error> {
-    let observed: Option<Observed> = collect::documents(
-        "SELECT jsonb_build_object('snapshot', i.snapshot, 'record', i.record) FROM ruvector.integrity i
-          WHERE i.collection_id = $1 AND i.snapshot IS NOT NULL AND i.record IS NOT NULL",
-        &[collection.id.into()],
-    )?
-    .pop();
-    let Some(observed) = observed else { return Ok(()) };
+/// Decides about everything that is asked for on a collection, and then by itself. Must run in a transaction. Returns what
+/// it decided by itself; None before the first sample.
+pub(super) fn decide(collection: &Collection, config: &Config) -> Result<Option<Moment>, Error> {
+    let Some(observed) = observed(collection.id)? else { return Ok(None) };
     count_in_flight()?;
     let open: Vec<Open> = collect::documents(
         "SELECT jsonb_build_object('id', a.id, 'status', a.status, 'request', a.request) FROM ruvector.actions a
@@ -85,7 +123,25 @@ pub(super) fn decide(collection: &Collection, config: &Config) -> Result<(), Err
         accept(id, collection, &observed, &automatic)?;
     }
     let waits = waits || matches!(&automatic, Decision::Act { approval: Some(_), .. });
-    remember(collection.id, &automatic, waits)
+    let (shown, changed) = remember(collection.id, &automatic, waits)?;
+    Ok(Some(Moment {
+        collection: collection.id,
+        snapshot: observed.snapshot,
+        record: observed.record,
+        decision: automatic,
+        shown,
+        changed,
+    }))
+}
+
+/// Of every remedy whether it could act on a collection now, judged by the healer's last observation; None: there is none.
+pub(crate) fn eligibility(
+    collection: &Collection,
+    config: &Config,
+) -> Result<Option<Vec<engine::Eligibility>>, Error> {
+    observed(collection.id)?
+        .map(|observed| with_input(collection, config, &observed, &Request::Automatic, engine::eligibility))
+        .transpose()
 }
 
 fn ask(
@@ -94,32 +150,111 @@ fn ask(
     observed: &Observed,
     request: &Request,
 ) -> Result<Decision, Error> {
+    with_input(collection, config, observed, request, |input| match request {
+        Request::Rollback { of } => take_back(*of, input),
+        _ => Ok(engine::decide(input)),
+    })?
+}
+
+/// Asks the core with everything that a decision about a collection rests on.
+fn with_input<T>(
+    collection: &Collection,
+    config: &Config,
+    observed: &Observed,
+    request: &Request,
+    ask: impl FnOnce(&DecisionInput<'_>) -> T,
+) -> Result<T, Error> {
     let assessment = assess(&observed.snapshot, config).map_err(|error| Error::refused(error.to_string()))?;
     let history: Vec<Attempt> = collect::documents(HISTORY, &[collection.id.into()])?;
     let arms = arms::of(collection.id)?;
-    // Nothing else acts on the table until what is left of an action is put right.
-    let in_flight = history.iter().filter(|attempt| attempt.status.is_in_flight()).count() as u32;
-    let this_table = in_flight + journal::unfinished(collection.id)?;
-    Ok(engine::decide(&DecisionInput {
+    let learned = learning::learned(collection.id)?;
+    let in_flight = in_flight(collection, &history)?;
+    Ok(ask(&DecisionInput {
         config,
         state: &observed.record,
         assessment: &assessment,
         snapshot: &observed.snapshot,
         history: &history,
         arms: &arms,
-        in_flight: InFlight { this_table, server: shared::actions_in_flight().max(in_flight) },
+        learned: &learned,
+        in_flight,
         now: collect::now_ms(),
         request,
     }))
 }
 
+/// What runs now. Nothing else acts on the table until what is left of an action is put right.
+fn in_flight(collection: &Collection, history: &[Attempt]) -> Result<InFlight, Error> {
+    let own = history.iter().filter(|attempt| attempt.status.is_in_flight()).count() as u32;
+    let this_table = own + journal::unfinished(collection.id)?;
+    if !shared::preloaded() {
+        return Ok(InFlight { this_table, server: own, ..InFlight::default() });
+    }
+    let (impact, builds) = shared::running();
+    Ok(InFlight { this_table, server: shared::actions_in_flight().max(own), impact, builds })
+}
+
+/// An action that succeeded, of which a human wants back what can be given back.
+#[derive(Deserialize)]
+struct Former {
+    status: Status,
+    problem: Problem,
+    plan: Plan,
+}
+
+/// The decision on a rollback: its plan, or why there is none.
+fn take_back(of: i64, input: &DecisionInput<'_>) -> Result<Decision, Error> {
+    let refuse = |reason, detail| {
+        Ok(Decision::Refuse { reason, detail, until: None, planned: None, rejected: vec![] })
+    };
+    let former: Option<Former> = collect::documents(
+        "SELECT jsonb_build_object('status', a.status, 'problem', a.problem, 'plan', a.plan) FROM ruvector.actions a
+          WHERE a.id = $1 AND a.plan IS NOT NULL",
+        &[of.into()],
+    )?
+    .pop();
+    let Some(Former { problem, plan, .. }) = former.filter(|former| former.status == Status::Succeeded)
+    else {
+        return refuse(Reason::InvalidRequest, format!("action {of} is none that succeeded"));
+    };
+    let limits = Limits::new(input.config, input.state.state, input.snapshot, Params::default());
+    match give_back(&plan, &journal::entries(of)?, input.snapshot, &limits) {
+        Err(why) => refuse(Reason::NotApplicable, format!("action {of} cannot be taken back: {why}")),
+        Ok(back) => match engine::refuse_rollback(input, &back.plan) {
+            Some((reason, detail)) => refuse(reason, detail),
+            None => Ok(Decision::Act {
+                planned: Box::new(Planned { problem, plan: back.plan }),
+                choice: None,
+                approval: None,
+                dry_run: false,
+                rejected: vec![],
+            }),
+        },
+    }
+}
+
 /// What runs in this database now, for decisions about the whole server: an action may have ended since the last look.
-fn count_in_flight() -> Result<(), Error> {
-    let query =
-        "SELECT count(*) FROM ruvector.actions WHERE status IN ('approved', 'executing', 'verifying')";
-    let actions = Spi::get_one::<i64>(query)?.unwrap_or(0);
-    // SAFETY: no preconditions.
-    shared::set_actions_in_flight(unsafe { pg_sys::MyDatabaseId }.to_u32(), actions as u32);
+pub(super) fn count_in_flight() -> Result<(), Error> {
+    #[derive(Deserialize)]
+    struct Running {
+        actions: u32,
+        impact: f32,
+        builds: u32,
+    }
+    let running: Option<Running> = collect::documents(
+        "SELECT jsonb_build_object('actions', count(*),
+                'impact', coalesce(sum((a.plan ->> 'impact')::float8) FILTER (WHERE a.starts > 0), 0),
+                'builds', count(*) FILTER (WHERE a.starts > 0 AND EXISTS (SELECT FROM jsonb_array_elements(a.plan -> 'steps') s
+                               WHERE s ->> 'kind' IN ('build_index', 'reindex_concurrently'))))
+           FROM ruvector.actions a WHERE a.status IN ('approved', 'executing', 'verifying')",
+        &[],
+    )?
+    .pop();
+    if let Some(Running { actions, impact, builds }) = running {
+        // SAFETY: no preconditions.
+        let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+        shared::set_actions_in_flight(database, actions, impact, builds);
+    }
     Ok(())
 }
 
@@ -128,7 +263,11 @@ fn answer(collection: &Collection, config: &Config, observed: &Observed, asked: 
     let decision = ask(collection, config, observed, &asked.request)?;
     match &decision {
         Decision::Act { .. } => accept(asked.id, collection, observed, &decision),
-        Decision::Refuse { reason: Reason::ActionInFlight | Reason::ServerBusy, detail, .. } => {
+        Decision::Refuse {
+            reason: Reason::ActionInFlight | Reason::ServerBusy | Reason::ImpactBudget,
+            detail,
+            ..
+        } => {
             let detail = format!("waits: {detail}");
             Ok(Spi::run_with_args(
                 "UPDATE ruvector.actions SET detail = $2 WHERE id = $1",
@@ -138,6 +277,12 @@ fn answer(collection: &Collection, config: &Config, observed: &Observed, asked: 
         Decision::Refuse { reason, detail, rejected, .. } => {
             let nothing = matches!(reason, Reason::NothingToDo | Reason::StateNormal);
             let status = if nothing { Status::Noop } else { Status::Refused };
+            audit::note(&Happened {
+                event: status.as_str(),
+                action_id: Some(asked.id),
+                details: json!({ "reason": reason.as_str(), "detail": detail }),
+                ..Happened::default()
+            })?;
             Ok(Spi::run_with_args(
                 "UPDATE ruvector.actions SET status = $2, decided_at = clock_timestamp(), ended_at = clock_timestamp(),
                         reason = $3, detail = $4, rejected = $5 WHERE id = $1",
@@ -155,7 +300,7 @@ fn answer(collection: &Collection, config: &Config, observed: &Observed, asked: 
 
 /// Writes the plan to the action, which may run now or once a human has approved.
 fn accept(id: i64, collection: &Collection, observed: &Observed, decision: &Decision) -> Result<(), Error> {
-    let Decision::Act { planned, approval, rejected, .. } = decision else { return Ok(()) };
+    let Decision::Act { planned, approval, rejected, choice, .. } = decision else { return Ok(()) };
     let status = if approval.is_some() { Status::AwaitingApproval } else { Status::Approved };
     let lambda = observed.record.lambda;
     Spi::run_with_args(
@@ -175,6 +320,21 @@ fn accept(id: i64, collection: &Collection, observed: &Observed, decision: &Deci
             lambda.into(),
         ],
     )?;
+    if let Some(choice) = choice {
+        learning::chosen(id, collection.id, choice)?;
+    }
+    audit::note(&Happened {
+        event: "decided",
+        action_id: Some(id),
+        details: json!({
+            "status": status.as_str(),
+            "strategy": planned.plan.strategy,
+            "problem_class": planned.problem.class.as_str(),
+            "lambda": lambda,
+            "plan": planned.plan,
+        }),
+        ..Happened::default()
+    })?;
     if status == Status::Approved {
         shared::action_begins(unsafe { pg_sys::MyDatabaseId }.to_u32());
     }
@@ -187,8 +347,8 @@ fn accept(id: i64, collection: &Collection, observed: &Observed, decision: &Deci
     Ok(())
 }
 
-/// Keeps the present decision, and a row of history when it is another than before.
-fn remember(collection: i32, decision: &Decision, waits: bool) -> Result<(), Error> {
+/// Keeps the present decision, and a row of history when it is another than before. Returns it, and whether it is.
+fn remember(collection: i32, decision: &Decision, waits: bool) -> Result<(Value, bool), Error> {
     let now = match decision {
         Decision::Act { planned, .. } if waits => json!({
             "reason": "awaiting_approval",
@@ -211,7 +371,8 @@ fn remember(collection: i32, decision: &Decision, waits: bool) -> Result<(), Err
         &[collection.into()],
     )?;
     let key = |document: &Value| (document.get("reason").cloned(), document.get("strategy").cloned());
-    if before.as_ref().map(|JsonB(before)| key(before)) != Some(key(&now)) {
+    let changed = before.as_ref().map(|JsonB(before)| key(before)) != Some(key(&now));
+    if changed {
         Spi::run_with_args(
             "INSERT INTO ruvector.healing_decisions (collection_id, reason, detail, until, strategy, rejected)
              VALUES ($1, $2 ->> 'reason', $2 ->> 'detail', to_timestamp(($2 ->> 'until')::float8 / 1000), $2 ->> 'strategy',
@@ -219,8 +380,9 @@ fn remember(collection: i32, decision: &Decision, waits: bool) -> Result<(), Err
             &[collection.into(), JsonB(now.clone()).into()],
         )?;
     }
-    Ok(Spi::run_with_args(
+    Spi::run_with_args(
         "UPDATE ruvector.integrity SET decision = $2 WHERE collection_id = $1",
-        &[collection.into(), JsonB(now).into()],
-    )?)
+        &[collection.into(), JsonB(now.clone()).into()],
+    )?;
+    Ok((now, changed))
 }

@@ -9,12 +9,13 @@ use healing::snapshot::UnixMs;
 use pgrx::JsonB;
 use pgrx::prelude::*;
 
+use super::holder::Holders;
 use super::supervise::Workers;
-use super::{decide, judge, process};
+use super::{decide, judge, learning, process};
 use crate::collect::{self, Collection, Kind, load};
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{efforts, execute, shared};
+use crate::{audit, efforts, execute, leases, routing, settings, shared, throttle};
 
 /// Rest after a round that failed as a whole, so that a broken database does not fill its log.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
@@ -32,11 +33,20 @@ pub(super) fn run(database: pg_sys::Oid) {
     let mut memory = Memory::default();
     loop {
         let pause = match transaction(installed) {
-            Ok(true) => round(&mut memory).unwrap_or_else(|error| {
+            Ok(Some(true)) => round(&mut memory).unwrap_or_else(|error| {
                 pgrx::warning!("ruvector: sampling failed: {error}");
                 FAILURE_PAUSE
             }),
-            Ok(false) => {
+            Ok(Some(false)) => {
+                // Its tables are another version's: nothing is read or done until they are updated.
+                if !std::mem::replace(&mut memory.said_version, true) {
+                    pgrx::warning!(
+                        "ruvector: the extension is of another version than the library: ALTER EXTENSION ruvector UPDATE"
+                    );
+                }
+                FAILURE_PAUSE
+            }
+            Ok(None) => {
                 give_up_wish(database.to_u32());
                 return;
             }
@@ -75,6 +85,8 @@ fn take_slot(database: u32) -> bool {
 #[pg_guard]
 unsafe extern "C-unwind" fn leave_slot(_code: i32, _argument: pg_sys::Datum) {
     let pid = pg_sys::MyProcPid;
+    // Nobody would tell it of changes any more.
+    routing::forget(pg_sys::MyDatabaseId.to_u32());
     let mut healers = shared::HEALERS.exclusive();
     for slot in healers.slots.iter_mut().filter(|slot| slot.pid == pid) {
         slot.pid = 0;
@@ -86,6 +98,8 @@ fn give_up_wish(database: u32) {
         slot.wanted = false;
     }
     shared::set_efforts(database, &[]);
+    routing::forget(database);
+    throttle::clear();
 }
 
 fn must_step_aside(database: u32) -> bool {
@@ -94,18 +108,25 @@ fn must_step_aside(database: u32) -> bool {
     shared::HEALERS.exclusive().slot(database).is_some_and(|slot| slot.aside_until > now)
 }
 
-fn installed() -> Result<bool, Error> {
-    Ok(Spi::get_one("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'ruvector')")? == Some(true))
+/// Whether the extension is here in the library's version; None when it is not here, or not to be watched.
+fn installed() -> Result<Option<bool>, Error> {
+    Ok(settings::installed().filter(|_| settings::watches_this_database()))
 }
 
 /// What the healer remembers between rounds; nothing that must survive it.
 #[derive(Default)]
 struct Memory {
     workers: Workers,
+    holders: Holders,
     /// When each collection is to be sampled again, Unix milliseconds.
     next_sample: HashMap<i32, UnixMs>,
     /// When old samples are next forgotten.
     next_forgetting: UnixMs,
+    learned: learning::Refreshed,
+    /// Why nothing is signed, as it was said.
+    said_unsigned: Option<String>,
+    /// It was said that the extension is of another version.
+    said_version: bool,
 }
 
 /// Time between two rounds of forgetting what is too old.
@@ -118,7 +139,16 @@ const WATCHING_PAUSE_MS: i64 = 250;
 /// Samples every collection that is due, decides, and looks after the workers. Returns how long to rest.
 fn round(memory: &mut Memory) -> Result<Duration, Error> {
     transaction(efforts::load)?;
+    transaction(routing::load)?;
+    // After a crash nothing is held back any more: before anything acts, what should be is again.
+    leases::reconcile()?;
+    memory.holders.supervise()?;
     memory.workers.supervise()?;
+    // What cannot be learned from keeps nothing else from being looked after.
+    if let Err(error) = memory.learned.refresh() {
+        pgrx::warning!("ruvector: learning from outcomes: {error}");
+    }
+    sign(memory);
     let collections = transaction(collect::collections)?;
     let now = collect::now_ms();
     if !(now..now + FORGETTING_INTERVAL_MS).contains(&memory.next_forgetting) {
@@ -131,6 +161,7 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
         }
     }
     memory.next_sample.retain(|id, _| collections.iter().any(|collection| collection.id == *id));
+    collect::ingestion::retain(|id| collections.iter().any(|collection| collection.id == id));
     for collection in &collections {
         if must_step_aside(unsafe { pg_sys::MyDatabaseId }.to_u32()) {
             break;
@@ -157,11 +188,19 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
         // A decision always follows a sample: after an action the former observation is of another world.
         let result =
             sample(collection, &config).and_then(|()| transaction(|| decide::decide(collection, &config)));
-        if let Err(error) = result {
-            transaction(|| remember_failure(collection.id, &error))?;
+        match result {
+            // What cannot be learned from takes no decision back.
+            Ok(Some(moment)) => {
+                if let Err(error) = transaction(|| learning::observe(&moment, &config)) {
+                    pgrx::warning!("ruvector: collection {}: learning: {error}", collection.name);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => transaction(|| remember_failure(collection.id, &error))?,
         }
     }
     memory.workers.supervise()?;
+    sign(memory);
     let now = collect::now_ms();
     let default_ms = Config::default().sample_interval_seconds * 1000;
     let mut pause_ms = memory.next_sample.values().map(|next| next - now).min().unwrap_or(default_ms);
@@ -170,6 +209,20 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
     }
     // Whoever waits for a lock or sleeps on the way takes a wake-up that was meant for the pause: never rest for long.
     Ok(Duration::from_millis(pause_ms.clamp(1, default_ms) as u64))
+}
+
+/// Signs what waits for it. Without its key the healer goes on: what happened is kept until there is one.
+fn sign(memory: &mut Memory) {
+    match audit::sign_pending() {
+        Ok(()) => memory.said_unsigned = None,
+        Err(error) => {
+            let said = Some(error.to_string());
+            if memory.said_unsigned != said {
+                pgrx::warning!("ruvector: {error}");
+                memory.said_unsigned = said;
+            }
+        }
+    }
 }
 
 /// Says at the collection why it could not be sampled.
@@ -198,6 +251,7 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
                 pgrx::warning!("ruvector: collection {}: {error}", collection.name);
             }
         }
+        collect::managed::count_cold(collection)?;
         let rows = transaction(|| collect::indexes(collection))?;
         for kind in [Kind::Structure, Kind::Panel] {
             let due = rows.iter().filter(|row| row.valid && kind.is_due(row, config));

@@ -4,6 +4,7 @@ use healing::config::Config;
 use healing::engine::{self, Decision, DecisionInput, InFlight, Request};
 use healing::explain;
 use healing::integrity::{StateRecord, assess};
+use healing::learning::Learned;
 use healing::load::Usual;
 use healing::snapshot::Snapshot;
 use pgrx::JsonB;
@@ -11,6 +12,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::learning;
 use crate::collect;
 use crate::error::Error;
 use crate::shown;
@@ -43,6 +45,7 @@ pub(super) fn store(snapshot: &Snapshot, config: &Config) -> Result<(), Error> {
     let problems = shown::problems(&assessment, snapshot, config);
     let classes: Vec<String> =
         problems.iter().filter_map(|problem| problem["class"].as_str().map(str::to_owned)).collect();
+    let learned = learning::learned(id)?;
     // Until λ was known once there is no state to speak of.
     let state = if record.lambda.is_some() { record.state.as_str() } else { "unknown" };
     Spi::run_with_args(
@@ -62,7 +65,7 @@ pub(super) fn store(snapshot: &Snapshot, config: &Config) -> Result<(), Error> {
             JsonB(shown::witness(&assessment).into()).into(),
             JsonB(problems.into()).into(),
             explanation.as_str().into(),
-            remedy(snapshot, config, &record, &assessment).map(JsonB).into(),
+            remedy(snapshot, config, &record, &assessment, &learned).map(JsonB).into(),
             JsonB(serde_json::to_value(usual)?).into(),
         ],
     )?;
@@ -104,6 +107,7 @@ fn remedy(
     config: &Config,
     record: &StateRecord,
     assessment: &healing::integrity::Assessment,
+    learned: &Learned,
 ) -> Option<Value> {
     if assessment.components.is_empty() {
         return None;
@@ -115,7 +119,8 @@ fn remedy(
         snapshot,
         history: &[],
         arms: &[],
-        in_flight: InFlight { this_table: 0, server: 0 },
+        learned,
+        in_flight: InFlight::default(),
         now: snapshot.taken_at,
         request: &Request::Trigger,
     });
@@ -142,6 +147,10 @@ pub(super) fn forget(config: &Config) -> Result<(), Error> {
         ("integrity_history", "sampled_at", config.history_days),
         ("integrity_events", "happened_at", config.events_days),
         ("healing_decisions", "decided_at", config.events_days),
+        ("healing_predictions", "predicted_at", config.events_days),
+        ("healing_autonomy_moves", "moved_at", config.events_days),
+        ("no_action_periods", "ended_at", config.events_days),
+        ("recorded_snapshots", "taken_at", config.replay_days),
     ] {
         Spi::run_with_args(
             &format!("DELETE FROM ruvector.{table} WHERE {column} < now() - make_interval(days => $1)"),

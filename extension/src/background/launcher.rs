@@ -11,7 +11,7 @@ use std::time::Duration;
 use pgrx::prelude::*;
 
 use super::process::{self, Child, ChildState};
-use crate::shared;
+use crate::{settings, shared};
 
 /// How often new databases are looked for, seconds.
 const SCAN_INTERVAL_S: u64 = 60;
@@ -26,16 +26,25 @@ pub(super) fn run() {
         pg_sys::before_shmem_exit(Some(forget_launcher), pg_sys::Datum::null());
     }
     let mut seen = Vec::new();
+    let mut names: HashMap<u32, String> = HashMap::new();
     let mut scanned_at = 0;
     let mut children: HashMap<u32, (Child, i64)> = HashMap::new();
     loop {
         let now = now_us();
+        // One that is left out by the settings is new when they name it again.
+        let left_out = |database: &u32| names.get(database).is_none_or(|name| !settings::watches(name));
+        if seen.iter().any(left_out) {
+            seen.retain(|database| !left_out(database));
+            scanned_at = 0;
+        }
         if now - scanned_at >= SCAN_INTERVAL_S as i64 * 1_000_000 {
-            let databases = databases();
+            names = databases();
+            let databases: Vec<u32> = names.keys().copied().collect();
             shared::free_slots(&databases);
-            seen.retain(|database| databases.contains(database));
             for database in databases {
-                if !seen.contains(&database) {
+                if !seen.contains(&database)
+                    && names.get(&database).is_some_and(|name| settings::watches(name))
+                {
                     seen.push(database);
                     wish(database);
                 }
@@ -44,6 +53,10 @@ pub(super) fn run() {
         }
         let mut next = Duration::from_secs(SCAN_INTERVAL_S);
         for database in wished(now) {
+            // One made since the last scan is not known by its name yet: its healer looks itself.
+            if names.get(&database).is_some_and(|name| !settings::watches(name)) {
+                continue;
+            }
             if let Some((child, started_at)) = children.get(&database) {
                 if child.state() != ChildState::Ended {
                     continue;
@@ -123,9 +136,9 @@ fn has_aside(now: i64) -> bool {
     shared::HEALERS.share().slots.iter().any(|slot| slot.wanted && slot.aside_until > now)
 }
 
-/// OIDs of the databases that accept connections (the scan of autovacuum's launcher, `get_database_list`).
-fn databases() -> Vec<u32> {
-    let mut found = Vec::new();
+/// OIDs and names of the databases that accept connections (the scan of autovacuum's launcher, `get_database_list`).
+fn databases() -> HashMap<u32, String> {
+    let mut found = HashMap::new();
     // SAFETY: a catalog scan in a transaction of its own; the shared catalogs are all this process can see.
     unsafe {
         pg_sys::StartTransactionCommand();
@@ -139,7 +152,8 @@ fn databases() -> Vec<u32> {
             }
             let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
             if (*row).datallowconn {
-                found.push((*row).oid.to_u32());
+                let name = std::ffi::CStr::from_ptr((*row).datname.data.as_ptr());
+                found.insert((*row).oid.to_u32(), name.to_string_lossy().into_owned());
             }
         }
         ((*(*scan).rs_rd).rd_tableam.as_ref())

@@ -3,7 +3,8 @@
 //! ```text
 //! postmaster ── launcher (static, one a server; knows databases, decides nothing)
 //!                 └─ healer (one a database with the extension; samples every collection, decides)
-//!                      └─ action (one an action; carries out its plan, verifies, keeps or undoes)
+//!                      ├─ action (one an action; carries out its plan, verifies, keeps or undoes)
+//!                      └─ lease (one a lease on autovacuum; holds a lock until that is over)
 //! ```
 //!
 //! SIGKILL of any of them restarts the server (PostgreSQL cannot know what the dead process did to shared memory);
@@ -18,14 +19,16 @@ use pgrx::prelude::*;
 
 mod action;
 mod arms;
-mod decide;
+pub(crate) mod decide;
 mod healer;
+mod holder;
 mod judge;
 mod launcher;
+pub(crate) mod learning;
 pub(crate) mod process;
 mod supervise;
 
-pub(crate) use process::{wake, wake_healer_at_commit};
+pub(crate) use process::{terminate, wake, wake_healer_at_commit};
 
 /// Seconds until the postmaster starts a dead launcher again.
 const LAUNCHER_RESTART_S: u64 = 5;
@@ -55,13 +58,27 @@ pub extern "C-unwind" fn ruvector_healer_main(argument: pg_sys::Datum) {
     healer::run(pg_sys::Oid::from(argument.value() as u32));
 }
 
+/// Entry of the process that keeps autovacuum away: the argument is the OID of its database, the extra text the lease's
+/// number.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn ruvector_lease_main(argument: pg_sys::Datum) {
+    if let Some(lease) = number_in_extra() {
+        holder::run(pg_sys::Oid::from(argument.value() as u32), lease);
+    }
+}
+
 /// Entry of the worker of one action: the argument is the OID of its database, the extra text the action's number.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn ruvector_action_main(argument: pg_sys::Datum) {
-    // SAFETY: set by the postmaster in every background worker; the extra text ends with a zero byte.
-    let extra = unsafe { std::ffi::CStr::from_ptr((*pg_sys::MyBgworkerEntry).bgw_extra.as_ptr()) };
-    if let Some(id) = extra.to_str().ok().and_then(|text| text.parse().ok()) {
+    if let Some(id) = number_in_extra() {
         action::run(pg_sys::Oid::from(argument.value() as u32), id);
     }
+}
+
+fn number_in_extra() -> Option<i64> {
+    // SAFETY: set by the postmaster in every background worker; the extra text ends with a zero byte.
+    let extra = unsafe { std::ffi::CStr::from_ptr((*pg_sys::MyBgworkerEntry).bgw_extra.as_ptr()) };
+    extra.to_str().ok()?.parse().ok()
 }

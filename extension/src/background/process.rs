@@ -12,6 +12,8 @@ use crate::shared;
 pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
     // SAFETY: the first thing a worker does, as PostgreSQL's own workers do (worker_spi.c).
     unsafe {
+        crate::hooks::exempt_this_process();
+        pg_sys::before_shmem_exit(Some(release_session_locks), pg_sys::Datum::null());
         handle_signals();
         pg_sys::BackgroundWorkerUnblockSignals();
         match database {
@@ -62,6 +64,13 @@ pub(crate) fn set_lock_timeout(ms: i64) -> i64 {
     }
 }
 
+/// PostgreSQL releases session-level locks of relations when a transaction aborts and by no other way: of a process that ends
+/// between two transactions they would stay for ever, held by nobody (`ShutdownPostgres` releases advisory ones only).
+#[pg_guard]
+unsafe extern "C-unwind" fn release_session_locks(_code: i32, _argument: pg_sys::Datum) {
+    pg_sys::LockReleaseSession(pg_sys::DEFAULT_LOCKMETHOD as _);
+}
+
 unsafe fn handle_signals() {
     #[cfg(feature = "pg18")]
     let install = pg_sys::pqsignal_be;
@@ -98,7 +107,7 @@ pub(crate) fn sleep(timeout: Duration) {
 }
 
 /// Reports at once what this process read and changed. Outside any transaction.
-pub(super) fn report_statistics() {
+pub(crate) fn report_statistics() {
     // SAFETY: outside any transaction.
     unsafe {
         pg_sys::pgstat_report_stat(true);
@@ -183,6 +192,14 @@ impl Drop for Child {
     fn drop(&mut self) {
         // SAFETY: allocated by RegisterDynamicBackgroundWorker in TopMemoryContext.
         unsafe { pg_sys::pfree(self.0.cast()) }
+    }
+}
+
+/// Asks a process of ours to end.
+pub(crate) fn terminate(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        // One that has just ended is what is wanted.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
 }
 

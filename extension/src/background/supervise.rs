@@ -13,8 +13,8 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::action::{LOCK_CLASS, LOCK_KIND};
-use super::arms;
 use super::process::{Child, ChildState};
+use super::{arms, decide};
 use crate::collect::Collection;
 use crate::error::Error;
 use crate::journal::Ending;
@@ -46,6 +46,7 @@ fn may_begin(id: i64, collection: &Collection) -> Result<Begin, Error> {
     let Some(Waiting { problem, plan, request, snapshot, since }) = waiting else {
         return Err(Error::refused("it was not decided"));
     };
+    let (impact, builds) = shared::running();
     Ok(begin(&BeginInput {
         config: &collection.config()?,
         snapshot: &snapshot,
@@ -55,6 +56,8 @@ fn may_begin(id: i64, collection: &Collection) -> Result<Begin, Error> {
         in_flight: engine::InFlight {
             this_table: journal::unfinished(collection.id)?,
             server: shared::workers(),
+            impact,
+            builds,
         },
         since,
         now: collect::now_ms(),
@@ -120,6 +123,9 @@ struct InFlight {
     unfinished: bool,
     retries: u32,
     retry_due: bool,
+    /// Its plan's disruption, and whether it builds an index.
+    impact: f32,
+    builds: bool,
     /// A human wants it stopped and its worker was not told yet.
     stop_wanted: bool,
     /// It was asked to stop before.
@@ -142,7 +148,9 @@ impl Workers {
             expire()?;
             collect::documents(
                 "SELECT jsonb_build_object('id', a.id, 'collection', a.collection_id, 'status', a.status, 'pid', l.pid,
-                        'keep', a.keep, 'starts', a.starts,
+                        'keep', a.keep, 'starts', a.starts, 'impact', coalesce((a.plan ->> 'impact')::float8, 0),
+                        'builds', EXISTS (SELECT FROM jsonb_array_elements(a.plan -> 'steps') b
+                                           WHERE b ->> 'kind' IN ('build_index', 'reindex_concurrently')),
                         'last_start', (extract(epoch FROM a.last_start) * 1000)::bigint,
                         'overdue', coalesce(clock_timestamp() > greatest(a.deadline,
                                -- Each worker has the plan's time, also one that recovers.
@@ -175,8 +183,7 @@ impl Workers {
             child.state() != ChildState::Ended && in_flight.iter().any(|action| action.id == *id)
         });
         self.any = in_flight.iter().any(|action| !action.unfinished || action.pid.is_some());
-        let actions = in_flight.iter().filter(|action| !action.unfinished).count();
-        shared::set_actions_in_flight(database(), actions as u32);
+        transaction(decide::count_in_flight)?;
         let starting =
             in_flight.iter().filter(|a| a.pid.is_none() && self.children.contains_key(&a.id)).count();
         shared::set_starting(database(), starting as u32);
@@ -261,7 +268,9 @@ impl Workers {
             }
         }
         // Two that were found to have room, one after the other or in two databases, have room for one.
-        if action.status == Status::Approved && !shared::reserve_worker(database(), workers) {
+        if action.status == Status::Approved
+            && !shared::reserve_worker(database(), workers, action.impact, u32::from(action.builds))
+        {
             return Ok(());
         }
         if self.start(id) {

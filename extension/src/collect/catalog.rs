@@ -1,7 +1,7 @@
 //! What the catalogs and statistics views say: cheap enough for every sample.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use healing::clean_size;
 use healing::config::Config;
@@ -14,7 +14,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::readings::Last;
-use super::{load, maintenance, memory, replication, server};
+use super::{around, ingestion, load, maintenance, managed, memory, replication, server};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 use crate::owner::{as_role, owner_of, set_local};
@@ -32,6 +32,8 @@ pub(crate) struct Collection {
     pub(crate) server_settings: serde_json::Value,
     /// Whether the table is still there.
     pub(crate) exists: bool,
+    /// Until when healing is paused, on the server or for this collection.
+    pub(crate) paused_until: Option<i64>,
 }
 
 /// One vector index as the catalogs describe it.
@@ -54,6 +56,9 @@ pub(crate) struct IndexRow {
     /// Live rows that it covers, from a block sample.
     #[serde(default)]
     pub(crate) rows: f64,
+    /// Whether there may be many more, of a transaction that has not ended.
+    #[serde(default)]
+    pub(crate) rows_in_flight: bool,
     /// Dead rows that autovacuum does not yet think worth a run: their entries are no waste of the index.
     pub(crate) dead_rows_due: f64,
     pub(crate) lists: Option<u32>,
@@ -82,7 +87,9 @@ pub(crate) struct IndexRow {
 const COLLECTIONS: &str = "
 SELECT jsonb_build_object('id', c.id, 'name', c.name, 'relation', c.relation::oid::bigint,
        'column_number', c.column_number, 'settings', c.settings, 'server_settings', ruvector._server_settings(),
-       'exists', EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation))
+       'exists', EXISTS (SELECT FROM pg_class r WHERE r.oid = c.relation),
+       'paused_until', (SELECT (extract(epoch FROM max(p.until)) * 1000)::bigint FROM ruvector.healing_pauses p
+                         WHERE coalesce(p.collection_id, c.id) = c.id))
   FROM ruvector.collections c
  WHERE $1 IS NULL OR c.id = $1 ORDER BY c.id";
 
@@ -105,7 +112,11 @@ impl Collection {
     /// The settings in force.
     pub(crate) fn config(&self) -> Result<Config, Error> {
         Config::layered(&self.server_settings, &self.settings)
-            .map(|config| Config { enabled: config.enabled && settings::enabled(), ..config })
+            .map(|config| Config {
+                enabled: config.enabled && settings::enabled(),
+                paused_until: self.paused_until,
+                ..config
+            })
             .map_err(|error| Error::refused(error.to_string()))
     }
 }
@@ -128,13 +139,29 @@ pub(crate) fn indexes(collection: &Collection) -> Result<Vec<IndexRow>, Error> {
             format!("{}%", TRIAL_PREFIX.replace('_', "\\_")).into(),
         ],
     )?;
+    let writing = writing(collection)?;
     for row in &mut rows {
-        row.rows = live_rows(row.table, &row.table_name, row.predicate.as_deref())?;
         if fixed_bytes(&row.key_type).is_err() {
             row.mean_value_bytes = mean_value_bytes(row)?;
         }
+        let writing = writing.contains(&row.table);
+        (row.rows, row.rows_in_flight) =
+            rows_and_in_flight(row.table, &row.table_name, row.predicate.as_deref(), writing)?;
     }
     Ok(rows)
+}
+
+/// The leaf tables of a collection to which somebody writes in a transaction that has lasted for more than a second. `$1`
+/// the collection's table.
+const WRITING: &str = "
+SELECT DISTINCT to_jsonb(l.relation::bigint) FROM pg_locks l JOIN pg_stat_activity s ON s.pid = l.pid
+ WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
+   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+   AND s.xact_start < clock_timestamp() - interval '1 second'
+   AND (l.relation = $1 OR l.relation IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))";
+
+fn writing(collection: &Collection) -> Result<HashSet<Oid>, Error> {
+    Ok(documents(WRITING, &[pg_sys::Oid::from(collection.relation).into()])?.into_iter().collect())
 }
 
 /// Blocks of a table that are read to count its rows; of a smaller table, all. The relative error of a sample of so
@@ -153,7 +180,13 @@ struct Count {
     blocks: i64,
     changes: i64,
     at: i64,
+    /// Blocks of the table when nobody had been writing to it for long.
+    settled_blocks: Option<i64>,
 }
+
+/// How much of a table may have been added since such a time, while somebody has been writing to it for long: of more,
+/// nobody can tell what belongs to rows that are not there yet.
+const IN_FLIGHT_SHARE: f64 = 0.05;
 
 thread_local! {
     /// By table and predicate.
@@ -161,7 +194,18 @@ thread_local! {
 }
 
 /// Rows of a table (that meet a predicate): as last counted by this process, or anew when it has changed since.
-fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Error> {
+pub(crate) fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Error> {
+    rows_and_in_flight(table, name, predicate, false).map(|(rows, _)| rows)
+}
+
+/// Rows of a table (that meet a predicate): as last counted by this process, or anew when it has changed since; and
+/// whether a transaction that is `writing` may have added many more.
+fn rows_and_in_flight(
+    table: Oid,
+    name: &str,
+    predicate: Option<&str>,
+    writing: bool,
+) -> Result<(f64, bool), Error> {
     #[derive(Deserialize)]
     struct Table {
         blocks: i64,
@@ -175,8 +219,18 @@ fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Err
     .pop()
     .ok_or_else(|| Error::refused("the table is gone"))?;
     let key = (table, predicate.map(str::to_owned));
-    let known = COUNTS.with_borrow(|counts| {
-        let count = counts.get(&key)?;
+    let settled_blocks = if writing {
+        COUNTS.with_borrow(|counts| counts.get(&key)?.settled_blocks)
+    } else {
+        Some(now.blocks)
+    };
+    // Of a table seen for the first time nobody knows how large it was.
+    let in_flight = writing
+        && settled_blocks
+            .is_none_or(|settled| (now.blocks - settled) as f64 > IN_FLIGHT_SHARE * now.blocks as f64);
+    let known = COUNTS.with_borrow_mut(|counts| {
+        let count = counts.get_mut(&key)?;
+        count.settled_blocks = settled_blocks;
         let changes = now.changes.checked_sub(count.changes).filter(|changes| *changes >= 0)?;
         let same = now.blocks == count.blocks
             && changes as f64 <= RECOUNTED_SHARE * count.rows
@@ -184,15 +238,15 @@ fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Err
         same.then_some(count.rows)
     });
     if let Some(rows) = known {
-        return Ok(rows);
+        return Ok((rows, in_flight));
     }
     let rows = count_rows(table, name, predicate, now.blocks)?;
-    let count = Count { rows, blocks: now.blocks, changes: now.changes, at: now_ms() };
+    let count = Count { rows, blocks: now.blocks, changes: now.changes, at: now_ms(), settled_blocks };
     COUNTS.with_borrow_mut(|counts| {
         counts.retain(|_, count| (0..COUNT_AGE_MAX_MS).contains(&(now_ms() - count.at)));
         counts.insert(key, count);
     });
-    Ok(rows)
+    Ok((rows, in_flight))
 }
 
 /// Counts in a block sample, as the table's owner.
@@ -271,6 +325,11 @@ pub(crate) fn snapshot(
         horizon: Some(Reading::Known(state.horizon)),
         slots: Some(Reading::Known(state.slots)),
         memory: Some(memory::usage(config)?),
+        scheduled: maintenance::scheduled(collection)?.map(Reading::Known),
+        ingestion: ingestion::seen(collection)?,
+        managed: managed::managed(collection)?,
+        orchestrator: settings::scale_command(),
+        around: around::around(collection.id)?,
     })
 }
 
@@ -325,6 +384,11 @@ fn fixed_bytes(key_type: &str) -> Result<u64, String> {
 /// What a clean build of the rows would need, by the page layout of pgvector. Dead rows up to autovacuum's threshold
 /// count as rows: every table that is written to has them, and autovacuum gives their space back.
 fn clean_bytes(row: &IndexRow) -> Reading<u64> {
+    if row.rows_in_flight {
+        return Reading::unknown(
+            "a transaction that adds rows has not ended, and they cannot be counted yet",
+        );
+    }
     let rows = row.rows + row.dead_rows_due;
     match value_bytes(row) {
         Err(reason) => Reading::Unknown(reason),

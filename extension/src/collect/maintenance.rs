@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use healing::snapshot::{Job, Oid};
+use healing::snapshot::{Job, Oid, Scheduled};
 use pgrx::prelude::*;
 use serde::Deserialize;
 
@@ -38,6 +38,7 @@ SELECT jsonb_build_object(
   FROM jobs j
   JOIN pg_stat_activity s ON s.pid = j.pid
  CROSS JOIN LATERAL (SELECT CASE
+        WHEN s.backend_type = 'autovacuum worker' AND s.query LIKE '%(to prevent wraparound)' THEN 'wraparound_vacuum'
         WHEN s.backend_type = 'autovacuum worker' THEN 'autovacuum'
         WHEN s.query ~* '^\s*(vacuum|analyze|reindex|cluster)\M' THEN lower(substring(s.query FROM '^\s*(\w+)'))
         WHEN s.query ~* '^\s*create\s+(unique\s+)?index\M' THEN 'create_index'
@@ -51,6 +52,28 @@ SELECT jsonb_build_object(
 /// Must run in a transaction.
 pub(crate) fn jobs(collection: &Collection) -> Result<Vec<Job>, Error> {
     documents(JOBS, &[pg_sys::Oid::from(collection.relation).into()])
+}
+
+/// Jobs of pg_cron in this database that maintain one of the collection's tables, or all tables. `$1` the collection's table.
+const SCHEDULED: &str = r"
+SELECT jsonb_build_object('jobid', j.jobid, 'name', coalesce(j.jobname, left(j.command, 40)), 'schedule', j.schedule,
+       'command', j.command, 'active', j.active,
+       'pid', (SELECT d.job_pid FROM cron.job_run_details d JOIN pg_stat_activity a ON a.pid = d.job_pid
+                WHERE d.jobid = j.jobid AND d.status = 'running' ORDER BY d.runid DESC LIMIT 1))
+  FROM cron.job j
+ WHERE j.database = current_database() AND j.command ~* '^\s*(vacuum|analyze|reindex|cluster)\M'
+   AND (j.command ~* '^\s*(vacuum|analyze)\s*(\([^)]*\))?(\s|full|freeze|verbose|analyze)*;?\s*$'
+        OR EXISTS (SELECT FROM pg_class t
+                    WHERE (t.oid = $1 OR t.oid IN (SELECT p.relid FROM pg_partition_tree($1) p))
+                      AND position(lower(t.relname) IN lower(j.command)) > 0))
+ ORDER BY j.jobid";
+
+/// None where there is no pg_cron in this database. Must run in a transaction.
+pub(crate) fn scheduled(collection: &Collection) -> Result<Option<Vec<Scheduled>>, Error> {
+    if Spi::get_one::<bool>("SELECT to_regclass('cron.job') IS NOT NULL")? != Some(true) {
+        return Ok(None);
+    }
+    documents(SCHEDULED, &[pg_sys::Oid::from(collection.relation).into()]).map(Some)
 }
 
 /// Sessions of users that have waited longer than a second, by the leaf table that they wait for: for a lock on it, for a

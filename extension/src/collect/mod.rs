@@ -1,9 +1,12 @@
 //! Collectors: what is read of a collection, each bounded in time, each saying so when it could not read.
 
+mod around;
 mod catalog;
+pub(crate) mod ingestion;
 mod ivfflat;
 pub(crate) mod load;
 mod maintenance;
+pub(crate) mod managed;
 mod memory;
 mod panel;
 mod readings;
@@ -12,8 +15,9 @@ mod server;
 
 pub(crate) use catalog::{
     BUILDING, Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes,
-    now_ms, snapshot, value_bytes,
+    live_rows, now_ms, snapshot, value_bytes,
 };
+pub(crate) use maintenance::jobs;
 pub(crate) use memory::free_bytes as memory_free_bytes;
 pub(crate) use panel::{Panel, draw as draw_panel, search as search_panel};
 pub(crate) use readings::{Kind, seed, take, take_or_say_why};

@@ -150,20 +150,24 @@ pub(super) fn copy_properties(from: &Found, to: &Found) -> Result<(), Error> {
     statements.iter().try_for_each(|statement| Ok(Spi::run(statement)?))
 }
 
-/// Exchanges the names of two indexes of one table. Must run in a transaction: others see both or neither.
-pub(super) fn exchange_names(a: &Found, b: &Found, table: Oid) -> Result<(), Error> {
+/// Exchanges the names of two indexes of one table; the statements that did. Must run in a transaction: others see both or neither.
+pub(super) fn exchange_names(a: &Found, b: &Found, table: Oid) -> Result<String, Error> {
     // Hidden like a trial, and free: it names both.
     let between = format!("{}{}_{}", crate::hooks::TRIAL_PREFIX, a.oid, b.oid);
-    rename(&a.name, &between)?;
-    rename(&b.name, &a.relation_name)?;
-    rename(&format!("{}.{between}", quoted(&a.schema)?), &b.relation_name)?;
+    let statements = [
+        rename(&a.name, &between)?,
+        rename(&b.name, &a.relation_name)?,
+        rename(&format!("{}.{between}", quoted(&a.schema)?), &b.relation_name)?,
+    ];
     plan_anew(table);
-    Ok(())
+    Ok(statements.join("; "))
 }
 
-/// Renames an index, given by its qualified name. Takes no lock that readers or writers wait for.
-pub(super) fn rename(index: &str, name: &str) -> Result<(), Error> {
-    Ok(Spi::run(&format!("ALTER INDEX {index} RENAME TO {}", quoted(name)?))?)
+/// Renames an index, given by its qualified name, and returns the statement. Takes no lock that readers or writers wait for.
+pub(super) fn rename(index: &str, name: &str) -> Result<String, Error> {
+    let statement = format!("ALTER INDEX {index} RENAME TO {}", quoted(name)?);
+    Spi::run(&statement)?;
+    Ok(statement)
 }
 
 /// Cached plans on the table are made again: renaming an index alone leaves them as they are.
@@ -195,10 +199,14 @@ pub(super) fn drop_concurrently(
         look().map(|()| true)
     };
     while_locked(&[index.table, index.oid], lock_timeout_ms, still, || {
-        let statement = format!("DROP INDEX CONCURRENTLY {}", index.name);
-        toplevel::run(&statement, lock_timeout_ms, toplevel::unchanged)
+        toplevel::run(&drop_statement(index), lock_timeout_ms, toplevel::unchanged)
     })?;
     transaction(|| forget(index.oid))
+}
+
+/// The statement that drops an index without a lock that others wait for.
+pub(super) fn drop_statement(index: &Found) -> String {
+    format!("DROP INDEX CONCURRENTLY {}", index.name)
 }
 
 /// Forgets what is kept of an index. Must run in a transaction.
@@ -319,10 +327,13 @@ pub(super) fn options_set(index: Oid, changed: BuildOptions) -> Result<Value, Er
 
 /// Gives an index other options; they count from its next build.
 pub(super) fn set_options(index: &str, options: BuildOptions) -> Result<(), Error> {
-    match options.to_string() {
-        none if none.is_empty() => Ok(()),
-        options => Ok(Spi::run(&format!("ALTER INDEX {index} SET ({options})"))?),
-    }
+    set_options_sql(index, options).map_or(Ok(()), |sql| Ok(Spi::run(&sql)?))
+}
+
+/// The statement that gives an index other options; None where none are given.
+pub(super) fn set_options_sql(index: &str, options: BuildOptions) -> Option<String> {
+    let options = options.to_string();
+    (!options.is_empty()).then(|| format!("ALTER INDEX {index} SET ({options})"))
 }
 
 /// Gives an index the options again that [`options_set`] noted, pgvector's own where none was given.

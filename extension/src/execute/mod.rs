@@ -14,12 +14,16 @@ use crate::collect::{self, Collection};
 use crate::error::Error;
 use crate::owner::within;
 use crate::transaction::{look_again, transaction};
-use crate::{efforts, journal};
+use crate::{efforts, journal, routing};
 
 mod compare;
 mod index;
 mod lookup;
+mod rows;
+mod scale;
+mod suppress;
 mod toplevel;
+mod weight;
 
 /// What a step needs to know beside itself.
 pub(crate) struct Context<'a> {
@@ -53,11 +57,46 @@ impl Context<'_> {
     }
 }
 
+/// The SQL that a step about an index would run, for a dry run. Must run in a transaction.
+pub(crate) fn sql_of(step: &Step) -> Option<String> {
+    let concurrently = |of: &IndexRef| {
+        let definition = index::definition(of.oid).ok()?;
+        Some(definition.replacen("CREATE INDEX ", "CREATE INDEX CONCURRENTLY ", 1))
+    };
+    match step {
+        Step::BuildIndex { of, options, .. } => {
+            let options = options.to_string();
+            let with = if options.is_empty() { options } else { format!(", with {options}") };
+            Some(format!("{} /* named {}{with} */", concurrently(of)?, lookup::trial_name(of)))
+        }
+        Step::SwapIndex { of } => Some(format!(
+            "ALTER INDEX {} RENAME TO {} /* and the other way round */",
+            of.name,
+            lookup::trial_name(of)
+        )),
+        Step::DropLoser { of } => Some(format!("DROP INDEX CONCURRENTLY {}", lookup::trial_name(of))),
+        Step::DropInvalid { of } => Some(format!("DROP INDEX CONCURRENTLY {}", of.name)),
+        Step::ReindexConcurrently { of, options, .. } => Some(reindex_sql(of, *options)),
+        _ => None,
+    }
+}
+
+/// The SQL of a rebuild in place, options first.
+fn reindex_sql(of: &IndexRef, options: BuildOptions) -> String {
+    let reindex = format!("REINDEX INDEX CONCURRENTLY {}", of.name);
+    match index::set_options_sql(&of.name, options) {
+        Some(set) => format!("{set}; {reindex}"),
+        None => reindex,
+    }
+}
+
 /// How a step went when it did not fail.
 pub(crate) enum Went {
     Done,
     /// It was no gain, and why.
     Lost(String),
+    /// There was nothing to do, and why.
+    Noop(String),
 }
 
 /// Carries out one step.
@@ -79,7 +118,11 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
             let built = transaction(|| built(context, of))?;
             context.intend(step_no, step, || {
                 let loser = index::loser(of, built)?;
-                Ok(((), loser.as_ref().map_or_else(|| json!({}), index::described)))
+                let Some(loser) = loser else { return Ok(((), json!({}))) };
+                let mut details = index::described(&loser);
+                details[journal::SQL] = json!(format!("DROP INDEX CONCURRENTLY {}", loser.name));
+                details[journal::INVERSE] = json!(index::definition(loser.oid)?);
+                Ok(((), details))
             })?;
             let details = patiently(context.config.lock_timeout_ms, || drop_loser(context, of, built))?;
             context.done(step_no, step, details)?;
@@ -94,7 +137,11 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
                 if found.valid {
                     return Err(Error::refused(format!("{} is valid again", of.name)));
                 }
-                Ok((Some(found), json!({ "definition": index::definition(of.oid)? })))
+                let definition = index::definition(of.oid)?;
+                let sql = format!("DROP INDEX CONCURRENTLY {}", found.name);
+                let details =
+                    json!({ "definition": &definition, (journal::SQL): sql, (journal::INVERSE): definition });
+                Ok((Some(found), details))
             })?;
             if let Some(found) = found {
                 let lock_timeout_ms = context.config.lock_timeout_ms;
@@ -112,17 +159,49 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
                 Ok(point) => point,
                 Err(none) => return Ok(Went::Lost(none)),
             };
-            context.intend(step_no, step, || {
+            let former = context.intend(step_no, step, || {
                 lookup::as_planned(of)?;
-                Ok(((), json!({ "former": efforts::stored(of.oid)? })))
+                let former = efforts::stored(of.oid)?;
+                Ok((former, json!({ "former": former })))
             })?;
             transaction(|| {
                 let setting = of.method.effort_setting();
                 efforts::store(context.collection.id, of.oid, setting, Some(point.effort as i32))?;
                 measure_again(of.oid)?;
-                context.note(step_no, step, StepState::Done, json!({ "point": point }))
+                let call = |effort: Option<i32>| {
+                    let effort = effort.map_or_else(|| "NULL".to_owned(), |effort| effort.to_string());
+                    let name = of.name.replace('\'', "''");
+                    format!("SELECT ruvector_search_effort_set('{name}', {effort})")
+                };
+                let details = json!({
+                    "point": point,
+                    (journal::SQL): call(Some(point.effort as i32)),
+                    (journal::INVERSE): call(former),
+                });
+                context.note(step_no, step, StepState::Done, details)
             })?;
             transaction(efforts::load)?;
+        }
+        Step::SetThrottle { percentages, baseline, lease_s } => {
+            return suppress::set_throttle(context, step_no, step, *percentages, *baseline, *lease_s);
+        }
+        Step::PauseJob { jobid, command, lease_s } => {
+            return suppress::pause_job(context, step_no, step, *jobid, command, *lease_s);
+        }
+        Step::PauseAutovacuum { lease_s } => {
+            return suppress::pause_autovacuum(context, step_no, step, *lease_s);
+        }
+        Step::DrainMaintenance { wait_for, cancel, wait_s } => {
+            return suppress::drain(context, step_no, step, wait_for, cancel, *wait_s);
+        }
+        Step::SetRoutingWeight { of, weight, lease } => {
+            weight::set(context, step_no, step, of, *weight, *lease)?;
+        }
+        Step::MoveRows { moves, lambda, pause_ratio } => {
+            return rows::carry_out(context, step_no, step, moves, *lambda, *pause_ratio);
+        }
+        Step::ScaleReplicas { target, max_replicas, ready_timeout_s } => {
+            return scale::up(context, step_no, step, target, *max_replicas, *ready_timeout_s);
         }
     }
     Ok(Went::Done)
@@ -174,7 +253,14 @@ fn build(
         if let Some(old) = lookup::itself(of)? {
             index::copy_properties(&old, &trial)?;
         }
-        context.note(step_no, step, StepState::Done, json!({ "built": index::described(&trial) }))
+        // As it was carried out: what is built is derived from the parsed definition, not from text.
+        let sql = index::definition(trial.oid)?.replacen("CREATE INDEX ", "CREATE INDEX CONCURRENTLY ", 1);
+        let details = json!({
+            "built": index::described(&trial),
+            (journal::SQL): sql,
+            (journal::INVERSE): format!("DROP INDEX CONCURRENTLY {}", trial.name),
+        });
+        context.note(step_no, step, StepState::Done, details)
     })
 }
 
@@ -198,6 +284,9 @@ fn prepare_to_build(context: &Context<'_>, of: &IndexRef, options: BuildOptions)
 /// was set for the old one.
 fn effort_for(context: &Context<'_>, of: &IndexRef) -> Result<Option<i32>, Error> {
     let former = efforts::stored(of.oid)?;
+    if let Some(given_back) = journal::effort_given_back(context.action_id, of.oid)? {
+        return Ok(given_back);
+    }
     if !context.config.manage_search_effort {
         return Ok(former);
     }
@@ -221,7 +310,8 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
         if effort.is_some() {
             efforts::store(context.collection.id, trial.oid, of.method.effort_setting(), effort)?;
         }
-        Ok(((), json!({ "trial": index::described(&trial), "effort": effort })))
+        let former = efforts::stored(of.oid)?;
+        Ok(((), json!({ "trial": index::described(&trial), "effort": effort, "former_effort": former })))
     })?;
     transaction(efforts::load)?;
     in_transaction_patiently(context.config.lock_timeout_ms, || {
@@ -234,8 +324,10 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
         if !trial.valid {
             return Err(Error::refused("the new index is not valid any more"));
         }
-        index::exchange_names(&trial, &old, of.table)?;
-        context.note(step_no, step, StepState::Done, json!({}))
+        let sql = index::exchange_names(&trial, &old, of.table)?;
+        // Once more exchanges them back: each of the two then bears the other's name.
+        let details = json!({ (journal::SQL): &sql, (journal::INVERSE): &sql });
+        context.note(step_no, step, StepState::Done, details)
     })
 }
 
@@ -325,7 +417,8 @@ fn reindex(
             efforts::store(context.collection.id, of.oid, of.method.effort_setting(), None)?;
             efforts::store(context.collection.id, new.oid, of.method.effort_setting(), effort)?;
         }
-        context.note(step_no, step, StepState::Done, json!({ "effort": effort }))
+        let sql = reindex_sql(of, options);
+        context.note(step_no, step, StepState::Done, json!({ "effort": effort, (journal::SQL): sql }))
     })?;
     transaction(efforts::load)
 }
@@ -376,16 +469,15 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             let new = built.map(lookup::by_oid).transpose()?.flatten().filter(|new| new.table == of.table);
             let taken = lookup::bearing_its_name(of)?.is_some();
             let how = swap_back(old.is_some(), built.map(|_| new.is_some()), taken);
-            match (how, &old, &new) {
-                (SwapBack::Exchange, Some(old), Some(new)) => index::exchange_names(old, new, of.table)?,
-                (SwapBack::OwnName, Some(old), _) => {
-                    index::rename(&old.name, &bare_name(of)?)?;
-                    index::plan_anew(of.table);
+            let sql = match (how, &old, &new) {
+                (SwapBack::Exchange, Some(old), Some(new)) => {
+                    Some(index::exchange_names(old, new, of.table)?)
                 }
-                (SwapBack::FormerName, Some(old), _) => show_again(old, of)?,
-                _ => {}
-            }
-            note(json!({ "how": how }))
+                (SwapBack::OwnName, Some(old), _) => Some(named_otherwise(old, &bare_name(of)?, of)?),
+                (SwapBack::FormerName, Some(old), _) => Some(named_otherwise(old, &free_name(of)?, of)?),
+                _ => None,
+            };
+            note(json!({ "how": how, (journal::SQL): sql }))
         }),
         RecoveryCommand::RestoreEffort { of, details, .. } => {
             transaction(|| {
@@ -399,10 +491,12 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
         RecoveryCommand::RebuildDropped { of, details, .. } => {
             let gone = transaction(|| Ok(lookup::bearing_its_name(of)?.is_none()))?;
             // Without a definition it was gone before the step.
-            if let (true, Some(definition)) = (gone, details.get("definition").and_then(Value::as_str)) {
+            let definition = details.get("definition").and_then(Value::as_str).filter(|_| gone);
+            if let Some(definition) = definition {
                 index::create(definition, None, BuildOptions::default())?;
             }
-            transaction(|| note(json!({})))
+            let sql = definition.map(|text| text.replacen("CREATE INDEX ", "CREATE INDEX CONCURRENTLY ", 1));
+            transaction(|| note(json!({ (journal::SQL): sql })))
         }
         RecoveryCommand::DropReindexLeftover { of, details, .. } => {
             clean_up_reindex(context, of, details)?;
@@ -413,9 +507,24 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             let details = drop_loser(context, of, built)?;
             transaction(|| note(details))
         }
-        RecoveryCommand::Revert { step, .. } => {
-            Err(Error::refused(format!("there is nothing to put back: {}", healing::explain::step(step))))
-        }
+        RecoveryCommand::Revert { step, details, .. } => match step.as_ref() {
+            Step::SetRoutingWeight { of, .. } => {
+                transaction(|| {
+                    weight::restore(context, of, details)?;
+                    note(json!({}))
+                })?;
+                transaction(routing::load)
+            }
+            Step::MoveRows { pause_ratio, .. } => {
+                let rows = rows::revert(context, step_no, *pause_ratio)?;
+                transaction(|| note(json!({ "moved_back": rows })))
+            }
+            Step::ScaleReplicas { target, .. } => {
+                let details = scale::revert(target, details)?;
+                transaction(|| note(details))
+            }
+            other => suppress::revert(context, other, || note(json!({}))),
+        },
     }
 }
 
@@ -437,7 +546,7 @@ fn drop_loser(context: &Context<'_>, of: &IndexRef, built: Option<Oid>) -> Resul
         let still = index::loser(of, built)?.is_some_and(|now| now.oid == loser.oid && !now.attached);
         still.then_some(()).ok_or_else(|| Error::refused(format!("{} is another index by now", loser.name)))
     })?;
-    Ok(json!({}))
+    Ok(json!({ (journal::SQL): index::drop_statement(&loser) }))
 }
 
 /// Drops the index that was built beside another. Once the two were to exchange their names, what bears the trial's name
@@ -447,7 +556,7 @@ fn drop_trial(context: &Context<'_>, of: &IndexRef) -> Result<Value, Error> {
     let Some(trial) = trial else { return Ok(json!({})) };
     if built.is_none_or(|built| built == trial.oid) {
         index::drop_concurrently(&trial, context.config.lock_timeout_ms, || Ok(()))?;
-        return Ok(json!({}));
+        return Ok(json!({ (journal::SQL): index::drop_statement(&trial) }));
     }
     in_transaction(context.config.lock_timeout_ms, || {
         index::lock(&[trial.oid]);
@@ -461,9 +570,14 @@ fn drop_trial(context: &Context<'_>, of: &IndexRef) -> Result<Value, Error> {
 
 /// Gives a hidden index a free name beside its own (`_former`), so that all see it. Must run in a transaction.
 fn show_again(index: &lookup::Found, of: &IndexRef) -> Result<(), Error> {
-    index::rename(&index.name, &free_name(of)?)?;
+    named_otherwise(index, &free_name(of)?, of).map(drop)
+}
+
+/// Renames a hidden index of a table, whose cached plans are made again; the statement. Must run in a transaction.
+fn named_otherwise(index: &lookup::Found, name: &str, of: &IndexRef) -> Result<String, Error> {
+    let statement = index::rename(&index.name, name)?;
     index::plan_anew(of.table);
-    Ok(())
+    Ok(statement)
 }
 
 /// Removes what actions left behind that no journal knows any more, because the extension was dropped meanwhile or the

@@ -161,14 +161,14 @@ unsafe fn session_has_set(name: &std::ffi::CStr) -> bool {
     !record.is_null() && (*record).source >= pg_sys::GucSource::PGC_S_CLIENT && (*record).source != OURS
 }
 
-#[cfg(feature = "pg18")]
+#[cfg(not(feature = "pg15"))]
 unsafe fn find(name: &std::ffi::CStr) -> *mut pg_sys::config_generic {
     pg_sys::find_option(name.as_ptr(), false, true, 0)
 }
 
 /// PostgreSQL 15 does not export `find_option`: look the name up in the table of variables, once a backend. An index of
 /// the method is open by now, so pgvector is loaded and its variables stay where they are.
-#[cfg(not(feature = "pg18"))]
+#[cfg(feature = "pg15")]
 unsafe fn find(name: &std::ffi::CStr) -> *mut pg_sys::config_generic {
     use std::sync::atomic::{AtomicPtr, Ordering};
     static FOUND: [AtomicPtr<pg_sys::config_generic>; 2] =

@@ -139,13 +139,13 @@ unsafe fn step_aside(name: *const c_char) {
         (slot.pid, slot.workers)
     };
     background::wake(pid);
-    workers.iter().for_each(|worker| terminate(*worker));
+    workers.iter().for_each(|worker| background::terminate(*worker));
     let sessions =
         |slot: &shared::HealerSlot| slot.pid != 0 || slot.workers.iter().any(|worker| *worker != 0);
     for step in 0..WAIT_STEPS {
         if step == PATIENT_STEPS {
             // It measures something.
-            terminate(pid);
+            background::terminate(pid);
         }
         if !shared::HEALERS.share().slots.iter().any(|slot| slot.database == database && sessions(slot)) {
             return;
@@ -155,19 +155,12 @@ unsafe fn step_aside(name: *const c_char) {
     }
 }
 
-fn terminate(pid: i32) {
-    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-        // One that has just ended is what is wanted.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    }
-}
-
-#[cfg(feature = "pg18")]
+#[cfg(not(feature = "pg15"))]
 unsafe fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, role)
 }
 
-#[cfg(not(feature = "pg18"))]
+#[cfg(feature = "pg15")]
 unsafe fn owns_database(database: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     pg_sys::pg_database_ownercheck(database, role)
 }

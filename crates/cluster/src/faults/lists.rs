@@ -1,5 +1,7 @@
 //! Lists of ivfflat indexes that do not fit the rows. Tables are as those of [`super::mixed`]: `(part, embedding)`.
 
+use std::time::{Duration, Instant};
+
 use postgres::Client;
 
 use super::tables::STORE;
@@ -73,10 +75,27 @@ pub fn drift(client: &mut Client, table: &str, share: f64) -> Result<(), Cluster
     arrive(client, table)
 }
 
-/// Inserts prepared rows at one go: what they cost the partition is one burst, not a load that lasts.
+/// Rows of one batch, ten of which arrive a second: some thousand buffers a second, which is no load to speak of.
+const BATCH: usize = 60;
+
+/// Inserts prepared rows as they would come in: a burst would be a load of its own.
 fn arrive(client: &mut Client, table: &str) -> Result<(), ClusterError> {
-    let insert = format!("INSERT INTO {table} (part, embedding) SELECT part, embedding FROM arriving");
-    sql(client, &insert)?;
+    let failed = || ClusterError::sql(format!("rows could not be added to {table}"));
+    let count: i64 = client.query_one("SELECT count(*) FROM arriving", &[]).map_err(failed())?.get(0);
+    sql(
+        client,
+        "CREATE TEMP SEQUENCE arrival; ALTER TABLE arriving ADD at bigint DEFAULT nextval('arrival')",
+    )?;
+    let insert = format!(
+        "INSERT INTO {table} (part, embedding) SELECT part, embedding FROM arriving WHERE at > $1 AND at <= $2"
+    );
+    let insert = client.prepare(&insert).map_err(failed())?;
+    let mut next = Instant::now();
+    for from in (0..count).step_by(BATCH) {
+        client.execute(&insert, &[&from, &(from + BATCH as i64)]).map_err(failed())?;
+        next += Duration::from_millis(100);
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
     report(client)?;
-    sql(client, "DROP TABLE arriving")
+    sql(client, "DROP TABLE arriving; DROP SEQUENCE arrival")
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arm, InFlight, Planned, Reason, Request};
+use super::{Arm, InFlight, Planned, Reason, Request, gates};
 use crate::config::Config;
 use crate::integrity::component_lambda;
 use crate::lifecycle::Status;
@@ -63,6 +63,9 @@ pub fn begin(input: &BeginInput<'_>) -> Begin {
     if !config.enabled {
         return never(Status::Aborted, Reason::Disabled);
     }
+    if config.paused_until.is_some_and(|until| until > now) {
+        return wait(Reason::Paused);
+    }
     if arms.iter().any(|arm| arm.strategy == planned.plan.strategy && arm.breaker_open) {
         return never(Status::Aborted, Reason::BreakerOpen);
     }
@@ -78,8 +81,14 @@ pub fn begin(input: &BeginInput<'_>) -> Begin {
     if late || now.saturating_sub(snapshot.taken_at) > config.max_snapshot_age_seconds * 1000 {
         return wait(Reason::StaleSnapshot);
     }
-    // What a human named by hand was wanted whether the part is weak or not.
-    if !matches!(request, Request::Execute { .. }) {
+    if let Some(closed) = gates::room(&planned.plan, config, snapshot, &in_flight) {
+        return wait(closed.reason);
+    }
+    // What a human named by hand was wanted whether the part is weak or not, and whatever the server does.
+    if !request.by_hand() {
+        if let Some(closed) = gates::quiet(planned, config, snapshot, now) {
+            return wait(closed.reason);
+        }
         let lambda = component_lambda(snapshot, &planned.problem.component.nodes, config).ok().flatten();
         if lambda.is_none_or(|lambda| lambda >= config.normal_lambda()) {
             return never(Status::Expired, Reason::StateNormal);

@@ -194,7 +194,7 @@ impl Arm {
     }
 
     /// The arm after an action of the remedy ended at `now` with this lesson: what helped clears it, a fault doubles
-    /// the wait (with up to a tenth of jitter taken from `seed`) and after `breaker_failures` in a row opens the
+    /// the wait (with jitter taken from `seed`) and after `breaker_failures` in a row opens the
     /// breaker; what could not be undone opens it at once. Anything else leaves it.
     #[must_use]
     pub fn after(&self, lesson: Lesson, now: UnixMs, config: &Config, seed: u64) -> Arm {
@@ -228,11 +228,11 @@ impl Arm {
     }
 }
 
-/// base × 2^(failures − 1), at most the cap, and up to a tenth more so that several do not come back at once.
+/// base × 2^(failures − 1), at most the cap, and up to `backoff_jitter` more so that several do not come back at once.
 fn backoff_ms(base_s: i64, failures: u32, config: &Config, seed: u64) -> i64 {
     let doubled = base_s as f64 * 2f64.powi(failures.saturating_sub(1).min(62) as i32);
     let wait_s = doubled.min(config.backoff_cap_seconds as f64);
     let jitter = (crate::kmeans::mix(seed ^ u64::from(failures)) >> 11) as f64 / (1u64 << 53) as f64;
-    // At most 1.1 x 30 days: far below what an i64 of milliseconds holds.
-    (wait_s * 1000.0 * (1.0 + 0.1 * jitter)) as i64
+    // At most 2 x 30 days: far below what an i64 of milliseconds holds.
+    (wait_s * 1000.0 * (1.0 + config.backoff_jitter * jitter)) as i64
 }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Reason {
     /// Healing is switched off.
     Disabled,
+    /// A human has paused healing until a moment.
+    Paused,
     /// The mode is observe: planned only.
     ObserveMode,
     /// The server is a standby or in recovery.
@@ -34,6 +36,14 @@ pub enum Reason {
     OverImpactLimit,
     /// The plan's impact is above `max_stress_impact` and the state is not critical.
     OverStressImpact,
+    /// With the actions under way its impact would be above `max_total_impact`.
+    ImpactBudget,
+    /// No maintenance window is open, or it ends too soon.
+    OutsideWindow,
+    /// The server has other things to do, or somebody is behind already.
+    NotQuiet,
+    /// This may be a copy of the server that was set up, and the plan reaches beyond it.
+    IdentityChanged,
     /// Too little free disk.
     DiskHeadroom,
     /// The last two actions left the component weaker than it was.
@@ -42,21 +52,28 @@ pub enum Reason {
     ArmBackoff,
     /// The remedy failed several times in a row; a human closes its breaker.
     BreakerOpen,
+    /// The remedy failed so often here that it only plans; its evidence or a human raises it again.
+    AutonomyLowered,
+    /// Healing is delayed at random, to see whether the problem clears by itself.
+    ControlDelay,
     /// The observation is too old to act on.
     StaleSnapshot,
     /// There is nothing to do.
     NothingToDo,
     /// λ is not known.
     LambdaUnknown,
+    /// No orchestrator can start a replica.
+    NoOrchestrator,
     /// A manual request names no remedy, or parameters that it does not take.
     InvalidRequest,
 }
 
 impl Reason {
     /// Every reason, in the order in which they are looked at.
-    pub const ALL: [Reason; 22] = [
+    pub const ALL: [Reason; 30] = [
         Reason::InvalidRequest,
         Reason::Disabled,
+        Reason::Paused,
         Reason::InRecovery,
         Reason::StaleSnapshot,
         Reason::ActionInFlight,
@@ -66,6 +83,7 @@ impl Reason {
         Reason::Dwelling,
         Reason::Cooldown,
         Reason::AttemptsExhausted,
+        Reason::ControlDelay,
         Reason::NothingToDo,
         Reason::UnknownProblem,
         Reason::NoStrategy,
@@ -73,9 +91,15 @@ impl Reason {
         Reason::BreakerOpen,
         Reason::ArmBackoff,
         Reason::NotApplicable,
+        Reason::NoOrchestrator,
         Reason::DiskHeadroom,
         Reason::OverImpactLimit,
         Reason::OverStressImpact,
+        Reason::AutonomyLowered,
+        Reason::IdentityChanged,
+        Reason::ImpactBudget,
+        Reason::NotQuiet,
+        Reason::OutsideWindow,
         Reason::ObserveMode,
     ];
 
@@ -83,6 +107,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Disabled => "disabled",
+            Reason::Paused => "paused",
             Reason::ObserveMode => "observe_mode",
             Reason::InRecovery => "in_recovery",
             Reason::StateNormal => "state_normal",
@@ -96,13 +121,20 @@ impl Reason {
             Reason::NotApplicable => "not_applicable",
             Reason::OverImpactLimit => "over_impact_limit",
             Reason::OverStressImpact => "over_stress_impact",
+            Reason::ImpactBudget => "impact_budget",
+            Reason::OutsideWindow => "outside_window",
+            Reason::NotQuiet => "not_quiet",
+            Reason::IdentityChanged => "identity_changed",
             Reason::DiskHeadroom => "disk_headroom",
             Reason::HealingIneffective => "healing_ineffective",
             Reason::ArmBackoff => "arm_backoff",
             Reason::BreakerOpen => "breaker_open",
+            Reason::AutonomyLowered => "autonomy_lowered",
+            Reason::ControlDelay => "control_delay",
             Reason::StaleSnapshot => "stale_snapshot",
             Reason::NothingToDo => "nothing_to_do",
             Reason::LambdaUnknown => "lambda_unknown",
+            Reason::NoOrchestrator => "no_orchestrator",
             Reason::InvalidRequest => "invalid_request",
         }
     }
@@ -111,6 +143,9 @@ impl Reason {
     pub fn explain(self) -> &'static str {
         match self {
             Reason::Disabled => "Healing is switched off; set enabled to true.",
+            Reason::Paused => {
+                "A human has paused healing; it goes on by itself, or with ruvector_healing_resume()."
+            }
             Reason::ObserveMode => {
                 "The mode is observe: problems are planned for, not repaired; set mode to auto or approve."
             }
@@ -136,6 +171,18 @@ impl Reason {
             Reason::OverStressImpact => {
                 "The plan's impact is above max_stress_impact and the state is not critical."
             }
+            Reason::ImpactBudget => {
+                "Together with the actions under way the plan's impact is above max_total_impact."
+            }
+            Reason::OutsideWindow => {
+                "No maintenance window is open, or it ends before the plan would; see maintenance_windows."
+            }
+            Reason::NotQuiet => {
+                "The server is not quiet enough; the detail names the limit (a setting quiet_…)."
+            }
+            Reason::IdentityChanged => {
+                "This may be a copy of the server that was set up, so nothing beyond it is touched; if it is the one, SELECT ruvector_identity_confirm()."
+            }
             Reason::DiskHeadroom => "The plan needs more than max_disk_share of the free disk.",
             Reason::HealingIneffective => {
                 "The last two actions left this part weaker than before; a human must look."
@@ -146,13 +193,35 @@ impl Reason {
             Reason::BreakerOpen => {
                 "The remedy failed several times in a row; look into it and close its breaker."
             }
+            Reason::AutonomyLowered => {
+                "The remedy failed here too often and only plans until its predictions come true; ruvector_healing_autonomy() raises it."
+            }
+            Reason::ControlDelay => {
+                "Healing waits control_delay_seconds, drawn at random, to learn what clears by itself."
+            }
             Reason::StaleSnapshot => {
                 "The observation is older than max_snapshot_age_seconds; a new one is awaited."
             }
             Reason::NothingToDo => "There is nothing to repair.",
             Reason::LambdaUnknown => "λ could not be computed; the detail says which reading is missing.",
+            Reason::NoOrchestrator => {
+                "Nothing on this server can start a replica; set ruvector.scale_command in postgresql.conf."
+            }
             Reason::InvalidRequest => "The request names a strategy or parameter that does not exist.",
         }
+    }
+
+    /// The reference of all reasons, as Markdown: what `docs/reference/reasons.md` holds.
+    pub fn reference() -> String {
+        let mut text = String::from(
+            "# Why nothing is done\n\nThe closed list that `ruvector_healing_status()`, `ruvector_healing_why_not()`, \
+             `ruvector.healing_decisions` and the metrics share, in the order in which they are looked at. This page is \
+             written from `crates/healing/src/engine/reason.rs`.\n\n| reason | what it means |\n|---|---|\n",
+        );
+        for reason in Reason::ALL {
+            text.push_str(&format!("| `{}` | {} |\n", reason.as_str(), reason.explain()));
+        }
+        text
     }
 
     /// The reason of that name.
@@ -164,6 +233,11 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_documents_agree_with_the_list() {
+        crate::fixtures::document("reasons.md", &Reason::reference());
+    }
 
     #[test]
     fn every_reason_has_one_name_and_one_sentence() {

@@ -3,12 +3,12 @@ use serde_json::json;
 
 use super::*;
 use crate::classify::Structure;
-use crate::fixtures::{NOW, drift, fragment, ivf, recall, snapshot};
+use crate::fixtures::{NOW, drift, fragment, ivf, known, recall, replica, snapshot};
 use crate::graph::NodeKey;
 use crate::integrity::{StateRecord, assess};
 use crate::lifecycle::Lesson;
 use crate::plan::Step;
-use crate::snapshot::{Reading, Replacement};
+use crate::snapshot::{Activity, Horizon, Reading, Replacement};
 
 /// A decision's circumstances; by default a bloated hnsw index in critical state and nothing in the way.
 #[derive(Clone)]
@@ -18,6 +18,7 @@ struct Case {
     snapshot: Snapshot,
     history: Vec<Attempt>,
     arms: Vec<Arm>,
+    learned: Learned,
     in_flight: InFlight,
     now: UnixMs,
     request: Request,
@@ -33,6 +34,7 @@ impl Case {
             snapshot: sick,
             history: vec![],
             arms: vec![],
+            learned: Learned::default(),
             in_flight: InFlight::default(),
             now: NOW + 1000,
             request: Request::Automatic,
@@ -54,6 +56,7 @@ impl Case {
             snapshot: &self.snapshot,
             history: &self.history,
             arms: &self.arms,
+            learned: &self.learned,
             in_flight: self.in_flight,
             now: self.now,
             request: &self.request,
@@ -85,6 +88,10 @@ impl Case {
     }
 }
 
+fn flying(this_table: u32, server: u32) -> InFlight {
+    InFlight { this_table, server, ..InFlight::default() }
+}
+
 /// An attempt that ended so many seconds ago.
 fn attempt(ago_s: i64, status: Status) -> Attempt {
     Attempt {
@@ -103,9 +110,13 @@ fn attempt(ago_s: i64, status: Status) -> Attempt {
 
 #[test]
 fn with_nothing_in_the_way_the_healer_acts() {
-    let Decision::Act { planned, approval, dry_run, rejected } = Case::new().decide() else { panic!() };
+    let Decision::Act { planned, approval, dry_run, rejected, choice } = Case::new().decide() else {
+        panic!()
+    };
     assert_eq!(planned.plan.strategy, "compact_indexes");
     assert_eq!((approval, dry_run, rejected.len()), (None, false, 0));
+    let choice = choice.unwrap();
+    assert_eq!((choice.arms.len(), choice.arms[0].propensity), (1, 1.0));
     assert!(matches!(planned.plan.steps[0], Step::BuildIndex { .. }));
 }
 
@@ -115,8 +126,8 @@ fn each_gate_has_its_reason() {
     check(Reason::Disabled, |c| c.config.enabled = false);
     check(Reason::InRecovery, |c| c.snapshot.in_recovery = true);
     check(Reason::StaleSnapshot, |c| c.now = NOW + 120_001);
-    check(Reason::ActionInFlight, |c| c.in_flight = InFlight { this_table: 1, server: 1 });
-    check(Reason::ServerBusy, |c| c.in_flight = InFlight { this_table: 0, server: 1 });
+    check(Reason::ActionInFlight, |c| c.in_flight = flying(1, 1));
+    check(Reason::ServerBusy, |c| c.in_flight = flying(0, 1));
     check(Reason::LambdaUnknown, |c| c.snapshot.indexes.clear());
     check(Reason::LambdaUnknown, |c| c.snapshot.partitions.clear());
     check(Reason::StateNormal, |c| c.state.state = IntegrityState::Normal);
@@ -144,6 +155,114 @@ fn each_gate_has_its_reason() {
     check(Reason::NotApplicable, |c| c.snapshot.disk_free_bytes = Reading::unknown("x"));
     check(Reason::ObserveMode, |c| c.config.mode = Mode::Observe);
     check(Reason::NothingToDo, |c| fragment(&mut c.snapshot.indexes[0], 0.0));
+}
+
+/// What the server does for others, all of it well within the limits.
+fn calm(c: &mut Case) -> &mut Activity {
+    c.snapshot.around.activity = Some(Reading::Known(Activity {
+        active_sessions: 2,
+        cores: 4,
+        wal_bytes_per_s: Some(1e6),
+        free_workers: 4,
+    }));
+    known(&mut c.snapshot.around.activity)
+}
+
+#[test]
+fn a_server_that_is_not_quiet_is_left_alone_unless_a_human_names_the_strategy() {
+    type Change = fn(&mut Case);
+    let cases: [(&str, Change); 6] = [
+        ("quiet_replica_lag_seconds", |c| {
+            let mut late = replica(1);
+            late.lag_seconds = Reading::Known(60.1);
+            c.snapshot.replicas = Some(Reading::Known(vec![replica(2), late]));
+        }),
+        ("quiet_oldest_snapshot_seconds", |c| {
+            c.snapshot.horizon =
+                Some(Reading::Known(Horizon { held_s: 901.0, holder: Some("session 7".into()) }));
+        }),
+        ("quiet_active_sessions_per_core", |c| calm(c).active_sessions = 17),
+        ("quiet_wal_mib_per_second", |c| calm(c).wal_bytes_per_s = Some(257.0 * 1_048_576.0)),
+        ("could not be read", |c| c.snapshot.around.activity = Some(Reading::unknown("x"))),
+        ("quiet_free_workers", |c| calm(c).free_workers = 0),
+    ];
+    for (name, change) in cases {
+        let Decision::Refuse { reason, detail, .. } = Case::with(change).decide() else { panic!("{name}") };
+        assert_eq!(reason, Reason::NotQuiet, "{name}");
+        assert!(detail.contains(name), "{detail}");
+        assert_eq!(Case::with(change).triggered().reason(), Some(Reason::NotQuiet), "{name}");
+        let by_hand = Case::with(change).by_hand("compact_indexes", Value::Null).reason();
+        // Without a free worker not even a human gets one.
+        assert_eq!(by_hand, (name == "quiet_free_workers").then_some(Reason::NotQuiet), "{name}");
+    }
+    let quiet = Case::with(|c| {
+        calm(c).active_sessions = 16;
+        let mut gone = replica(1);
+        (gone.gone_s, gone.lag_seconds) = (Some(100.0), Reading::unknown("gone"));
+        c.snapshot.replicas = Some(Reading::Known(vec![gone]));
+        c.snapshot.horizon = Some(Reading::Known(Horizon { held_s: 900.0, holder: None }));
+    });
+    assert_eq!(quiet.reason(), None, "at the limits, and beside a replica that is gone");
+    let unlimited = Case::with(|c| {
+        calm(c).active_sessions = 170;
+        c.config.quiet_active_sessions_per_core = None;
+    });
+    assert_eq!(unlimited.reason(), None);
+}
+
+#[test]
+fn automatic_plans_wait_for_a_window_that_is_long_enough() {
+    // NOW is 22:13:20 on a Tuesday, UTC; a second later it is decided.
+    let with = |from: &str, to: &str, offset_s: Option<i32>| {
+        Case::with(|c| {
+            c.config = c.config.apply(&json!({"maintenance_windows": [{"from": from, "to": to}]})).unwrap();
+            c.snapshot.around.utc_offset_s = offset_s;
+        })
+    };
+    assert_eq!(with("22:00", "23:59", None).reason(), None);
+    let Decision::Refuse { reason, until, detail, .. } = with("23:00", "05:00", None).decide() else {
+        panic!()
+    };
+    assert_eq!((reason, until), (Reason::OutsideWindow, Some(NOW + 46 * 60_000 + 40_000)));
+    assert!(detail.contains("47 min"), "{detail}");
+    assert_eq!(with("23:00", "05:00", Some(3600)).reason(), None, "there it is an hour later");
+    // The build is estimated at a minute, its verification takes half of one.
+    let Decision::Refuse { reason, detail, .. } = with("22:00", "22:14", None).decide() else { panic!() };
+    assert_eq!(reason, Reason::OutsideWindow);
+    assert!(detail.contains("ends in 39 s"), "{detail}");
+    assert_eq!(with("22:00", "22:16", None).reason(), None);
+    assert_eq!(with("23:00", "05:00", None).by_hand("compact_indexes", Value::Null).reason(), None);
+    let mut light = with("23:00", "05:00", None);
+    light.config.window_impact = 0.6;
+    assert_eq!(light.reason(), None, "its impact is .5");
+}
+
+#[test]
+fn a_pause_is_a_lease_on_enabled() {
+    let paused = |until: UnixMs| Case::with(|c| c.config.paused_until = Some(until));
+    let Decision::Refuse { reason, until, .. } = paused(NOW + 5000).decide() else { panic!() };
+    assert_eq!((reason, until), (Reason::Paused, Some(NOW + 5000)));
+    assert_eq!(paused(NOW + 5000).by_hand("compact_indexes", Value::Null).reason(), Some(Reason::Paused));
+    assert_eq!(paused(NOW + 5000).triggered().reason(), Some(Reason::Paused));
+    assert_eq!(paused(NOW + 1000).reason(), None, "it has ended by itself");
+    assert!(Config::default().effective().get("paused_until").is_none(), "no key");
+}
+
+#[test]
+fn all_actions_of_a_server_together_keep_to_a_budget_and_one_builds() {
+    let beside = |impact: f64, builds: u32| {
+        Case::with(|c| {
+            c.config.max_concurrent_actions = 4;
+            c.in_flight = InFlight { this_table: 0, server: 1, impact, builds };
+        })
+    };
+    assert_eq!(beside(0.5, 0).reason(), None);
+    assert_eq!(beside(0.6, 0).reason(), Some(Reason::ImpactBudget));
+    assert_eq!(beside(0.6, 0).by_hand("compact_indexes", Value::Null).reason(), Some(Reason::ImpactBudget));
+    assert_eq!(beside(0.2, 1).reason(), Some(Reason::ServerBusy));
+    let mut alone = Case::new();
+    alone.config.max_total_impact = 0.1;
+    assert_eq!(alone.reason(), None, "one alone always may: its own limit is another");
 }
 
 #[test]
@@ -263,7 +382,7 @@ fn by_hand_time_does_not_matter_but_safety_does() {
 fn a_dry_run_is_never_in_the_way_of_anything() {
     let case = Case::with(|c| {
         c.config.enabled = false;
-        c.in_flight = InFlight { this_table: 1, server: 1 };
+        c.in_flight = flying(1, 1);
         c.arms = vec![Arm { breaker_open: true, ..Arm::new("compact_indexes") }];
     });
     let Decision::Act { dry_run, .. } = case.by_hand("compact_indexes", json!({"dry_run": true})).decide()
@@ -279,7 +398,7 @@ fn a_request_for_what_does_not_exist_says_what_does() {
         Decision::Refuse { reason: Reason::InvalidRequest, detail, .. } => detail,
         other => panic!("{other:?}"),
     };
-    assert!(detail("reboot", Value::Null).contains("compact_indexes, rebuild_centroids"));
+    assert!(detail("reboot", Value::Null).contains("compact_indexes, "));
     assert!(detail("compact_indexes", json!({"batch_size": 1})).contains("in one go"));
 }
 
@@ -500,10 +619,17 @@ fn what_was_decided_earlier_begins_only_while_its_gates_are_open() {
     assert_eq!(begins(other), Begin::Now);
     assert_eq!(begins(|c| c.arms = vec![Arm::new("compact_indexes")]), Begin::Now);
     assert_eq!(begins(|c| c.snapshot.in_recovery = true), wait(Reason::InRecovery));
-    let flies = |c: &mut Case| c.in_flight = InFlight { this_table: 1, server: 0 };
+    let flies = |c: &mut Case| c.in_flight = flying(1, 0);
     assert_eq!(begins(flies), wait(Reason::ActionInFlight));
-    assert_eq!(begins(|c| c.in_flight = InFlight { this_table: 0, server: 1 }), wait(Reason::ServerBusy));
+    assert_eq!(begins(|c| c.in_flight = flying(0, 1)), wait(Reason::ServerBusy));
     assert_eq!(begins(|c| c.now = NOW + 120_001), wait(Reason::StaleSnapshot));
+    assert_eq!(begins(|c| c.config.paused_until = Some(NOW + 2000)), wait(Reason::Paused));
+    assert_eq!(begins(|c| calm(c).active_sessions = 17), wait(Reason::NotQuiet));
+    let building = |c: &mut Case| {
+        c.config.max_concurrent_actions = 2;
+        c.in_flight = InFlight { builds: 1, ..flying(0, 1) };
+    };
+    assert_eq!(begins(building), wait(Reason::ServerBusy));
     // Ten minutes after it might have begun it is too late, whatever it waited for.
     let late = |c: &mut Case| {
         (c.now, c.snapshot.taken_at) = (NOW + 121_002, NOW + 121_000);
@@ -542,7 +668,7 @@ proptest! {
         case.config.enabled = enabled;
         case.config.max_auto_heal_impact = max_impact;
         case.snapshot.in_recovery = in_recovery;
-        case.in_flight = InFlight { this_table, server: server.max(this_table) };
+        case.in_flight = flying(this_table, server.max(this_table));
         case.now = NOW + age_s * 1000;
         case.state.state = [IntegrityState::Normal, IntegrityState::Stress, IntegrityState::Critical][state];
         case.history = ago.iter().map(|(ago, status)| attempt(*ago, Status::ALL[*status])).collect();
@@ -558,4 +684,136 @@ proptest! {
             prop_assert!(planned.problem.component.lambda < 0.8);
         }
     }
+}
+
+/// What is known after these ends of a strategy on low recall of an ivfflat index, each a day apart.
+fn taught(strategy: &str, lessons: &[Lesson]) -> Learned {
+    let row = |(at, lesson): (i64, &Lesson)| crate::learning::OutcomeRecord {
+        id: at,
+        collection_id: 9,
+        strategy: strategy.to_owned(),
+        context: crate::learning::Context {
+            problem_class: "CentroidSkew".to_owned(),
+            index_kind: "ivfflat".to_owned(),
+        },
+        started_at: NOW - 86_400_000 * (at + 2),
+        completed_at: NOW - 86_400_000 * (at + 1),
+        status: if *lesson == Lesson::Helped { Status::Succeeded } else { Status::RolledBack },
+        lesson: *lesson,
+        success: *lesson == Lesson::Helped,
+        verified: Some(*lesson == Lesson::Helped),
+        improvement_pct: None,
+        recovery_s: None,
+        feedback: None,
+    };
+    let rows: Vec<_> = (0..).zip(lessons).map(row).collect();
+    Learned { posteriors: crate::learning::posteriors(&rows, &[]), ..Learned::default() }
+}
+
+#[test]
+fn what_never_helped_in_such_cases_comes_after_the_next_step() {
+    let mut case = ladder();
+    case.learned = taught("tune_search_effort", &[Lesson::NoGain; 3]);
+    assert_eq!(case.strategy(), "tune_search_effort", "not sure enough");
+    case.learned = taught("tune_search_effort", &[Lesson::NoGain; 4]);
+    assert_eq!(case.strategy(), "rebuild_centroids");
+    // It is still there for when the next step is not.
+    case.arms = vec![Arm { breaker_open: true, ..Arm::new("rebuild_centroids") }];
+    assert_eq!(case.strategy(), "tune_search_effort");
+    case.arms.clear();
+    case.config.learning_enabled = false;
+    assert_eq!(case.strategy(), "tune_search_effort", "what was learned is not used");
+    case.config.learning_enabled = true;
+    case.learned =
+        taught("tune_search_effort", &[Lesson::NoGain, Lesson::NoGain, Lesson::NoGain, Lesson::Helped]);
+    assert_eq!(case.strategy(), "tune_search_effort");
+}
+
+#[test]
+fn a_remedy_that_was_lowered_asks_or_only_plans_and_others_go_first() {
+    let rung = |level| crate::learning::Rung::top("tune_search_effort", 0).set(level, 0);
+    let mut case = ladder();
+    case.learned.rungs = vec![rung(Mode::Approve)];
+    let Decision::Act { planned, approval, .. } = case.decide() else { panic!() };
+    assert_eq!((planned.plan.strategy.as_str(), approval), ("rebuild_centroids", None));
+    case.arms = vec![Arm { breaker_open: true, ..Arm::new("rebuild_centroids") }];
+    let Decision::Act { planned, approval, .. } = case.decide() else { panic!() };
+    assert_eq!(
+        (planned.plan.strategy.as_str(), approval),
+        ("tune_search_effort", Some(ApprovalReason::Autonomy))
+    );
+    case.learned.rungs = vec![rung(Mode::Observe)];
+    let Decision::Refuse { planned, rejected, .. } = case.decide() else { panic!() };
+    assert_eq!(
+        planned.unwrap().plan.strategy,
+        "tune_search_effort",
+        "planned, to be held against what happens"
+    );
+    assert!(rejected.iter().any(|r| r.reason == Reason::AutonomyLowered));
+    // A human who names it is not held back, nor is it where the ladder is switched off.
+    let by_hand = case.clone().by_hand("tune_search_effort", Value::Null);
+    assert!(matches!(by_hand.decide(), Decision::Act { approval: None, choice: None, .. }));
+    case.config.autonomy_ladder = false;
+    assert_eq!(case.strategy(), "tune_search_effort");
+    // Lower than a human has set it goes, higher never.
+    case.config.autonomy_ladder = true;
+    case.config.mode = Mode::Approve;
+    case.learned.rungs = vec![rung(Mode::Auto)];
+    let Decision::Act { approval, .. } = case.decide() else { panic!() };
+    assert_eq!(approval, Some(ApprovalReason::Mode));
+}
+
+#[test]
+fn an_episode_of_stress_may_be_delayed_at_random_once() {
+    let mut case = Case::with(|c| c.config.control_delay_share = 0.5);
+    case.state.state = IntegrityState::Stress;
+    let delayed = |case: &Case| case.reason() == Some(Reason::ControlDelay);
+    let since = (0..).map(|at| NOW - at).find(|since| {
+        case.state.since = *since;
+        delayed(&case)
+    });
+    case.state.since = since.unwrap();
+    let Decision::Refuse { until, .. } = case.decide() else { panic!() };
+    assert_eq!(until, Some(case.state.since + 60_000));
+    assert!(!delayed(&case.clone().triggered()), "a human does not wait");
+    case.state.state = IntegrityState::Critical;
+    assert!(!delayed(&case));
+}
+
+#[test]
+fn of_every_remedy_it_is_known_whether_it_could_act_and_why_not() {
+    let of = |case: &Case, strategy: &str| {
+        let assessment = assess(&case.snapshot, &case.config).unwrap();
+        let all = eligibility(&DecisionInput {
+            config: &case.config,
+            state: &case.state,
+            assessment: &assessment,
+            snapshot: &case.snapshot,
+            history: &case.history,
+            arms: &case.arms,
+            learned: &case.learned,
+            in_flight: case.in_flight,
+            now: case.now,
+            request: &case.request,
+        });
+        assert_eq!(all.len(), remedies::ALL.len());
+        all.into_iter().find(|e| e.strategy == strategy).unwrap()
+    };
+    let mut case = ladder();
+    assert_eq!(of(&case, "tune_search_effort").reason, None);
+    assert_eq!(of(&case, "rebuild_centroids").reason, None, "not first, but it could");
+    assert_eq!(of(&case, "compact_indexes").reason, Some(Reason::NothingToDo));
+    case.arms = vec![Arm { breaker_open: true, ..Arm::new("tune_search_effort") }];
+    assert_eq!(of(&case, "tune_search_effort").reason, Some(Reason::BreakerOpen));
+    case.config.mode = Mode::Observe;
+    assert_eq!(of(&case, "rebuild_centroids").reason, Some(Reason::ObserveMode));
+    case.config.mode = Mode::Auto;
+    case.learned.rungs = vec![crate::learning::Rung::top("rebuild_centroids", 0).set(Mode::Observe, 0)];
+    let lowered = of(&case, "rebuild_centroids");
+    assert_eq!((lowered.reason, lowered.mode), (Some(Reason::AutonomyLowered), Mode::Observe));
+    case.config.enabled = false;
+    assert_eq!(of(&case, "compact_indexes").reason, Some(Reason::Disabled));
+    case = ladder();
+    case.config.manage_search_effort = false;
+    assert_eq!(of(&case, "tune_search_effort").reason, Some(Reason::NotApplicable));
 }

@@ -95,6 +95,14 @@ impl Catalog {
                 fuel.burn()?;
                 self.effort.insert(of.name.clone(), 9);
             }
+            // Of no index: see the test of what they revert to.
+            Step::SetRoutingWeight { .. } | Step::MoveRows { .. } | Step::ScaleReplicas { .. } => {
+                fuel.burn()?
+            }
+            Step::SetThrottle { .. }
+            | Step::PauseJob { .. }
+            | Step::PauseAutovacuum { .. }
+            | Step::DrainMaintenance { .. } => panic!("every step here concerns an index"),
         }
         Ok(())
     }

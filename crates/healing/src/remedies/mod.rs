@@ -14,8 +14,14 @@ use crate::snapshot::{Index, Method, Oid, Reading, Replacement, Snapshot};
 pub(crate) use crate::verification::{comparisons_won, replaced, same_index};
 
 mod compact_indexes;
+mod drain_hot_partition;
+mod evict_cold_data;
+mod pause_maintenance;
+mod rebalance_partitions;
 mod rebuild_centroids;
 mod repair_invalid_index;
+mod scale_replicas;
+mod throttle_ingestion;
 mod tune_search_effort;
 
 #[cfg(test)]
@@ -24,8 +30,14 @@ mod tests;
 /// Every remedy, sorted by name.
 pub const ALL: &[&dyn Remedy] = &[
     &compact_indexes::CompactIndexes,
+    &drain_hot_partition::DrainHotPartition,
+    &evict_cold_data::EvictColdData,
+    &pause_maintenance::PauseMaintenance,
+    &rebalance_partitions::RebalancePartitions,
     &rebuild_centroids::RebuildCentroids,
     &repair_invalid_index::RepairInvalidIndex,
+    &scale_replicas::ScaleReplicas,
+    &throttle_ingestion::ThrottleIngestion,
     &tune_search_effort::TuneSearchEffort,
 ];
 
@@ -47,6 +59,17 @@ pub trait Remedy: Sync {
 
     /// Whether its plans can be undone as a rule; a plan may differ and says so.
     fn reversible(&self) -> bool;
+
+    /// Whether its plans load the server: then they wait for a quiet one and for a maintenance window. One that takes
+    /// load away does not.
+    fn adds_load(&self) -> bool {
+        true
+    }
+
+    /// Whether its plans reach beyond this server (replica counts, webhooks): a copy of it must not.
+    fn external(&self) -> bool {
+        false
+    }
 
     /// Parameters that a manual request may give beside the common ones.
     fn parameters(&self) -> &'static [Parameter] {

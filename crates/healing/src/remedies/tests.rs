@@ -140,7 +140,14 @@ fn has_inverse(step: &Step) -> bool {
         | Step::SwapIndex { .. }
         | Step::DropInvalid { .. }
         | Step::TuneSearchEffort { .. }
-        | Step::CompareIndexes { .. } => true,
+        | Step::SetRoutingWeight { .. }
+        | Step::MoveRows { .. }
+        | Step::ScaleReplicas { .. }
+        | Step::CompareIndexes { .. }
+        | Step::SetThrottle { .. }
+        | Step::PauseJob { .. }
+        | Step::PauseAutovacuum { .. }
+        | Step::DrainMaintenance { .. } => true,
         // After verification only, where nothing is undone any more.
         Step::DropLoser { .. } => true,
         Step::ReindexConcurrently { .. } => false,

@@ -356,6 +356,7 @@ fn speed() {
         let mut scenario = Scenario::generate_as(1, DAY_S, mode);
         let one = simulator::scenario::CollectionSpec {
             partitions: 4,
+            managed: false,
             rows: 20_000.0,
             value_bytes: 1544,
             ivfflat: true,

@@ -2,6 +2,7 @@
 //! humans. One file each, and one sorted list.
 
 mod clock_jumps;
+mod cold_rows_pile;
 mod disk_fills;
 mod effort_lost;
 mod foreign_load;
@@ -28,6 +29,8 @@ mod operator_approves;
 mod operator_closes_breaker;
 mod operator_executes;
 mod operator_triggers;
+mod orchestrator_fails;
+mod partition_hot;
 mod readings_fail;
 mod reindex_interrupted;
 mod replica_gone;
@@ -52,6 +55,7 @@ use crate::world::index::{Index, Maker};
 /// Every hazard, sorted by name.
 pub const ALL: &[&dyn Hazard] = &[
     &clock_jumps::ClockJumps,
+    &cold_rows_pile::ColdRowsPile,
     &disk_fills::DiskFills,
     &effort_lost::EffortLost,
     &foreign_load::ForeignLoad,
@@ -78,6 +82,8 @@ pub const ALL: &[&dyn Hazard] = &[
     &operator_closes_breaker::OperatorClosesBreaker,
     &operator_executes::OperatorExecutes,
     &operator_triggers::OperatorTriggers,
+    &orchestrator_fails::OrchestratorFails,
+    &partition_hot::PartitionHot,
     &readings_fail::ReadingsFail,
     &reindex_interrupted::ReindexInterrupted,
     &replica_gone::ReplicaGone,

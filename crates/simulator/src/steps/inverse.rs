@@ -1,5 +1,6 @@
 //! The inverses: each does only what the catalog says is still needed, and notes it.
 
+use healing::plan::Step;
 use healing::recovery::{self, RecoveryCommand, SwapBack, patience_s};
 use healing::snapshot::Oid;
 use serde_json::{Value, json};
@@ -26,8 +27,12 @@ pub(super) fn operations(turn: &Turn) -> Vec<Op> {
         RecoveryCommand::SwapBack { .. } => vec![op("undo.swap_back", swap_back, turn)],
         RecoveryCommand::RestoreEffort { .. } => vec![op("undo.restore_effort", restore_effort, turn)],
         RecoveryCommand::RebuildDropped { .. } => vec![op("undo.rebuild_dropped", rebuild, turn)],
-        // No step of this world is about anything but an index.
-        RecoveryCommand::Revert { .. } => vec![],
+        RecoveryCommand::Revert { step, .. } => match step.as_ref() {
+            Step::MoveRows { .. } => super::move_rows::inverse(turn),
+            Step::SetRoutingWeight { .. } => super::set_routing_weight::inverse(turn),
+            Step::ScaleReplicas { .. } => super::scale_replicas::inverse(turn),
+            _ => vec![],
+        },
     }
 }
 

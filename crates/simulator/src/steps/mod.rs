@@ -17,7 +17,10 @@ mod compare_indexes;
 mod drop_index;
 mod inverse;
 pub mod measure;
+mod move_rows;
 mod reindex;
+mod scale_replicas;
+mod set_routing_weight;
 mod swap_index;
 mod tune_search_effort;
 
@@ -33,6 +36,14 @@ pub fn expand(turn: &Turn) -> Vec<Op> {
         Step::DropLoser { .. } | Step::DropInvalid { .. } => drop_index::operations(turn),
         Step::ReindexConcurrently { .. } => reindex::operations(turn),
         Step::TuneSearchEffort { .. } => tune_search_effort::operations(turn),
+        Step::MoveRows { .. } => move_rows::operations(turn),
+        Step::SetRoutingWeight { .. } => set_routing_weight::operations(turn),
+        Step::ScaleReplicas { .. } => scale_replicas::operations(turn),
+        // No usual rate and no jobs of pg_cron are seen in this world, so nothing plans them.
+        Step::SetThrottle { .. }
+        | Step::PauseJob { .. }
+        | Step::PauseAutovacuum { .. }
+        | Step::DrainMaintenance { .. } => vec![],
     }
 }
 
@@ -63,6 +74,14 @@ pub const OPERATIONS: &[&str] = &[
     "tune_search_effort.measure",
     "tune_search_effort.intent",
     "tune_search_effort.done",
+    "move_rows.intent",
+    "move_rows.batch",
+    "move_rows.done",
+    "set_routing_weight.intent",
+    "set_routing_weight.done",
+    "scale_replicas.intent",
+    "scale_replicas.set",
+    "scale_replicas.wait",
     "worker.begin",
     "worker.to_verifying",
     "worker.measure",
@@ -73,6 +92,9 @@ pub const OPERATIONS: &[&str] = &[
     "undo.swap_back",
     "undo.restore_effort",
     "undo.drop_leftover",
+    "undo.move_rows",
+    "undo.set_routing_weight",
+    "undo.scale_replicas",
     "finish.drop_loser",
 ];
 

@@ -45,6 +45,16 @@ pub struct Table {
     pub indexes: Vec<Index>,
     /// Buffers a second that hot rows of it draw, beside what a table at rest is asked for.
     pub heat: f64,
+    /// Rows that users brought here less those that they deleted; `rows` less this was moved here.
+    pub owned: f64,
+    /// It is the cold partition of a managed collection.
+    pub cold: bool,
+    /// Rows of it that meet the condition for cold ones.
+    pub cold_rows: f64,
+    /// Its weight for new rows.
+    pub weight: f64,
+    /// When, by the wall clock, which weight holds by itself.
+    pub weight_lease: Option<(UnixMs, f64)>,
 }
 
 impl Table {
@@ -57,6 +67,8 @@ impl Table {
     pub fn change(&mut self, inserted: f64, deleted: f64) {
         let deleted = deleted.min(self.rows);
         self.rows += inserted - deleted;
+        self.owned += inserted - deleted;
+        self.cold_rows = self.cold_rows.min(self.rows);
         self.dead += deleted;
         self.stat_dead += deleted;
         // Rows are whole, and far fewer than 2^53.
@@ -119,6 +131,8 @@ pub struct Collection {
     pub truth: (u64, f64),
     /// The bulk load into it.
     pub ingest: Ingest,
+    /// Its rows are ours to move.
+    pub managed: bool,
 }
 
 impl Collection {
@@ -189,6 +203,8 @@ pub struct Weather {
     pub in_recovery: bool,
     /// Bytes of foreign files.
     pub foreign_bytes: u64,
+    /// Whoever starts replicas answers with errors.
+    pub orchestrator_fails: bool,
     /// Share of workers that err before they can read their journal.
     pub worker_errors: f64,
     /// Memory that is there for a build; one that needs more is killed, and the server with it.
@@ -210,6 +226,7 @@ impl Default for Weather {
             no_workers: false,
             in_recovery: false,
             foreign_bytes: 0,
+            orchestrator_fails: false,
             worker_errors: 0.0,
             memory_bytes: u64::MAX,
         }
@@ -329,6 +346,28 @@ impl World {
                 changes: spec.rows as i64,
                 indexes,
                 heat: 0.0,
+                owned: spec.rows,
+                cold: false,
+                cold_rows: 0.0,
+                weight: 1.0,
+                weight_lease: None,
+            });
+        }
+        let managed = spec.managed && spec.partitions > 1;
+        if managed {
+            let oid = self.oid();
+            let name = format!("docs{id}_cold");
+            tables.push(Table {
+                rows: 0.0,
+                owned: 0.0,
+                reltuples: 0.0,
+                changes: 0,
+                indexes: vec![],
+                cold: true,
+                weight: 0.0,
+                oid,
+                name,
+                ..tables[0].clone()
             });
         }
         Collection {
@@ -345,6 +384,7 @@ impl World {
             fault_at: 0,
             truth: (0, 1.0),
             ingest: Ingest::default(),
+            managed,
         }
     }
 
@@ -557,6 +597,42 @@ impl Collection {
             self.ledger.push(Wanted { table, name: name.clone(), method, valid });
         }
         self.rename(oid, name);
+    }
+
+    /// Moves so many rows (only cold ones) from one table to another; they take their share of what is asked of their table
+    /// along. Returns that share, and how many of them are cold.
+    pub fn move_rows(&mut self, from: Oid, to: Oid, rows: f64, cold: bool) -> (f64, f64) {
+        let Some(source) = self.table(from).filter(|table| table.rows >= 1.0) else { return (0.0, 0.0) };
+        let share = (rows / source.rows).min(1.0);
+        let heat = if cold { 0.0 } else { source.heat * share };
+        let cold = if cold { rows } else { source.cold_rows * share };
+        self.put_back(from, to, rows, heat, cold);
+        (heat, cold)
+    }
+
+    /// Moves just these: so many rows, with what is asked of them and the cold ones among them.
+    pub fn put_back(&mut self, from: Oid, to: Oid, rows: f64, heat: f64, cold: f64) {
+        for (oid, sign) in [(from, -1.0), (to, 1.0)] {
+            if let Some(table) = self.table(oid) {
+                table.rows += sign * rows;
+                table.heat = (table.heat + sign * heat).max(0.0);
+                table.cold_rows = (table.cold_rows + sign * cold).max(0.0);
+                table.changes += rows as i64;
+                if sign < 0.0 {
+                    (table.dead, table.stat_dead) = (table.dead + rows, table.stat_dead + rows);
+                }
+                let live = table.rows;
+                for index in table.indexes.iter_mut().filter(|index| index.valid) {
+                    index.bytes = index.bytes.max(index.clean_bytes(live));
+                }
+            }
+        }
+        self.touch();
+    }
+
+    /// Rows that were moved into each table, less those that were moved out.
+    pub fn moved(&self) -> Vec<(Oid, f64)> {
+        self.tables.iter().map(|table| (table.oid, table.rows - table.owned)).collect()
     }
 
     /// Removes an index.

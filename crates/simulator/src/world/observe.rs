@@ -5,8 +5,8 @@
 use healing::config::Config;
 use healing::integrity::{Assessment, assess};
 use healing::snapshot::{
-    CentroidGroup, Index as Seen, IvfHealth, Method, Partition, Reading, RecallPoint, Replacement, Snapshot,
-    UnixMs,
+    CentroidGroup, Index as Seen, IvfHealth, Managed, Method, Partition, Place, Reading, RecallPoint,
+    Replacement, Snapshot, UnixMs,
 };
 use healing::{health, plan::IndexRef};
 
@@ -194,7 +194,7 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
                 live_rows: Reading::Known(table.rows),
                 bytes: Reading::Known((table.rows * 1600.0) as u64),
                 server: String::new(),
-                load: Some(Reading::Known(table.load_seen())),
+                load: Some(Reading::Known(table.load_seen(world.strain.readers))),
                 usual_ratio: None,
                 waiting: None,
             })
@@ -211,7 +211,25 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
         horizon: None,
         slots: None,
         memory: Some(Reading::Known(world.memory_seen())),
+        managed: collection.managed.then(|| managed(&collection.tables)),
+        orchestrator: Some("virtual".to_owned()),
+        scheduled: None,
+        ingestion: None,
+        around: healing::snapshot::Around::default(),
     }
+}
+
+/// The routing of a managed collection.
+fn managed(tables: &[Table]) -> Managed {
+    let place = |(number, table): (i32, &Table)| Place {
+        oid: table.oid,
+        number,
+        weight: table.weight,
+        cold: table.cold,
+        elsewhere: false,
+        cold_rows: (!table.cold).then_some(Reading::Known(table.cold_rows)),
+    };
+    Managed { fixed: None, noticed: None, by_tenant: false, places: (0..).zip(tables).map(place).collect() }
 }
 
 fn seen(world: &World, table: &Table, index: &Index, exact: bool) -> Seen {
@@ -346,7 +364,11 @@ fn spotless(snapshot: &Snapshot, config: &Config) -> bool {
 
 /// Whether nothing weighs on the server: no row is hot, no replica behind, no maintenance held up, memory as at rest.
 fn unstrained(snapshot: &Snapshot) -> bool {
-    let loads = || snapshot.partitions.iter().filter_map(|partition| partition.load.as_ref()?.known());
+    // Nobody asks for the rows of a cold partition: that is as it should be.
+    let loads = || {
+        let all = snapshot.partitions.iter().filter_map(|partition| partition.load.as_ref()?.known());
+        all.filter(|load| load.blocks > 0.0)
+    };
     let (least, most) = loads()
         .fold((f64::MAX, 0.0f64), |(least, most), load| (least.min(load.blocks), most.max(load.blocks)));
     let replicas = snapshot.replicas.as_ref().and_then(Reading::known);

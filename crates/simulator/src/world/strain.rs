@@ -19,10 +19,17 @@ const ROW_WAL: f64 = 2000.0;
 pub const REPLAY: f64 = 30e6;
 /// Percent of memory that a server at rest uses.
 const REST_MEMORY: f64 = 45.0;
+/// Percent of the memory that a collection would take if all of its rows were cold and lay among the others.
+const COLD_MEMORY_PCT: f64 = 80.0;
 /// Seconds in which memory comes near to what ingestion asks for.
 const MEMORY_S: f64 = 300.0;
 /// Memory of the server, bytes.
 const MEMORY_BYTES: u64 = 16 << 30;
+/// Read replicas of a server at rest, and the share of the load that they take off as their number doubles.
+const READERS: u32 = 2;
+const READ_SHARE: f64 = 0.8;
+/// Milliseconds until a new replica is ready.
+const READY_MS: i64 = 60_000;
 /// A reading is seen anew when it has moved by this share of itself.
 const SEEN_SHARE: f64 = 0.05;
 
@@ -77,6 +84,10 @@ pub struct Strain {
     pub blocked: Vec<Blocked>,
     /// Percent of the memory in use.
     pub memory_pct: f64,
+    /// Read replicas behind a balancer, which answer a part of the reads.
+    pub readers: u32,
+    /// How many were asked for, and when they will be ready, true time.
+    asked: Option<(u32, UnixMs)>,
     memory_seen: f64,
 }
 
@@ -87,6 +98,8 @@ impl Strain {
             replicas: (1..=i64::from(replicas)).map(Replica::new).collect(),
             blocked: vec![],
             memory_pct: REST_MEMORY,
+            readers: READERS,
+            asked: None,
             memory_seen: REST_MEMORY,
         }
     }
@@ -126,12 +139,24 @@ impl World {
             let reading = replica.gone_since.map_or(replica.behind, |since| (now - since) as f64);
             all |= moved(reading, &mut replica.seen);
         }
-        let wanted =
-            REST_MEMORY + collections.iter().map(|collection| collection.ingest.memory_pct).sum::<f64>();
+        let wanted = REST_MEMORY + collections.iter().map(Collection::memory_pct).sum::<f64>();
         strain.memory_pct += (wanted.min(99.0) - strain.memory_pct) * (seconds / MEMORY_S).min(1.0);
         all |= moved(strain.memory_pct, &mut strain.memory_seen);
         if all {
             collections.iter_mut().for_each(Collection::touch);
+        }
+        if let Some((readers, _)) = strain.asked.filter(|(_, ready)| *ready <= now) {
+            (strain.readers, strain.asked) = (readers, None);
+            collections.iter_mut().for_each(Collection::touch);
+        }
+        let wall = now + self.clock_offset;
+        for collection in collections.iter_mut().filter(|collection| collection.managed) {
+            for table in &mut collection.tables {
+                if let Some((_, after)) = table.weight_lease.filter(|(until, _)| *until <= wall) {
+                    (table.weight, table.weight_lease) = (after, None);
+                    collection.version += 1;
+                }
+            }
         }
         for blocked in &mut strain.blocked {
             if moved((now - blocked.since) as f64, &mut blocked.seen) {
@@ -151,8 +176,10 @@ impl World {
             lag_seconds: Reading::Known(replica.behind / wal),
             gone_s: replica.gone_since.map(|since| (self.now - since) as f64 / 1000.0),
         };
-        let is_well = |replica: &&Replica| replica.gone_since.is_none() && replica.replays >= REPLAY;
-        self.strain.replicas.iter().filter(|replica| !curable || is_well(replica)).map(of).collect()
+        let here = |replica: &&Replica| {
+            replica.gone_since.is_none() && replica.replays >= REPLAY && wal > replica.replays
+        };
+        self.strain.replicas.iter().filter(|replica| !curable || here(replica)).map(of).collect()
     }
 
     /// What the collectors read of the maintenance of a collection.
@@ -167,6 +194,11 @@ impl World {
         self.strain.blocked.iter().filter(|blocked| blocked.collection == collection).map(of).collect()
     }
 
+    /// Asks for so many read replicas.
+    pub fn scale(&mut self, readers: u32) {
+        self.strain.asked = Some((readers, self.now + READY_MS));
+    }
+
     /// What the collectors read of the memory.
     pub(super) fn memory_seen(&self) -> Memory {
         Memory {
@@ -178,15 +210,37 @@ impl World {
     }
 }
 
+impl Collection {
+    /// Percent of the server's memory that it would take in the end beside what a server at rest uses.
+    fn memory_pct(&self) -> f64 {
+        let hot = self.tables.iter().filter(|table| !table.cold);
+        let (cold, rows) =
+            hot.fold((0.0, 1.0), |(cold, rows), table| (cold + table.cold_rows, rows + table.rows));
+        self.ingest.memory_pct + COLD_MEMORY_PCT * cold / rows
+    }
+}
+
 impl Table {
     /// What the collectors read of its load.
-    pub(super) fn load_seen(&self) -> Load {
+    pub(super) fn load_seen(&self, readers: u32) -> Load {
+        if self.cold {
+            return Load {
+                blocks: 0.0,
+                inserted: 0.0,
+                updated: 0.0,
+                deleted: 0.0,
+                scans: 0.0,
+                hit_ratio: None,
+            };
+        }
+        let reads = f64::from(READERS) / f64::from(readers.max(1));
+        let asked = REST_BLOCKS + self.heat;
         Load {
-            blocks: REST_BLOCKS + self.heat,
+            blocks: asked * (1.0 - READ_SHARE + READ_SHARE * reads),
             inserted: 0.0,
             updated: 0.0,
             deleted: 0.0,
-            scans: (REST_BLOCKS + self.heat) / 100.0,
+            scans: asked / 100.0 * reads,
             hit_ratio: Some(0.99),
         }
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use cluster::{Cluster, Version};
 
 /// Makes it, with the extension preloaded and created in the database `postgres`. Prints the URI as the last line.
-pub(crate) fn up(version: Version, directory: &Path) -> Result<()> {
+pub(super) fn up(version: Version, directory: &Path) -> Result<()> {
     eprintln!("making a server in {}", directory.display());
     let cluster = Cluster::builder(version).preload(true).create_at(directory)?;
     let ready = cluster
@@ -23,7 +23,7 @@ pub(crate) fn up(version: Version, directory: &Path) -> Result<()> {
 }
 
 /// Stops it and removes its directory.
-pub(crate) fn down(directory: &Path) -> Result<()> {
+pub(super) fn down(directory: &Path) -> Result<()> {
     Cluster::open_at(directory)?.destroy()?;
     eprintln!("stopped and removed {}", directory.display());
     Ok(())

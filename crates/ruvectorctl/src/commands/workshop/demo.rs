@@ -54,7 +54,7 @@ struct Healed {
 }
 
 /// Runs the story; an error if anything was not healed, or the application met one.
-pub(crate) fn run(version: Version) -> Result<()> {
+pub(super) fn run(version: Version) -> Result<()> {
     let progress = ProgressBar::new(6);
     progress.set_style(ProgressStyle::with_template("{spinner} {pos}/{len} {msg} ({elapsed})")?);
     progress.enable_steady_tick(Duration::from_millis(200));

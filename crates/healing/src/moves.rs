@@ -1,0 +1,140 @@
+//! Moving rows: how many, in batches of which size, and when to stop.
+
+/// Rows that one action may move: the lesser of a number, a share of all, and what was asked for.
+pub fn rows_max(most: i64, share: f64, rows: f64, asked: Option<i64>) -> u64 {
+    let by_share = (share * rows).max(0.0) as u64;
+    let most = u64::try_from(most).unwrap_or(0);
+    most.min(by_share).min(asked.map_or(u64::MAX, |asked| u64::try_from(asked).unwrap_or(0)))
+}
+
+/// What follows from λ after a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Go on with the next move.
+    GoOn,
+    /// Keep what was moved and move no more.
+    Stop,
+    /// Undo this move and move no more.
+    UndoThisAndStop,
+}
+
+/// Watches λ of the component over the moves of a plan, as the spec's loop does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Watch {
+    lambda: f64,
+    flat: u32,
+}
+
+/// Better than this times λ before: go on.
+const BETTER: f64 = 1.1;
+/// Worse than this times λ before: undo.
+const WORSE: f64 = 0.9;
+/// Moves in a row that may change nothing.
+const FLAT_MAX: u32 = 5;
+/// λ below this counts as this: it may be 0.
+const LAMBDA_FLOOR: f64 = 0.01;
+
+impl Watch {
+    /// λ of the component before the first move.
+    pub fn new(lambda: f64) -> Self {
+        Self { lambda: lambda.max(LAMBDA_FLOOR), flat: 0 }
+    }
+
+    /// λ after a move; None where it could not be measured, which counts as flat.
+    pub fn after(&mut self, lambda: Option<f64>) -> Next {
+        match lambda {
+            Some(now) if now > BETTER * self.lambda => {
+                self.flat = 0;
+                Next::GoOn
+            }
+            Some(now) if now < WORSE * self.lambda => Next::UndoThisAndStop,
+            _ => {
+                self.flat += 1;
+                if self.flat >= FLAT_MAX { Next::Stop } else { Next::GoOn }
+            }
+        }
+    }
+}
+
+/// Rows of the first batch: few, since nothing is known of what a row costs.
+const FIRST_BATCH: u64 = 8;
+/// Rows of a batch at most: their keys are kept in one row of the journal.
+const BATCH_MAX: u64 = 1000;
+
+/// Sizes batches so that each holds the lock for less than a limit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    limit_ms: f64,
+    rows: f64,
+}
+
+impl Pace {
+    /// For locks of at most so many milliseconds.
+    pub fn new(limit_ms: i64) -> Self {
+        Self { limit_ms: (limit_ms as f64).max(1.0), rows: FIRST_BATCH as f64 }
+    }
+
+    /// Rows of the next batch.
+    pub fn rows(&self) -> u64 {
+        (self.rows as u64).clamp(1, BATCH_MAX)
+    }
+
+    /// Learns from a batch: so many rows held the lock for so long. Aims below the limit, grows by half at a time, and
+    /// shrinks at once.
+    pub fn learn(&mut self, rows: u64, held_ms: f64) {
+        const AIM: f64 = 0.7;
+        if rows == 0 || !held_ms.is_finite() {
+            return;
+        }
+        let fits = rows as f64 * AIM * self.limit_ms / held_ms.max(0.01);
+        self.rows = fits.clamp(1.0, (1.5 * self.rows).max(1.0)).min(BATCH_MAX as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_batch_comes_to_fit_the_lock(cost_ms in 0.001..60.0f64, limit_ms in 1i64..200) {
+            let mut pace = Pace::new(limit_ms);
+            for _ in 0..40 {
+                let rows = pace.rows();
+                prop_assert!((1..=BATCH_MAX).contains(&rows));
+                pace.learn(rows, 0.5 + rows as f64 * cost_ms);
+            }
+            let held = 0.5 + pace.rows() as f64 * cost_ms;
+            prop_assert!(held <= limit_ms as f64 || pace.rows() == 1, "{} rows hold {held} ms", pace.rows());
+        }
+    }
+
+    #[test]
+    fn lambda_has_its_say_after_each_move() {
+        let mut watch = Watch::new(0.5);
+        assert_eq!(watch.after(Some(0.56)), Next::GoOn);
+        assert_eq!(watch.after(Some(0.44)), Next::UndoThisAndStop);
+        let mut flat = Watch::new(0.5);
+        for _ in 0..4 {
+            assert_eq!(flat.after(Some(0.5)), Next::GoOn);
+        }
+        assert_eq!(flat.after(None), Next::Stop, "the fifth in a row");
+        let mut again = Watch::new(0.0);
+        assert_eq!(again.after(Some(0.2)), Next::GoOn);
+        for lambda in [0.01, 0.01, 0.01, 0.01] {
+            assert_eq!(again.after(Some(lambda)), Next::GoOn);
+        }
+        assert_eq!(again.after(Some(0.2)), Next::GoOn, "better again: counted anew");
+        assert_eq!(again.after(Some(0.01)), Next::GoOn);
+    }
+
+    #[test]
+    fn the_lesser_limit_holds() {
+        assert_eq!(rows_max(10_000, 0.05, 100_000.0, None), 5000);
+        assert_eq!(rows_max(10_000, 0.05, 1e7, None), 10_000);
+        assert_eq!(rows_max(10_000, 0.05, 1e7, Some(100)), 100);
+        assert_eq!(rows_max(10_000, 0.05, 0.0, Some(100)), 0);
+    }
+}

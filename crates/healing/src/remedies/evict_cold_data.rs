@@ -1,0 +1,258 @@
+//! `evict_cold_data`: memory runs out while rows that hardly anybody asks for lie among those that everybody does.
+//!
+//! Symptom: memory near its limit. Evidence: the memory of the control group or machine, and rows that meet the collection's
+//! condition for cold ones. Action: moves them to the collection's cold partition (still found through the parent), and
+//! builds the indexes that became too large for what is left anew, beside the old ones. Never: it deletes a row, guesses
+//! what is cold, or sends new rows to the cold partition. Undone by moving the same rows back; the former indexes are kept
+//! until the action is verified.
+
+use serde_json::json;
+
+use super::{
+    Limits, NotApplicable, Outcome, Parameter, Params, Remedy, build_bytes, build_s, check_comparable,
+    comparisons_won, replaced, replacing,
+};
+use crate::classify::{Problem, ProblemClass};
+use crate::config::Config;
+use crate::graph::NodeKey;
+use crate::integrity::{Component, component_lambda};
+use crate::placement::{MOVING, bytes_of, managed, moved, moving_s, place_ref, rows_allowed};
+use crate::plan::{BuildOptions, Criterion, Move, Plan, Skipped, Step};
+use crate::snapshot::{Index, Managed, Oid, Partition, Place, Reading, Replacement, Snapshot};
+
+/// As long a pause as the batch before it held the lock.
+const PAUSE_RATIO: f64 = 1.0;
+/// Share of an index's rows that must have gone for a new build to be worth it.
+const REBUILD_SHARE: f64 = 0.1;
+/// Share of the buffers found in memory that may be lost to chance.
+const HIT_RATIO_NOISE: f64 = 0.02;
+
+/// See the module.
+pub(super) struct EvictColdData;
+
+/// The partitions with cold rows, most first.
+fn sources<'a>(
+    managed: &'a Managed,
+    snapshot: &'a Snapshot,
+) -> Result<Vec<(&'a Partition, &'a Place, f64)>, NotApplicable> {
+    let mut sources = Vec::new();
+    for place in managed.places.iter().filter(|place| !place.cold && !place.elsewhere) {
+        let Some(partition) = snapshot.partitions.iter().find(|partition| partition.oid == place.oid) else {
+            continue;
+        };
+        match &place.cold_rows {
+            None => {
+                return Err(NotApplicable::NoTarget {
+                    detail: "no condition says which rows are cold; ruvector_collection_cold_when() sets one"
+                        .to_owned(),
+                });
+            }
+            Some(Reading::Unknown(why)) => {
+                return Err(NotApplicable::MeasurementMissing {
+                    detail: format!("cold rows of {}: {why}", partition.name),
+                });
+            }
+            Some(Reading::Known(rows)) if *rows >= 1.0 => sources.push((partition, place, *rows)),
+            Some(Reading::Known(_)) => {}
+        }
+    }
+    sources.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.1.oid.cmp(&b.1.oid)));
+    Ok(sources)
+}
+
+impl Remedy for EvictColdData {
+    fn name(&self) -> &'static str {
+        "evict_cold_data"
+    }
+
+    fn treats(&self, problem: &Problem) -> bool {
+        matches!(problem.class, ProblemClass::MemoryPressure { .. })
+    }
+
+    fn impact(&self) -> f64 {
+        0.4
+    }
+
+    fn reversible(&self) -> bool {
+        true
+    }
+
+    fn preventive(&self) -> bool {
+        true
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        MOVING
+    }
+
+    fn plan(&self, problem: &Problem, snapshot: &Snapshot, limits: &Limits) -> Result<Plan, NotApplicable> {
+        let ProblemClass::MemoryPressure { largest_consumers, .. } = &problem.class else {
+            return Err(NotApplicable::NotTreated {
+                class: problem.class.as_str().to_owned(),
+                detail: "it concerns memory".to_owned(),
+            });
+        };
+        let managed = managed(snapshot, &limits.config)?;
+        let cold = managed.places.iter().find(|place| place.cold && !place.elsewhere).and_then(|place| {
+            Some(place_ref(snapshot.partitions.iter().find(|partition| partition.oid == place.oid)?, place))
+        });
+        let Some(cold) = cold else {
+            return Err(NotApplicable::NoTarget {
+                detail: "the collection has no cold partition".to_owned(),
+            });
+        };
+        let allowed = rows_allowed(snapshot, limits);
+        let (mut moves, mut left) = (Vec::new(), allowed);
+        let (mut rebuilt, mut skipped): (Vec<&Index>, Vec<Skipped>) = (Vec::new(), Vec::new());
+        // One partition after the other: indexes become smaller only where many rows leave.
+        for (partition, place, rows) in sources(managed, snapshot)? {
+            let rows = (rows as u64).min(left);
+            if rows == 0 {
+                break;
+            }
+            left -= rows;
+            moves.push(Move { from: place_ref(partition, place), to: cold.clone(), rows, cold: true });
+            for index in snapshot.indexes.iter().filter(|index| index.partition == partition.oid) {
+                match worth_building(index, rows as f64) {
+                    Ok(()) => rebuilt.push(index),
+                    Err(why) => skipped.push(Skipped { target: index.name.clone(), reason: why }),
+                }
+            }
+        }
+        let rows: u64 = moves.iter().map(|one| one.rows).sum();
+        if rows == 0 {
+            return Err(NotApplicable::NothingToDo { detail: "no row is cold".to_owned() });
+        }
+        if rebuilt.is_empty() {
+            let why: Vec<String> =
+                skipped.iter().map(|one| format!("{}: {}", one.target, one.reason)).collect();
+            return Err(NotApplicable::NothingToDo {
+                detail: format!("no index would become smaller ({})", why.join("; ")),
+            });
+        }
+        let builds = rebuilt.iter().map(|index| build_bytes(index)).sum::<Result<u64, _>>()?;
+        let disk_bytes = bytes_of(snapshot, &moves).saturating_add(builds);
+        limits.check_disk(disk_bytes)?;
+        let estimated_s =
+            moving_s(&moves, PAUSE_RATIO) + rebuilt.iter().map(|index| build_s(index)).sum::<f64>();
+        limits.check_duration(estimated_s)?;
+        let mut steps = vec![Step::MoveRows { moves, lambda: None, pause_ratio: PAUSE_RATIO }];
+        let mut drops = Vec::new();
+        for index in &rebuilt {
+            let fresh = replacing(index, BuildOptions::default(), Criterion::Smaller, limits);
+            steps.extend(fresh.steps);
+            drops.extend(fresh.afterwards);
+        }
+        steps.extend(drops);
+        Ok(Plan {
+            strategy: self.name().to_owned(),
+            impact: self.impact(),
+            reversible: true,
+            reason: format!(
+                "Memory runs out, and {rows} rows that are cold lie among the others; in {} they are out of the way.",
+                cold.name
+            ),
+            estimated_s,
+            timeout_s: limits.timeout_s(estimated_s),
+            disk_bytes,
+            steps,
+            skipped,
+            params: json!({ "rows": rows, "rows_allowed": allowed, "largest_consumers": largest_consumers }),
+        })
+    }
+
+    fn manual_problem(
+        &self,
+        snapshot: &Snapshot,
+        config: &Config,
+        _params: &Params,
+    ) -> Result<Problem, NotApplicable> {
+        let memory = match &snapshot.memory {
+            Some(Reading::Known(memory)) => memory,
+            Some(Reading::Unknown(why)) => {
+                return Err(NotApplicable::MeasurementMissing { detail: format!("memory: {why}") });
+            }
+            None => {
+                return Err(NotApplicable::MeasurementMissing {
+                    detail: "memory: nobody looks at it here".to_owned(),
+                });
+            }
+        };
+        let nodes = vec![NodeKey::Memory];
+        let lambda = component_lambda(snapshot, &nodes, config)
+            .map_err(|error| NotApplicable::MeasurementMissing { detail: error.to_string() })?;
+        Ok(Problem {
+            class: ProblemClass::MemoryPressure {
+                current_usage_pct: memory.used_pct,
+                largest_consumers: memory.consumers.clone(),
+            },
+            component: Component { lambda: lambda.unwrap_or(1.0), nodes, witness: vec![] },
+            evidence: vec!["asked for by hand".to_owned()],
+        })
+    }
+
+    fn achieved(&self, outcome: &Outcome<'_>) -> Result<(), String> {
+        if moved(outcome.entries) == 0 {
+            return Err("no row was moved for good".to_owned());
+        }
+        let leaves: Vec<Oid> = sources_of(outcome.plan);
+        replaced(outcome)?;
+        comparisons_won(outcome)?;
+        let bytes = |snapshot: &Snapshot| -> u64 {
+            let hot = snapshot.indexes.iter().filter(|index| leaves.contains(&index.partition));
+            hot.filter_map(|index| index.bytes.known()).sum()
+        };
+        let (before, after) = (bytes(outcome.before), bytes(outcome.after));
+        if after >= before {
+            return Err(format!("the indexes of the rows that are left take {after} bytes, {before} before"));
+        }
+        match (hit_ratio(outcome.before), hit_ratio(outcome.after)) {
+            (Some(before), Some(after)) if after < before - HIT_RATIO_NOISE => Err(format!(
+                "{:.1} % of the buffers were found in memory, {:.1} % before",
+                100.0 * after,
+                100.0 * before
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The partitions that rows leave, of a plan or of those of its parts that concern an index.
+fn sources_of(plan: &Plan) -> Vec<Oid> {
+    let mut found: Vec<Oid> = plan.steps.iter().filter_map(|step| Some(step.target()?.table)).collect();
+    for step in &plan.steps {
+        if let Step::MoveRows { moves, .. } = step {
+            found.extend(moves.iter().map(|one| one.from.oid));
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// Whether a new build of the index would be clearly smaller once so many rows are gone.
+fn worth_building(index: &Index, gone: f64) -> Result<(), String> {
+    let rows = index.rows.known().copied().unwrap_or(0.0);
+    if index.building || !index.valid {
+        return Err("it cannot be searched now".to_owned());
+    }
+    if index.replacement != Replacement::BlueGreen {
+        return Err("it is attached to a partitioned index".to_owned());
+    }
+    if gone < REBUILD_SHARE * rows {
+        return Err(format!("{gone:.0} of its {rows:.0} rows would leave"));
+    }
+    check_comparable(index).map_err(|why| why.to_string())
+}
+
+/// Share of the buffers of all partitions that were found in shared buffers.
+fn hit_ratio(snapshot: &Snapshot) -> Option<f64> {
+    let (mut hits, mut all) = (0.0, 0.0);
+    for load in snapshot.partitions.iter().filter_map(|partition| partition.load.as_ref()?.known()) {
+        if let Some(ratio) = load.hit_ratio {
+            hits += ratio * load.blocks;
+            all += load.blocks;
+        }
+    }
+    (all > 0.0).then(|| hits / all)
+}

@@ -1,0 +1,411 @@
+//! `pause_maintenance`: maintenance is in each other's, or in a replica's, way.
+//!
+//! Symptom: maintenance that waits, autovacuum's workers all busy, a replica behind. Evidence: jobs of low priority under
+//! way or scheduled. Priorities: *low* are autovacuum (but for wraparound) and jobs of pg_cron that vacuum, analyze, reindex
+//! or cluster; *normal* are VACUUM and ANALYZE that somebody runs; *high* is all else: builds and rebuilds of indexes,
+//! CLUSTER, vacuum against wraparound, what we do ourselves.
+//! Action: jobs of low priority are paused for the time of a lease and what they have under way is cancelled; what is of
+//! normal priority is waited for, at most `drain_timeout_seconds`, and cancelled only where a human asked for it.
+//! Never: it touches what is of high priority, sets no table's options, and keeps autovacuum away by a lock that gives way
+//! to whoever wants it. Undone by making the jobs active again that were, and letting go of the lock.
+
+use serde_json::json;
+
+use super::{Limits, NotApplicable, Outcome, Parameter, Params, Remedy};
+use crate::classify::{Problem, ProblemClass};
+use crate::config::Config;
+use crate::graph::NodeKey;
+use crate::integrity::{Component, component_lambda};
+use crate::lease::LEASE_MAX_S;
+use crate::params::ParameterKind;
+use crate::plan::{Plan, Skipped, Step};
+use crate::snapshot::{Job, Reading, Replica, Scheduled, Snapshot};
+
+/// Pausing itself takes a few transactions and a lock, seconds.
+const PAUSE_S: f64 = 30.0;
+/// Growth of a replica's lag that is noise, as a share and in bytes.
+const GROWTH_SHARE: f64 = 0.1;
+const GROWTH_BYTES: f64 = 16.0 * 1_048_576.0;
+
+const CANCEL: &str = "cancel_running";
+const LEASE_S: &str = "lease_seconds";
+
+/// See the module.
+pub(super) struct PauseMaintenance;
+
+/// How much a piece of maintenance matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Priority {
+    /// It will come again by itself: may be paused and cancelled.
+    Low,
+    /// Somebody runs it: waited for.
+    Normal,
+    /// Never touched.
+    High,
+}
+
+/// Kind of the job of an autovacuum worker.
+const AUTOVACUUM: &str = "autovacuum";
+
+/// The priority of a kind of job, see the module.
+fn priority(kind: &str) -> Priority {
+    match kind {
+        AUTOVACUUM | "pg_cron" => Priority::Low,
+        "vacuum" | "analyze" => Priority::Normal,
+        _ => Priority::High,
+    }
+}
+
+impl Remedy for PauseMaintenance {
+    fn name(&self) -> &'static str {
+        "pause_maintenance"
+    }
+
+    fn treats(&self, problem: &Problem) -> bool {
+        matches!(
+            problem.class,
+            ProblemClass::MaintenanceContention { .. } | ProblemClass::ReplicationLag { .. }
+        )
+    }
+
+    fn impact(&self) -> f64 {
+        0.1
+    }
+
+    fn reversible(&self) -> bool {
+        true
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        const PARAMETERS: &[Parameter] = &[
+            Parameter {
+                name: CANCEL,
+                kind: ParameterKind::Bool,
+                doc: "Whether VACUUM and ANALYZE that somebody runs on the collection are cancelled, not waited for.",
+            },
+            Parameter {
+                name: LEASE_S,
+                kind: ParameterKind::Int { min: 10, max: LEASE_MAX_S },
+                doc: "Seconds after which maintenance goes on by itself; otherwise pause_lease_seconds.",
+            },
+        ];
+        PARAMETERS
+    }
+
+    fn preventive(&self) -> bool {
+        true
+    }
+
+    fn plan(&self, problem: &Problem, snapshot: &Snapshot, limits: &Limits) -> Result<Plan, NotApplicable> {
+        if !self.treats(problem) {
+            return Err(NotApplicable::NotTreated {
+                class: problem.class.as_str().to_owned(),
+                detail: "it pauses maintenance".to_owned(),
+            });
+        }
+        let jobs = jobs(snapshot)?;
+        let scheduled = scheduled(snapshot);
+        let lease_s = limits.params.int(LEASE_S).unwrap_or(limits.config.pause_lease_seconds);
+        let cancel_running = limits.params.flag(CANCEL).unwrap_or(false);
+
+        let mut steps: Vec<Step> = scheduled
+            .iter()
+            .filter(|job| job.active)
+            .map(|job| Step::PauseJob { jobid: job.jobid, command: job.command.clone(), lease_s })
+            .collect();
+        if wants_autovacuum_away(problem, jobs) {
+            steps.push(Step::PauseAutovacuum { lease_s });
+        }
+        let by_schedule = |job: &Job| {
+            scheduled.iter().any(|s| s.pid.is_some_and(|pid| job.id.ends_with(&format!(" {pid}"))))
+        };
+        let ours = |job: &&Job| match priority(&job.kind) {
+            // It is cancelled by PostgreSQL itself when the lock that keeps it away is asked for.
+            Priority::Low => false,
+            Priority::Normal => cancel_running || by_schedule(job),
+            Priority::High => false,
+        };
+        let cancel: Vec<String> = jobs.iter().filter(ours).map(|job| job.id.clone()).collect();
+        if steps.is_empty() && cancel.is_empty() {
+            return Err(NotApplicable::NothingToDo { detail: nothing(jobs) });
+        }
+        let wait_for: Vec<String> = jobs
+            .iter()
+            .filter(|job| job.waits_s.is_none() && priority(&job.kind) <= Priority::Normal)
+            .map(|job| job.id.clone())
+            .collect();
+        let paused: Vec<String> = scheduled
+            .iter()
+            .filter(|job| job.active)
+            .map(|job| format!("pg_cron job {} ({})", job.jobid, job.name))
+            .chain(steps.contains(&Step::PauseAutovacuum { lease_s }).then(|| AUTOVACUUM.to_owned()))
+            .collect();
+        let wait_s = limits.config.drain_timeout_seconds;
+        if !wait_for.is_empty() || !cancel.is_empty() {
+            steps.push(Step::DrainMaintenance { wait_for, cancel: cancel.clone(), wait_s });
+        }
+        let estimated_s = PAUSE_S + wait_s as f64;
+        limits.check_duration(estimated_s)?;
+        let held = match paused.len() {
+            0 => "Nothing is paused".to_owned(),
+            _ => format!(
+                "{} {} paused for {lease_s} s",
+                paused.join(", "),
+                if paused.len() == 1 { "is" } else { "are" }
+            ),
+        };
+        let cancelled =
+            if cancel.is_empty() { String::new() } else { format!(", {} cancelled", cancel.join(", ")) };
+        Ok(Plan {
+            strategy: self.name().to_owned(),
+            impact: self.impact(),
+            reversible: true,
+            reason: format!("{held}{cancelled}, so that what waits gets on."),
+            estimated_s,
+            timeout_s: limits.timeout_s(estimated_s),
+            disk_bytes: 0,
+            steps,
+            skipped: jobs
+                .iter()
+                .filter(|job| priority(&job.kind) == Priority::High)
+                .map(|job| Skipped { target: job.id.clone(), reason: "it is of high priority".to_owned() })
+                .collect(),
+            params: json!({
+                "paused_jobs": paused,
+                "cancelled_jobs": cancel,
+                "drain_timeout_seconds": wait_s,
+                LEASE_S: lease_s,
+            }),
+        })
+    }
+
+    fn manual_problem(
+        &self,
+        snapshot: &Snapshot,
+        config: &Config,
+        _params: &Params,
+    ) -> Result<Problem, NotApplicable> {
+        let jobs = jobs(snapshot)?;
+        let mut job_types: Vec<String> = jobs.iter().map(|job| job.kind.clone()).collect();
+        job_types.sort();
+        job_types.dedup();
+        let nodes =
+            match jobs.iter().max_by(|a, b| a.waits_s.unwrap_or(0.0).total_cmp(&b.waits_s.unwrap_or(0.0))) {
+                Some(job) => vec![NodeKey::Job { id: job.id.clone() }],
+                None => vec![NodeKey::Slots],
+            };
+        let lambda = component_lambda(snapshot, &nodes, config)
+            .map_err(|error| NotApplicable::MeasurementMissing { detail: error.to_string() })?
+            .unwrap_or(1.0);
+        Ok(Problem {
+            class: ProblemClass::MaintenanceContention { job_types, queue_depth: queue(jobs).0 },
+            component: Component { lambda, nodes, witness: vec![] },
+            evidence: vec!["asked for by hand".to_owned()],
+        })
+    }
+
+    fn achieved(&self, outcome: &Outcome<'_>) -> Result<(), String> {
+        let Outcome { problem, before, after, .. } = *outcome;
+        if let ProblemClass::ReplicationLag { replica_ids, .. } = &problem.class {
+            let (then, now) = (behind(before, replica_ids), behind(after, replica_ids));
+            return match (then, now) {
+                (Some(then), Some(now)) if now > then * (1.0 + GROWTH_SHARE) + GROWTH_BYTES => {
+                    Err(format!("bytes that a replica is behind went on growing, from {then:.0} to {now:.0}"))
+                }
+                (Some(_), None) => Err("how far the replica is behind could not be read again".to_owned()),
+                _ => Ok(()),
+            };
+        }
+        let read = |snapshot: &Snapshot| {
+            let jobs = snapshot.jobs.as_ref().and_then(Reading::known)?;
+            let (depth, longest_s) = queue(jobs);
+            Some((depth + unserved(snapshot), longest_s))
+        };
+        let (Some(then), Some(now)) = (read(before), read(after)) else {
+            return Err("maintenance could not be read again".to_owned());
+        };
+        // Nothing waited: then nothing may wait now.
+        if now.0 > then.0 {
+            return Err(format!("{} jobs wait where {} did", now.0, then.0));
+        }
+        if then.0 > 0 && now.0 == then.0 && now.1 >= then.1 {
+            return Err(format!("{} jobs go on waiting, the longest for {:.0} s", now.0, now.1));
+        }
+        Ok(())
+    }
+}
+
+fn jobs(snapshot: &Snapshot) -> Result<&[Job], NotApplicable> {
+    match &snapshot.jobs {
+        Some(Reading::Known(jobs)) => Ok(jobs),
+        Some(Reading::Unknown(reason)) => {
+            Err(NotApplicable::MeasurementMissing { detail: format!("maintenance: {reason}") })
+        }
+        None => Err(NotApplicable::MeasurementMissing { detail: "nobody looks at maintenance".to_owned() }),
+    }
+}
+
+fn scheduled(snapshot: &Snapshot) -> &[Scheduled] {
+    snapshot.scheduled.as_ref().and_then(Reading::known).map_or(&[], Vec::as_slice)
+}
+
+/// Autovacuum is at work on the collection, or has no worker left, or writes WAL that a replica is behind with.
+fn wants_autovacuum_away(problem: &Problem, jobs: &[Job]) -> bool {
+    let at_work = jobs.iter().any(|job| job.kind == AUTOVACUUM && job.waits_s.is_none());
+    match &problem.class {
+        // Its workers are busy elsewhere: that they do not come here sets them free for others.
+        ProblemClass::MaintenanceContention { job_types, .. } => {
+            at_work
+                || job_types.iter().any(|kind| kind == AUTOVACUUM)
+                    && problem.component.nodes.contains(&NodeKey::Slots)
+        }
+        _ => at_work,
+    }
+}
+
+/// Jobs that wait, and how long the longest has, seconds.
+fn queue(jobs: &[Job]) -> (u32, f64) {
+    let waits = || jobs.iter().filter_map(|job| job.waits_s);
+    (waits().count() as u32, waits().fold(0.0, f64::max))
+}
+
+/// Tables that are due while no worker is free.
+fn unserved(snapshot: &Snapshot) -> u32 {
+    match &snapshot.slots {
+        Some(Reading::Known(slots)) if slots.busy >= slots.total => slots.waiting,
+        _ => 0,
+    }
+}
+
+fn behind(snapshot: &Snapshot, ids: &[i64]) -> Option<f64> {
+    let replicas = snapshot.replicas.as_ref()?.known()?;
+    let of = |replica: &&Replica| ids.contains(&replica.id);
+    replicas.iter().filter(of).filter_map(|replica| replica.lag_bytes.known().copied()).reduce(f64::max)
+}
+
+/// Why there is nothing to pause, with what is under way.
+fn nothing(jobs: &[Job]) -> String {
+    let high: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
+    match high.is_empty() {
+        true => "no maintenance of low priority is under way or scheduled".to_owned(),
+        false => {
+            format!("{} is not of low priority, and nothing else is under way or scheduled", high.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::whole;
+    use crate::integrity::IntegrityState;
+    use serde_json::Value;
+
+    fn job(kind: &str, pid: u32, waits_s: Option<f64>) -> Job {
+        Job {
+            id: format!("{kind} {pid}"),
+            kind: kind.to_owned(),
+            partition: Some(1000),
+            waits_s,
+            waits_for: None,
+        }
+    }
+
+    fn cron(jobid: i64, active: bool, pid: Option<i32>) -> Scheduled {
+        Scheduled {
+            jobid,
+            name: format!("job {jobid}"),
+            schedule: "* * * * *".to_owned(),
+            command: "VACUUM docs_0".to_owned(),
+            active,
+            pid,
+        }
+    }
+
+    fn busy(jobs: Vec<Job>, scheduled: Vec<Scheduled>) -> Snapshot {
+        let mut snapshot = whole(2, 0, 1, 0, 0);
+        snapshot.jobs = Some(Reading::Known(jobs));
+        snapshot.scheduled = Some(Reading::Known(scheduled));
+        snapshot
+    }
+
+    fn plan(snapshot: &Snapshot, params: Value) -> Result<Plan, NotApplicable> {
+        let problem =
+            PauseMaintenance.manual_problem(snapshot, &Config::default(), &Params::default()).unwrap();
+        let params = Params::parse("pause_maintenance", &params).unwrap();
+        let limits = Limits::new(&Config::default(), IntegrityState::Stress, snapshot, params);
+        PauseMaintenance.plan(&problem, snapshot, &limits)
+    }
+
+    #[test]
+    fn low_priority_is_paused_normal_waited_for_and_high_left_alone() {
+        let snapshot = busy(
+            vec![
+                job("create_index", 1, Some(40.0)),
+                job("vacuum", 2, None),
+                job("vacuum", 3, None),
+                job("autovacuum", 4, None),
+                job("wraparound_vacuum", 5, None),
+            ],
+            vec![cron(7, true, Some(2)), cron(8, false, None)],
+        );
+        let paused = plan(&snapshot, Value::Null).unwrap();
+        assert_eq!(
+            paused.steps,
+            [
+                Step::PauseJob { jobid: 7, command: "VACUUM docs_0".into(), lease_s: 900 },
+                Step::PauseAutovacuum { lease_s: 900 },
+                Step::DrainMaintenance {
+                    wait_for: vec!["vacuum 2".into(), "vacuum 3".into(), "autovacuum 4".into()],
+                    cancel: vec!["vacuum 2".into()],
+                    wait_s: 30
+                },
+            ]
+        );
+        assert_eq!(paused.params["paused_jobs"], json!(["pg_cron job 7 (job 7)", "autovacuum"]));
+        let left: Vec<&str> = paused.skipped.iter().map(|skipped| skipped.target.as_str()).collect();
+        assert_eq!(left, ["create_index 1", "wraparound_vacuum 5"]);
+    }
+
+    #[test]
+    fn what_is_of_high_priority_only_is_no_plan() {
+        let snapshot = busy(vec![job("create_index", 1, Some(40.0)), job("reindex", 2, None)], vec![]);
+        let nothing = plan(&snapshot, Value::Null).unwrap_err();
+        assert!(matches!(nothing, NotApplicable::NothingToDo { .. }), "{nothing}");
+        let vacuum = busy(vec![job("vacuum", 1, None)], vec![]);
+        assert!(plan(&vacuum, Value::Null).is_err(), "somebody runs it");
+        let asked = plan(&vacuum, json!({ "cancel_running": true })).unwrap();
+        assert!(
+            matches!(&asked.steps[..], [Step::DrainMaintenance { cancel, .. }] if cancel == &["vacuum 1"])
+        );
+    }
+
+    #[test]
+    fn verified_when_queue_and_wait_fall() {
+        let then = busy(vec![job("create_index", 1, Some(40.0))], vec![cron(7, true, None)]);
+        let achieved = |now: &Snapshot| {
+            let problem =
+                PauseMaintenance.manual_problem(&then, &Config::default(), &Params::default()).unwrap();
+            PauseMaintenance.achieved(&Outcome {
+                problem: &problem,
+                plan: &plan(&then, Value::Null).unwrap(),
+                before: &then,
+                after: now,
+                verdicts: &[],
+                entries: &[],
+                config: &Config::default(),
+            })
+        };
+        assert!(achieved(&busy(vec![job("create_index", 1, Some(70.0))], vec![])).is_err());
+        assert!(
+            achieved(&busy(vec![job("create_index", 1, Some(5.0)), job("vacuum", 2, Some(1.0))], vec![]))
+                .is_err()
+        );
+        assert_eq!(achieved(&busy(vec![job("create_index", 1, None)], vec![])), Ok(()));
+        assert_eq!(achieved(&busy(vec![job("create_index", 9, Some(2.0))], vec![])), Ok(()));
+        assert_eq!(achieved(&busy(vec![], vec![])), Ok(()));
+        let mut unread = busy(vec![], vec![]);
+        unread.jobs = Some(Reading::unknown("no"));
+        assert!(achieved(&unread).is_err());
+    }
+}

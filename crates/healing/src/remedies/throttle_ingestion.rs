@@ -1,0 +1,462 @@
+//! `throttle_ingestion`: writers bring more than the server can take.
+//!
+//! Symptom: a hot partition, memory that runs out, a replica that falls behind. Evidence: the collection is being written
+//! (for a hotspot: that partition is). Action: takes a share off the collection's own usual rate, by the state: half in
+//! stress, nine tenths in a critical one, ten percent more off bulk, at most 95. Writers wait, readers do not.
+//! Never: a stop; a throttle without an end (it is a lease); anything where nothing is written or the usual rate is not
+//! known. Undone by putting back both previous values, which are read first. It cures nothing, it holds in check:
+//! verified when writers keep to the target and the symptom has stopped growing.
+
+use serde_json::json;
+
+use super::{Limits, NotApplicable, Outcome, Parameter, Params, Remedy};
+use crate::classify::{Problem, ProblemClass};
+use crate::config::Config;
+use crate::graph::NodeKey;
+use crate::integrity::{Component, component_lambda};
+use crate::lease::LEASE_MAX_S;
+use crate::load;
+use crate::params::ParameterKind;
+use crate::plan::{Plan, Step};
+use crate::snapshot::{Reading, Replica, Snapshot};
+use crate::throttle::{Ingestion, Percentages, Rates, Targets};
+
+/// Setting it takes two transactions, seconds.
+const SET_S: f64 = 10.0;
+/// Growth of a symptom that is noise: of a load ratio or of a replica's bytes, as a share.
+const GROWTH_SHARE: f64 = 0.1;
+/// The same of memory, percent of the limit.
+const GROWTH_MEMORY_PCT: f64 = 2.0;
+/// The same of a replica that was hardly behind, bytes: a WAL segment.
+const GROWTH_BYTES: f64 = 16.0 * 1_048_576.0;
+
+const PCT: &str = "throttle_pct";
+const BULK_PCT: &str = "bulk_throttle_pct";
+const LEASE_S: &str = "lease_seconds";
+
+/// See the module.
+pub(super) struct ThrottleIngestion;
+
+impl Remedy for ThrottleIngestion {
+    fn name(&self) -> &'static str {
+        "throttle_ingestion"
+    }
+
+    fn treats(&self, problem: &Problem) -> bool {
+        matches!(
+            problem.class,
+            ProblemClass::HotspotCongestion { .. }
+                | ProblemClass::MemoryPressure { .. }
+                | ProblemClass::ReplicationLag { .. }
+        )
+    }
+
+    fn impact(&self) -> f64 {
+        0.4
+    }
+
+    fn reversible(&self) -> bool {
+        true
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        const PARAMETERS: &[Parameter] = &[
+            Parameter {
+                name: PCT,
+                kind: ParameterKind::Int { min: 0, max: 100 },
+                doc: "Share taken off the usual rate, percent; otherwise by the state. 100 is a stop.",
+            },
+            Parameter {
+                name: BULK_PCT,
+                kind: ParameterKind::Int { min: 0, max: 100 },
+                doc: "The same of bulk writes; otherwise ten more, at most 95.",
+            },
+            Parameter {
+                name: LEASE_S,
+                kind: ParameterKind::Int { min: 10, max: LEASE_MAX_S },
+                doc: "Seconds after which it ends by itself; otherwise throttle_lease_seconds.",
+            },
+        ];
+        PARAMETERS
+    }
+
+    fn preventive(&self) -> bool {
+        true
+    }
+
+    fn plan(&self, problem: &Problem, snapshot: &Snapshot, limits: &Limits) -> Result<Plan, NotApplicable> {
+        if !self.treats(problem) {
+            return Err(NotApplicable::NotTreated {
+                class: problem.class.as_str().to_owned(),
+                detail: "it holds back writers".to_owned(),
+            });
+        }
+        let Some(percentages) = percentages(limits) else {
+            return Err(NotApplicable::NothingToDo { detail: "the state is normal".to_owned() });
+        };
+        let usual = usual(snapshot)?;
+        if usual.total() <= 0.0 {
+            return Err(NotApplicable::NothingToDo {
+                detail: format!("nothing is written to {}", snapshot.collection),
+            });
+        }
+        check_written(problem, snapshot)?;
+        let lease_s = limits.params.int(LEASE_S).unwrap_or(limits.config.throttle_lease_seconds);
+        let present = snapshot.ingestion.as_ref().and_then(|ingestion| ingestion.throttle.as_ref());
+        if let Some(present) = present {
+            let as_strong = present.percentages.throttle_pct >= percentages.throttle_pct
+                && present.percentages.bulk_throttle_pct >= percentages.bulk_throttle_pct;
+            // It is renewed in its second half.
+            if as_strong
+                && limits.params.int(PCT).is_none()
+                && present.until - snapshot.taken_at > lease_s * 500
+            {
+                return Err(NotApplicable::NothingToDo {
+                    detail: format!("{} % are taken off already", present.percentages.throttle_pct),
+                });
+            }
+        }
+        let targets = Targets::new(&percentages, &usual);
+        let in_words = |target: Option<f64>| {
+            target.map_or("as they come".to_owned(), |rate| format!("{rate:.0} rows/s"))
+        };
+        limits.check_duration(SET_S)?;
+        Ok(Plan {
+            strategy: self.name().to_owned(),
+            impact: self.impact(),
+            reversible: true,
+            reason: format!(
+                "{} is written at {:.0} rows/s in small statements and {:.0} in bulk; at {} and {} what is short of room \
+                 is to stop growing.",
+                snapshot.collection,
+                usual.insert,
+                usual.bulk_insert,
+                in_words(targets.insert),
+                in_words(targets.bulk_insert),
+            ),
+            estimated_s: SET_S,
+            timeout_s: limits.timeout_s(SET_S),
+            disk_bytes: 0,
+            steps: vec![Step::SetThrottle { percentages, baseline: usual, lease_s }],
+            skipped: vec![],
+            params: json!({
+                PCT: percentages.throttle_pct,
+                BULK_PCT: percentages.bulk_throttle_pct,
+                "baseline_rate": usual,
+                "target_rate": targets,
+                LEASE_S: lease_s,
+            }),
+        })
+    }
+
+    fn manual_problem(
+        &self,
+        snapshot: &Snapshot,
+        config: &Config,
+        _params: &Params,
+    ) -> Result<Problem, NotApplicable> {
+        let (class, nodes) = match &snapshot.memory {
+            Some(Reading::Known(memory)) => (
+                ProblemClass::MemoryPressure {
+                    current_usage_pct: memory.used_pct,
+                    largest_consumers: memory.consumers.clone(),
+                },
+                vec![NodeKey::Memory],
+            ),
+            _ => {
+                let hottest = snapshot.partitions.first().ok_or_else(|| NotApplicable::NoTarget {
+                    detail: "the collection has no table".to_owned(),
+                })?;
+                (
+                    ProblemClass::HotspotCongestion {
+                        partition_ids: vec![hottest.oid],
+                        partitions: vec![hottest.name.clone()],
+                        load_ratio: 1.0,
+                    },
+                    vec![NodeKey::Partition { oid: hottest.oid }],
+                )
+            }
+        };
+        let lambda = component_lambda(snapshot, &nodes, config)
+            .map_err(|error| NotApplicable::MeasurementMissing { detail: error.to_string() })?
+            .unwrap_or(1.0);
+        let component = Component { lambda, nodes, witness: vec![] };
+        Ok(Problem { class, component, evidence: vec!["asked for by hand".to_owned()] })
+    }
+
+    fn achieved(&self, outcome: &Outcome<'_>) -> Result<(), String> {
+        let Outcome { problem, before, after, config, .. } = *outcome;
+        let in_force = after.ingestion.as_ref().and_then(|ingestion| ingestion.throttle.as_ref());
+        in_force.ok_or("the throttle is not in force any more")?.held()?;
+        symptom_stands(problem, before, after, config)
+    }
+}
+
+/// What is taken off: what was asked for, else by the state.
+fn percentages(limits: &Limits) -> Option<Percentages> {
+    let asked = |name| limits.params.int(name).map(|pct| pct as u32);
+    match (asked(PCT), asked(BULK_PCT)) {
+        (Some(throttle_pct), bulk) => {
+            let usual = Percentages::with_bulk(throttle_pct);
+            Some(Percentages {
+                throttle_pct,
+                bulk_throttle_pct: bulk.unwrap_or(usual.bulk_throttle_pct.max(throttle_pct)),
+            })
+        }
+        (None, Some(bulk_throttle_pct)) => Some(Percentages { bulk_throttle_pct, ..Percentages::NONE }),
+        (None, None) => Percentages::of(limits.state),
+    }
+}
+
+/// The usual rate: under a throttle the one that it was measured against, since what is written now is not usual.
+fn usual(snapshot: &Snapshot) -> Result<Rates, NotApplicable> {
+    let missing = |detail: &str| NotApplicable::MeasurementMissing { detail: detail.to_owned() };
+    match &snapshot.ingestion {
+        None => Err(missing("nobody counts how fast the collection is written")),
+        Some(Ingestion { throttle: Some(throttle), .. }) => Ok(throttle.baseline),
+        Some(Ingestion { baseline: Reading::Known(baseline), .. }) => Ok(baseline.rates),
+        Some(Ingestion { baseline: Reading::Unknown(reason), .. }) => {
+            Err(missing(&format!("the usual rate of writing: {reason}")))
+        }
+    }
+}
+
+/// A partition that is hot because it is read does not cool when writers wait.
+fn check_written(problem: &Problem, snapshot: &Snapshot) -> Result<(), NotApplicable> {
+    let ProblemClass::HotspotCongestion { partition_ids, partitions, .. } = &problem.class else {
+        return Ok(());
+    };
+    let hot = snapshot.partitions.iter().filter(|partition| partition_ids.contains(&partition.oid));
+    let known = hot.filter_map(|partition| partition.load.as_ref()?.known());
+    let written: f64 = known.map(|load| load.inserted + load.updated).sum();
+    if written > 0.0 || problem.evidence.iter().any(|line| line == "asked for by hand") {
+        return Ok(());
+    }
+    Err(NotApplicable::NotTreated {
+        class: problem.class.as_str().to_owned(),
+        detail: format!("{} is not being written: its load is reading", partitions.join(", ")),
+    })
+}
+
+/// Whether what was short of room has stopped getting worse.
+fn symptom_stands(
+    problem: &Problem,
+    before: &Snapshot,
+    after: &Snapshot,
+    config: &Config,
+) -> Result<(), String> {
+    match &problem.class {
+        ProblemClass::HotspotCongestion { partition_ids, .. } => {
+            let ratio = |snapshot| {
+                let ratios = load::ratios(snapshot, config);
+                partition_ids.iter().filter_map(|oid| ratios.get(oid)?.clone().ok()).reduce(f64::max)
+            };
+            stands("the load against the other partitions'", ratio(before), ratio(after), GROWTH_SHARE, 0.0)
+        }
+        ProblemClass::MemoryPressure { .. } => {
+            let used = |snapshot: &Snapshot| Some(snapshot.memory.as_ref()?.known()?.used_pct);
+            stands("memory in use, percent,", used(before), used(after), 0.0, GROWTH_MEMORY_PCT)
+        }
+        ProblemClass::ReplicationLag { replica_ids, .. } => {
+            let behind = |snapshot: &Snapshot| {
+                let replicas = snapshot.replicas.as_ref()?.known()?;
+                let of = |replica: &&Replica| replica_ids.contains(&replica.id);
+                replicas
+                    .iter()
+                    .filter(of)
+                    .filter_map(|replica| replica.lag_bytes.known().copied())
+                    .reduce(f64::max)
+            };
+            stands(
+                "bytes that a replica is behind",
+                behind(before),
+                behind(after),
+                GROWTH_SHARE,
+                GROWTH_BYTES,
+            )
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A figure that was not known before cannot be said to have grown; one that is not known any more proves nothing.
+fn stands(what: &str, before: Option<f64>, after: Option<f64>, share: f64, more: f64) -> Result<(), String> {
+    match (before, after) {
+        (Some(then), Some(now)) if now > then * (1.0 + share) + more => {
+            Err(format!("{what} went on growing, from {then:.1} to {now:.1}"))
+        }
+        (Some(_), None) => Err(format!("{what} could not be read again")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+fn figures(plan: &Plan) -> (&serde_json::Value, &serde_json::Value) {
+    (&plan.params[PCT], &plan.params[BULK_PCT])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{NOW, load, replica, whole};
+    use crate::integrity::IntegrityState;
+    use crate::throttle::{Baseline, InForce};
+    use serde_json::Value;
+
+    fn written(insert: f64, bulk_insert: f64) -> Snapshot {
+        let mut snapshot = whole(4, 0, 1, 1, 0);
+        let rates = Rates { insert, bulk_insert };
+        snapshot.ingestion =
+            Some(Ingestion { baseline: Reading::Known(Baseline { rates, over_s: 300.0 }), throttle: None });
+        snapshot
+    }
+
+    fn memory(snapshot: &Snapshot) -> Problem {
+        ThrottleIngestion.manual_problem(snapshot, &Config::default(), &Params::default()).unwrap()
+    }
+
+    fn limits(state: IntegrityState, snapshot: &Snapshot, params: Value) -> Limits {
+        let params = Params::parse("throttle_ingestion", &params).unwrap();
+        Limits::new(&Config::default(), state, snapshot, params)
+    }
+
+    fn plan(state: IntegrityState, snapshot: &Snapshot, params: Value) -> Result<Plan, NotApplicable> {
+        ThrottleIngestion.plan(&memory(snapshot), snapshot, &limits(state, snapshot, params))
+    }
+
+    fn in_force(percentages: Percentages, achieved: Rates, until: i64) -> InForce {
+        let baseline = Rates { insert: 400.0, bulk_insert: 2000.0 };
+        let targets = Targets::new(&percentages, &baseline);
+        InForce { percentages, baseline, targets, achieved, over_s: 30.0, debt_s: 0.0, until }
+    }
+
+    #[test]
+    fn by_the_state_and_nothing_in_a_normal_one() {
+        let snapshot = written(400.0, 2000.0);
+        let stress = plan(IntegrityState::Stress, &snapshot, Value::Null).unwrap();
+        assert_eq!(figures(&stress), (&json!(50), &json!(60)));
+        assert_eq!(stress.params["baseline_rate"], json!({ "insert": 400.0, "bulk_insert": 2000.0 }));
+        let critical = plan(IntegrityState::Critical, &snapshot, Value::Null).unwrap();
+        assert_eq!(figures(&critical), (&json!(90), &json!(95)));
+        let normal = plan(IntegrityState::Normal, &snapshot, Value::Null).unwrap_err();
+        assert!(matches!(normal, NotApplicable::NothingToDo { .. }), "{normal}");
+        let asked = plan(IntegrityState::Normal, &snapshot, json!({ "throttle_pct": 100 })).unwrap();
+        assert_eq!(figures(&asked), (&json!(100), &json!(100)), "a stop is a human's to order");
+    }
+
+    #[test]
+    fn without_a_usual_rate_or_without_writers_there_is_no_plan() {
+        let mut snapshot = written(0.0, 0.0);
+        let nobody = plan(IntegrityState::Stress, &snapshot, Value::Null).unwrap_err();
+        assert!(matches!(nobody, NotApplicable::NothingToDo { .. }), "{nobody}");
+        snapshot.ingestion = None;
+        let unknown = plan(IntegrityState::Stress, &snapshot, Value::Null).unwrap_err();
+        assert!(matches!(unknown, NotApplicable::MeasurementMissing { .. }), "{unknown}");
+    }
+
+    #[test]
+    fn a_partition_that_is_only_read_is_not_throttled() {
+        let mut snapshot = written(400.0, 0.0);
+        snapshot.partitions[0].load = Some(load(9000.0));
+        let problem = Problem {
+            class: ProblemClass::HotspotCongestion {
+                partition_ids: vec![1000],
+                partitions: vec!["public.docs_0".into()],
+                load_ratio: 4.5,
+            },
+            component: Component {
+                lambda: 0.3,
+                nodes: vec![NodeKey::Partition { oid: 1000 }],
+                witness: vec![],
+            },
+            evidence: vec![],
+        };
+        let limits = limits(IntegrityState::Stress, &snapshot, Value::Null);
+        if let Some(Reading::Known(load)) = &mut snapshot.partitions[0].load {
+            (load.inserted, load.updated) = (0.0, 0.0);
+        }
+        let read = ThrottleIngestion.plan(&problem, &snapshot, &limits).unwrap_err();
+        assert!(matches!(read, NotApplicable::NotTreated { .. }), "{read}");
+        if let Some(Reading::Known(load)) = &mut snapshot.partitions[0].load {
+            load.inserted = 100.0;
+        }
+        ThrottleIngestion.plan(&problem, &snapshot, &limits).unwrap();
+    }
+
+    #[test]
+    fn one_in_force_is_kept_renewed_in_its_second_half_and_strengthened_from_the_same_baseline() {
+        let mut snapshot = written(200.0, 800.0);
+        let stress = Percentages::of(IntegrityState::Stress).unwrap();
+        let present = |left_s: i64| {
+            Some(in_force(stress, Rates { insert: 200.0, bulk_insert: 800.0 }, NOW + left_s * 1000))
+        };
+        snapshot.ingestion.as_mut().unwrap().throttle = present(800);
+        let again = plan(IntegrityState::Stress, &snapshot, Value::Null).unwrap_err();
+        assert!(matches!(again, NotApplicable::NothingToDo { .. }), "{again}");
+        let critical = plan(IntegrityState::Critical, &snapshot, Value::Null).unwrap();
+        assert_eq!(critical.params["baseline_rate"]["insert"], 400.0, "not the throttled 200");
+        snapshot.ingestion.as_mut().unwrap().throttle = present(400);
+        plan(IntegrityState::Stress, &snapshot, Value::Null).unwrap();
+    }
+
+    fn achieved(problem: &Problem, before: &Snapshot, after: &Snapshot) -> Result<(), String> {
+        let plan = plan(IntegrityState::Stress, before, Value::Null).unwrap();
+        ThrottleIngestion.achieved(&Outcome {
+            problem,
+            plan: &plan,
+            before,
+            after,
+            verdicts: &[],
+            entries: &[],
+            config: &Config::default(),
+        })
+    }
+
+    #[test]
+    fn verified_when_writers_keep_to_it_and_the_symptom_stands() {
+        let before = written(400.0, 2000.0);
+        let stress = Percentages::of(IntegrityState::Stress).unwrap();
+        let mut after = before.clone();
+        assert!(achieved(&memory(&before), &before, &after).unwrap_err().contains("not in force"));
+        let throttle = |insert| Some(in_force(stress, Rates { insert, bulk_insert: 0.0 }, NOW + 1000));
+        after.ingestion.as_mut().unwrap().throttle = throttle(205.0);
+        assert_eq!(achieved(&memory(&before), &before, &after), Ok(()));
+        after.ingestion.as_mut().unwrap().throttle = throttle(300.0);
+        assert!(
+            achieved(&memory(&before), &before, &after).unwrap_err().contains("cannot be held by waiting")
+        );
+        after.ingestion.as_mut().unwrap().throttle = throttle(205.0);
+        if let Some(Reading::Known(memory)) = &mut after.memory {
+            memory.used_pct += 5.0;
+        }
+        assert!(achieved(&memory(&before), &before, &after).unwrap_err().contains("went on growing"));
+        after.memory = None;
+        assert!(achieved(&memory(&before), &before, &after).unwrap_err().contains("could not be read"));
+    }
+
+    #[test]
+    fn a_replica_that_falls_further_behind_is_not_held_in_check() {
+        let behind = |bytes: f64| {
+            let mut one = written(400.0, 2000.0);
+            one.replicas =
+                Some(Reading::Known(vec![Replica { lag_bytes: Reading::Known(bytes), ..replica(1) }]));
+            let stress = Percentages::of(IntegrityState::Stress).unwrap();
+            one.ingestion.as_mut().unwrap().throttle =
+                Some(in_force(stress, Rates { insert: 1.0, bulk_insert: 1.0 }, NOW + 1000));
+            one
+        };
+        let mut before = behind(1e9);
+        before.ingestion.as_mut().unwrap().throttle = None;
+        let problem = Problem {
+            class: ProblemClass::ReplicationLag {
+                replica_ids: vec![1],
+                replicas: vec!["r".into()],
+                lag_seconds: None,
+            },
+            component: Component { lambda: 0.3, nodes: vec![NodeKey::Replica { id: 1 }], witness: vec![] },
+            evidence: vec![],
+        };
+        assert_eq!(achieved(&problem, &before, &behind(1.05e9)), Ok(()));
+        assert!(achieved(&problem, &before, &behind(1.5e9)).is_err());
+    }
+}

@@ -1,0 +1,461 @@
+//! Backpressure on writers: how fast a collection is written, what a throttle takes off that, and the arithmetic of its
+//! token bucket.
+//!
+//! A bucket is one number, the time at which the next row may be written (the virtual clock of the generic cell rate
+//! algorithm). A row moves it on by the time that a row has at the target rate; a statement that comes before it waits,
+//! and one that waits no longer leaves the rest behind as debt for the statements after it.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::integrity::IntegrityState;
+use crate::snapshot::{Reading, UnixMs};
+
+/// Rows of one statement above which it counts as bulk; COPY always does.
+pub const BULK_ROWS: u64 = 100;
+/// Share taken off in stress, percent (the specification's).
+pub const STRESS_PCT: u32 = 50;
+/// Share taken off in a critical state, percent (the specification's).
+pub const CRITICAL_PCT: u32 = 90;
+/// Taken off bulk writes besides, percent (the specification's).
+pub const BULK_EXTRA_PCT: u32 = 10;
+/// Most that the healer takes off by itself: 100 is a stop, which is a human's to order.
+pub const PCT_MAX: u32 = 95;
+/// Time over which the usual rate is averaged, milliseconds.
+pub const BASELINE_MS: i64 = 300_000;
+/// Least observation from which a rate is taken, milliseconds: sessions report their counters once a second.
+pub const BASELINE_MIN_MS: i64 = 10_000;
+/// How far a bucket may lag behind the clock, nanoseconds: a sleep that took longer than asked for, or a moment in which
+/// nobody got a processor, is made up for. At most 3.3 % more rows than the target in 30 s.
+pub const BURST_NS: i64 = 1_000_000_000;
+/// Most debt that is kept, nanoseconds: what is beyond cannot be paid by waiting, and must not outlive its cause.
+pub const DEBT_MAX_NS: i64 = 60_000_000_000;
+/// Least target, rows a second: below, a throttle would be a stop.
+pub const TARGET_MIN: f64 = 1.0;
+
+const _: () = assert!(STRESS_PCT < CRITICAL_PCT && CRITICAL_PCT <= PCT_MAX && PCT_MAX < 100);
+const _: () = assert!(BASELINE_MIN_MS < BASELINE_MS && BURST_NS < DEBT_MAX_NS);
+
+/// How rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// By statements of at most [`BULK_ROWS`] rows.
+    Insert,
+    /// By COPY or statements of more.
+    BulkInsert,
+}
+
+impl Kind {
+    /// Every kind, in the order of their buckets.
+    pub const ALL: [Kind; 2] = [Kind::Insert, Kind::BulkInsert];
+
+    /// What a statement is that has written so many rows otherwise than by COPY.
+    pub fn of(rows: u64) -> Kind {
+        if rows > BULK_ROWS { Kind::BulkInsert } else { Kind::Insert }
+    }
+
+    /// The name in settings, tables and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Insert => "insert",
+            Kind::BulkInsert => "bulk_insert",
+        }
+    }
+}
+
+/// Rows written a second: inserted, and updated by `ON CONFLICT` or MERGE. A plain UPDATE is no ingestion.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// By statements of at most [`BULK_ROWS`] rows.
+    pub insert: f64,
+    /// By COPY and by statements of more.
+    pub bulk_insert: f64,
+}
+
+impl Rates {
+    /// Both together.
+    pub fn total(&self) -> f64 {
+        self.insert + self.bulk_insert
+    }
+
+    /// The rate of a kind.
+    pub fn of(&self, kind: Kind) -> f64 {
+        match kind {
+            Kind::Insert => self.insert,
+            Kind::BulkInsert => self.bulk_insert,
+        }
+    }
+}
+
+/// The usual rate of a collection: its mean over the last five minutes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// The mean rates.
+    #[serde(flatten)]
+    pub rates: Rates,
+    /// Seconds over which they were taken, at most 300.
+    pub over_s: f64,
+}
+
+/// Share of the usual rate that is taken off, percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Percentages {
+    /// Of [`Kind::Insert`]; 0 leaves it alone, 100 stops it.
+    pub throttle_pct: u32,
+    /// Of [`Kind::BulkInsert`].
+    pub bulk_throttle_pct: u32,
+}
+
+impl Percentages {
+    /// Nothing is taken off.
+    pub const NONE: Percentages = Percentages { throttle_pct: 0, bulk_throttle_pct: 0 };
+
+    /// What a state asks for; None where it asks for nothing.
+    pub fn of(state: IntegrityState) -> Option<Percentages> {
+        match state {
+            IntegrityState::Normal => None,
+            IntegrityState::Stress => Some(Percentages::with_bulk(STRESS_PCT)),
+            IntegrityState::Critical => Some(Percentages::with_bulk(CRITICAL_PCT)),
+        }
+    }
+
+    /// So much off inserts, and the usual ten more off bulk.
+    pub fn with_bulk(throttle_pct: u32) -> Percentages {
+        let throttle_pct = throttle_pct.min(PCT_MAX);
+        Percentages { throttle_pct, bulk_throttle_pct: (throttle_pct + BULK_EXTRA_PCT).min(PCT_MAX) }
+    }
+
+    /// The share of a kind.
+    pub fn of_kind(&self, kind: Kind) -> u32 {
+        match kind {
+            Kind::Insert => self.throttle_pct,
+            Kind::BulkInsert => self.bulk_throttle_pct,
+        }
+    }
+
+    /// Rows a second that are let through: None where a kind is not throttled, 0 where it is stopped. A kind that was not
+    /// seen has no rate of its own to take a share of; it gets that share of all rows, so that it is neither stopped nor
+    /// unlimited.
+    pub fn target(&self, kind: Kind, usual: &Rates) -> Option<f64> {
+        let pct = self.of_kind(kind);
+        if pct == 0 {
+            return None;
+        }
+        if pct >= 100 {
+            return Some(0.0);
+        }
+        let own = usual.of(kind);
+        let rate = if own > 0.0 { own } else { usual.total() };
+        Some((rate * f64::from(100 - pct) / 100.0).max(TARGET_MIN))
+    }
+}
+
+/// Nanoseconds that one row has at a target rate; 0 where there is none, and as good as for ever where it is 0.
+pub fn row_ns(target: Option<f64>) -> i64 {
+    match target {
+        None => 0,
+        Some(rate) if rate > 0.0 => ((1e9 / rate).round() as i64).clamp(1, DEBT_MAX_NS),
+        Some(_) => DEBT_MAX_NS,
+    }
+}
+
+/// What a bucket says to a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// When it may go on; not after now where nothing is owed.
+    pub at_ns: i64,
+    /// The bucket's new time.
+    pub next_ns: i64,
+    /// Debt that is given up because it is beyond [`DEBT_MAX_NS`], nanoseconds.
+    pub forgiven_ns: i64,
+}
+
+/// Admits so many rows at `now_ns` to a bucket whose next row may be written at `next_ns`. Negative rows give back what was
+/// reserved and not written.
+pub fn admit(next_ns: i64, now_ns: i64, row_ns: i64, rows: i64) -> Admission {
+    let at_ns = next_ns.max(now_ns.saturating_sub(BURST_NS));
+    let wanted = at_ns.saturating_add(row_ns.saturating_mul(rows));
+    let next_ns = wanted.min(now_ns.saturating_add(DEBT_MAX_NS));
+    Admission { at_ns, next_ns, forgiven_ns: wanted - next_ns }
+}
+
+/// Counters of a collection at one moment; all only grow until they are reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// When they were read.
+    pub at: UnixMs,
+    /// Rows inserted, from the relations' counters.
+    pub inserted: i64,
+    /// Rows updated by `ON CONFLICT` and MERGE.
+    pub upserted: i64,
+    /// Of both, rows of bulk statements.
+    pub bulk: i64,
+}
+
+/// The counters of the last five minutes.
+#[derive(Debug, Clone, Default)]
+pub struct Window {
+    seen: VecDeque<Written>,
+}
+
+/// Looks that are kept: one a second for five minutes, and the one before them.
+const LOOKS_MAX: usize = 301;
+
+impl Window {
+    /// Adds a look. Counters that went back were reset, a clock that was set back says nothing: then it begins anew.
+    pub fn add(&mut self, now: Written) {
+        let continues = |last: &Written| {
+            now.at > last.at
+                && now.inserted >= last.inserted
+                && now.upserted >= last.upserted
+                && now.bulk >= last.bulk
+        };
+        if !self.seen.back().is_none_or(continues) {
+            self.seen.clear();
+        }
+        self.seen.push_back(now);
+        // The oldest that is kept is five minutes old or the last before that.
+        while self.seen.len() > LOOKS_MAX
+            || self.seen.get(1).is_some_and(|next| now.at - next.at >= BASELINE_MS)
+        {
+            self.seen.pop_front();
+        }
+    }
+
+    /// The mean rates over what is kept.
+    pub fn mean(&self) -> Reading<Baseline> {
+        let (Some(first), Some(last)) = (self.seen.front(), self.seen.back()) else {
+            return Reading::unknown("nothing was counted yet");
+        };
+        let over_ms = last.at - first.at;
+        if over_ms < BASELINE_MIN_MS {
+            return Reading::unknown(format!("counted for {} s only", over_ms / 1000));
+        }
+        let seconds = over_ms as f64 / 1000.0;
+        let a_second = |of: fn(&Written) -> i64| (of(last) - of(first)) as f64 / seconds;
+        let bulk_insert = a_second(|written| written.bulk);
+        // Sessions report inserted rows a moment after the bulk that they belong to was counted.
+        let insert = (a_second(|written| written.inserted + written.upserted) - bulk_insert).max(0.0);
+        Reading::Known(Baseline { rates: Rates { insert, bulk_insert }, over_s: seconds })
+    }
+}
+
+/// A throttle that is in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InForce {
+    /// What it takes off.
+    #[serde(flatten)]
+    pub percentages: Percentages,
+    /// The usual rate that it takes that off.
+    pub baseline: Rates,
+    /// Rows a second that it lets through; None for a kind that it leaves alone.
+    pub targets: Targets,
+    /// Rows a second that were written under it.
+    pub achieved: Rates,
+    /// Seconds over which that was counted.
+    pub over_s: f64,
+    /// Seconds of debt of the worse bucket: what those who write now are behind.
+    pub debt_s: f64,
+    /// When it ends by itself.
+    pub until: UnixMs,
+}
+
+/// Rows a second that a throttle lets through.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Targets {
+    /// Of [`Kind::Insert`].
+    pub insert: Option<f64>,
+    /// Of [`Kind::BulkInsert`].
+    pub bulk_insert: Option<f64>,
+}
+
+impl Targets {
+    /// What these shares leave of the usual rate.
+    pub fn new(percentages: &Percentages, usual: &Rates) -> Targets {
+        Targets {
+            insert: percentages.target(Kind::Insert, usual),
+            bulk_insert: percentages.target(Kind::BulkInsert, usual),
+        }
+    }
+
+    /// The target of a kind.
+    pub fn of(&self, kind: Kind) -> Option<f64> {
+        match kind {
+            Kind::Insert => self.insert,
+            Kind::BulkInsert => self.bulk_insert,
+        }
+    }
+}
+
+/// How far above its target a rate may be.
+pub const TOLERANCE: f64 = 0.05;
+
+impl InForce {
+    /// Whether writers keep to it: why not, in words. A rate below the target is demand that is gone.
+    ///
+    /// # Errors
+    /// Which rate is above its target.
+    pub fn held(&self) -> Result<(), String> {
+        for kind in Kind::ALL {
+            let Some(target) = self.targets.of(kind) else { continue };
+            let rate = self.achieved.of(kind);
+            // One row more or less is no rate.
+            if rate > target * (1.0 + TOLERANCE) + 1.0 / self.over_s.max(1.0) {
+                return Err(format!(
+                    "{} goes on at {rate:.1} rows/s where {target:.1} were wanted: that many sessions cannot be held by \
+                     waiting; set throttle_reject, or throttle fewer sessions",
+                    kind.as_str()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is known of writing to a collection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ingestion {
+    /// Its usual rate.
+    pub baseline: Reading<Baseline>,
+    /// The throttle in force, if there is one.
+    pub throttle: Option<InForce>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn shares_are_those_of_the_specification_and_never_a_stop() {
+        assert_eq!(Percentages::of(IntegrityState::Normal), None);
+        let stress = Percentages::of(IntegrityState::Stress).unwrap();
+        assert_eq!((stress.throttle_pct, stress.bulk_throttle_pct), (50, 60));
+        let critical = Percentages::of(IntegrityState::Critical).unwrap();
+        // 90 + 10 would be a stop.
+        assert_eq!((critical.throttle_pct, critical.bulk_throttle_pct), (90, 95));
+    }
+
+    #[test]
+    fn targets_by_hand() {
+        let usual = Rates { insert: 400.0, bulk_insert: 2000.0 };
+        let stress = Percentages::of(IntegrityState::Stress).unwrap();
+        assert_eq!(stress.target(Kind::Insert, &usual), Some(200.0));
+        assert_eq!(stress.target(Kind::BulkInsert, &usual), Some(800.0));
+        assert_eq!(Percentages::NONE.target(Kind::Insert, &usual), None);
+        let stop = Percentages { throttle_pct: 100, bulk_throttle_pct: 0 };
+        assert_eq!(stop.target(Kind::Insert, &usual), Some(0.0));
+        let no_bulk = Rates { insert: 400.0, bulk_insert: 0.0 };
+        assert_eq!(stress.target(Kind::BulkInsert, &no_bulk), Some(160.0), "40 % of all rows");
+        let trickle = Rates { insert: 0.1, bulk_insert: 0.0 };
+        assert_eq!(stress.target(Kind::Insert, &trickle), Some(TARGET_MIN));
+    }
+
+    #[test]
+    fn what_one_row_has() {
+        assert_eq!((row_ns(None), row_ns(Some(1000.0)), row_ns(Some(0.0))), (0, 1_000_000, DEBT_MAX_NS));
+    }
+
+    #[test]
+    fn a_statement_waits_for_what_was_written_before_it() {
+        let (now, row) = (1_000_000_000_000, 1_000_000);
+        let first = admit(0, now, row, 1);
+        assert_eq!(first, Admission { at_ns: now - BURST_NS, next_ns: now - BURST_NS + row, forgiven_ns: 0 });
+        let bulk = admit(now, now, row, 500);
+        let after = admit(bulk.next_ns, now, row, 1);
+        assert_eq!(after.at_ns - now, 500_000_000);
+        let given_back = admit(after.next_ns, now, row, -1);
+        assert_eq!(given_back.next_ns, after.at_ns);
+        let hopeless = admit(now, now, row, 1_000_000);
+        assert_eq!((hopeless.next_ns - now, hopeless.forgiven_ns), (DEBT_MAX_NS, 940_000_000_000));
+    }
+
+    proptest! {
+        /// However many statements of whatever size come whenever, and wait: no more is let through than the burst and the
+        /// time that passed allow, apart from the last statement's own rows.
+        #[test]
+        fn no_more_than_the_target_gets_through(
+            rate in 1.0f64..10_000.0,
+            statements in prop::collection::vec((1i64..200, 0i64..500_000_000), 1..200),
+        ) {
+            let row = row_ns(Some(rate));
+            let start = 1_000_000_000_000i64;
+            let (mut now, mut next, mut written) = (start, start - BURST_NS, 0i64);
+            for (rows, pause) in statements {
+                now += pause;
+                let admission = admit(next, now, row, rows);
+                // It waits as long as it takes.
+                now = now.max(admission.at_ns);
+                let allowed = (now - start + BURST_NS) / row + 1;
+                prop_assert!(written <= allowed, "{written} rows, {allowed} allowed");
+                prop_assert_eq!(admission.forgiven_ns, 0i64.max(admission.forgiven_ns));
+                next = admission.next_ns;
+                if admission.forgiven_ns == 0 { written += rows } else { break }
+            }
+        }
+
+        /// Reserving and giving back leaves the bucket as it was, where nothing was forgiven.
+        #[test]
+        fn what_is_given_back_is_given_back(next in -1_000_000_000i64..1_000_000_000, rows in 0i64..1000) {
+            let now = 0;
+            let reserved = admit(next, now, 1_000_000, rows);
+            let returned = admit(reserved.next_ns, now, 1_000_000, -rows);
+            prop_assert_eq!(returned.next_ns, next.max(-BURST_NS));
+        }
+    }
+
+    fn look(at_s: i64, inserted: i64, upserted: i64, bulk: i64) -> Written {
+        Written { at: at_s * 1000, inserted, upserted, bulk }
+    }
+
+    #[test]
+    fn the_mean_is_of_five_minutes_and_by_kind() {
+        let mut window = Window::default();
+        assert_eq!(window.mean(), Reading::unknown("nothing was counted yet"));
+        window.add(look(0, 0, 0, 0));
+        window.add(look(5, 500, 0, 0));
+        assert_eq!(window.mean(), Reading::unknown("counted for 5 s only"));
+        for t in 1..=120 {
+            // 100 inserted and 20 upserted a second, of which 40 in bulk.
+            window.add(look(5 + 10 * t, 500 + 1000 * t, 200 * t, 400 * t));
+        }
+        let Reading::Known(mean) = window.mean() else { panic!() };
+        assert_eq!(mean.over_s, 300.0);
+        assert_eq!((mean.rates.insert, mean.rates.bulk_insert), (80.0, 40.0));
+    }
+
+    #[test]
+    fn counters_that_went_back_begin_anew() {
+        let mut window = Window::default();
+        window.add(look(0, 1000, 0, 0));
+        window.add(look(20, 2000, 0, 0));
+        assert!(window.mean().known().is_some());
+        window.add(look(30, 5, 0, 0));
+        assert_eq!(window.mean(), Reading::unknown("counted for 0 s only"));
+        window.add(look(25, 10, 0, 0));
+        assert_eq!(window.mean(), Reading::unknown("counted for 0 s only"));
+    }
+
+    #[test]
+    fn a_rate_above_the_target_is_said_and_one_below_is_not() {
+        let baseline = Rates { insert: 200.0, bulk_insert: 0.0 };
+        let percentages = Percentages { throttle_pct: 50, bulk_throttle_pct: 0 };
+        let targets = Targets::new(&percentages, &baseline);
+        let mut throttle = InForce {
+            percentages,
+            baseline,
+            targets,
+            achieved: Rates { insert: 104.0, bulk_insert: 1e6 },
+            over_s: 30.0,
+            debt_s: 0.0,
+            until: 0,
+        };
+        assert_eq!(throttle.held(), Ok(()), "bulk is left alone");
+        throttle.achieved.insert = 10.0;
+        assert_eq!(throttle.held(), Ok(()), "there is less to write");
+        throttle.achieved.insert = 106.0;
+        assert!(throttle.held().unwrap_err().starts_with("insert goes on at 106.0 rows/s where 100.0"));
+    }
+}

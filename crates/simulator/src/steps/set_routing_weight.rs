@@ -1,0 +1,55 @@
+//! Setting a partition's weight for new rows, for good or under a lease after which another holds by itself.
+
+use healing::plan::Step;
+use healing::recovery::{RecoveryCommand, StepState};
+use serde_json::{Value, json};
+
+use super::{SHORT_MS, effect, note};
+use crate::stage::Stage;
+use crate::worker::{Op, Then, Turn, op};
+
+pub(super) fn operations(turn: &Turn) -> Vec<Op> {
+    vec![op("set_routing_weight.intent", intent, turn), op("set_routing_weight.done", done, turn)]
+}
+
+pub(super) fn inverse(turn: &Turn) -> Vec<Op> {
+    vec![op("undo.set_routing_weight", undo, turn)]
+}
+
+fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let Step::SetRoutingWeight { of, .. } = &turn.step else { return Err("no weight".to_owned()) };
+    let table = stage.world.collections[turn.collection].table(of.oid).ok_or("the partition is gone")?;
+    let former = json!({ "former": table.weight });
+    note(stage, turn, StepState::Intent, former);
+    Ok(Then::Next(SHORT_MS))
+}
+
+fn done(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let Step::SetRoutingWeight { of, weight, lease } = &turn.step else { return Err("no weight".to_owned()) };
+    effect(stage, turn, "weight");
+    let wall = stage.world.wall();
+    let collection = &mut stage.world.collections[turn.collection];
+    let table = collection.table(of.oid).ok_or("the partition is gone")?;
+    table.weight = *weight;
+    table.weight_lease = lease.map(|lease| (wall + lease.seconds * 1000, lease.after));
+    collection.touch();
+    note(stage, turn, StepState::Done, json!({}));
+    Ok(Then::Next(SHORT_MS))
+}
+
+fn undo(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let Step::SetRoutingWeight { of, .. } = &turn.step else { return Err("no weight".to_owned()) };
+    let Some(RecoveryCommand::Revert { details, .. }) = turn.command.as_deref() else {
+        return Err("no weight to put back".to_owned());
+    };
+    if let Some(former) = details.get("former").and_then(Value::as_f64) {
+        effect(stage, turn, "weight back");
+        let collection = &mut stage.world.collections[turn.collection];
+        if let Some(table) = collection.table(of.oid) {
+            (table.weight, table.weight_lease) = (former, None);
+        }
+        collection.touch();
+    }
+    note(stage, turn, StepState::Undone, json!({}));
+    Ok(Then::Next(SHORT_MS))
+}

@@ -1,0 +1,361 @@
+-- Adopting a table ------------------------------------------------------------------------------------------------------
+-- A table becomes a managed collection by a copy in batches, each of them committed: it can be interrupted and goes on when
+-- called again. What is written meanwhile is noted by a trigger, by key, and copied after.
+
+CREATE TABLE ruvector.adoptions (
+    source       regclass PRIMARY KEY,
+    target       regclass NOT NULL,
+    name         text NOT NULL,        -- of the collection
+    changes      regclass NOT NULL,    -- keys that were written to since it began
+    key_column   name NOT NULL,
+    key_type     text NOT NULL,
+    vector_column name NOT NULL,
+    tenant_column name,
+    partitions   integer NOT NULL,
+    index_method text NOT NULL,
+    distance     text NOT NULL,
+    settings     jsonb NOT NULL,
+    state        text NOT NULL DEFAULT 'copying' CHECK (state IN ('copying', 'indexing', 'catching up')),
+    copied_to    text,                 -- greatest key copied so far
+    rows_copied  bigint NOT NULL DEFAULT 0,
+    rows_total   bigint,               -- planner's estimate when it began, NULL where there was none
+    began_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    noted_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- An ERROR that says why a table cannot be adopted, if it cannot.
+CREATE FUNCTION ruvector._check_adoptable(source regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    entry pg_class;
+    why   text;
+BEGIN
+    SELECT * INTO entry FROM pg_class c WHERE c.oid = source;
+    IF NOT pg_has_role(session_user, entry.relowner, 'USAGE') THEN
+        RAISE EXCEPTION 'permission denied: % does not belong to %', source, session_user
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may adopt it.';
+    END IF;
+    why := CASE
+        WHEN entry.relkind <> 'r' OR entry.relispartition OR entry.relpersistence <> 'p'
+            OR EXISTS (SELECT FROM pg_inherits i WHERE source IN (i.inhrelid, i.inhparent))
+            THEN 'it is not an ordinary, stand-alone table'
+        WHEN (SELECT cardinality(k.conkey) FROM pg_constraint k WHERE k.conrelid = source AND k.contype = 'p') IS DISTINCT FROM 1
+            THEN 'it has no primary key of one column'
+        WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = source AND a.attname = 'partition_id' AND NOT a.attisdropped)
+            THEN 'it has a column partition_id'
+        WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = source AND a.attgenerated <> '' AND NOT a.attisdropped)
+            THEN 'it has generated columns'
+        WHEN EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND source IN (k.conrelid, k.confrelid))
+            THEN 'foreign keys refer to it or from it'
+        WHEN EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = source AND k.contype IN ('u', 'x'))
+            THEN 'it has unique or exclusion constraints beside its primary key, which cannot hold across partitions'
+        WHEN EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = source AND NOT t.tgisinternal AND t.tgname <> 'ruvector_adoption')
+            THEN 'it has triggers'
+        WHEN entry.relrowsecurity THEN 'it has row security'
+        WHEN EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
+                      WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = source)
+            THEN 'views depend on it, which would go on showing the former table'
+        WHEN EXISTS (SELECT FROM pg_publication_rel p WHERE p.prrelid = source) THEN 'it is published'
+    END;
+    IF why IS NOT NULL THEN
+        RAISE EXCEPTION '% cannot be adopted: %', source, why USING ERRCODE = 'feature_not_supported',
+            HINT = 'Remove that first, or make a new collection with ruvector_collection_create() and fill it yourself.';
+    END IF;
+END
+$$;
+
+CREATE FUNCTION ruvector._begin_adoption(
+    source regclass, name text, partitions integer, "column" text, tenant text, index_method text, distance text, settings jsonb
+) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ours    text := (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+                      WHERE e.extname = 'ruvector');
+    home    text;
+    bare    text;
+    rows    real;
+    key     pg_attribute;
+    vector  record;
+    target  regclass;
+    changes regclass;
+BEGIN
+    PERFORM ruvector._check_adoptable(source);
+    SELECT n.nspname, c.relname, c.reltuples INTO home, bare, rows
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = source;
+    name := coalesce(name, bare);
+    SELECT a.* INTO key FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = source AND a.attnum = k.conkey[1]
+     WHERE k.conrelid = source AND k.contype = 'p';
+    SELECT a.attname, t.typname, a.atttypmod, count(*) OVER () AS candidates INTO vector
+      FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+     WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped AND t.typname IN ('vector', 'halfvec')
+       AND a.attname = coalesce("column", a.attname) ORDER BY a.attnum LIMIT 1;
+    IF vector IS NULL OR vector.candidates > 1 THEN
+        RAISE EXCEPTION '% has % vector columns', source, coalesce(vector.candidates, 0) USING ERRCODE = 'ambiguous_column',
+            HINT = 'Name the one that is searched: "column" => ''embedding''.';
+    END IF;
+    PERFORM ruvector._check_managed_arguments(bare, partitions, index_method, distance, vector.typname, greatest(vector.atttypmod, 1));
+    PERFORM ruvector._check_route(name);
+    EXECUTE format('CREATE TABLE %I.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING IDENTITY INCLUDING STORAGE INCLUDING COMMENTS,
+                           partition_id integer NOT NULL DEFAULT %s.ruvector_route(%L, %s), PRIMARY KEY (%I, partition_id))
+                    PARTITION BY LIST (partition_id)',
+        home, bare || '_adopting', source, ours, name, partitions, key.attname);
+    target := to_regclass(format('%I.%I', home, bare || '_adopting'));
+    FOR i IN 1 .. partitions LOOP
+        EXECUTE format('CREATE TABLE %I.%I PARTITION OF %s FOR VALUES IN (%s)', home, bare || '_' || i, target, i);
+    END LOOP;
+    EXECUTE format('CREATE TABLE %I.%I (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text NOT NULL)', home, bare || '_changes');
+    changes := to_regclass(format('%I.%I', home, bare || '_changes'));
+    -- The owner's own function: writers need no right on the table of changes.
+    EXECUTE format($make$
+        CREATE FUNCTION %1$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+        BEGIN
+            IF TG_OP = 'TRUNCATE' THEN
+                RAISE EXCEPTION 'the table is being made a managed collection' USING ERRCODE = 'object_in_use',
+                    HINT = 'CALL ruvector_collection_adopt() again to finish it first.';
+            END IF;
+            IF TG_OP <> 'INSERT' THEN
+                INSERT INTO %2$s (key) VALUES (OLD.%3$I::text);
+            END IF;
+            IF TG_OP <> 'DELETE' THEN
+                INSERT INTO %2$s (key) VALUES (NEW.%3$I::text);
+            END IF;
+            RETURN NULL;
+        END
+        $body$ $make$, format('%I.%I', home, bare || '_note_change'), changes, key.attname);
+    -- Waits for the writers under way: of later ones the trigger knows.
+    EXECUTE format('CREATE TRIGGER ruvector_adoption AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION %I.%I()',
+        source, home, bare || '_note_change');
+    EXECUTE format('CREATE TRIGGER ruvector_adoption_whole BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()',
+        source, home, bare || '_note_change');
+    PERFORM ruvector._manage(target, name, tenant, NULL, NULL);
+    PERFORM ruvector._note_adoption(source, jsonb_build_object('target', target::oid, 'name', name, 'changes', changes::oid,
+        'key_column', key.attname, 'key_type', format_type(key.atttypid, key.atttypmod), 'vector_column', vector.attname,
+        'tenant_column', tenant, 'partitions', partitions, 'index_method', index_method, 'distance', distance,
+        'settings', settings, 'rows_total', CASE WHEN rows >= 0 THEN rows::bigint END));
+END
+$$;
+
+CREATE FUNCTION ruvector._note_adoption(source regclass, fresh jsonb) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT pg_has_role(session_user, (SELECT c.relowner FROM pg_class c WHERE c.oid = source), 'USAGE') THEN
+        RAISE EXCEPTION 'permission denied: % does not belong to %', source, session_user
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may adopt it.';
+    END IF;
+    IF fresh IS NULL THEN
+        DELETE FROM ruvector.adoptions a WHERE a.source = _note_adoption.source;
+        RETURN;
+    END IF;
+    INSERT INTO ruvector.adoptions (source, target, name, changes, key_column, key_type, vector_column, tenant_column, partitions,
+                                    index_method, distance, settings, rows_total)
+    SELECT _note_adoption.source, (fresh ->> 'target')::oid, fresh ->> 'name', (fresh ->> 'changes')::oid, fresh ->> 'key_column',
+           fresh ->> 'key_type', fresh ->> 'vector_column', fresh ->> 'tenant_column', (fresh ->> 'partitions')::integer,
+           fresh ->> 'index_method', fresh ->> 'distance', fresh -> 'settings', (fresh ->> 'rows_total')::bigint
+    ON CONFLICT ON CONSTRAINT adoptions_pkey DO NOTHING;
+END
+$$;
+
+CREATE FUNCTION ruvector._adoption_came_to(source regclass, state text, copied_to text, rows bigint) RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE ruvector.adoptions a
+       SET state = coalesce(_adoption_came_to.state, a.state), copied_to = coalesce(_adoption_came_to.copied_to, a.copied_to),
+           rows_copied = a.rows_copied + rows, noted_at = clock_timestamp()
+     WHERE a.source = _adoption_came_to.source
+$$;
+
+CREATE FUNCTION ruvector._adoption(source regclass) RETURNS ruvector.adoptions
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$ SELECT a FROM ruvector.adoptions a WHERE a.source = _adoption.source $$;
+
+-- Copies what was written since: keys are taken as they are now, so that it may be repeated. Returns how many there were.
+CREATE FUNCTION ruvector._adopt_changes(entry ruvector.adoptions, batch integer) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    columns text := ruvector._adopted_columns(entry);
+    keys    text[];
+    noted   bigint;
+BEGIN
+    EXECUTE format('WITH taken AS (DELETE FROM %1$s WHERE id IN (SELECT id FROM %1$s ORDER BY id LIMIT $1) RETURNING key)
+                    SELECT array_agg(DISTINCT key), count(*) FROM taken', entry.changes) INTO keys, noted USING batch;
+    IF noted = 0 THEN
+        RETURN 0;
+    END IF;
+    EXECUTE format('DELETE FROM %s WHERE %I = ANY (($1)::%s[])', entry.target, entry.key_column, entry.key_type) USING keys;
+    EXECUTE format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s WHERE %I = ANY (($1)::%s[])',
+        entry.target, columns || ruvector._adopted_place(entry, false), columns || ruvector._adopted_place(entry, true),
+        entry.source, entry.key_column, entry.key_type) USING keys;
+    RETURN noted;
+END
+$$;
+
+CREATE FUNCTION ruvector._adopted_columns(entry ruvector.adoptions) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
+      FROM pg_attribute a WHERE a.attrelid = entry.source AND a.attnum > 0 AND NOT a.attisdropped
+$$;
+
+-- With a tenant column the place is named; without one it is left to the default.
+CREATE FUNCTION ruvector._adopted_place(entry ruvector.adoptions, as_value boolean) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN entry.tenant_column IS NULL THEN '' WHEN NOT as_value THEN ', partition_id'
+                ELSE format(', %s.ruvector_route_tenant(%L, %I::text)',
+                    (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+                      WHERE e.extname = 'ruvector'), entry.name, entry.tenant_column) END
+$$;
+
+-- One step, to be committed. Returns what comes next; 'done' when nothing does.
+CREATE FUNCTION ruvector._adopt_step(source regclass, batch integer) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    entry   ruvector.adoptions := ruvector._adoption(source);
+    columns text := ruvector._adopted_columns(entry);
+    upper   text;
+    rows    bigint;
+    leaf    record;
+    vector  text;
+BEGIN
+    IF entry.state = 'copying' THEN
+        EXECUTE format('SELECT (max(k))::text FROM (SELECT %1$I AS k FROM %2$s WHERE $1 IS NULL OR %1$I > ($1)::%3$s ORDER BY %1$I LIMIT $2) s',
+            entry.key_column, source, entry.key_type) INTO upper USING entry.copied_to, batch;
+        IF upper IS NULL THEN
+            PERFORM ruvector._adoption_came_to(source, 'indexing', NULL, 0);
+            RETURN 'indexing';
+        END IF;
+        EXECUTE format('INSERT INTO %1$s (%2$s) OVERRIDING SYSTEM VALUE SELECT %3$s FROM %4$s
+                         WHERE ($1 IS NULL OR %5$I > ($1)::%6$s) AND %5$I <= ($2)::%6$s',
+            entry.target, columns || ruvector._adopted_place(entry, false), columns || ruvector._adopted_place(entry, true),
+            source, entry.key_column, entry.key_type)
+            USING entry.copied_to, upper;
+        GET DIAGNOSTICS rows = ROW_COUNT;
+        PERFORM ruvector._adoption_came_to(source, NULL, upper, rows);
+        RETURN 'copying';
+    END IF;
+    IF entry.state = 'indexing' THEN
+        SELECT t.typname INTO vector FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+         WHERE a.attrelid = source AND a.attname = entry.vector_column;
+        FOR leaf IN SELECT c.relname FROM pg_partition_tree(entry.target) p JOIN pg_class c ON c.oid = p.relid
+                     WHERE p.isleaf AND NOT EXISTS (SELECT FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
+                                                     WHERE x.indrelid = c.oid AND m.amname = entry.index_method)
+                     ORDER BY c.oid LIMIT 1 LOOP
+            PERFORM ruvector._make_ann_index(entry.target, leaf.relname, entry.vector_column, vector, entry.index_method, entry.distance);
+            IF entry.index_method <> 'none' THEN
+                RETURN 'indexing';
+            END IF;
+        END LOOP;
+        PERFORM ruvector._adoption_came_to(source, 'catching up', NULL, 0);
+        RETURN 'catching up';
+    END IF;
+    rows := ruvector._adopt_changes(entry, batch);
+    IF rows > 0 THEN
+        RETURN 'catching up';
+    END IF;
+    PERFORM ruvector._finish_adoption(entry);
+    RETURN 'done';
+END
+$$;
+
+CREATE FUNCTION ruvector._finish_adoption(entry ruvector.adoptions) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+AS $$
+DECLARE
+    home  text;
+    bare  text;
+    given record;
+    held  record;
+    ours  text := (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+                    WHERE e.extname = 'ruvector');
+BEGIN
+    SELECT n.nspname, c.relname INTO home, bare FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = entry.source;
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', entry.source);
+    WHILE ruvector._adopt_changes(entry, 10000) > 0 LOOP
+    END LOOP;
+    -- Numbers that the former table has given out are not given out again.
+    FOR held IN SELECT a.attname, pg_get_serial_sequence(entry.source::text, a.attname) AS former,
+                       pg_get_serial_sequence(entry.target::text, a.attname) AS fresh
+                  FROM pg_attribute a WHERE a.attrelid = entry.source AND a.attnum > 0 AND NOT a.attisdropped LOOP
+        IF held.former IS NOT NULL AND held.fresh IS NOT NULL THEN
+            EXECUTE format('SELECT setval(%L, s.last_value, s.is_called) FROM %s s', held.fresh, held.former);
+        ELSIF held.former IS NOT NULL THEN
+            EXECUTE format('ALTER SEQUENCE %s OWNED BY %s.%I', held.former, entry.target, held.attname);
+        END IF;
+    END LOOP;
+    FOR given IN SELECT x.privilege_type, x.is_grantable,
+                        CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS grantee
+                   FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = entry.source AND x.grantee <> c.relowner LOOP
+        EXECUTE format('GRANT %s ON %s TO %s %s', given.privilege_type, entry.target, given.grantee,
+            CASE WHEN given.is_grantable THEN 'WITH GRANT OPTION' ELSE '' END);
+    END LOOP;
+    EXECUTE format('DROP TRIGGER ruvector_adoption ON %s', entry.source);
+    EXECUTE format('DROP TRIGGER ruvector_adoption_whole ON %s', entry.source);
+    EXECUTE format('DROP FUNCTION %I.%I()', home, bare || '_note_change');
+    EXECUTE format('DROP TABLE %s', entry.changes);
+    PERFORM ruvector._note_adoption(entry.source, NULL);
+    EXECUTE format('ALTER TABLE %s RENAME TO %I', entry.source, bare || '_before_adoption');
+    EXECUTE format('ALTER TABLE %s RENAME TO %I', entry.target, bare);
+    EXECUTE format('SELECT %s.ruvector_collection_register($1, $2, $3, $4)', ours)
+      USING entry.name, entry.target, entry.vector_column::text, entry.settings;
+END
+$$;
+
+-- Makes a managed collection of a table, in committed steps; CALL it outside a transaction, and again after an interruption.
+-- SELECT * FROM ruvector.adoptions shows how far it came. The former table stays as <name>_before_adoption.
+CREATE PROCEDURE ruvector_collection_adopt(
+    source regclass, name text DEFAULT NULL, partitions integer DEFAULT 8, "column" text DEFAULT NULL, tenant text DEFAULT NULL,
+    index_method text DEFAULT 'hnsw', distance text DEFAULT 'cosine', batch integer DEFAULT 5000, settings jsonb DEFAULT '{}'
+)
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF batch IS NULL OR batch NOT BETWEEN 1 AND 1000000 THEN
+        RAISE EXCEPTION 'a batch has 1 to 1000000 rows' USING ERRCODE = 'invalid_parameter_value', HINT = 'Each is one transaction.';
+    END IF;
+    IF ruvector._adoption(source) IS NULL THEN
+        PERFORM ruvector._begin_adoption(source, name, partitions, "column", tenant, index_method, distance, settings);
+        COMMIT;
+    END IF;
+    WHILE ruvector._adopt_step(source, batch) <> 'done' LOOP
+        COMMIT;
+    END LOOP;
+END
+$$;
+
+-- Gives an adoption up before its end: the table is as it was, and what was copied is dropped.
+CREATE FUNCTION ruvector_collection_adopt_abort(source regclass) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    entry ruvector.adoptions := ruvector._adoption(source);
+    home  text;
+    bare  text;
+BEGIN
+    IF entry.source IS NULL THEN
+        RETURN false;
+    END IF;
+    SELECT n.nspname, c.relname INTO home, bare FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = source;
+    PERFORM ruvector._note_adoption(source, NULL);
+    EXECUTE format('DROP TRIGGER ruvector_adoption ON %s', source);
+    EXECUTE format('DROP TRIGGER ruvector_adoption_whole ON %s', source);
+    EXECUTE format('DROP FUNCTION %I.%I()', home, bare || '_note_change');
+    EXECUTE format('DROP TABLE %s', entry.changes);
+    PERFORM ruvector._forget_managed(entry.target);
+    EXECUTE format('DROP TABLE %s', entry.target);
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION ruvector._forget_managed(relation regclass) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM ruvector._managed(relation);
+    DELETE FROM ruvector.managed m WHERE m.relation = _forget_managed.relation;
+END
+$$;

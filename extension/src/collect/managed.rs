@@ -1,0 +1,167 @@
+//! The routing of a managed collection, and what stands in the way of moving its rows.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use healing::snapshot::{Managed, Oid, Place, Reading};
+use pgrx::prelude::*;
+use serde::Deserialize;
+
+use super::catalog::live_rows;
+use super::{Collection, documents};
+use crate::error::Error;
+use crate::transaction::transaction;
+
+/// A managed collection as its tables say.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Routing {
+    pub(crate) route: String,
+    /// Schema-qualified, quoted name of the root.
+    pub(crate) root: String,
+    pub(crate) tenant_column: Option<String>,
+    pub(crate) cold_when: Option<String>,
+    /// Columns of the primary key beside `partition_id`.
+    keys: Vec<Key>,
+    forced_policies: bool,
+    /// Names of triggers that a move sets off.
+    triggers: Vec<String>,
+    /// Names of foreign keys that refuse a move.
+    foreign_keys: Vec<String>,
+    pub(crate) places: Vec<Leaf>,
+}
+
+/// A column of the primary key.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Key {
+    /// Quoted name.
+    pub(crate) name: String,
+    /// Its type, as SQL.
+    pub(crate) kind: String,
+}
+
+/// A partition that is routed to.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Leaf {
+    pub(crate) oid: Oid,
+    pub(crate) number: i32,
+    pub(crate) name: String,
+    weight: f64,
+    cold: bool,
+    elsewhere: bool,
+}
+
+/// `$1` the root. Our own triggers, those of the key table, are nobody else's; a row trigger sees a delete and an insert
+/// where a row moves, a statement trigger an update.
+const ROUTING: &str = "
+SELECT jsonb_build_object('route', m.route, 'root', format('%I.%I', n.nspname, t.relname),
+       'tenant_column', m.tenant_column, 'cold_when', m.cold_when,
+       'keys', (SELECT coalesce(jsonb_agg(jsonb_build_object('name', format('%I', a.attname),
+                               'kind', format_type(a.atttypid, NULL)) ORDER BY a.attnum), '[]')
+                  FROM pg_index x JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey)
+                 WHERE x.indrelid = t.oid AND x.indisprimary AND a.attname <> 'partition_id'),
+       'forced_policies', (SELECT bool_or(c.relrowsecurity AND c.relforcerowsecurity)
+                             FROM pg_partition_tree(t.oid) p JOIN pg_class c ON c.oid = p.relid),
+       'triggers', (SELECT coalesce(jsonb_agg(DISTINCT g.tgname), '[]')
+                      FROM pg_partition_tree(t.oid) p JOIN pg_trigger g ON g.tgrelid = p.relid
+                      JOIN pg_proc f ON f.oid = g.tgfoid
+                     WHERE NOT g.tgisinternal AND g.tgenabled NOT IN ('D', 'R')
+                       AND NOT (m.key_table IS NOT NULL AND f.pronamespace = t.relnamespace
+                                AND f.proname = t.relname || '_key_follow')
+                       AND (g.tgtype & 1 = 1 OR g.tgtype & 16 = 16)),
+       'foreign_keys', (SELECT coalesce(jsonb_agg(k.conname), '[]') FROM pg_constraint k
+                         WHERE k.contype = 'f' AND k.confupdtype <> 'c' AND k.conparentid = 0
+                           AND k.confrelid IN (SELECT p.relid FROM pg_partition_tree(t.oid) p)),
+       'places', (SELECT coalesce(jsonb_agg(jsonb_build_object('oid', r.leaf::oid::bigint, 'number', r.partition_id,
+                                 'name', format('%I.%I', ln.nspname, l.relname), 'weight', r.weight, 'cold', r.cold,
+                                 'elsewhere', l.relkind = 'f') ORDER BY r.partition_id), '[]')
+                    FROM ruvector.routing r JOIN pg_class l ON l.oid = r.leaf JOIN pg_namespace ln ON ln.oid = l.relnamespace
+                    JOIN pg_inherits i ON i.inhrelid = l.oid AND i.inhparent = t.oid AND NOT i.inhdetachpending
+                   WHERE r.route = m.route
+                     AND pg_get_expr(l.relpartbound, l.oid) IN (format('FOR VALUES IN (%s)', r.partition_id),
+                                                                format('FOR VALUES IN (''%s'')', r.partition_id))))
+  FROM ruvector.managed m JOIN pg_class t ON t.oid = m.relation JOIN pg_namespace n ON n.oid = t.relnamespace
+ WHERE m.relation = $1 AND t.relkind = 'p'";
+
+/// The routing of the collection; None where it is not managed.
+pub(crate) fn routing(collection: &Collection) -> Result<Option<Routing>, Error> {
+    Ok(documents(ROUTING, &[pg_sys::Oid::from(collection.relation).into()])?.pop())
+}
+
+impl Routing {
+    /// The column that a row is found by.
+    pub(crate) fn key(&self) -> Option<&Key> {
+        match self.keys.as_slice() {
+            [key] => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Why rows can never be moved.
+    pub(crate) fn fixed(&self) -> Option<String> {
+        if self.forced_policies {
+            return Some("row security is forced on its owner, who would not find every row".to_owned());
+        }
+        if self.key().is_none() {
+            return Some("its primary key is not one column beside partition_id".to_owned());
+        }
+        None
+    }
+
+    /// What of its owner's a move would set off, or be refused by.
+    pub(crate) fn noticed(&self) -> Option<String> {
+        let list = |what: &str, names: &[String]| {
+            (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")))
+        };
+        let found: Vec<String> = [
+            list("moving a row would set off", &self.triggers),
+            list("moving a row would be refused by the foreign key", &self.foreign_keys),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        (!found.is_empty()).then(|| found.join("; "))
+    }
+}
+
+thread_local! {
+    /// Cold rows of each leaf as last counted.
+    static COLD: RefCell<HashMap<Oid, Reading<f64>>> = RefCell::default();
+}
+
+/// Counts the rows that meet the condition for cold ones, in transactions of its own: a condition that fails, because a
+/// column was renamed, makes the count unknown and nothing else.
+pub(crate) fn count_cold(collection: &Collection) -> Result<(), Error> {
+    let Some(routing) = transaction(|| routing(collection))? else { return Ok(()) };
+    let Some(condition) = &routing.cold_when else { return Ok(()) };
+    for leaf in routing.places.iter().filter(|leaf| !leaf.cold && !leaf.elsewhere) {
+        let counted = transaction(|| live_rows(leaf.oid, &leaf.name, Some(condition)));
+        let reading = counted.map_or_else(|error| Reading::unknown(error.to_string()), Reading::Known);
+        COLD.with_borrow_mut(|cold| cold.insert(leaf.oid, reading));
+    }
+    Ok(())
+}
+
+/// The routing as the core takes it.
+pub(super) fn managed(collection: &Collection) -> Result<Option<Managed>, Error> {
+    let Some(routing) = routing(collection)? else { return Ok(None) };
+    let has_cold = routing.places.iter().any(|leaf| leaf.cold) && routing.cold_when.is_some();
+    let cold_rows = |leaf: &Leaf| {
+        let counted = COLD.with_borrow(|cold| cold.get(&leaf.oid).cloned());
+        (has_cold && !leaf.cold && !leaf.elsewhere)
+            .then(|| counted.unwrap_or_else(|| Reading::unknown("not counted yet")))
+    };
+    let places = routing.places.iter().map(|leaf| Place {
+        oid: leaf.oid,
+        number: leaf.number,
+        weight: leaf.weight,
+        cold: leaf.cold,
+        elsewhere: leaf.elsewhere,
+        cold_rows: cold_rows(leaf),
+    });
+    Ok(Some(Managed {
+        fixed: routing.fixed(),
+        noticed: routing.noticed(),
+        by_tenant: routing.tenant_column.is_some(),
+        places: places.collect(),
+    }))
+}

@@ -1,0 +1,535 @@
+//! Moving rows between the partitions of a managed collection.
+//!
+//! A row moves by an UPDATE of its `partition_id`, under an EXCLUSIVE lock of the root: readers go on, writers wait. Without
+//! the lock concurrent UPDATE and DELETE of such a row fail (SQLSTATE 40001) even in READ COMMITTED; a DELETE and an INSERT in
+//! place of the UPDATE would make them miss it without a word. So a batch is as small as the lock may last, journaled in the
+//! transaction that moves it, and followed by a pause. The UPDATE runs as the table's owner, with all constraints immediate:
+//! a deferred trigger of the owner's would run at commit, as the superuser that this worker is.
+
+use std::time::{Duration, Instant};
+
+use healing::integrity::component_lambda;
+use healing::moves::{Next, Pace, Watch};
+use healing::plan::{Move, Step};
+use healing::snapshot::Oid;
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{Context, Went, patiently};
+use crate::background::process;
+use crate::collect::managed::{Key, Routing, routing};
+use crate::collect::{self, load};
+use crate::error::Error;
+use crate::journal;
+use crate::owner::{as_role, owner_of};
+use crate::transaction::{look_again, transaction};
+
+/// Time over which the load is counted that λ after a move is read from. Counters reach the statistics once a second.
+const LOOK: Duration = Duration::from_secs(3);
+/// A replica that is further behind than this has the moving wait for it.
+const LAG_MAX_BYTES: i64 = 64 << 20;
+/// How long it waits, in seconds; then it stops with what is moved.
+const LAG_PATIENCE_S: u64 = 60;
+/// Rows of a tenant that arrive in its former partition while it moves are fetched this many times.
+const ROUNDS_MAX: u32 = 3;
+/// Shortest pause between two batches.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// The work on one step.
+struct Mover<'a> {
+    context: &'a Context<'a>,
+    step_no: u32,
+    routing: Routing,
+    key: Key,
+    owner: pg_sys::Oid,
+    pace: Pace,
+    pause_ratio: f64,
+    /// WAL that this process had written before, bytes.
+    wal_before: u64,
+    batches: u64,
+    longest_ms: f64,
+    held_ms: f64,
+    moved: u64,
+    taken_back: u64,
+}
+
+/// One row of the journal of batches.
+#[derive(Deserialize)]
+struct Batch {
+    id: i64,
+    move_no: i32,
+    from: i32,
+    to: i32,
+    keys: Vec<String>,
+    homes: Map<String, Value>,
+}
+
+/// Rows of one move: their keys, and the tenants that go with them.
+struct Chosen {
+    keys: Vec<String>,
+    tenants: Vec<String>,
+}
+
+/// The collection as it was planned for.
+fn look(context: &Context<'_>, moves: &[Move]) -> Result<(Routing, Key, pg_sys::Oid), Error> {
+    let routing =
+        routing(context.collection)?.ok_or_else(|| Error::refused("it is no managed collection any more"))?;
+    let noticed = if context.config.move_despite_triggers { None } else { routing.noticed() };
+    if let Some(why) = routing.fixed().or(noticed) {
+        return Err(Error::refused(why));
+    }
+    let there =
+        |oid: Oid, number: i32| routing.places.iter().any(|leaf| leaf.oid == oid && leaf.number == number);
+    for one in moves {
+        for place in [&one.from, &one.to] {
+            if !there(place.oid, place.number) {
+                return Err(Error::refused(format!("{} is no partition of it any more", place.name)));
+            }
+        }
+    }
+    let key = routing.key().cloned().ok_or_else(|| Error::refused("its primary key was changed"))?;
+    let owner =
+        owner_of(context.collection.relation.into()).ok_or_else(|| Error::refused("the table is gone"))?;
+    Ok((routing, key, owner))
+}
+
+impl<'a> Mover<'a> {
+    fn new(
+        context: &'a Context<'a>,
+        step_no: u32,
+        pause_ratio: f64,
+        found: (Routing, Key, pg_sys::Oid),
+    ) -> Self {
+        let (routing, key, owner) = found;
+        Mover {
+            context,
+            step_no,
+            routing,
+            key,
+            owner,
+            pace: Pace::new(context.config.move_lock_ms),
+            pause_ratio,
+            wal_before: wal_bytes(),
+            batches: 0,
+            longest_ms: 0.0,
+            held_ms: 0.0,
+            moved: 0,
+            taken_back: 0,
+        }
+    }
+
+    /// Runs `work` in a transaction that holds the root against writers, and waits for that lock only as long as writers
+    /// may wait behind it. Learns from how long it was held, and rests.
+    fn locked(&mut self, rows: u64, mut work: impl FnMut(&Self) -> Result<u64, Error>) -> Result<u64, Error> {
+        let mut since = Instant::now();
+        let lock = format!("LOCK TABLE {} IN EXCLUSIVE MODE", self.routing.root);
+        let done = patiently(self.context.config.move_lock_ms, || {
+            transaction(|| {
+                Spi::run(&lock)?;
+                since = Instant::now();
+                // What was waited for is seen.
+                look_again();
+                work(self)
+            })
+        })?;
+        let held = since.elapsed();
+        let held_ms = held.as_secs_f64() * 1000.0;
+        self.pace.learn(rows, held_ms);
+        self.batches += 1;
+        self.longest_ms = self.longest_ms.max(held_ms);
+        self.held_ms += held_ms;
+        process::pause(held.mul_f64(self.pause_ratio).max(PAUSE_MIN));
+        Ok(done)
+    }
+
+    /// Sets the `partition_id` of these rows, as the owner; returns the keys of those that were there.
+    fn update(&self, keys: &[String], from: i32, to: i32) -> Result<Vec<String>, Error> {
+        let Key { name, kind } = &self.key;
+        let statement = format!(
+            "UPDATE {} SET partition_id = $1 WHERE partition_id = $2 AND {name} = ANY (($3::text[])::{kind}[]) RETURNING {name}::text",
+            self.routing.root
+        );
+        Spi::run("SET CONSTRAINTS ALL IMMEDIATE")?;
+        as_role(self.owner, || {
+            Spi::connect_mut(|client| {
+                let rows =
+                    client.update(&statement, None, &[to.into(), from.into(), keys.to_vec().into()])?;
+                let mut found = Vec::new();
+                for row in rows {
+                    found.extend(row.get::<String>(1)?);
+                }
+                Ok(found)
+            })
+        })
+    }
+
+    /// Moves one batch, journaled with it. Tenants find their new home with the first batch.
+    fn batch(
+        &mut self,
+        move_no: usize,
+        one: &Move,
+        keys: &[String],
+        tenants: &[String],
+    ) -> Result<u64, Error> {
+        let (action, step_no) = (self.context.action_id, self.step_no as i32);
+        let moved = self.locked(keys.len() as u64, |mover| {
+            let moved = mover.update(keys, one.from.number, one.to.number)?;
+            let homes = mover.give_homes(tenants, one.to.number)?;
+            if !moved.is_empty() || !homes.is_empty() {
+                Spi::run_with_args(
+                    "INSERT INTO ruvector.moved_rows (action_id, step_no, move_no, from_id, to_id, keys, homes)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                    &[
+                        action.into(),
+                        step_no.into(),
+                        (move_no as i32).into(),
+                        one.from.number.into(),
+                        one.to.number.into(),
+                        moved.clone().into(),
+                        JsonB(Value::Object(homes)).into(),
+                    ],
+                )?;
+            }
+            Ok(moved.len() as u64)
+        })?;
+        self.moved += moved;
+        Ok(moved)
+    }
+
+    /// From now on the rows of these tenants go to this partition; returns where each was sent before, null for nowhere in
+    /// particular.
+    fn give_homes(&self, tenants: &[String], home: i32) -> Result<Map<String, Value>, Error> {
+        if tenants.is_empty() {
+            return Ok(Map::new());
+        }
+        let former: Option<JsonB> = Spi::get_one_with_args(
+            "SELECT jsonb_object_agg(t, h.partition_id) FROM unnest($2::text[]) t
+               LEFT JOIN ruvector.tenant_homes h ON h.route = $1 AND h.tenant = t",
+            &[self.routing.route.as_str().into(), tenants.to_vec().into()],
+        )?;
+        Spi::run_with_args(
+            "INSERT INTO ruvector.tenant_homes (route, tenant, partition_id) SELECT $1, t, $3 FROM unnest($2::text[]) t
+             ON CONFLICT (route, tenant) DO UPDATE SET partition_id = EXCLUDED.partition_id",
+            &[self.routing.route.as_str().into(), tenants.to_vec().into(), home.into()],
+        )?;
+        Ok(match former {
+            Some(JsonB(Value::Object(former))) => former,
+            _ => Map::new(),
+        })
+    }
+
+    fn restore_homes(&self, homes: &Map<String, Value>) -> Result<(), Error> {
+        if homes.is_empty() {
+            return Ok(());
+        }
+        let homes = || JsonB(Value::Object(homes.clone()));
+        let route = self.routing.route.as_str();
+        Spi::run_with_args(
+            "DELETE FROM ruvector.tenant_homes h USING jsonb_each($2) f WHERE h.route = $1 AND h.tenant = f.key AND f.value = 'null'",
+            &[route.into(), homes().into()],
+        )?;
+        Ok(Spi::run_with_args(
+            "UPDATE ruvector.tenant_homes h SET partition_id = f.value::int FROM jsonb_each($2) f
+              WHERE h.route = $1 AND h.tenant = f.key AND f.value <> 'null'",
+            &[route.into(), homes().into()],
+        )?)
+    }
+
+    /// Moves back what the journal says, the last batch first: of one move, or of the whole step.
+    fn take_back(&mut self, move_no: Option<usize>) -> Result<u64, Error> {
+        let mut rows = 0;
+        loop {
+            let last = transaction(|| last_batch(self.context.action_id, self.step_no))?;
+            let Some(batch) = last.filter(|batch| move_no.is_none_or(|only| batch.move_no == only as i32))
+            else {
+                return Ok(rows);
+            };
+            // Where a slower disk or a larger index would hold the lock for too long, a batch goes back in parts.
+            let parts: Vec<&[String]> = batch.keys.chunks(self.pace.rows().max(1) as usize).collect();
+            let last_part = parts.len().saturating_sub(1);
+            let undone = |mover: &Self| {
+                mover.restore_homes(&batch.homes)?;
+                Spi::run_with_args(
+                    "UPDATE ruvector.moved_rows SET undone_at = clock_timestamp() WHERE id = $1",
+                    &[batch.id.into()],
+                )?;
+                Ok::<(), Error>(())
+            };
+            for (at, keys) in parts.iter().enumerate() {
+                rows += self.locked(keys.len() as u64, |mover| {
+                    let back = mover.update(keys, batch.to, batch.from)?.len() as u64;
+                    if at == last_part {
+                        undone(mover)?;
+                    }
+                    Ok(back)
+                })?;
+            }
+            if parts.is_empty() {
+                self.locked(0, |mover| undone(mover).map(|()| 0))?;
+            }
+        }
+    }
+
+    /// The rows of a move.
+    fn choose(&self, one: &Move) -> Result<Chosen, Error> {
+        let name = &self.key.name;
+        let list = |query: String| -> Result<Vec<String>, Error> {
+            as_role(self.owner, || {
+                Spi::connect(|client| {
+                    let mut found = Vec::new();
+                    for row in client.select(&query, None, &[])? {
+                        found.extend(row.get::<String>(1)?);
+                    }
+                    Ok(found)
+                })
+            })
+        };
+        let keys_only = |keys| Chosen { keys, tenants: vec![] };
+        if one.cold {
+            let condition = self
+                .routing
+                .cold_when
+                .as_deref()
+                .ok_or_else(|| Error::refused("no condition says any more which rows are cold"))?;
+            return list(format!(
+                "SELECT {name}::text FROM ONLY {} WHERE ({condition}\n) LIMIT {}",
+                one.from.name, one.rows
+            ))
+            .map(keys_only);
+        }
+        if let Some(column) = &self.routing.tenant_column {
+            let column = quoted(column)?;
+            // Small tenants first: a large one that makes the partition hot keeps it for itself.
+            let tenants = list(format!(
+                "SELECT tenant FROM (SELECT {column}::text AS tenant, sum(count(*)) OVER (ORDER BY count(*), {column}::text) AS so_far
+                                       FROM ONLY {} WHERE {column} IS NOT NULL GROUP BY {column}) t WHERE so_far <= {}",
+                one.from.name, one.rows
+            ))?;
+            let keys = self.rows_of(one, &column, &tenants)?;
+            return Ok(Chosen { keys, tenants });
+        }
+        // A sample of blocks, so that old rows and new ones go alike.
+        let rows = collect::live_rows(one.from.oid, &one.from.name, None)?.max(1.0);
+        let percent = (120.0 * one.rows as f64 / rows).clamp(0.01, 100.0);
+        list(format!(
+            "SELECT {name}::text FROM ONLY {} TABLESAMPLE SYSTEM ({percent}) LIMIT {}",
+            one.from.name, one.rows
+        ))
+        .map(keys_only)
+    }
+
+    /// The rows of these tenants that are in a move's source now.
+    fn rows_of(&self, one: &Move, column: &str, tenants: &[String]) -> Result<Vec<String>, Error> {
+        let query = format!(
+            "SELECT {}::text FROM ONLY {} WHERE {column}::text = ANY ($1)",
+            self.key.name, one.from.name
+        );
+        as_role(self.owner, || {
+            Spi::connect(|client| {
+                let mut found = Vec::new();
+                for row in client.select(&query, None, &[tenants.to_vec().into()])? {
+                    found.extend(row.get::<String>(1)?);
+                }
+                Ok(found)
+            })
+        })
+    }
+
+    /// Why no more rows should be moved now.
+    fn limit_reached(&self) -> Result<Option<String>, Error> {
+        let wal_max = self.context.config.move_wal_mib as u64 * (1 << 20);
+        let wal = wal_bytes().saturating_sub(self.wal_before);
+        if wal >= wal_max {
+            return Ok(Some(format!(
+                "{} MiB of WAL were written, as many as move_wal_mib allows",
+                wal >> 20
+            )));
+        }
+        for _ in 0..LAG_PATIENCE_S {
+            if transaction(lag_bytes)? <= LAG_MAX_BYTES {
+                return Ok(None);
+            }
+            process::pause(Duration::from_secs(1));
+        }
+        Ok(Some("a replica stays too far behind".to_owned()))
+    }
+
+    /// One move. Returns why it ended early, if it did.
+    fn carry_out(&mut self, move_no: usize, one: &Move) -> Result<Option<String>, Error> {
+        let chosen = transaction(|| self.choose(one))?;
+        let mut keys = chosen.keys;
+        let mut newcomers = chosen.tenants.as_slice();
+        for _ in 0..ROUNDS_MAX {
+            let mut left = keys.as_slice();
+            while !left.is_empty() {
+                if let Some(why) = self.limit_reached()? {
+                    return Ok(Some(why));
+                }
+                let (now, rest) = left.split_at((self.pace.rows() as usize).min(left.len()));
+                self.batch(move_no, one, now, newcomers)?;
+                (left, newcomers) = (rest, &[]);
+            }
+            let Some(column) = self.routing.tenant_column.as_deref().filter(|_| !chosen.tenants.is_empty())
+            else {
+                break;
+            };
+            let column = transaction(|| quoted(column))?;
+            keys = transaction(|| self.rows_of(one, &column, &chosen.tenants))?;
+            if keys.is_empty() {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    fn details(&self, stopped: Option<&str>) -> Value {
+        json!({
+            "moved": self.moved - self.taken_back,
+            (journal::FIGURES): {
+                "rows_moved": self.moved - self.taken_back,
+                "rows_taken_back": self.taken_back,
+                "batches": self.batches,
+                "longest_lock_ms": (self.longest_ms * 10.0).round() / 10.0,
+                "locked_ms": self.held_ms.round(),
+                "wal_bytes": wal_bytes().saturating_sub(self.wal_before),
+                "stopped": stopped,
+            },
+        })
+    }
+}
+
+/// All moves of a step, with λ measured after each.
+pub(super) fn carry_out(
+    context: &Context<'_>,
+    step_no: u32,
+    step: &Step,
+    moves: &[Move],
+    lambda: Option<f64>,
+    pause_ratio: f64,
+) -> Result<Went, Error> {
+    let found = context.intend(step_no, step, || Ok((look(context, moves)?, json!({}))))?;
+    let nodes = transaction(|| journal::load(context.action_id))?
+        .map(|action| action.problem.component.nodes)
+        .unwrap_or_default();
+    let mut mover = Mover::new(context, step_no, pause_ratio, found);
+    let mut watch = lambda.map(Watch::new);
+    let mut stopped = None;
+    for (move_no, one) in moves.iter().enumerate() {
+        let before = mover.moved;
+        stopped = mover.carry_out(move_no, one)?;
+        transaction(|| {
+            let of = moves.len();
+            journal::progress(
+                context.action_id,
+                &format!("moved {} rows in {} of {of} moves", mover.moved, move_no + 1),
+            )
+        })?;
+        if stopped.is_some() {
+            break;
+        }
+        // A move that moved nothing (its rows are gone) says nothing of λ.
+        let Some(watch) = watch.as_mut().filter(|_| mover.moved > before) else { continue };
+        let now = look_at_lambda(context, &nodes)?;
+        match watch.after(now) {
+            Next::GoOn => {}
+            Next::Stop => {
+                stopped = Some("five moves in a row changed nothing".to_owned());
+                break;
+            }
+            Next::UndoThisAndStop => {
+                mover.taken_back += mover.take_back(Some(move_no))?;
+                let now = now.map_or_else(String::new, |now| format!(" to {now:.3}"));
+                stopped = Some(format!("λ fell{now} after move {}, which was taken back", move_no + 1));
+                break;
+            }
+        }
+    }
+    if mover.moved == 0 {
+        return Ok(Went::Noop("there was no row to move".to_owned()));
+    }
+    if moves.iter().any(|one| one.cold) {
+        transaction(|| {
+            release_buffers(moves);
+            Ok(())
+        })?;
+    }
+    context.done(step_no, step, mover.details(stopped.as_deref()))?;
+    Ok(Went::Done)
+}
+
+/// Moves everything back that the step has moved.
+pub(super) fn revert(context: &Context<'_>, step_no: u32, pause_ratio: f64) -> Result<u64, Error> {
+    if transaction(|| last_batch(context.action_id, step_no))?.is_none() {
+        return Ok(0);
+    }
+    let found = transaction(|| look(context, &[]))?;
+    Mover::new(context, step_no, pause_ratio, found).take_back(None)
+}
+
+/// λ of the component by the load of the next seconds, in which this process is idle.
+fn look_at_lambda(context: &Context<'_>, nodes: &[healing::graph::NodeKey]) -> Result<Option<f64>, Error> {
+    let Context { collection, config, .. } = *context;
+    process::report_statistics();
+    transaction(|| load::begin(collection))?;
+    process::pause(LOOK);
+    transaction(|| load::end(collection))?;
+    let snapshot = transaction(|| {
+        collect::snapshot(collection, &collect::indexes(collection)?, config, collect::now_ms())
+    })?;
+    component_lambda(&snapshot, nodes, config).map_err(|error| Error::refused(error.to_string()))
+}
+
+/// The last batch of a step that is not undone.
+fn last_batch(action: i64, step_no: u32) -> Result<Option<Batch>, Error> {
+    Ok(collect::documents(
+        "SELECT jsonb_build_object('id', m.id, 'move_no', m.move_no, 'from', m.from_id, 'to', m.to_id, 'keys', m.keys, 'homes', m.homes)
+           FROM ruvector.moved_rows m WHERE m.action_id = $1 AND m.step_no = $2 AND m.undone_at IS NULL
+          ORDER BY m.id DESC LIMIT 1",
+        &[action.into(), (step_no as i32).into()],
+    )?
+    .pop())
+}
+
+/// How far the replica that is furthest behind is, bytes; 0 without one.
+fn lag_bytes() -> Result<i64, Error> {
+    Ok(Spi::get_one::<i64>(
+        "SELECT coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), r.replay_lsn)), 0)::bigint
+           FROM pg_stat_replication r WHERE r.state = 'streaming' AND r.replay_lsn IS NOT NULL",
+    )?
+    .unwrap_or(0))
+}
+
+/// WAL that this process has written so far, bytes.
+fn wal_bytes() -> u64 {
+    // SAFETY: a plain counter of this process.
+    unsafe { pg_sys::pgWalUsage.wal_bytes }
+}
+
+fn quoted(name: &str) -> Result<String, Error> {
+    Ok(Spi::get_one_with_args::<String>("SELECT quote_ident($1)", &[name.into()])?.unwrap_or_default())
+}
+
+/// Takes the pages of the partition that cold rows went to out of shared buffers, where the server can (PostgreSQL 18 with
+/// pg_buffercache): they came there by our own moving. What cannot be done leaves them to be replaced in time.
+fn release_buffers(moves: &[Move]) {
+    let evict = Spi::get_one::<String>(
+        "SELECT format('%I.pg_buffercache_evict_relation', n.nspname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+          WHERE p.proname = 'pg_buffercache_evict_relation'
+            AND EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+                         WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' AND e.extname = 'pg_buffercache')
+          LIMIT 1",
+    );
+    let Ok(Some(evict)) = evict else { return };
+    let mut leaves: Vec<Oid> = moves.iter().filter(|one| one.cold).map(|one| one.to.oid).collect();
+    leaves.dedup();
+    for leaf in leaves {
+        let query = format!(
+            "SELECT {evict}(c.oid) FROM pg_class c WHERE c.oid = $1 OR c.oid IN (SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = $1)"
+        );
+        if let Err(error) = Spi::run_with_args(&query, &[pg_sys::Oid::from(leaf).into()]) {
+            pgrx::log!("ruvector: buffers were not released: {error}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Steps that hold something back: throttles, paused jobs, autovacuum kept away, maintenance drained. Each is a lease whose
+//! row commits together with its journal row.
+
+use std::time::{Duration, Instant};
+
+use healing::lease::LeaseKind;
+use healing::plan::Step;
+use healing::recovery::StepState;
+use healing::throttle::{Percentages, Rates};
+use pgrx::prelude::*;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Context, Went};
+use crate::background::{self, process};
+use crate::error::Error;
+use crate::transaction::transaction;
+use crate::{collect, leases, throttle};
+
+/// How often it is looked whether something has come about.
+const LOOK: Duration = Duration::from_millis(250);
+/// Longest wait for the process that keeps autovacuum away: an autovacuum that holds the table is cancelled after
+/// `deadlock_timeout`.
+const HOLDER_PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) fn set_throttle(
+    context: &Context<'_>,
+    step_no: u32,
+    step: &Step,
+    percentages: Percentages,
+    baseline: Rates,
+    lease_s: i64,
+) -> Result<Went, Error> {
+    // Both previous shares are read before anything is set.
+    let previous = context.intend(step_no, step, || {
+        let previous =
+            throttle::in_force(context.collection)?.map_or(Percentages::NONE, |present| present.percentages);
+        Ok((previous, json!({ "previous": previous })))
+    })?;
+    transaction(|| {
+        let effect = serde_json::to_value(throttle::Effect { percentages, baseline })?;
+        let lease = leases::begin(
+            context.collection.id,
+            Some(context.action_id),
+            LeaseKind::Throttle,
+            &context.collection.id.to_string(),
+            effect,
+            serde_json::to_value(previous)?,
+            lease_s,
+        )?;
+        context.note(step_no, step, StepState::Done, json!({ "lease": lease }))
+    })?;
+    transaction(throttle::load)?;
+    Ok(Went::Done)
+}
+
+/// A job as it is.
+#[derive(Deserialize)]
+struct Job {
+    jobid: i64,
+    active: bool,
+    command: String,
+    name: String,
+}
+
+fn job(jobid: i64) -> Result<Option<Job>, Error> {
+    if Spi::get_one::<bool>("SELECT to_regclass('cron.job') IS NOT NULL")? != Some(true) {
+        return Ok(None);
+    }
+    let query = "SELECT jsonb_build_object('jobid', j.jobid, 'active', j.active, 'command', j.command,
+                        'name', coalesce(j.jobname, left(j.command, 40))) FROM cron.job j WHERE j.jobid = $1";
+    Ok(collect::documents(query, &[jobid.into()])?.pop())
+}
+
+pub(super) fn pause_job(
+    context: &Context<'_>,
+    step_no: u32,
+    step: &Step,
+    jobid: i64,
+    command: &str,
+    lease_s: i64,
+) -> Result<Went, Error> {
+    let look = || match job(jobid)? {
+        Some(job) if job.command != command => {
+            Err(Error::refused(format!("job {jobid} was changed since the plan was made")))
+        }
+        found => Ok(found.filter(|job| job.active)),
+    };
+    context.intend(step_no, step, || Ok((look()?, json!({}))))?;
+    transaction(|| {
+        // Gone or inactive by now: what was wanted.
+        let Some(job) = look()? else { return context.note(step_no, step, StepState::Done, json!({})) };
+        let before = json!({ "jobid": job.jobid, "active": job.active, "command": job.command });
+        let lease = leases::begin(
+            context.collection.id,
+            Some(context.action_id),
+            LeaseKind::CronJob,
+            &jobid.to_string(),
+            json!({ "active": false, "name": job.name }),
+            before,
+            lease_s,
+        )?;
+        Spi::run_with_args("SELECT cron.alter_job($1, active := false)", &[jobid.into()])?;
+        context.note(step_no, step, StepState::Done, json!({ "lease": lease }))
+    })?;
+    Ok(Went::Done)
+}
+
+pub(super) fn pause_autovacuum(
+    context: &Context<'_>,
+    step_no: u32,
+    step: &Step,
+    lease_s: i64,
+) -> Result<Went, Error> {
+    context.intend(step_no, step, || Ok(((), json!({}))))?;
+    let lease = transaction(|| {
+        let lease = leases::begin(
+            context.collection.id,
+            Some(context.action_id),
+            LeaseKind::Autovacuum,
+            &context.collection.id.to_string(),
+            json!({ "lock": "SHARE UPDATE EXCLUSIVE" }),
+            json!({}),
+            lease_s,
+        )?;
+        background::wake_healer_at_commit();
+        Ok(lease)
+    })?;
+    // The healer starts the process that holds the lock: it outlives this one.
+    let until = Instant::now() + HOLDER_PATIENCE;
+    loop {
+        if transaction(|| leases::is_held(lease))? {
+            context.done(step_no, step, json!({ "lease": lease }))?;
+            return Ok(Went::Done);
+        }
+        let ended = transaction(|| Ok(leases::all()?.iter().all(|row| row.lease.id != lease)))?;
+        if ended || Instant::now() >= until {
+            return Ok(Went::Lost(
+                "autovacuum could not be kept away: somebody else wants the table's lock".to_owned(),
+            ));
+        }
+        process::pause(LOOK);
+    }
+}
+
+pub(super) fn drain(
+    context: &Context<'_>,
+    step_no: u32,
+    step: &Step,
+    wait_for: &[String],
+    cancel: &[String],
+    wait_s: i64,
+) -> Result<Went, Error> {
+    context.intend(step_no, step, || Ok(((), json!({}))))?;
+    let under_way = |named: &[String]| -> Result<Vec<String>, Error> {
+        let jobs = transaction(|| collect::jobs(context.collection))?;
+        Ok(jobs.into_iter().map(|job| job.id).filter(|id| named.contains(id)).collect())
+    };
+    // By its id, which names kind and process: what has that process by now is looked at first.
+    let cancelled = under_way(cancel)?;
+    for id in &cancelled {
+        if let Some(pid) = id.rsplit(' ').next().and_then(|pid| pid.parse::<i32>().ok()) {
+            transaction(|| Ok(Spi::run_with_args("SELECT pg_cancel_backend($1)", &[pid.into()])?))?;
+        }
+    }
+    let all: Vec<String> = wait_for.iter().chain(cancel).cloned().collect();
+    let until = Instant::now() + Duration::from_secs(wait_s.unsigned_abs());
+    let left = loop {
+        let left = under_way(&all)?;
+        if left.is_empty() || Instant::now() >= until {
+            break left;
+        }
+        process::pause(LOOK);
+    };
+    context.done(step_no, step, json!({ "cancelled": cancelled, "left": left }))?;
+    Ok(Went::Done)
+}
+
+/// Puts back what a step of this file holds. Must be repeatable.
+pub(super) fn revert(
+    context: &Context<'_>,
+    step: &Step,
+    note: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    let (kind, subject) = match step {
+        Step::SetThrottle { .. } => (LeaseKind::Throttle, context.collection.id.to_string()),
+        Step::PauseJob { jobid, .. } => (LeaseKind::CronJob, jobid.to_string()),
+        Step::PauseAutovacuum { .. } => (LeaseKind::Autovacuum, context.collection.id.to_string()),
+        other => {
+            return Err(Error::refused(format!(
+                "there is nothing to put back: {}",
+                healing::explain::step(other)
+            )));
+        }
+    };
+    transaction(|| {
+        leases::release(context.action_id, kind, &subject)?;
+        note()
+    })?;
+    transaction(throttle::load)
+}

@@ -1,0 +1,79 @@
+//! Setting a partition's weight for new rows, for good or under a lease that ends by itself.
+
+use healing::plan::{PlaceRef, Step, WeightLease};
+use healing::recovery::StepState;
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::error::Error;
+use crate::transaction::transaction;
+use crate::{collect, journal, routing};
+
+/// The route of the collection, if the partition is still the one that was planned for.
+fn route(context: &Context<'_>, of: &PlaceRef) -> Result<String, Error> {
+    let routing = collect::managed::routing(context.collection)?
+        .ok_or_else(|| Error::refused("it is no managed collection any more"))?;
+    match routing.places.iter().any(|leaf| leaf.oid == of.oid && leaf.number == of.number) {
+        true => Ok(routing.route),
+        false => Err(Error::refused(format!("{} is no partition of it any more", of.name))),
+    }
+}
+
+/// Effect and journal in one transaction: there is no moment in which one is there without the other.
+pub(super) fn set(
+    context: &Context<'_>,
+    step_no: u32,
+    step: &Step,
+    of: &PlaceRef,
+    weight: f64,
+    lease: Option<WeightLease>,
+) -> Result<(), Error> {
+    transaction(|| {
+        let route = route(context, of)?;
+        journal::progress(context.action_id, &healing::explain::step(step))?;
+        let former: Option<JsonB> = Spi::get_one_with_args(
+            "SELECT (SELECT to_jsonb(r) FROM (SELECT weight, weight_after, lease_until, set_by FROM ruvector.routing
+                      WHERE route = $1 AND partition_id = $2 FOR UPDATE) r)",
+            &[route.as_str().into(), of.number.into()],
+        )?;
+        let former = former.ok_or_else(|| Error::refused(format!("{} is not routed to", of.name)))?.0;
+        Spi::run_with_args(
+            "UPDATE ruvector.routing
+                SET (weight, set_by, weight_after, lease_until) = ($3, $4, $5, clock_timestamp() + make_interval(secs => $6))
+              WHERE route = $1 AND partition_id = $2",
+            &[
+                route.as_str().into(),
+                of.number.into(),
+                weight.into(),
+                context.action_id.into(),
+                lease.map(|lease| lease.after).into(),
+                lease.map(|lease| lease.seconds as f64).into(),
+            ],
+        )?;
+        context.note(step_no, step, StepState::Done, json!({ "former": former, "route": route }))
+    })?;
+    transaction(routing::load)
+}
+
+/// The former weight again, unless somebody else has set another meanwhile. In the caller's transaction.
+pub(super) fn restore(context: &Context<'_>, of: &PlaceRef, details: &Value) -> Result<(), Error> {
+    let (Some(former), Some(route)) = (details.get("former"), details.get("route").and_then(Value::as_str))
+    else {
+        // Nothing was noted: nothing was set.
+        return Ok(());
+    };
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.routing r
+            SET (weight, weight_after, lease_until, set_by) = (f.weight, f.weight_after, f.lease_until, f.set_by)
+           FROM jsonb_to_record($3) AS f (weight float8, weight_after float8, lease_until timestamptz, set_by bigint)
+          WHERE r.route = $1 AND r.partition_id = $2 AND r.set_by = $4",
+        &[
+            route.into(),
+            of.number.into(),
+            JsonB(former.clone()).into(),
+            context.action_id.into(),
+        ],
+    )?)
+}

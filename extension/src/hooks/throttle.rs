@@ -1,0 +1,538 @@
+//! Backpressure: a statement that writes to a throttled collection waits before it has locked or written anything, and is
+//! charged what it has written.
+//!
+//! ExecutorStart of a statement that can insert reserves what it is expected to write, and waits for its turn: only while
+//! its transaction has no number yet (it has written nothing and holds no row), and at most [`WAIT_MAX_NS`] a transaction,
+//! because the table is locked (ROW EXCLUSIVE) since the statement was parsed. What is not waited for stays as debt of the
+//! bucket. COPY is a utility command: it waits before its lock, so it may for longer. ExecutorEnd, the end of COPY and
+//! that of the transaction charge what the relations' own counters say was written, by whatever way: through a function,
+//! the partition root, a modifying CTE, or an ERROR half-way.
+//!
+//! Without any throttle on the server ExecutorStart costs one relaxed load. Bulk statements and upserts are counted always,
+//! because no counter of PostgreSQL tells them from the rest and the usual rate of each kind is wanted.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::c_char;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use healing::throttle::{BULK_ROWS, Kind};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::settings;
+use crate::throttle::{self, Place};
+
+/// Longest wait of a transaction other than for COPY, nanoseconds: a DDL that wants the table waits as long.
+const WAIT_MAX_NS: i64 = 200_000_000;
+/// Longest wait of a COPY, which holds no lock then, nanoseconds.
+const COPY_WAIT_MAX_NS: i64 = 10_000_000_000;
+/// Share of a session's own time limits that a wait may take.
+const TIME_LIMIT_SHARE: i64 = 4;
+/// How often a waiting COPY looks whether the throttle is over, nanoseconds.
+const LOOK_NS: i64 = 200_000_000;
+/// Shorter waits are slept, as a latch waits whole milliseconds; nanoseconds.
+const SLEEP_NS: i64 = 2_000_000;
+/// Rows that are reserved at most for one statement: an estimate is no promise.
+const RESERVE_MAX: i64 = 100_000;
+/// Collections whose last statement's size a session remembers.
+const REMEMBERED_MAX: usize = 64;
+
+static mut PREVIOUS_START: pg_sys::ExecutorStart_hook_type = None;
+static mut PREVIOUS_END: pg_sys::ExecutorEnd_hook_type = None;
+static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
+
+pub(super) fn init() {
+    // SAFETY: in the postmaster, before any session exists.
+    unsafe {
+        PREVIOUS_START = pg_sys::ExecutorStart_hook;
+        pg_sys::ExecutorStart_hook = Some(on_executor_start);
+        PREVIOUS_END = pg_sys::ExecutorEnd_hook;
+        pg_sys::ExecutorEnd_hook = Some(on_executor_end);
+        PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(on_utility);
+    }
+}
+
+static OURS: AtomicBool = AtomicBool::new(false);
+
+/// This process is a worker of ours: nothing that it writes is throttled.
+pub(crate) fn exempt_this_process() {
+    OURS.store(true, Ordering::Relaxed);
+}
+
+/// PostgreSQL's own functions without pgrx's guard: an ERROR of the statement passes the hook as it is, at no cost.
+/// The frames it jumps over hold nothing that would need to be dropped.
+mod raw {
+    use pgrx::pg_sys::*;
+
+    unsafe extern "C-unwind" {
+        pub(super) fn standard_ExecutorStart(query: *mut QueryDesc, flags: std::ffi::c_int);
+        pub(super) fn standard_ExecutorEnd(query: *mut QueryDesc);
+        pub(super) fn standard_ProcessUtility(
+            statement: *mut PlannedStmt,
+            query: *const std::ffi::c_char,
+            read_only_tree: bool,
+            context: ProcessUtilityContext::Type,
+            params: ParamListInfo,
+            environment: *mut QueryEnvironment,
+            destination: *mut DestReceiver,
+            completion: *mut QueryCompletion,
+        );
+    }
+}
+
+unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
+    let statement = (*query).plannedstmt;
+    if (throttle::any() || updates_on_conflict(statement))
+        && inserts(statement)
+        && flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 == 0
+    {
+        before(statement);
+    }
+    match PREVIOUS_START {
+        Some(previous) => previous(query, flags),
+        None => raw::standard_ExecutorStart(query, flags),
+    }
+}
+
+unsafe extern "C-unwind" fn on_executor_end(query: *mut pg_sys::QueryDesc) {
+    let statement = (*query).plannedstmt;
+    if inserts(statement) && !(*query).estate.is_null() {
+        let processed = (*(*query).estate).es_processed;
+        if throttle::any() || processed > BULK_ROWS || updates_on_conflict(statement) {
+            after(statement, processed);
+        }
+    }
+    match PREVIOUS_END {
+        Some(previous) => previous(query),
+        None => raw::standard_ExecutorEnd(query),
+    }
+}
+
+/// Whether a statement can insert rows.
+#[inline]
+unsafe fn inserts(statement: *mut pg_sys::PlannedStmt) -> bool {
+    use pg_sys::CmdType::{CMD_INSERT, CMD_MERGE};
+    let command = (*statement).commandType;
+    command == CMD_INSERT || command == CMD_MERGE || (*statement).hasModifyingCTE
+}
+
+/// Whether rows that it writes may be updates, or are not in its own count.
+#[inline]
+unsafe fn updates_on_conflict(statement: *mut pg_sys::PlannedStmt) -> bool {
+    use pg_sys::CmdType::{CMD_INSERT, CMD_MERGE};
+    match (*statement).commandType {
+        CMD_INSERT => {
+            let plan = (*statement).planTree;
+            (*statement).hasModifyingCTE
+                || (*plan).type_ == pg_sys::NodeTag::T_ModifyTable
+                    && (*plan.cast::<pg_sys::ModifyTable>()).onConflictAction
+                        == pg_sys::OnConflictAction::ONCONFLICT_UPDATE
+        }
+        CMD_MERGE => true,
+        _ => (*statement).hasModifyingCTE,
+    }
+}
+
+/// What a transaction has done to a collection so far.
+struct Noted {
+    place: Place,
+    leaves: Vec<u32>,
+    /// The relations' counters that have been charged.
+    inserted: i64,
+    updated: i64,
+    /// The statement under way may update by way of inserting: then updated rows count.
+    upserts: bool,
+    reserved: Option<(Kind, i64)>,
+}
+
+thread_local! {
+    /// Emptied at the end of every transaction.
+    static NOTED: RefCell<Vec<Noted>> = const { RefCell::new(Vec::new()) };
+    /// What the transaction has waited, nanoseconds.
+    static WAITED: Cell<i64> = const { Cell::new(0) };
+    static CALLBACK_SET: Cell<bool> = const { Cell::new(false) };
+    /// Rows of this session's last statement, by collection.
+    static LAST: RefCell<HashMap<i32, i64>> = RefCell::default();
+}
+
+unsafe fn is_exempt() -> bool {
+    use pg_sys::BackendType::{B_BACKEND, B_BG_WORKER};
+    let kind = pg_sys::MyBackendType;
+    kind != B_BACKEND && kind != B_BG_WORKER
+        || settings::throttle_exempt()
+        || OURS.load(Ordering::Relaxed)
+        || pg_sys::ParallelWorkerNumber >= 0
+        || kind == B_BG_WORKER && pg_sys::IsLogicalWorker()
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn before(statement: *mut pg_sys::PlannedStmt) {
+    if is_exempt() {
+        return;
+    }
+    let upserts = updates_on_conflict(statement);
+    for place in targets(statement) {
+        note(place, upserts);
+        let expected = expected_rows(statement, place);
+        turn(place, Kind::of(expected as u64), expected, WAIT_MAX_NS);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn after(statement: *mut pg_sys::PlannedStmt, processed: u64) {
+    if is_exempt() {
+        return;
+    }
+    let places = targets(statement);
+    for place in &places {
+        // Where it was not noted the throttle began meanwhile, or it is bulk that is only counted.
+        let own = (places.len() == 1).then_some(processed as i64);
+        settle(*place, own, None);
+    }
+}
+
+/// The collections that a statement may write to.
+unsafe fn targets(statement: *mut pg_sys::PlannedStmt) -> Vec<Place> {
+    let mut found: Vec<Place> = Vec::new();
+    let (relations, table) = ((*statement).resultRelations, (*statement).rtable);
+    if relations.is_null() || table.is_null() {
+        return found;
+    }
+    for at in 0..(*relations).length {
+        let number = (*(*relations).elements.add(at as usize)).int_value;
+        if number < 1 || number > (*table).length {
+            continue;
+        }
+        let entry = (*(*table).elements.add(number as usize - 1)).ptr_value.cast::<pg_sys::RangeTblEntry>();
+        if let Some(place) = throttle::place_of((*entry).relid.to_u32())
+            && !found.contains(&place)
+        {
+            found.push(place);
+        }
+    }
+    found
+}
+
+/// Rows that a statement will write, as far as can be told: what its plan says of more than a few, else what the session's
+/// last one wrote if that was bulk.
+unsafe fn expected_rows(statement: *mut pg_sys::PlannedStmt, place: Place) -> i64 {
+    let plan = (*statement).planTree;
+    let planned = if (*plan).type_ == pg_sys::NodeTag::T_ModifyTable && !(*plan).lefttree.is_null() {
+        (*(*plan).lefttree).plan_rows as i64
+    } else {
+        1
+    };
+    let last = LAST.with_borrow(|last| last.get(&place.collection).copied()).unwrap_or(1);
+    let bulk = BULK_ROWS as i64;
+    let expected = match (planned > bulk, last > bulk) {
+        // One row is one row, whatever came before it.
+        (false, _) if planned <= 1 => 1,
+        (_, true) => last,
+        _ => planned,
+    };
+    expected.clamp(1, RESERVE_MAX)
+}
+
+/// Notes where a collection's counters stand before anything of this transaction is charged.
+unsafe fn note(place: Place, upserts: bool) {
+    if !CALLBACK_SET.replace(true) {
+        pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
+    }
+    let known = NOTED.with_borrow(|noted| {
+        let noted = noted.iter().find(|noted| noted.place == place)?;
+        Some((noted.leaves.clone(), noted.upserts))
+    });
+    match known {
+        // What a plain UPDATE of the same transaction has written before is none of this statement's.
+        Some((leaves, false)) if upserts => {
+            let (_, updated) = written(&leaves);
+            NOTED.with_borrow_mut(|noted| {
+                if let Some(noted) = noted.iter_mut().find(|noted| noted.place == place) {
+                    (noted.updated, noted.upserts) = (updated, true);
+                }
+            });
+        }
+        Some(_) => {}
+        None => {
+            let leaves = throttle::leaves_of(place);
+            let (inserted, updated) = written(&leaves);
+            NOTED.with_borrow_mut(|noted| {
+                noted.push(Noted { place, leaves, inserted, updated, upserts, reserved: None });
+            });
+        }
+    }
+}
+
+/// Reserves the rows and waits for their turn, if this transaction may wait.
+unsafe fn turn(place: Place, kind: Kind, rows: i64, wait_max_ns: i64) {
+    // A statement within one that has reserved, a trigger for instance, is part of it.
+    let reserved =
+        NOTED.with_borrow(|noted| noted.iter().any(|noted| noted.place == place && noted.reserved.is_some()));
+    if reserved {
+        return;
+    }
+    let Some(told) = throttle::reserve(place, kind, rows) else { return };
+    let limit_ns = wait_max_ns.min(time_limit_ns()) - WAITED.get();
+    let may_wait = pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId;
+    let owed_ns = told.at_ns - told.now_ns;
+    if told.reject && owed_ns > if may_wait { limit_ns } else { 0 } {
+        throttle::rejected(place, kind, rows);
+        reject(kind, owed_ns);
+    }
+    NOTED.with_borrow_mut(|noted| {
+        if let Some(noted) = noted.iter_mut().find(|noted| noted.place == place) {
+            noted.reserved = Some((kind, rows));
+        }
+    });
+    let wait_ns = owed_ns.min(limit_ns);
+    if may_wait && wait_ns > 0 {
+        let took_ns = wait(place, told.now_ns, told.now_ns + wait_ns);
+        WAITED.set(WAITED.get() + took_ns);
+        throttle::waited(place, kind, took_ns);
+    }
+}
+
+/// The session's own time limits are for its statements, not for our waits.
+unsafe fn time_limit_ns() -> i64 {
+    let of = |limit_ms: i32| {
+        if limit_ms > 0 { i64::from(limit_ms) * 1_000_000 / TIME_LIMIT_SHARE } else { i64::MAX }
+    };
+    let statement = of(pg_sys::StatementTimeout);
+    #[cfg(feature = "pg18")]
+    let statement = statement.min(of(pg_sys::TransactionTimeout));
+    statement
+}
+
+fn reject(kind: Kind, owed_ns: i64) {
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        format!("ruvector: {} is throttled, and writers are {:.1} s behind", kind.as_str(), owed_ns as f64 / 1e9),
+        "ruvector",
+    )
+    .set_hint(
+        "Try again later, with fewer rows or sessions. SELECT * FROM ruvector_throttles() shows the throttle; \
+         throttle_reject is a setting of the collection."
+            .to_owned(),
+    )
+    .report(PgLogLevel::ERROR);
+}
+
+/// Waits until `until_ns`, or until the throttle is over. Returns how long it took.
+unsafe fn wait(place: Place, from_ns: i64, until_ns: i64) -> i64 {
+    let mut look_ns = from_ns + LOOK_NS;
+    loop {
+        let now_ns = throttle::now_ns();
+        let left_ns = until_ns - now_ns;
+        if left_ns <= 0 || now_ns >= look_ns && throttle::is_over(place) {
+            return now_ns - from_ns;
+        }
+        if left_ns < SLEEP_NS {
+            pg_sys::pg_usleep((left_ns / 1000 + 1) as _);
+        } else {
+            let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+            // The rest is slept.
+            let timeout_ms = (left_ns.min(LOOK_NS) - SLEEP_NS / 2) / 1_000_000;
+            pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, timeout_ms.max(1), wait_event());
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+        look_ns = if now_ns >= look_ns { now_ns + LOOK_NS } else { look_ns };
+        pgrx::check_for_interrupts!();
+    }
+}
+
+/// What `pg_stat_activity.wait_event` shows.
+#[cfg(feature = "pg18")]
+unsafe fn wait_event() -> u32 {
+    thread_local! { static EVENT: Cell<u32> = const { Cell::new(0) }; }
+    if EVENT.get() == 0 {
+        EVENT.set(pg_sys::WaitEventExtensionNew(c"RuvectorThrottle".as_ptr()));
+    }
+    EVENT.get()
+}
+
+#[cfg(not(feature = "pg18"))]
+unsafe fn wait_event() -> u32 {
+    pg_sys::PG_WAIT_EXTENSION
+}
+
+/// Charges what was written to a collection since it was last charged. `own` is what the statement itself says it has
+/// written, for where nothing was noted; `known` its kind, where that does not depend on it.
+unsafe fn settle(place: Place, own: Option<i64>, known: Option<Kind>) {
+    let leaves = NOTED.with_borrow(|noted| {
+        noted.iter().find(|noted| noted.place == place).map(|noted| noted.leaves.clone())
+    });
+    let Some(leaves) = leaves else {
+        if let Some(rows) = own.filter(|rows| *rows > 0) {
+            throttle::charge(place, known.unwrap_or(Kind::of(rows as u64)), rows, 0, None);
+            remember(place, rows);
+        }
+        return;
+    };
+    let (inserted, updated) = written(&leaves);
+    let charged = NOTED.with_borrow_mut(|noted| {
+        let noted = noted.iter_mut().find(|noted| noted.place == place)?;
+        let upserted = if noted.upserts { (updated - noted.updated).max(0) } else { 0 };
+        let mut rows = (inserted - noted.inserted).max(0) + upserted;
+        if !pg_sys::pgstat_track_counts {
+            rows = own.unwrap_or(0);
+        }
+        (noted.inserted, noted.updated, noted.upserts) = (inserted, updated, false);
+        Some((rows, upserted, noted.reserved.take()))
+    });
+    if let Some((rows, upserted, reserved)) = charged {
+        throttle::charge(place, known.unwrap_or(Kind::of(rows as u64)), rows, upserted, reserved);
+        remember(place, rows);
+    }
+}
+
+fn remember(place: Place, rows: i64) {
+    LAST.with_borrow_mut(|last| {
+        if last.len() >= REMEMBERED_MAX && !last.contains_key(&place.collection) {
+            last.clear();
+        }
+        last.insert(place.collection, rows);
+    });
+}
+
+/// Rows inserted and updated in these tables as this session has counted them and not yet reported: it reports between
+/// transactions only, so that within one they only grow.
+#[cfg(feature = "pg18")]
+unsafe fn written(leaves: &[u32]) -> (i64, i64) {
+    let mut sum = (0, 0);
+    for leaf in leaves {
+        // A copy, with what open subtransactions have counted (pgstat_relation.c).
+        let counted = pg_sys::find_tabstat_entry((*leaf).into());
+        if !counted.is_null() {
+            sum.0 += (*counted).counts.tuples_inserted;
+            sum.1 += (*counted).counts.tuples_updated;
+            pg_sys::pfree(counted.cast());
+        }
+    }
+    sum
+}
+
+#[cfg(not(feature = "pg18"))]
+unsafe fn written(leaves: &[u32]) -> (i64, i64) {
+    let mut sum = (0, 0);
+    for leaf in leaves {
+        // The entry itself; what open (sub)transactions have counted is kept apart.
+        let counted = pg_sys::find_tabstat_entry((*leaf).into());
+        if counted.is_null() {
+            continue;
+        }
+        sum.0 += (*counted).t_counts.t_tuples_inserted;
+        sum.1 += (*counted).t_counts.t_tuples_updated;
+        let mut open = (*counted).trans;
+        while !open.is_null() {
+            sum.0 += (*open).tuples_inserted;
+            sum.1 += (*open).tuples_updated;
+            open = (*open).upper;
+        }
+    }
+    sum
+}
+
+/// What was written and not charged, because a statement did not come to its end; and what was reserved in vain.
+#[pg_guard]
+unsafe extern "C-unwind" fn at_transaction_end(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
+    if !matches!(event, XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE | XACT_EVENT_ABORT) {
+        return;
+    }
+    let places: Vec<(Place, Option<Kind>)> = NOTED.with_borrow(|noted| {
+        let bulk =
+            |noted: &Noted| noted.reserved.map(|(kind, _)| kind).filter(|kind| *kind == Kind::BulkInsert);
+        noted.iter().map(|noted| (noted.place, bulk(noted))).collect()
+    });
+    for (place, kind) in places {
+        settle(place, None, kind);
+    }
+    NOTED.with_borrow_mut(Vec::clear);
+    WAITED.set(0);
+    if throttle::any() && throttle::any_over() {
+        throttle::sweep();
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // the signature is PostgreSQL's
+unsafe extern "C-unwind" fn on_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    query: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    params: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    let copied = copied_into((*statement).utilityStmt);
+    if throttle::any() && !copied.is_null() {
+        before_copy(copied);
+    }
+    match PREVIOUS_UTILITY {
+        Some(previous) => {
+            previous(statement, query, read_only_tree, context, params, environment, destination, completion);
+        }
+        None => raw::standard_ProcessUtility(
+            statement,
+            query,
+            read_only_tree,
+            context,
+            params,
+            environment,
+            destination,
+            completion,
+        ),
+    }
+    if !copied.is_null() && !completion.is_null() {
+        after_copy(copied, (*completion).nprocessed);
+    }
+}
+
+/// The table that a command copies into, else null.
+unsafe fn copied_into(statement: *mut pg_sys::Node) -> *mut pg_sys::RangeVar {
+    if statement.is_null() || (*statement).type_ != pg_sys::NodeTag::T_CopyStmt {
+        return std::ptr::null_mut();
+    }
+    let copy = statement.cast::<pg_sys::CopyStmt>();
+    if (*copy).is_from { (*copy).relation } else { std::ptr::null_mut() }
+}
+
+/// Without a lock: what COPY itself finds is another matter, and its own to check.
+unsafe fn named(table: *mut pg_sys::RangeVar) -> Option<Place> {
+    let found = pg_sys::RangeVarGetRelidExtended(
+        table,
+        pg_sys::NoLock as i32,
+        pg_sys::RVROption::RVR_MISSING_OK,
+        None,
+        std::ptr::null_mut(),
+    );
+    throttle::place_of(found.to_u32())
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn before_copy(table: *mut pg_sys::RangeVar) {
+    if is_exempt() {
+        return;
+    }
+    if let Some(place) = named(table) {
+        note(place, false);
+        let last = LAST.with_borrow(|last| last.get(&place.collection).copied()).unwrap_or(1);
+        turn(place, Kind::BulkInsert, last.clamp(1, RESERVE_MAX), COPY_WAIT_MAX_NS);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn after_copy(table: *mut pg_sys::RangeVar, processed: u64) {
+    if is_exempt() {
+        return;
+    }
+    if let Some(place) = named(table) {
+        settle(place, Some(processed as i64), Some(Kind::BulkInsert));
+    }
+}

@@ -1,0 +1,154 @@
+//! Leases: rows of `ruvector.leases`, ended when the core says so and put into force again after every start.
+//!
+//! What each kind holds back: `throttle` writers (shared memory, which carries the end itself), `cron_job` a job of pg_cron
+//! (its `active`, put back here), `autovacuum` a collection's tables (session-level locks of a process of its own, gone with
+//! it), `drain` a partition.
+
+use healing::lease::{self, Lease, LeaseKind, Over};
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::transaction::transaction;
+use crate::{collect, throttle};
+
+/// A lease that nobody has ended.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Row {
+    #[serde(flatten)]
+    pub(crate) lease: Lease,
+    pub(crate) collection: i32,
+    /// What is in force.
+    pub(crate) effect: Value,
+    /// What was before.
+    pub(crate) restore: Value,
+}
+
+/// Every lease that nobody has ended. Must run in a transaction.
+pub(crate) fn all() -> Result<Vec<Row>, Error> {
+    collect::documents(
+        "SELECT jsonb_build_object('id', l.id, 'kind', l.kind, 'subject', l.subject, 'collection', l.collection_id,
+                'begins', (extract(epoch FROM l.begins_at) * 1000)::bigint,
+                'ends', (extract(epoch FROM l.ends_at) * 1000)::bigint,
+                'collection_is_there', EXISTS (SELECT FROM ruvector.collections c JOIN pg_class t ON t.oid = c.relation
+                                                WHERE c.id = l.collection_id),
+                'action', (SELECT a.status FROM ruvector.actions a WHERE a.id = l.action_id),
+                'effect', l.effect, 'restore', l.restore)
+           FROM ruvector.leases l WHERE l.ended_at IS NULL ORDER BY l.id",
+        &[],
+    )
+}
+
+/// Notes a lease. Its effect follows the commit: [`throttle::load`], a job, a lock.
+pub(crate) fn begin(
+    collection: i32,
+    action: Option<i64>,
+    kind: LeaseKind,
+    subject: &str,
+    effect: Value,
+    restore: Value,
+    seconds: i64,
+) -> Result<i64, Error> {
+    let seconds = seconds.clamp(1, lease::LEASE_MAX_S) as f64;
+    Spi::get_one_with_args(
+        "INSERT INTO ruvector.leases (collection_id, action_id, kind, subject, effect, restore, ends_at)
+         VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() + make_interval(secs => $7)) RETURNING id",
+        &[
+            collection.into(),
+            action.into(),
+            kind.as_str().into(),
+            subject.into(),
+            JsonB(effect).into(),
+            JsonB(restore).into(),
+            seconds.into(),
+        ],
+    )?
+    .ok_or_else(|| Error::refused("no lease was made"))
+}
+
+/// Ends a lease: what was before is put back, and both commit together. Must run in a transaction; a throttle is over with
+/// the next [`throttle::load`].
+pub(crate) fn end(row: &Row, why: Over) -> Result<(), Error> {
+    if row.lease.kind == LeaseKind::CronJob {
+        put_job_back(&row.restore)?;
+    }
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.leases SET ended_at = clock_timestamp(), ended_because = $2 WHERE id = $1 AND ended_at IS NULL",
+        &[row.lease.id.into(), why.as_str().into()],
+    )?)
+}
+
+/// Ends what an action holds of this kind and subject: the undoing of a step.
+pub(crate) fn release(action: i64, kind: LeaseKind, subject: &str) -> Result<(), Error> {
+    let held: Vec<i64> = collect::documents(
+        "SELECT to_jsonb(l.id) FROM ruvector.leases l
+          WHERE l.action_id = $1 AND l.kind = $2 AND l.subject = $3 AND l.ended_at IS NULL ORDER BY l.id DESC",
+        &[action.into(), kind.as_str().into(), subject.into()],
+    )?;
+    held.into_iter().try_for_each(|id| end_one(id, Over::Released))
+}
+
+/// A lease that nobody has ended.
+pub(crate) fn open(id: i64) -> Result<Option<Row>, Error> {
+    Ok(all()?.into_iter().find(|row| row.lease.id == id))
+}
+
+/// Ends one, if nobody has.
+pub(crate) fn end_one(id: i64, why: Over) -> Result<(), Error> {
+    open(id)?.map_or(Ok(()), |row| end(&row, why))
+}
+
+/// Notes in the lease that this process holds its lock.
+pub(crate) fn note_held(id: i64) -> Result<(), Error> {
+    // SAFETY: own process id.
+    let pid = unsafe { pg_sys::MyProcPid };
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.leases SET effect = effect || jsonb_build_object('pid', $2) WHERE id = $1",
+        &[id.into(), pid.into()],
+    )?)
+}
+
+/// Whether the process that holds a lease's lock lives.
+pub(crate) fn is_held(id: i64) -> Result<bool, Error> {
+    let query = "SELECT EXISTS (SELECT FROM ruvector.leases l JOIN pg_stat_activity a ON a.pid = (l.effect ->> 'pid')::integer
+                                 WHERE l.id = $1 AND l.ended_at IS NULL AND a.backend_type = 'ruvector lease'
+                                   AND a.backend_start > l.begins_at)";
+    Ok(Spi::get_one_with_args(query, &[id.into()])? == Some(true))
+}
+
+/// What was seen of a job before it was paused.
+#[derive(Deserialize)]
+struct JobBefore {
+    jobid: i64,
+    active: bool,
+    command: String,
+}
+
+/// A job that is still there, still ours to put back (paused, and the same command) gets its `active` again.
+fn put_job_back(before: &Value) -> Result<(), Error> {
+    let JobBefore { jobid, active, command } = serde_json::from_value(before.clone())?;
+    if !active || Spi::get_one::<bool>("SELECT to_regclass('cron.job') IS NOT NULL")? != Some(true) {
+        return Ok(());
+    }
+    Ok(Spi::run_with_args(
+        "SELECT cron.alter_job(j.jobid, active := true) FROM cron.job j
+          WHERE j.jobid = $1 AND j.command = $2 AND NOT j.active",
+        &[jobid.into(), command.as_str().into()],
+    )?)
+}
+
+/// Ends the leases that are over and puts the others into force: at every start and every round of the healer. One that
+/// cannot be ended is tried again in the next.
+pub(crate) fn reconcile() -> Result<(), Error> {
+    let rows = transaction(all)?;
+    let plain: Vec<Lease> = rows.iter().map(|row| row.lease.clone()).collect();
+    for (id, why) in lease::due(&plain, collect::now_ms()) {
+        let Some(row) = rows.iter().find(|row| row.lease.id == id) else { continue };
+        if let Err(error) = transaction(|| end(row, why)) {
+            pgrx::warning!("ruvector: lease {id} ({}) cannot be ended yet: {error}", row.lease.kind.as_str());
+        }
+    }
+    transaction(throttle::load)
+}

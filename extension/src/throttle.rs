@@ -1,0 +1,516 @@
+//! Throttles in shared memory: which relations belong to which collection, how fast each may be written, and how many rows
+//! were written how.
+//!
+//! A cache of `ruvector.leases` but for its end: every throttle carries its own, on a clock that nobody sets, so that it is
+//! over in time whatever becomes of the healer, the extension or the tables. The hooks that charge and wait are in
+//! [`crate::hooks`]; no lock guard is held across a call that can raise.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
+
+use healing::lease::LeaseKind;
+use healing::throttle::{self, Admission, InForce, Kind, Percentages, Rates, Targets, Written};
+use pgrx::prelude::*;
+use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
+use serde::{Deserialize, Serialize};
+
+use crate::collect::{self, Collection};
+use crate::error::Error;
+use crate::{leases, shared};
+
+/// Collections of the whole server that can be throttled, 64 KiB.
+const SLOTS_MAX: usize = 256;
+/// Tables of all of them, partitioned ones and partitions; 192 KiB.
+const RELATIONS_MAX: usize = 16_384;
+
+/// One kind of writing of one collection.
+struct Bucket {
+    /// Nanoseconds that a row has; 0 where this kind is not throttled.
+    row_ns: AtomicI64,
+    /// When the next row may be written, nanoseconds of [`now_ns`].
+    next_ns: AtomicI64,
+    /// Rows written: bulk rows always, others only under a throttle.
+    rows: AtomicI64,
+    /// `rows` when the throttle began.
+    rows_before: AtomicI64,
+    /// Statements that waited, and how long together.
+    waits: AtomicI64,
+    waited_ns: AtomicI64,
+    /// Statements that were rejected.
+    rejected: AtomicI64,
+    /// Debt that was given up.
+    forgiven_ns: AtomicI64,
+}
+
+impl Bucket {
+    const NEW: Bucket = Bucket {
+        row_ns: AtomicI64::new(0),
+        next_ns: AtomicI64::new(0),
+        rows: AtomicI64::new(0),
+        rows_before: AtomicI64::new(0),
+        waits: AtomicI64::new(0),
+        waited_ns: AtomicI64::new(0),
+        rejected: AtomicI64::new(0),
+        forgiven_ns: AtomicI64::new(0),
+    };
+
+    fn admit(&self, now_ns: i64, rows: i64) -> Admission {
+        let row_ns = self.row_ns.load(Relaxed);
+        let mut next_ns = self.next_ns.load(Relaxed);
+        loop {
+            let admission = throttle::admit(next_ns, now_ns, row_ns, rows);
+            match self.next_ns.compare_exchange_weak(next_ns, admission.next_ns, Relaxed, Relaxed) {
+                Ok(_) => {
+                    self.forgiven_ns.fetch_add(admission.forgiven_ns.max(0), Relaxed);
+                    return admission;
+                }
+                Err(changed) => next_ns = changed,
+            }
+        }
+    }
+
+    fn begin(&self, now_ns: i64, target: Option<f64>) {
+        self.row_ns.store(throttle::row_ns(target), Relaxed);
+        self.next_ns.store(now_ns, Relaxed);
+        self.rows_before.store(self.rows.load(Relaxed), Relaxed);
+        for counter in [&self.waits, &self.waited_ns, &self.rejected, &self.forgiven_ns] {
+            counter.store(0, Relaxed);
+        }
+    }
+}
+
+/// A collection.
+struct Slot {
+    /// OID of its database, 0 for a free slot.
+    database: u32,
+    collection: i32,
+    /// The lease in force, 0 for none, and the second in which it ends by itself and began, both of [`now_ns`].
+    lease: i64,
+    until_ns: i64,
+    since_ns: i64,
+    reject: bool,
+    buckets: [Bucket; 2],
+    /// Rows updated by `ON CONFLICT` and MERGE.
+    upserted: AtomicI64,
+}
+
+impl Slot {
+    const FREE: Slot = Slot {
+        database: 0,
+        collection: 0,
+        lease: 0,
+        until_ns: 0,
+        since_ns: 0,
+        reject: false,
+        buckets: [Bucket::NEW; 2],
+        upserted: AtomicI64::new(0),
+    };
+
+    fn bucket(&self, kind: Kind) -> &Bucket {
+        &self.buckets[kind as usize]
+    }
+}
+
+/// A table of a collection.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Relation {
+    database: u32,
+    relation: u32,
+    slot: u16,
+    /// It holds rows itself.
+    leaf: bool,
+}
+
+struct Throttles {
+    slots: [Slot; SLOTS_MAX],
+    /// Sorted, the first `used` of them.
+    relations: [Relation; RELATIONS_MAX],
+    used: usize,
+}
+
+impl Default for Throttles {
+    fn default() -> Self {
+        Throttles { slots: [Slot::FREE; SLOTS_MAX], relations: [Relation::default(); RELATIONS_MAX], used: 0 }
+    }
+}
+
+// SAFETY: plain data and atomics without pointers.
+unsafe impl PGRXSharedMemory for Throttles {}
+
+static THROTTLES: PgLwLock<Throttles> = unsafe { PgLwLock::new(c"ruvector_throttles") };
+/// Throttles on the whole server, those included that are over by now; 0 lets the hooks return after one relaxed load.
+static ACTIVE: PgAtomic<AtomicU32> = unsafe { PgAtomic::new(c"ruvector_throttle_count") };
+
+pub(crate) fn init() {
+    pg_shmem_init!(THROTTLES);
+    pg_shmem_init!(ACTIVE);
+}
+
+/// Whether anything on the server may be throttled.
+#[inline]
+pub(crate) fn any() -> bool {
+    ACTIVE.get().load(Relaxed) > 0
+}
+
+/// Nanoseconds of a clock that all processes share and nobody sets.
+pub(crate) fn now_ns() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+}
+
+/// A collection as a backend has found it. Its place may be another's by the next call: each looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    slot: u16,
+    database: u32,
+    pub(crate) collection: i32,
+}
+
+impl Place {
+    fn of<'a>(&self, throttles: &'a Throttles) -> Option<&'a Slot> {
+        let slot = throttles.slots.get(usize::from(self.slot))?;
+        (slot.database == self.database && slot.collection == self.collection).then_some(slot)
+    }
+
+    fn throttled<'a>(&self, throttles: &'a Throttles, now_ns: i64) -> Option<&'a Slot> {
+        self.of(throttles).filter(|slot| slot.lease != 0 && now_ns < slot.until_ns)
+    }
+}
+
+/// The collection that a table of this database belongs to.
+pub(crate) fn place_of(relation: u32) -> Option<Place> {
+    let database = database();
+    let throttles = THROTTLES.share();
+    let all = &throttles.relations[..throttles.used];
+    let at =
+        all.binary_search_by_key(&(database, relation), |entry| (entry.database, entry.relation)).ok()?;
+    let slot = all[at].slot;
+    let collection =
+        throttles.slots.get(usize::from(slot)).filter(|slot| slot.database == database)?.collection;
+    Some(Place { slot, database, collection })
+}
+
+/// The tables of a collection that hold rows.
+pub(crate) fn leaves_of(place: Place) -> Vec<u32> {
+    let throttles = THROTTLES.share();
+    throttles.relations[..throttles.used]
+        .iter()
+        .filter(|entry| entry.slot == place.slot && entry.leaf && entry.database == place.database)
+        .map(|entry| entry.relation)
+        .collect()
+}
+
+/// What a statement hears that wants to write.
+pub(crate) struct Told {
+    pub(crate) at_ns: i64,
+    pub(crate) now_ns: i64,
+    /// Instead of waiting for longer than it may it is rejected.
+    pub(crate) reject: bool,
+}
+
+/// Reserves so many rows; None where this kind of writing is not throttled.
+pub(crate) fn reserve(place: Place, kind: Kind, rows: i64) -> Option<Told> {
+    let now_ns = now_ns();
+    let throttles = THROTTLES.share();
+    let slot = place.throttled(&throttles, now_ns)?;
+    let bucket = slot.bucket(kind);
+    if bucket.row_ns.load(Relaxed) == 0 {
+        return None;
+    }
+    Some(Told { at_ns: bucket.admit(now_ns, rows).at_ns, now_ns, reject: slot.reject })
+}
+
+/// Whether the throttle that a statement waits for is over.
+pub(crate) fn is_over(place: Place) -> bool {
+    let now_ns = now_ns();
+    place.throttled(&THROTTLES.share(), now_ns).is_none()
+}
+
+/// Notes that a statement waited.
+pub(crate) fn waited(place: Place, kind: Kind, ns: i64) {
+    if let Some(slot) = place.of(&THROTTLES.share()) {
+        slot.bucket(kind).waits.fetch_add(1, Relaxed);
+        slot.bucket(kind).waited_ns.fetch_add(ns, Relaxed);
+    }
+}
+
+/// Takes back a reservation of a statement that is rejected.
+pub(crate) fn rejected(place: Place, kind: Kind, reserved: i64) {
+    let now_ns = now_ns();
+    if let Some(slot) = place.of(&THROTTLES.share()) {
+        slot.bucket(kind).admit(now_ns, -reserved);
+        slot.bucket(kind).rejected.fetch_add(1, Relaxed);
+    }
+}
+
+/// Charges what was written, less what was reserved for it, and counts it. `upserted` of the rows were updated.
+pub(crate) fn charge(place: Place, kind: Kind, rows: i64, upserted: i64, reserved: Option<(Kind, i64)>) {
+    let now_ns = now_ns();
+    let throttles = THROTTLES.share();
+    let Some(slot) = place.of(&throttles) else { return };
+    slot.upserted.fetch_add(upserted, Relaxed);
+    let throttled = slot.lease != 0 && now_ns < slot.until_ns;
+    // Without a throttle only bulk is counted, as the rest is the difference to all rows.
+    if throttled || kind == Kind::BulkInsert {
+        slot.bucket(kind).rows.fetch_add(rows, Relaxed);
+    }
+    if !throttled {
+        return;
+    }
+    for bucket in Kind::ALL {
+        let written = if bucket == kind { rows } else { 0 };
+        let owed = written - reserved.filter(|(of, _)| *of == bucket).map_or(0, |(_, rows)| rows);
+        if owed != 0 && slot.bucket(bucket).row_ns.load(Relaxed) != 0 {
+            slot.bucket(bucket).admit(now_ns, owed);
+        }
+    }
+}
+
+/// Rows of a collection that were updated by upserts, and that were written in bulk, since the server's start.
+pub(crate) fn counted(collection: i32) -> Option<(i64, i64)> {
+    let throttles = THROTTLES.share();
+    let slot = slot_of(&throttles, collection)?;
+    Some((slot.upserted.load(Relaxed), slot.bucket(Kind::BulkInsert).rows.load(Relaxed)))
+}
+
+fn slot_of(throttles: &Throttles, collection: i32) -> Option<&Slot> {
+    let database = database();
+    throttles.slots.iter().find(|slot| slot.database == database && slot.collection == collection)
+}
+
+fn database() -> u32 {
+    // SAFETY: no preconditions.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
+
+/// What a lease of kind `throttle` has in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Effect {
+    #[serde(flatten)]
+    pub(crate) percentages: Percentages,
+    /// The usual rate that the shares are taken off.
+    pub(crate) baseline: Rates,
+}
+
+/// What shared memory says of a throttle: for status and verification.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Live {
+    pub(crate) collection: i32,
+    pub(crate) lease: i64,
+    pub(crate) over_s: f64,
+    pub(crate) left_s: f64,
+    pub(crate) debt_s: f64,
+    pub(crate) achieved: Rates,
+    /// Rows charged since it began, by kind.
+    pub(crate) written: HashMap<&'static str, i64>,
+    pub(crate) waits: i64,
+    pub(crate) waited_s: f64,
+    pub(crate) rejected: i64,
+    pub(crate) forgiven_s: f64,
+}
+
+/// The throttles of this database that are in force at this moment.
+pub(crate) fn live() -> Vec<Live> {
+    let (now_ns, database) = (now_ns(), database());
+    let throttles = THROTTLES.share();
+    let in_force = |slot: &&Slot| slot.database == database && slot.lease != 0 && now_ns < slot.until_ns;
+    let seconds = |ns: i64| ns as f64 / 1e9;
+    let live = |slot: &Slot| {
+        let over_s = seconds(now_ns - slot.since_ns);
+        let rows = |kind| slot.bucket(kind).rows.load(Relaxed) - slot.bucket(kind).rows_before.load(Relaxed);
+        let rate = |kind| rows(kind) as f64 / over_s.max(1e-3);
+        let sum =
+            |of: fn(&Bucket) -> &AtomicI64| slot.buckets.iter().map(|b| of(b).load(Relaxed)).sum::<i64>();
+        let debt_ns = slot.buckets.iter().map(|b| b.next_ns.load(Relaxed) - now_ns).max().unwrap_or(0);
+        Live {
+            collection: slot.collection,
+            lease: slot.lease,
+            over_s,
+            left_s: seconds(slot.until_ns - now_ns),
+            debt_s: seconds(debt_ns.max(0)),
+            achieved: Rates { insert: rate(Kind::Insert), bulk_insert: rate(Kind::BulkInsert) },
+            written: Kind::ALL.into_iter().map(|kind| (kind.as_str(), rows(kind))).collect(),
+            waits: sum(|b| &b.waits),
+            waited_s: seconds(sum(|b| &b.waited_ns)),
+            rejected: sum(|b| &b.rejected),
+            forgiven_s: seconds(sum(|b| &b.forgiven_ns)),
+        }
+    };
+    throttles.slots.iter().filter(in_force).map(live).collect()
+}
+
+/// The throttle of a collection as the tables and shared memory have it.
+pub(crate) fn in_force(collection: &Collection) -> Result<Option<InForce>, Error> {
+    let leases = leases::all()?;
+    let now = collect::now_ms();
+    let lease =
+        healing::lease::in_force(&leases.iter().map(|row| row.lease.clone()).collect::<Vec<_>>(), now)
+            .iter()
+            .find(|lease| lease.kind == LeaseKind::Throttle && lease.subject == collection.id.to_string())
+            .map(|lease| lease.id);
+    let Some(row) = leases.into_iter().find(|row| Some(row.lease.id) == lease) else { return Ok(None) };
+    let Effect { percentages, baseline } = serde_json::from_value(row.effect)?;
+    let live = live().into_iter().find(|live| live.collection == collection.id && live.lease == row.lease.id);
+    Ok(live.map(|live| InForce {
+        percentages,
+        baseline,
+        targets: Targets::new(&percentages, &baseline),
+        achieved: live.achieved,
+        over_s: live.over_s,
+        debt_s: live.debt_s,
+        until: row.lease.ends,
+    }))
+}
+
+/// Copies the tables of all collections of this database, and the throttles in force, into shared memory. Must run in a
+/// transaction.
+pub(crate) fn load() -> Result<(), Error> {
+    #[derive(Deserialize)]
+    struct Row {
+        collection: i32,
+        relations: Vec<(u32, bool)>,
+    }
+    let rows: Vec<Row> = collect::documents(
+        "SELECT jsonb_build_object('collection', c.id,
+                'relations', coalesce((SELECT jsonb_agg(jsonb_build_array(t.oid::bigint, t.relkind = 'r')) FROM pg_class t
+                     WHERE t.oid = c.relation OR t.oid IN (SELECT p.relid FROM pg_partition_tree(c.relation) p)), '[]'))
+           FROM ruvector.collections c ORDER BY c.id",
+        &[],
+    )?;
+    let leases = leases::all()?;
+    let now = collect::now_ms();
+    let plain: Vec<_> = leases.iter().map(|row| row.lease.clone()).collect();
+    let mut wanted: HashMap<i32, Wanted> = HashMap::new();
+    for lease in healing::lease::in_force(&plain, now) {
+        let Some(row) = leases.iter().find(|row| row.lease.id == lease.id) else { continue };
+        if lease.kind != LeaseKind::Throttle {
+            continue;
+        }
+        let Effect { percentages, baseline } = serde_json::from_value(row.effect.clone())?;
+        wanted.insert(
+            row.collection,
+            Wanted {
+                lease: lease.id,
+                left_ns: (lease.ends - now).saturating_mul(1_000_000),
+                targets: Targets::new(&percentages, &baseline),
+                reject: collect::collection(row.collection)?
+                    .map(|collection| collection.config())
+                    .transpose()?
+                    .is_some_and(|config| config.throttle_reject),
+            },
+        );
+    }
+    let left_out =
+        fill(&rows.into_iter().map(|row| (row.collection, row.relations)).collect::<Vec<_>>(), &wanted);
+    if left_out > 0 {
+        pgrx::warning!(
+            "ruvector: {left_out} collections do not fit into shared memory and cannot be throttled"
+        );
+    }
+    Ok(())
+}
+
+struct Wanted {
+    lease: i64,
+    left_ns: i64,
+    targets: Targets,
+    reject: bool,
+}
+
+/// Forgets everything of a database.
+pub(crate) fn clear() {
+    fill(&[], &HashMap::new());
+}
+
+/// Returns how many collections did not fit.
+fn fill(collections: &[(i32, Vec<(u32, bool)>)], wanted: &HashMap<i32, Wanted>) -> usize {
+    let (now_ns, database) = (now_ns(), database());
+    let mut left_out = 0;
+    let mut guard = THROTTLES.exclusive();
+    let throttles = &mut *guard;
+    for slot in throttles.slots.iter_mut().filter(|slot| slot.database == database) {
+        if !collections.iter().any(|(id, _)| *id == slot.collection) {
+            *slot = Slot::FREE;
+        }
+    }
+    let mut kept = 0;
+    for at in 0..throttles.used {
+        if throttles.relations[at].database != database {
+            throttles.relations[kept] = throttles.relations[at];
+            kept += 1;
+        }
+    }
+    throttles.used = kept;
+    for (collection, relations) in collections {
+        let known =
+            throttles.slots.iter().position(|s| s.database == database && s.collection == *collection);
+        let free = || throttles.slots.iter().position(|slot| slot.database == 0);
+        let Some(at) = known.or_else(free).filter(|_| throttles.used + relations.len() <= RELATIONS_MAX)
+        else {
+            left_out += 1;
+            continue;
+        };
+        let slot = &mut throttles.slots[at];
+        (slot.database, slot.collection) = (database, *collection);
+        match wanted.get(collection) {
+            None => slot.lease = 0,
+            Some(wanted) => {
+                slot.until_ns = now_ns.saturating_add(wanted.left_ns);
+                slot.reject = wanted.reject;
+                if slot.lease != wanted.lease {
+                    slot.lease = wanted.lease;
+                    slot.since_ns = now_ns;
+                    for kind in Kind::ALL {
+                        slot.bucket(kind).begin(now_ns, wanted.targets.of(kind));
+                    }
+                }
+            }
+        }
+        for (relation, leaf) in relations {
+            throttles.relations[throttles.used] =
+                Relation { database, relation: *relation, slot: at as u16, leaf: *leaf };
+            throttles.used += 1;
+        }
+    }
+    let used = throttles.used;
+    throttles.relations[..used].sort_unstable();
+    let active = throttles.slots.iter().filter(|slot| slot.lease != 0).count();
+    ACTIVE.get().store(active as u32, Relaxed);
+    left_out
+}
+
+/// After a throttle's own end: nobody may have told shared memory (the healer is gone). The hooks get cheap again.
+pub(crate) fn sweep() {
+    let now_ns = now_ns();
+    let mut throttles = THROTTLES.exclusive();
+    for slot in throttles.slots.iter_mut().filter(|slot| slot.lease != 0 && slot.until_ns <= now_ns) {
+        slot.lease = 0;
+    }
+    let active = throttles.slots.iter().filter(|slot| slot.lease != 0).count();
+    ACTIVE.get().store(active as u32, Relaxed);
+}
+
+/// Whether a throttle of the server is over and nobody has swept it away.
+pub(crate) fn any_over() -> bool {
+    let now_ns = now_ns();
+    THROTTLES.share().slots.iter().any(|slot| slot.lease != 0 && slot.until_ns <= now_ns)
+}
+
+/// What was written to a collection until now, for its usual rate.
+pub(crate) fn written(collection: &Collection) -> Result<Option<Written>, Error> {
+    if !shared::preloaded() {
+        return Ok(None);
+    }
+    let inserted: Option<i64> = Spi::get_one_with_args(
+        "SELECT sum(pg_stat_get_tuples_inserted(t.oid))::bigint FROM pg_class t
+          WHERE t.relkind = 'r' AND (t.oid = $1 OR t.oid IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))",
+        &[pg_sys::Oid::from(collection.relation).into()],
+    )?;
+    let counted = counted(collection.id);
+    Ok(inserted.zip(counted).map(|(inserted, (upserted, bulk))| Written {
+        at: collect::now_ms(),
+        inserted,
+        upserted,
+        bulk,
+    }))
+}

@@ -1,0 +1,161 @@
+//! `throttle_ingestion` by itself: a replica that replays slowly falls behind under an import and is let catch up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use cluster::faults::partitioned;
+use cluster::writers::{Statement, Writers};
+use cluster::{Cluster, Signal, wait_for};
+use postgres::Client;
+use tests::{said, version};
+
+const LONG: Duration = Duration::from_secs(180);
+
+/// Lets the standby replay so many bytes a second and no more, until dropped.
+struct SlowReplay {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// How often its budget is looked at.
+const TICK: Duration = Duration::from_millis(20);
+/// What it may save up, seconds.
+const SAVED_S: f64 = 0.5;
+
+impl SlowReplay {
+    fn start(standby: Arc<Cluster>, bytes_a_second: f64) -> Self {
+        let mut client = standby.connect("app").unwrap();
+        let startup: i32 = client
+            .query_one("SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'", &[])
+            .unwrap()
+            .get(0);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let replayed = "SELECT pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::float8";
+            let mut budget = 0.0;
+            let mut last: Option<(Instant, f64)> = None;
+            while !stopped.load(Ordering::Relaxed) {
+                let Ok(row) = client.query_one(replayed, &[]) else { break };
+                let (now, position) = (Instant::now(), row.get::<_, f64>(0));
+                if let Some((then, before)) = last {
+                    budget += bytes_a_second * (now - then).as_secs_f64() - (position - before);
+                    budget = f64::min(budget, bytes_a_second * SAVED_S);
+                }
+                last = Some((now, position));
+                let _ = standby.kill(startup, if budget > 0.0 { Signal::CONT } else { Signal::STOP });
+                std::thread::sleep(TICK);
+            }
+            let _ = standby.kill(startup, Signal::CONT);
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for SlowReplay {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lag_bytes(client: &mut Client) -> f64 {
+    let query = "SELECT coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)), 0)::float8 FROM pg_stat_replication";
+    client.query_one(query, &[]).unwrap().get(0)
+}
+
+/// Twenty rows a statement, of 1 kB each: an import.
+const IMPORT: Statement = |client, number| {
+    let id = number as i32;
+    client.execute(
+        "INSERT INTO docs (id, part, embedding, payload) SELECT $1::int, i % 8, ARRAY[$1::int, i, 3]::real[]::vector, repeat(md5(($1::int + i)::text), 32)
+           FROM generate_series(1, 20) i",
+        &[&id],
+    )
+};
+
+#[test]
+fn an_import_that_a_replica_cannot_follow_is_slowed_until_it_can() {
+    let cluster = Cluster::builder(version())
+        .preload(true)
+        .database("app")
+        .setting("autovacuum", "off")
+        // What the first touch of each page costs after a checkpoint is not what the import costs.
+        .setting("full_page_writes", "off")
+        .setting("max_wal_size", "4GB")
+        .start()
+        .unwrap();
+    let mut client = cluster.connect("app").unwrap();
+    client.batch_execute("CREATE EXTENSION ruvector CASCADE").unwrap();
+    partitioned(&mut client, "docs", 8, 100).unwrap();
+    client.batch_execute("ALTER TABLE docs ADD payload text").unwrap();
+    let standby =
+        Arc::new(Cluster::builder(version()).standby_of(&cluster, "follower", true).start().unwrap());
+    let import = Writers::start(&cluster, 4, Some(40.0), 1_000_000, IMPORT).unwrap();
+    // It replays two thirds of what the import writes: half of that it can follow.
+    let position = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8";
+    let (began, from): (Instant, f64) = (Instant::now(), client.query_one(position, &[]).unwrap().get(0));
+    std::thread::sleep(Duration::from_secs(10));
+    let to: f64 = client.query_one(position, &[]).unwrap().get(0);
+    let wal = (to - from) / began.elapsed().as_secs_f64();
+    assert_eq!(import.errors(), Vec::<String>::new());
+    eprintln!("the import writes {wal:.0} bytes of WAL a second");
+    let mib = wal / 1_048_576.0;
+    let _slow = SlowReplay::start(standby, 0.65 * wal);
+    client
+        .batch_execute(&format!(
+            r#"SELECT ruvector_healing_configure('{{"sample_interval_seconds": 1, "verify_window_seconds": 20, "throttle_lease_seconds": 60,
+                   "min_healing_interval_seconds": 5, "backoff_base_seconds": 5,
+                   "health_curves": {{"lag_bytes": [[{}, 1], [{}, 0.7], [{}, 0.1]], "lag_seconds": [[600, 1], [1200, 0.7], [2400, 0]]}}}}');
+               SELECT ruvector_collection_register('docs', 'docs')"#,
+            mib * 2.0,
+            mib * 5.0,
+            mib * 500.0
+        ))
+        .unwrap();
+    let action: i64 = wait_for("the throttle by itself", LONG, || {
+        let query = "SELECT id FROM ruvector.actions WHERE strategy = 'throttle_ingestion' AND status IN ('verifying', 'succeeded')";
+        client.query_opt(query, &[]).unwrap().map(|row| row.get(0))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let worst = lag_bytes(&mut client);
+    wait_for("the verdict", LONG, || {
+        client
+            .query_opt("SELECT 1 FROM ruvector.actions WHERE id = $1 AND status = 'succeeded'", &[&action])
+            .unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let row = client
+        .query_one(
+            "SELECT strategy_params, problem_class, story, (SELECT a.before #>> '{replicas,known,0,lag_bytes,known}' FROM ruvector.actions a WHERE a.id = action_id)
+               FROM ruvector.healing_outcomes WHERE action_id = $1",
+            &[&action],
+        )
+        .unwrap();
+    let params: serde_json::Value = row.get(0);
+    assert_eq!(row.get::<_, String>(1), "ReplicationLag");
+    let pct = params["throttle_pct"].as_i64().unwrap();
+    assert!(pct == 50 || pct == 90, "{params}");
+    assert_eq!(params["bulk_throttle_pct"].as_i64().unwrap(), if pct == 50 { 60 } else { 95 });
+    assert!(params["baseline_rate"]["insert"].as_f64().unwrap() > 0.0, "{params}");
+    wait_for("the replica to catch up while the import goes on", LONG, || {
+        let now = lag_bytes(&mut client);
+        (now < worst / 2.0).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    eprintln!(
+        "WAL {wal:.0} B/s; {}: lag when planned {} B, when set {worst:.0} B, now {:.0} B; slowest statement {:?}\n{}",
+        params,
+        row.get::<_, String>(3),
+        lag_bytes(&mut client),
+        import.slowest(),
+        row.get::<_, String>(2)
+    );
+    assert_eq!(import.errors(), Vec::<String>::new());
+    let written: u64 = import.stop().values().sum();
+    let kept: i64 = client.query_one("SELECT count(*) FROM docs WHERE id >= 1000000", &[]).unwrap().get(0);
+    assert_eq!(kept, written as i64, "content and ledger");
+}

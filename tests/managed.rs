@@ -1,0 +1,419 @@
+//! Managed collections: made in one call, writable with the library and without it, routed by weights.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use cluster::{Cluster, wait_for};
+use postgres::Client;
+use tests::ledger::{Manner, Writers};
+use tests::{PATIENCE, refused, start, version};
+
+/// Rows by partition.
+fn spread(client: &mut Client, table: &str) -> BTreeMap<i32, i64> {
+    client
+        .query(format!("SELECT partition_id, count(*) FROM {table} GROUP BY 1").as_str(), &[])
+        .unwrap()
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect()
+}
+
+fn insert(client: &mut Client, table: &str, rows: u32) {
+    let statement =
+        format!("INSERT INTO {table} (embedding) SELECT '[1,2,3]' FROM generate_series(1, {rows})");
+    client.batch_execute(&statement).unwrap();
+}
+
+#[test]
+fn one_call_makes_a_collection_that_is_watched() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE ROLE app LOGIN; GRANT ruvector_operator TO app; GRANT CREATE ON SCHEMA public TO app",
+        )
+        .unwrap();
+    client.batch_execute("SET SESSION AUTHORIZATION app").unwrap();
+    let id: i32 = client
+        .query_one(
+            "SELECT ruvector_collection_create('docs', 3, 4, cold_when => 'created_at < now() - interval ''1 day''',
+                                               cold_options => 'fillfactor = 90')",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert!(id > 0);
+    insert(&mut client, "docs", 400);
+    let spread = spread(&mut client, "docs");
+    assert_eq!(spread.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4], "{spread:?}");
+    let owned: i64 = client
+        .query_one(
+            "SELECT count(*) FROM pg_class WHERE relowner = 'app'::regrole AND relname IN
+             ('docs', 'docs_1', 'docs_4', 'docs_cold', 'docs_1_hnsw', 'docs_cold_hnsw', 'docs_pkey')",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(owned, 7);
+    let attached: i64 = client
+        .query_one(
+            "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relname LIKE 'docs%hnsw'",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(attached, 0, "an attached index could be neither swapped nor dropped");
+    let options: Vec<String> =
+        client.query_one("SELECT reloptions FROM pg_class WHERE relname = 'docs_cold'", &[]).unwrap().get(0);
+    assert_eq!(options, ["fillfactor=90"]);
+    wait_for("the first sample", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector_integrity_status() WHERE samples > 0 AND lambda_cut IS NOT NULL";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+}
+
+#[test]
+fn bad_requests_are_refused_with_a_hint() {
+    let (_cluster, mut client) = start();
+    client.batch_execute("SELECT ruvector_collection_create('docs', 3, 2)").unwrap();
+    for (call, state) in [
+        ("ruvector_collection_create('docs', 3, 2)", "42710"),
+        ("ruvector_collection_create('', 3)", "22023"),
+        ("ruvector_collection_create(repeat('x', 41), 3)", "22023"),
+        ("ruvector_collection_create('a', 0)", "22023"),
+        ("ruvector_collection_create('a', 3, 65)", "22023"),
+        ("ruvector_collection_create('a', 2001)", "54000"),
+        ("ruvector_collection_create('a', 3, id_type => 'text')", "22023"),
+        ("ruvector_collection_create('a', 3, distance => 'manhattan')", "22023"),
+        ("ruvector_collection_create('a', 3, cold_when => 'no such column')", "22023"),
+        ("ruvector_collection_create('a', 3, cold_when => 'true); DROP TABLE docs; SELECT (1')", "22023"),
+        (
+            "ruvector_collection_create('a', 3, cold_when => 'true', cold_options => 'x; DROP TABLE docs')",
+            "22023",
+        ),
+        ("ruvector_routing_set('docs', 9, 1)", "42704"),
+        ("ruvector_routing_set('docs', 1, -1)", "22023"),
+        ("ruvector_routing_set('pg_class', 1, 1)", "42809"),
+    ] {
+        let (found, hint) = refused(&mut client, &format!("SELECT {call}"));
+        assert_eq!(found, state, "{call}");
+        assert!(!hint.is_empty(), "{call}");
+    }
+    let tables: i64 =
+        client.query_one("SELECT count(*) FROM pg_class WHERE relname = 'a'", &[]).unwrap().get(0);
+    assert_eq!(tables, 0, "nothing half-done");
+    client
+        .batch_execute("CREATE ROLE other; GRANT ruvector_operator TO other; SET SESSION AUTHORIZATION other")
+        .unwrap();
+    assert_eq!(refused(&mut client, "SELECT ruvector_routing_set('docs', 1, 0)").0, "42501");
+}
+
+#[test]
+fn weights_say_where_new_rows_go_and_never_is_everything_sent_to_one() {
+    let (_cluster, mut client) = start();
+    client.batch_execute("SELECT ruvector_collection_create('docs', 3, 4, cold_when => 'false')").unwrap();
+    let set = |client: &mut Client, weights: [f64; 5]| {
+        for (partition, weight) in (0i32..).zip(weights) {
+            client.execute("SELECT ruvector_routing_set('docs', $1, $2)", &[&partition, &weight]).unwrap();
+        }
+        client.batch_execute("TRUNCATE docs").unwrap();
+    };
+    // Once with the table alone, once with shared memory: what the healer knows is no matter of the first.
+    for shared in [false, true] {
+        let route = |client: &mut Client, rows: i64| -> BTreeMap<i32, i64> {
+            let function =
+                if shared { "ruvector._route_shared('docs')" } else { "ruvector._route_listed('docs')" };
+            let query = format!(
+                "SELECT r, count(*) FROM (SELECT {function} AS r FROM generate_series(1, $1::bigint) OFFSET 0) s GROUP BY 1"
+            );
+            client
+                .query(query.as_str(), &[&rows])
+                .unwrap()
+                .iter()
+                .map(|row| (row.get(0), row.get(1)))
+                .collect()
+        };
+        let settled = |client: &mut Client, expected: &dyn Fn(&BTreeMap<i32, i64>) -> bool| {
+            wait_for("the weights to be known", PATIENCE, || {
+                let filled: bool = client
+                    .query_one("SELECT ruvector._route_shared('docs') IS NOT NULL", &[])
+                    .unwrap()
+                    .get(0);
+                if !filled {
+                    return None;
+                }
+                let spread = route(client, 4000);
+                expected(&spread).then_some(spread)
+            })
+            .unwrap()
+        };
+        set(&mut client, [0.0, 1.0, 3.0, 0.0, 0.0]);
+        settled(&mut client, &|spread| {
+            spread.len() == 2 && (850..1150).contains(&spread[&1]) && (2850..3150).contains(&spread[&2])
+        });
+        set(&mut client, [0.0; 5]);
+        settled(&mut client, &|spread| {
+            spread.len() == 4 && spread.values().all(|rows| (850..1150).contains(rows))
+        });
+        // A weight of the cold partition is none.
+        set(&mut client, [5.0, 0.0, 0.0, 0.0, 0.0]);
+        settled(&mut client, &|spread| spread.len() == 4 && !spread.contains_key(&0));
+    }
+}
+
+#[test]
+fn a_weight_under_a_lease_ends_by_itself() {
+    let (_cluster, mut client) = start();
+    client.batch_execute("SELECT ruvector_collection_create('docs', 3, 2)").unwrap();
+    client
+        .batch_execute(
+            "UPDATE ruvector.routing SET (weight, weight_after, lease_until) = (0, 1, clock_timestamp() + interval '1 s')
+              WHERE partition_id = 1",
+        )
+        .unwrap();
+    let both: bool = client
+        .query_one(
+            "SELECT count(DISTINCT ruvector._route_listed('docs')) = 2 FROM generate_series(1, 100)",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert!(!both);
+    client.batch_execute("SELECT pg_sleep(1.1)").unwrap();
+    // The view that everybody reads, whether or not the healer has come by.
+    let share: f64 =
+        client.query_one("SELECT share FROM ruvector.shares WHERE partition_id = 1", &[]).unwrap().get(0);
+    assert_eq!(share, 0.5);
+    wait_for("the healer to note it", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector.routing WHERE partition_id = 1 AND weight = 1 AND lease_until IS NULL", &[]).unwrap()
+    })
+    .unwrap();
+}
+
+#[test]
+fn without_the_library_the_table_is_written_as_before() {
+    let cluster = Cluster::builder(version()).database("app").start().unwrap();
+    let mut client = cluster.connect("app").unwrap();
+    client.batch_execute("CREATE EXTENSION ruvector CASCADE; CREATE ROLE app LOGIN").unwrap();
+    client.batch_execute("SELECT ruvector_collection_create('docs', 3, 4, tenant => 'tenant')").unwrap();
+    client.batch_execute("GRANT SELECT, INSERT ON docs TO app").unwrap();
+    let mut app = cluster.connect_as("app", "app").unwrap();
+    let rows = |client: &mut Client| {
+        client
+            .batch_execute(
+                "INSERT INTO docs (tenant, embedding) SELECT 'a', '[1,2,3]' FROM generate_series(1, 100)",
+            )
+            .unwrap();
+    };
+    rows(&mut app);
+    assert_eq!(spread(&mut client, "docs").len(), 4);
+    // What a library that is gone looks like: no function of it can be called.
+    client
+        .batch_execute("UPDATE pg_proc SET probin = '$libdir/gone' WHERE probin = '$libdir/ruvector'")
+        .unwrap();
+    let mut app = cluster.connect_as("app", "app").unwrap();
+    assert_eq!(refused(&mut client, "SELECT ruvector._not_ready()").0, "58P01");
+    rows(&mut app);
+    // Routing that was lost (a table restored without it) leaves the table writable too.
+    client.batch_execute("DELETE FROM ruvector.managed").unwrap();
+    rows(&mut app);
+    assert_eq!(spread(&mut client, "docs").values().sum::<i64>(), 300);
+}
+
+#[test]
+fn a_tenants_rows_stay_together() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 4, tenant => 'tenant', id_type => 'uuid')",
+        )
+        .unwrap();
+    for tenant in 0..20 {
+        client
+            .batch_execute(&format!(
+                "SET ruvector.tenant = 't{tenant}';
+                 INSERT INTO docs (embedding) SELECT '[1,2,3]' FROM generate_series(1, 10);
+                 INSERT INTO docs (tenant, embedding, partition_id) VALUES ('t{tenant}', '[1,2,3]', ruvector_route_tenant('docs', 't{tenant}'))"
+            ))
+            .unwrap();
+    }
+    let row = client
+        .query_one(
+            "SELECT count(DISTINCT tenant), count(DISTINCT (tenant, partition_id)), count(DISTINCT partition_id), count(*) FROM docs",
+            &[],
+        )
+        .unwrap();
+    let count = |at| row.get::<_, i64>(at);
+    assert_eq!((count(0), count(1), count(3)), (20, 20, 220));
+    assert!(count(2) > 1, "not all in one");
+}
+
+#[test]
+fn a_key_table_follows_every_statement() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 4, key_table => true);
+             CREATE TABLE notes (doc bigint REFERENCES docs_key ON DELETE CASCADE);
+             INSERT INTO docs (id, embedding) SELECT i, '[1,2,3]' FROM generate_series(1, 100) i;
+             INSERT INTO notes SELECT id FROM docs;
+             UPDATE docs SET partition_id = 1 + partition_id % 4;
+             DELETE FROM docs WHERE id > 90;
+             UPDATE docs SET id = id + 1000 WHERE id > 80",
+        )
+        .unwrap();
+    let row = client
+        .query_one("SELECT (SELECT count(*) FROM docs NATURAL JOIN docs_key), (SELECT count(*) FROM docs_key), (SELECT count(*) FROM notes)", &[])
+        .unwrap();
+    let count = |at| row.get::<_, i64>(at);
+    assert_eq!(
+        (count(0), count(1), count(2)),
+        (90, 90, 80),
+        "a move is no delete: the notes of rows that moved are there"
+    );
+    // An id is unique across partitions.
+    for partition in 1..=4 {
+        let again =
+            format!("INSERT INTO docs (id, embedding, partition_id) VALUES (1, '[1,2,3]', {partition})");
+        assert_eq!(refused(&mut client, &again).0, "23505");
+    }
+}
+
+#[test]
+fn a_table_handed_back_needs_nothing_of_us() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 4, key_table => true, cold_when => 'false');
+             SELECT ruvector._give_back_routing('docs');
+             SELECT ruvector_collection_unregister('docs');
+             DROP EXTENSION ruvector",
+        )
+        .unwrap();
+    insert(&mut client, "docs", 400);
+    assert_eq!(spread(&mut client, "docs").keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_table_is_adopted_while_it_is_written_to_and_after_an_interruption() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3) NOT NULL, metadata jsonb DEFAULT '{}');
+             CREATE ROLE app; GRANT SELECT, INSERT ON docs TO app;
+             INSERT INTO docs SELECT i, '[1,2,3]', '{}' FROM generate_series(1, 20000) i",
+        )
+        .unwrap();
+    let writers =
+        Writers::start(&cluster, "docs", 1_000_000_000, 3, Duration::from_millis(5), Manner::ReadCommitted);
+    // It is interrupted once in the copy.
+    let mut first = cluster.connect("app").unwrap();
+    let pid: i32 = first.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    let thread = std::thread::spawn(move || {
+        first.batch_execute("CALL ruvector_collection_adopt('docs', partitions => 4, batch => 50)")
+    });
+    wait_for("some batches", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector.adoptions WHERE rows_copied > 500", &[]).unwrap()
+    })
+    .unwrap();
+    client.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
+    thread.join().unwrap().unwrap_err();
+    let copied: i64 = client.query_one("SELECT rows_copied FROM ruvector.adoptions", &[]).unwrap().get(0);
+    assert!((500..20_000).contains(&copied), "{copied}");
+    assert_eq!(refused(&mut client, "TRUNCATE docs").0, "55006");
+    client.batch_execute("CALL ruvector_collection_adopt('docs', batch => 5000)").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let met = writers.stop_and_compare(&mut client, "docs");
+    assert!(met.errors.is_empty() && met.missed == 0 && met.writes > 50, "{met:?}");
+    let row = client
+        .query_one(
+            "SELECT count(*), count(DISTINCT id), count(DISTINCT partition_id) FROM docs WHERE id <= 20000",
+            &[],
+        )
+        .unwrap();
+    assert_eq!((row.get(0), row.get(1), row.get(2)), (20_000i64, 20_000i64, 4i64));
+    let kept: i64 = client
+        .query_one(
+            "SELECT count(*) FROM docs_before_adoption b JOIN docs d USING (id, embedding) WHERE id <= 20000",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(kept, 20_000);
+    let granted: bool =
+        client.query_one("SELECT has_table_privilege('app', 'docs', 'INSERT')", &[]).unwrap().get(0);
+    assert!(granted);
+    let indexes: i64 =
+        client.query_one("SELECT count(*) FROM pg_class WHERE relname LIKE 'docs%hnsw'", &[]).unwrap().get(0);
+    assert_eq!(indexes, 4);
+    let left: i64 = client.query_one("SELECT count(*) FROM ruvector.adoptions", &[]).unwrap().get(0);
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn what_cannot_be_adopted_says_why_and_what_was_begun_can_be_given_up() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3));
+             CREATE VIEW shown AS SELECT * FROM docs;
+             CREATE TABLE keyless (embedding vector(3));
+             CREATE TABLE referred (id bigint PRIMARY KEY, embedding vector(3)); CREATE TABLE refers (id bigint REFERENCES referred);
+             CREATE TABLE plain (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, embedding vector(3));
+             INSERT INTO plain (embedding) SELECT '[1,2,3]' FROM generate_series(1, 10)",
+        )
+        .unwrap();
+    for table in ["docs", "keyless", "referred"] {
+        let (state, hint) = refused(&mut client, &format!("CALL ruvector_collection_adopt('{table}')"));
+        assert_eq!(state, "0A000", "{table}");
+        assert!(!hint.is_empty());
+    }
+    let begin = "SELECT ruvector._begin_adoption('plain', NULL, 2, NULL, NULL, 'hnsw', 'l2', '{}')";
+    client.batch_execute(begin).unwrap();
+    let given_up: bool =
+        client.query_one("SELECT ruvector_collection_adopt_abort('plain')", &[]).unwrap().get(0);
+    assert!(given_up);
+    let left: i64 = client
+        .query_one("SELECT count(*) FROM pg_class WHERE relname LIKE 'plain%' AND relkind IN ('r', 'p')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(left, 1, "only the table itself");
+    client
+        .batch_execute("CALL ruvector_collection_adopt('plain', partitions => 2, distance => 'l2')")
+        .unwrap();
+    let next: i64 = client
+        .query_one("INSERT INTO plain (embedding) VALUES ('[1,2,3]') RETURNING id", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(next, 11, "numbers go on where they were");
+}
+
+#[test]
+fn a_dump_brings_the_routing_back() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 3, cold_when => 'false', key_table => true);
+             SELECT ruvector_routing_set('docs', 2, 0)",
+        )
+        .unwrap();
+    client.batch_execute("CREATE DATABASE restored").unwrap();
+    insert(&mut client, "docs", 100);
+    let mut dump = cluster.client_command("pg_dump", "app").stdout(Stdio::piped()).spawn().unwrap();
+    let restore = cluster
+        .client_command("psql", "restored")
+        .args(["-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null"])
+        .stdin(dump.stdout.take().unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let restored = restore.wait_with_output().unwrap();
+    assert!(dump.wait().unwrap().success());
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let mut there = cluster.connect("restored").unwrap();
+    insert(&mut there, "docs", 100);
+    let spread = spread(&mut there, "docs");
+    assert_eq!(spread.keys().copied().collect::<Vec<_>>(), [1, 3], "{spread:?}");
+    assert_eq!(spread.values().sum::<i64>(), 200);
+}

@@ -1,0 +1,333 @@
+//! Maintenance of low priority is paused where it is in the way, and comes back.
+
+use std::time::{Duration, Instant};
+
+use cluster::faults::Running;
+use cluster::writers::Writers;
+use cluster::{Cluster, wait_for};
+use postgres::Client;
+use tests::{PATIENCE, said, start, version};
+
+/// A test waits for autovacuum's naptime and for jobs that run once a minute.
+const LONG: Duration = Duration::from_secs(150);
+
+/// `docs (id, embedding)`, watched and left alone, with so many rows.
+fn docs(client: &mut Client, rows: u32, settings: &str) {
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE docs (id int PRIMARY KEY, embedding vector(3));
+             INSERT INTO docs SELECT i, ARRAY[i, 2, 3]::vector FROM generate_series(1, {rows}) i;
+             SELECT ruvector_collection_register('docs', 'docs', settings => '{settings}')"
+        ))
+        .unwrap();
+    wait_for("a sample", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE samples > 1", &[]).unwrap()
+    })
+    .unwrap();
+}
+
+fn pause(client: &mut Client, params: &str) -> i64 {
+    client
+        .query_one(
+            "SELECT action_id FROM ruvector_healing_execute('docs', 'pause_maintenance', $1::text::jsonb)",
+            &[&params],
+        )
+        .unwrap()
+        .get(0)
+}
+
+fn status(client: &mut Client, action: i64) -> String {
+    client.query_one("SELECT status FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0)
+}
+
+fn ended(client: &mut Client, action: i64) -> String {
+    wait_for("the action's end", LONG, || {
+        let status = status(client, action);
+        (!["proposed", "approved", "executing", "verifying"].contains(&status.as_str())).then_some(status)
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)))
+}
+
+/// The process that keeps autovacuum away from `docs`.
+fn holder(client: &mut Client) -> Option<i32> {
+    let query = "SELECT a.pid FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
+                  WHERE a.backend_type = 'ruvector lease' AND l.relation = 'docs'::regclass AND l.granted
+                    AND l.mode = 'ShareUpdateExclusiveLock'";
+    client.query_opt(query, &[]).unwrap().map(|row| row.get(0))
+}
+
+fn vacuums(client: &mut Client) -> i64 {
+    client
+        .query_one("SELECT autovacuum_count FROM pg_stat_user_tables WHERE relname = 'docs'", &[])
+        .unwrap()
+        .get(0)
+}
+
+/// Autovacuum comes to `docs` every second or so, and takes long.
+fn eager_autovacuum(client: &mut Client) {
+    client.batch_execute("ALTER SYSTEM SET autovacuum_naptime = 1").unwrap();
+    client
+        .batch_execute(
+            "SELECT pg_reload_conf();
+             ALTER TABLE docs SET (autovacuum_vacuum_threshold = 10, autovacuum_vacuum_scale_factor = 0,
+                                   autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1);
+             UPDATE docs SET embedding = '[1,1,1]'",
+        )
+        .unwrap();
+    wait_for("autovacuum at work on docs", LONG, || {
+        let query = "SELECT 1 FROM pg_stat_progress_vacuum v JOIN pg_stat_activity a ON a.pid = v.pid
+                      WHERE v.relid = 'docs'::regclass AND a.backend_type = 'autovacuum worker'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+}
+
+fn autovacuum_runs(client: &mut Client) -> bool {
+    let query = "SELECT 1 FROM pg_stat_progress_vacuum WHERE relid = 'docs'::regclass";
+    client.query_opt(query, &[]).unwrap().is_some()
+}
+
+#[test]
+fn autovacuum_is_kept_away_for_the_lease_and_no_option_is_touched() {
+    let (cluster, mut client) = start();
+    docs(&mut client, 2000, r#"{"mode": "observe", "verify_window_seconds": 2, "drain_timeout_seconds": 5}"#);
+    eager_autovacuum(&mut client);
+    let options = "SELECT reloptions FROM pg_class WHERE oid = 'docs'::regclass";
+    let before: Vec<String> = client.query_one(options, &[]).unwrap().get(0);
+    wait_for("autovacuum in the healer's eyes", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE jsonb_path_exists(snapshot, '$.jobs.known[*] ? (@.kind == \"autovacuum\")')";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let action = pause(&mut client, r#"{"lease_seconds": 20}"#);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    assert!(holder(&mut client).is_some());
+    assert!(!autovacuum_runs(&mut client), "the one under way was cancelled");
+    let paused: serde_json::Value = client
+        .query_one(
+            "SELECT strategy_params -> 'paused_jobs' FROM ruvector.healing_outcomes WHERE action_id = $1",
+            &[&action],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(paused, serde_json::json!(["autovacuum"]));
+    // Meanwhile nobody who reads or writes waits.
+    let mut writer = cluster.connect("app").unwrap();
+    writer.batch_execute("SET lock_timeout = '1s'; UPDATE docs SET embedding = '[2,2,2]' WHERE id < 100; SELECT count(*) FROM docs").unwrap();
+    assert_eq!(vacuums(&mut client), 0);
+    wait_for("autovacuum after the lease", LONG, || {
+        let over = client
+            .query_opt("SELECT 1 FROM ruvector.leases WHERE ended_because = 'expired'", &[])
+            .unwrap()
+            .is_some();
+        (over && autovacuum_runs(&mut client)).then_some(())
+    })
+    .unwrap();
+    assert_eq!(holder(&mut client), None);
+    let after: Vec<String> = client.query_one(options, &[]).unwrap().get(0);
+    assert_eq!(before, after);
+}
+
+#[test]
+fn the_lock_gives_way_to_whoever_wants_it() {
+    let (cluster, mut client) = start();
+    docs(&mut client, 2000, r#"{"mode": "observe", "verify_window_seconds": 1, "drain_timeout_seconds": 5}"#);
+    eager_autovacuum(&mut client);
+    wait_for("autovacuum in the healer's eyes", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE jsonb_path_exists(snapshot, '$.jobs.known[*] ? (@.kind == \"autovacuum\")')";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let action = pause(&mut client, r#"{"lease_seconds": 3600}"#);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    assert!(holder(&mut client).is_some());
+    let mut other = cluster.connect("app").unwrap();
+    other
+        .batch_execute("SET lock_timeout = '20s'; ALTER TABLE docs SET (fillfactor = 90)")
+        .expect("it gives way");
+    let because: String = client.query_one("SELECT ended_because FROM ruvector.leases", &[]).unwrap().get(0);
+    assert_eq!(because, "gave_way");
+    wait_for("the process to end", PATIENCE, || holder(&mut client).is_none().then_some(())).unwrap();
+}
+
+#[test]
+fn what_somebody_runs_is_waited_for_and_cancelled_only_where_that_is_asked_for() {
+    let (cluster, mut client) = start();
+    docs(
+        &mut client,
+        20_000,
+        r#"{"mode": "observe", "verify_window_seconds": 2, "drain_timeout_seconds": 10}"#,
+    );
+    client.batch_execute("UPDATE docs SET embedding = '[1,1,1]'").unwrap();
+    let slow = "SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1; VACUUM docs";
+    let mut somebody = cluster.connect("app").unwrap();
+    let vacuum = std::thread::spawn(move || {
+        somebody.simple_query("SELECT 1").and_then(|_| {
+            for statement in slow.split(';') {
+                somebody.batch_execute(statement)?;
+            }
+            Ok(())
+        })
+    });
+    let blocked = Instant::now();
+    let build = {
+        wait_for("the vacuum", PATIENCE, || autovacuum_runs(&mut client).then_some(())).unwrap();
+        Running::start(&cluster, "CREATE INDEX CONCURRENTLY docs_id ON docs (id, embedding)").unwrap()
+    };
+    let waits = "SELECT jsonb_path_query_first(snapshot, '$.jobs.known[*] ? (@.kind == \"create_index\" && @.waits_s > 3)') ->> 'waits_s'
+                   FROM ruvector.integrity WHERE jsonb_path_exists(snapshot, '$.jobs.known[*] ? (@.kind == \"create_index\" && @.waits_s > 3)')";
+    wait_for("the build to wait", PATIENCE, || client.query_opt(waits, &[]).unwrap()).unwrap();
+
+    let nothing = pause(&mut client, "{}");
+    assert!(["noop", "refused"].contains(&ended(&mut client, nothing).as_str()), "{}", said(&mut client));
+    let detail: String =
+        client.query_one("SELECT detail FROM ruvector.actions WHERE id = $1", &[&nothing]).unwrap().get(0);
+    assert!(detail.contains("not of low priority"), "{detail}");
+
+    let action = pause(&mut client, r#"{"cancel_running": true}"#);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    assert!(vacuum.join().unwrap().is_err(), "the vacuum was cancelled");
+    wait_for("the build's end", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass('docs_id') AND indisvalid";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    eprintln!("the build is done {:.1} s after it began", blocked.elapsed().as_secs_f64());
+    drop(build);
+}
+
+/// A server with pg_cron, which only the older version comes with here.
+fn with_cron() -> Option<(Cluster, Client)> {
+    if version() != cluster::Version::V15 {
+        eprintln!("PostgreSQL 18 comes without pg_cron here");
+        return None;
+    }
+    let cluster = Cluster::builder(version())
+        .setting("shared_preload_libraries", "ruvector,pg_cron")
+        .setting("cron.database_name", "app")
+        .setting("cron.use_background_workers", "on")
+        .setting("max_worker_processes", 16)
+        .database("app")
+        .start()
+        .unwrap();
+    let mut client = cluster.connect("app").unwrap();
+    client
+        .batch_execute(
+            r#"CREATE EXTENSION ruvector CASCADE; CREATE EXTENSION pg_cron;
+               SELECT ruvector_healing_configure('{"sample_interval_seconds": 1}')"#,
+        )
+        .unwrap();
+    Some((cluster, client))
+}
+
+fn active(client: &mut Client, jobid: i64) -> bool {
+    client.query_one("SELECT active FROM cron.job WHERE jobid = $1", &[&jobid]).unwrap().get(0)
+}
+
+/// The job that vacuums `docs` every minute, so slowly that it never ends.
+fn slow_job(client: &mut Client) -> i64 {
+    client
+        .batch_execute("ALTER DATABASE app SET vacuum_cost_delay = '100ms'; ALTER DATABASE app SET vacuum_cost_limit = 1; UPDATE docs SET embedding = '[1,1,1]'")
+        .unwrap();
+    let job: i64 =
+        client.query_one("SELECT cron.schedule('nightly', '* * * * *', 'VACUUM docs')", &[]).unwrap().get(0);
+    client.query_one("SELECT cron.schedule('report', '* * * * *', 'SELECT 1')", &[]).unwrap();
+    wait_for("the job to run", LONG, || autovacuum_runs(client).then_some(())).unwrap();
+    job
+}
+
+#[test]
+fn a_job_of_pg_cron_that_blocks_a_build_is_paused_by_itself_and_comes_back() {
+    let Some((cluster, mut client)) = with_cron() else { return };
+    // Found and named within seconds instead of minutes.
+    let soon = r#"{"verify_window_seconds": 3, "pause_lease_seconds": 20, "health_curves": {"job_wait": [[1, 1], [3, 0.7], [60, 0]]}}"#;
+    docs(&mut client, 20_000, soon);
+    let job = slow_job(&mut client);
+    let upsert: cluster::writers::Statement = |client, number| {
+        let id = (number + 100_000) as i32;
+        client.execute("INSERT INTO docs VALUES ($1, '[1,2,3]')", &[&id])
+    };
+    let writers = Writers::start(&cluster, 4, Some(250.0), 0, upsert).unwrap();
+    let begun = Instant::now();
+    let build =
+        Running::start(&cluster, "CREATE INDEX CONCURRENTLY docs_id ON docs (id, embedding)").unwrap();
+    let action: i64 = wait_for("the remedy by itself", LONG, || {
+        let query =
+            "SELECT id FROM ruvector.actions WHERE strategy = 'pause_maintenance' AND status = 'succeeded'";
+        client.query_opt(query, &[]).unwrap().map(|row| row.get(0))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    wait_for("the build's end", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass('docs_id') AND indisvalid";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let row = client
+        .query_one(
+            "SELECT strategy_params -> 'paused_jobs', story,
+                    (SELECT max((j ->> 'waits_s')::float8) FROM ruvector.actions a, jsonb_array_elements(a.before #> '{jobs,known}') j WHERE a.id = $1)
+               FROM ruvector.healing_outcomes WHERE action_id = $1",
+            &[&action],
+        )
+        .unwrap();
+    let paused: serde_json::Value = row.get(0);
+    assert_eq!(
+        paused,
+        serde_json::json!([format!("pg_cron job {job} (nightly)")]),
+        "{}",
+        row.get::<_, String>(1)
+    );
+    eprintln!(
+        "the build had waited {:.1} s, and was done {:.1} s after it began",
+        row.get::<_, f64>(2),
+        begun.elapsed().as_secs_f64()
+    );
+    wait_for("the job to come back with the lease's end", LONG, || active(&mut client, job).then_some(()))
+        .unwrap();
+    let because: String = client
+        .query_one("SELECT ended_because FROM ruvector.leases WHERE kind = 'cron_job'", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(because, "expired");
+    let report: bool =
+        client.query_one("SELECT active FROM cron.job WHERE jobname = 'report'", &[]).unwrap().get(0);
+    assert!(report, "what is no maintenance is left alone");
+    assert_eq!(writers.errors(), Vec::<String>::new());
+    let ledger = writers.stop();
+    let kept: i64 = client.query_one("SELECT count(*) FROM docs WHERE id >= 100000", &[]).unwrap().get(0);
+    assert_eq!(kept, ledger.len() as i64);
+    drop(build);
+}
+
+#[test]
+fn a_paused_job_comes_back_when_the_extension_is_dropped_or_the_server_killed() {
+    let Some((cluster, mut client)) = with_cron() else { return };
+    docs(
+        &mut client,
+        20_000,
+        r#"{"mode": "observe", "verify_window_seconds": 1, "drain_timeout_seconds": 5}"#,
+    );
+    let job = slow_job(&mut client);
+    let seen = |client: &mut Client| {
+        wait_for("the job in the healer's eyes", PATIENCE, || {
+            let query = "SELECT 1 FROM ruvector.integrity WHERE jsonb_path_exists(snapshot, '$.scheduled.known[*] ? (@.active == true)')";
+            client.query_opt(query, &[]).unwrap()
+        })
+        .unwrap();
+    };
+    seen(&mut client);
+    let action = pause(&mut client, r#"{"lease_seconds": 15}"#);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    assert!(!active(&mut client, job));
+    cluster.kill_postmaster().unwrap();
+    cluster.restart().unwrap();
+    let mut client = cluster.connect("app").unwrap();
+    wait_for("the job after the kill", LONG, || active(&mut client, job).then_some(())).unwrap();
+
+    seen(&mut client);
+    let action = pause(&mut client, r#"{"lease_seconds": 3600}"#);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    assert!(!active(&mut client, job));
+    client.batch_execute("DROP EXTENSION ruvector").unwrap();
+    assert!(active(&mut client, job), "given back in the same transaction");
+}

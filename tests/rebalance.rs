@@ -1,0 +1,253 @@
+//! A hot partition of a managed collection gives rows to the others, while an application writes: nothing is lost, nothing
+//! comes twice, and what was moved can be moved back.
+
+use std::time::Duration;
+
+use cluster::faults::Readers;
+use cluster::{Cluster, wait_for};
+use postgres::Client;
+use tests::keyed::KeyedReaders;
+use tests::ledger::{Manner, Writers};
+use tests::{PATIENCE, said, start};
+
+/// A healing takes a few samples, moves of seconds each, and the window.
+const HEALING: Duration = Duration::from_secs(240);
+
+/// `docs` with eight partitions of 2,000 rows; a third of them may be moved at once. Without an ANN index: on a busy machine
+/// the writers' work on it would be most of the load. With a key table, by which the readers find rows where they are.
+fn managed(client: &mut Client) {
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"max_move_share": 0.3, "verify_window_seconds": 4, "mode": "observe"}');
+               SELECT ruvector_collection_create('docs', 3, 8, index_method => 'none', key_table => true);
+               SELECT setseed(0.5);
+               INSERT INTO docs (embedding, metadata, partition_id)
+               SELECT ARRAY[random(), random(), random()]::vector, '{}', 1 + i % 8 FROM generate_series(1, 16000) i;
+               ANALYZE docs"#,
+        )
+        .unwrap();
+}
+
+/// Rows of partition 6 are asked for six times as often as those of any other.
+fn hot(cluster: &Cluster) -> KeyedReaders {
+    KeyedReaders::start(cluster, "docs", 6, 6)
+}
+
+fn writers(cluster: &Cluster) -> Writers {
+    Writers::start(cluster, "docs", 1_000_000_000, 4, Duration::from_millis(10), Manner::ReadCommitted)
+}
+
+fn act(client: &mut Client, strategy: &str, params: &str) -> i64 {
+    wait_for("a snapshot with the load of a hot partition", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector_integrity_status() WHERE state <> 'normal' AND problems::text LIKE '%HotspotCongestion%'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+    client
+        .query_one(
+            "SELECT action_id FROM ruvector_healing_execute('docs', $1, $2::text::jsonb)",
+            &[&strategy, &params],
+        )
+        .unwrap()
+        .get(0)
+}
+
+fn ended(client: &mut Client, action: i64) -> String {
+    wait_for("the end of the action", HEALING, || {
+        let query = "SELECT status FROM ruvector.actions WHERE id = $1 AND ended_at IS NOT NULL";
+        client.query_opt(query, &[&action]).unwrap().map(|row| row.get(0))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)))
+}
+
+fn rows_in(client: &mut Client, leaf: &str) -> i64 {
+    client.query_one(format!("SELECT count(*) FROM {leaf} WHERE id <= 16000").as_str(), &[]).unwrap().get(0)
+}
+
+/// Rows that were there before the writers: each once, as many as ever.
+fn assert_whole(client: &mut Client) {
+    let row =
+        client.query_one("SELECT count(*), count(DISTINCT id) FROM docs WHERE id <= 16000", &[]).unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (16_000, 16_000));
+}
+
+#[test]
+fn a_hot_partition_gives_rows_while_an_application_writes() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let _hot = hot(&cluster);
+    let writers = writers(&cluster);
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    let met = writers.stop_and_compare(&mut client, "docs");
+    assert_whole(&mut client);
+    let left = rows_in(&mut client, "docs_6");
+    assert!((300..1600).contains(&left), "{left} of 2000 rows are left");
+    assert!(met.writes > 500 && met.errors.is_empty() && met.missed == 0, "{met:?}");
+    let row = client
+        .query_one(
+            "SELECT (strategy_params ->> 'rows_moved')::bigint, (strategy_params ->> 'longest_lock_ms')::float8,
+                    (SELECT count(*) FROM ruvector.moved_rows WHERE undone_at IS NULL), improvement_pct::float8
+               FROM ruvector.healing_outcomes",
+            &[],
+        )
+        .unwrap();
+    let (moved, batches): (i64, i64) = (row.get(0), row.get(2));
+    assert!(moved >= 400 && batches > 3, "{moved} rows in {batches} batches");
+    assert!(row.get::<_, f64>(3) > 10.0);
+    eprintln!(
+        "moved {moved} rows in {batches} batches, longest lock {} ms; {:.0} writes/s, p95 {:.1} ms, no error",
+        row.get::<_, f64>(1),
+        met.writes as f64 / met.seconds,
+        met.p95_ms()
+    );
+}
+
+#[test]
+fn an_aborted_move_is_taken_back_row_for_row() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let before: Vec<(i64, i32)> = placed(&mut client);
+    let _hot = hot(&cluster);
+    let writers = writers(&cluster);
+    let action = act(&mut client, "drain_hot_partition", "{}");
+    wait_for("some batches", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.moved_rows HAVING count(*) > 10";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let drained: (f64, Option<f64>) = weight(&mut client);
+    assert_eq!(drained.0, 0.0, "no new rows while it is drained");
+    assert!(drained.1.unwrap() < 0.6, "less weight after the lease: {drained:?}");
+    client.execute("SELECT ruvector_healing_abort($1)", &[&action]).unwrap();
+    assert_eq!(ended(&mut client, action), "aborted", "{}", said(&mut client));
+    let met = writers.stop_and_compare(&mut client, "docs");
+    assert!(met.errors.is_empty() && met.missed == 0, "{met:?}");
+    assert_eq!(placed(&mut client), before, "every row is where it was");
+    assert_eq!(weight(&mut client), (1.0, None));
+    let undone: i64 = client
+        .query_one("SELECT count(*) FROM ruvector.moved_rows WHERE undone_at IS NULL", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(undone, 0);
+}
+
+#[test]
+fn a_drain_cools_its_partition_and_gives_it_less_weight_after_the_lease() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    client.batch_execute(r#"SELECT ruvector_healing_configure('{"drain_lease_seconds": 10}')"#).unwrap();
+    let _hot = hot(&cluster);
+    let action = act(&mut client, "drain_hot_partition", "{}");
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    assert_whole(&mut client);
+    let after: f64 = client
+        .query_one("SELECT (strategy_params ->> 'weight_after')::float8 FROM ruvector.healing_outcomes", &[])
+        .unwrap()
+        .get(0);
+    assert!((0.1..0.6).contains(&after), "several times the load: {after}");
+    wait_for("the end of the lease", PATIENCE, || (weight(&mut client) == (after, None)).then_some(()))
+        .unwrap_or_else(|error| panic!("{error}: {:?}", weight(&mut client)));
+}
+
+fn weight(client: &mut Client) -> (f64, Option<f64>) {
+    let query = "SELECT weight, weight_after FROM ruvector_routing() WHERE partition_id = 6";
+    let row = client.query_one(query, &[]).unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// Where each row of before the writers is.
+fn placed(client: &mut Client) -> Vec<(i64, i32)> {
+    let query = "SELECT id, partition_id FROM docs WHERE id <= 16000 ORDER BY id";
+    client.query(query, &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+#[test]
+fn rows_of_a_layout_that_is_not_ours_are_not_moved() {
+    let (cluster, mut client) = start();
+    cluster::faults::partitioned(&mut client, "docs", 8, 2000).unwrap();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "observe"}')"#,
+        )
+        .unwrap();
+    let _hot = Readers::hot(&cluster, "docs", 8, 5, 6).unwrap();
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    assert_eq!(ended(&mut client, action), "refused");
+    let detail: String =
+        client.query_one("SELECT detail FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
+    assert!(detail.contains("would change what its owner wrote"), "{detail}");
+}
+
+#[test]
+fn a_row_trigger_of_the_owner_is_not_set_off_unless_that_is_wanted() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    client
+        .batch_execute(
+            "CREATE TABLE seen (op text);
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN INSERT INTO public.seen VALUES (TG_OP || ' as ' || current_user); RETURN NULL; END $$;
+             CREATE ROLE keeper; ALTER TABLE docs OWNER TO keeper; GRANT INSERT ON seen TO keeper;
+             ALTER TABLE docs_key OWNER TO keeper; ALTER FUNCTION docs_key_follow OWNER TO keeper;
+             CREATE CONSTRAINT TRIGGER watch AFTER INSERT OR DELETE ON docs DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION note();",
+        )
+        .unwrap();
+    let _hot = hot(&cluster);
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    assert_eq!(ended(&mut client, action), "refused");
+    let detail: String =
+        client.query_one("SELECT detail FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
+    assert!(detail.contains("watch") && detail.contains("move_despite_triggers"), "{detail}");
+    client
+        .batch_execute(r#"SELECT ruvector_healing_configure('{"move_despite_triggers": true}', 'docs')"#)
+        .unwrap();
+    let action = act(&mut client, "rebalance_partitions", r#"{"max_moves": 60}"#);
+    ended(&mut client, action);
+    let seen: Vec<String> = client
+        .query("SELECT DISTINCT op FROM seen ORDER BY 1", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(seen, ["DELETE as keeper", "INSERT as keeper"], "{}", said(&mut client));
+}
+
+#[test]
+fn what_other_sessions_see_of_a_move_is_counted() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let _hot = hot(&cluster);
+    let repeatable =
+        Writers::start(&cluster, "docs", 1_000_000_000, 3, Duration::from_millis(5), Manner::RepeatableRead);
+    // One that writes to the leaf itself, rows that are there before the move.
+    let mut direct = cluster.connect("app").unwrap();
+    let ids: Vec<i64> =
+        client.query("SELECT id FROM docs_6", &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    let (mut changed, mut missed, mut failed) = (0, 0, Vec::new());
+    for id in ids.iter().cycle() {
+        match direct.execute("UPDATE docs_6 SET metadata = '{}' WHERE id = $1", &[id]) {
+            Ok(1) => changed += 1,
+            Ok(_) => missed += 1,
+            Err(error) => failed.push(error.code().map_or_else(String::new, |code| code.code().to_owned())),
+        }
+        let query = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND ended_at IS NOT NULL";
+        if changed % 20 == 0 && client.query_opt(query, &[&action]).unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let met = repeatable.stop_and_compare(&mut client, "docs");
+    assert_whole(&mut client);
+    assert!(met.errors.keys().all(|state| state == "40001") && met.missed == 0, "{met:?}");
+    assert_eq!(failed, Vec::<String>::new(), "a leaf is locked with its root");
+    assert!(missed > 0, "rows that have left a leaf are not there any more");
+    eprintln!(
+        "REPEATABLE READ: {} writes, {:?}; directly to the leaf: {changed} changed, {missed} had left it, {} errors",
+        met.writes,
+        met.errors,
+        failed.len()
+    );
+}

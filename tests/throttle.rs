@@ -1,0 +1,364 @@
+//! Backpressure on writers: who is charged, who waits, what ends it.
+
+use std::time::Duration;
+
+use cluster::faults::{Running, partitioned};
+use cluster::writers::{Writers, insert_one};
+use cluster::{Cluster, Signal, wait_for};
+use postgres::Client;
+use tests::{PATIENCE, refused, said, start};
+
+/// `docs`, eight partitions, watched and left alone.
+fn watched(client: &mut Client) {
+    partitioned(client, "docs", 8, 100).unwrap();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "observe"}')"#,
+        )
+        .unwrap();
+}
+
+/// Waits until a usual rate is known while somebody writes: rows a second by kind.
+fn usual(client: &mut Client) -> (f64, f64) {
+    wait_for("the usual rate", PATIENCE, || {
+        let query = "SELECT (snapshot #>> '{ingestion,baseline,known,insert}')::float8,
+                            (snapshot #>> '{ingestion,baseline,known,bulk_insert}')::float8
+                       FROM ruvector.integrity
+                      WHERE snapshot ->> 'collection' = 'docs' AND snapshot #> '{ingestion,baseline,known}' IS NOT NULL";
+        client.query_opt(query, &[]).unwrap().map(|row| (row.get(0), row.get(1)))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)))
+}
+
+/// Sets a throttle and waits until it is in force; returns the lease's number.
+fn throttle(client: &mut Client, pct: i32, lease: &str) -> i64 {
+    let id: i64 = client
+        .query_one("SELECT ruvector_throttle_set('docs', $1, lease => $2::text::interval)", &[&pct, &lease])
+        .unwrap()
+        .get(0);
+    wait_for("the throttle", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector_throttles() WHERE lease_id = $1", &[&id]).unwrap()
+    })
+    .unwrap();
+    id
+}
+
+fn written(client: &mut Client) -> (i64, i64) {
+    let query = "SELECT (written ->> 'insert')::bigint, (written ->> 'bulk_insert')::bigint FROM ruvector_throttles()";
+    let row = client.query_one(query, &[]).unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// A writer for as long as it takes to know the usual rate.
+fn with_a_usual_rate(cluster: &Cluster, client: &mut Client) -> (f64, f64) {
+    let _writers = Writers::start(cluster, 2, Some(500.0), 1_000_000, insert_one).unwrap();
+    usual(client)
+}
+
+#[test]
+fn every_way_of_writing_is_charged_by_the_rows_that_it_wrote() {
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    client
+        .batch_execute(
+            "CREATE TABLE keyed (id int PRIMARY KEY, embedding vector(3));
+             SELECT ruvector_collection_register('keyed', 'keyed', settings => '{\"mode\": \"observe\"}');
+             CREATE FUNCTION add_docs(how_many int) RETURNS void LANGUAGE plpgsql AS $$
+             BEGIN FOR i IN 1..how_many LOOP INSERT INTO docs VALUES (i, 1, '[1,2,3]'); END LOOP; END $$;
+             CREATE TABLE plain (id int);
+             CREATE FUNCTION also() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO docs VALUES (NEW.id, 2, '[1,2,3]'); RETURN NULL; END $$;
+             CREATE TRIGGER also AFTER INSERT ON plain FOR EACH ROW EXECUTE FUNCTION also();",
+        )
+        .unwrap();
+    with_a_usual_rate(&cluster, &mut client);
+    throttle(&mut client, 1, "10 minutes");
+    let ways: &[(&str, (i64, i64))] = &[
+        ("INSERT INTO docs VALUES (1, 1, '[1,2,3]')", (1, 0)),
+        ("INSERT INTO docs SELECT i, i % 8, '[1,2,3]' FROM generate_series(1, 100) i", (100, 0)),
+        ("INSERT INTO docs SELECT i, i % 8, '[1,2,3]' FROM generate_series(1, 101) i", (0, 101)),
+        ("INSERT INTO docs_3 VALUES (1, 3, '[1,2,3]'), (2, 3, '[1,2,3]')", (2, 0)),
+        ("SELECT add_docs(7)", (7, 0)),
+        ("DO $$ BEGIN PERFORM add_docs(2); END $$", (2, 0)),
+        ("INSERT INTO plain VALUES (1), (2), (3)", (3, 0)),
+        ("WITH added AS (INSERT INTO docs VALUES (1, 1, '[1,2,3]'), (2, 2, '[1,2,3]') RETURNING id) SELECT * FROM added", (2, 0)),
+        ("WITH added AS (INSERT INTO docs SELECT i, 1, '[1,2,3]' FROM generate_series(1, 150) i RETURNING id) SELECT count(*) FROM added", (0, 150)),
+        ("PREPARE one(int) AS INSERT INTO docs VALUES ($1, $1 % 8, '[1,2,3]'); EXECUTE one(3); EXECUTE one(4); DEALLOCATE one", (2, 0)),
+        ("MERGE INTO docs d USING (VALUES (-1), (-2)) v (id) ON d.id = v.id
+            WHEN NOT MATCHED THEN INSERT VALUES (v.id, 1, '[1,2,3]')", (2, 0)),
+        ("MERGE INTO docs d USING (VALUES (-1), (-3)) v (id) ON d.id = v.id WHEN MATCHED THEN UPDATE SET embedding = '[3,2,1]'
+            WHEN NOT MATCHED THEN INSERT VALUES (v.id, 1, '[1,2,3]')", (2, 0)),
+        ("BEGIN; INSERT INTO docs VALUES (1, 1, '[1,2,3]'); SAVEPOINT a; INSERT INTO docs VALUES (2, 1, '[1,2,3]'); ROLLBACK TO a; ROLLBACK", (2, 0)),
+        // What is no ingestion.
+        ("UPDATE docs SET embedding = '[1,1,1]' WHERE id = 5", (0, 0)),
+        ("DELETE FROM docs WHERE id = 5", (0, 0)),
+        ("INSERT INTO docs SELECT 1, 1, '[1,2,3]' WHERE false", (0, 0)),
+        ("EXPLAIN INSERT INTO docs VALUES (1, 1, '[1,2,3]')", (0, 0)),
+        ("EXPLAIN (ANALYZE) INSERT INTO docs VALUES (1, 1, '[1,2,3]')", (1, 0)),
+        ("SET ruvector.throttle_exempt = on; INSERT INTO docs VALUES (1, 1, '[1,2,3]'); RESET ruvector.throttle_exempt", (0, 0)),
+    ];
+    let mut before = written(&mut client);
+    for (statement, expected) in ways {
+        client.batch_execute(statement).unwrap();
+        let now = written(&mut client);
+        assert_eq!((now.0 - before.0, now.1 - before.1), *expected, "{statement}");
+        before = now;
+    }
+    // Rows of a statement that fails half-way have been written too.
+    client
+        .batch_execute("INSERT INTO docs SELECT i, 1, CASE WHEN i < 7 THEN '[1,2,3]' ELSE '[1]' END::text::vector FROM generate_series(1, 9) i")
+        .unwrap_err();
+    let now = written(&mut client);
+    assert_eq!((now.0 - before.0, now.1 - before.1), (6, 0), "an ERROR in the seventh row");
+    let rows = "9\t1\t[1,2,3]\n".repeat(20);
+    let mut copy = client.copy_in("COPY docs FROM STDIN").unwrap();
+    std::io::Write::write_all(&mut copy, rows.as_bytes()).unwrap();
+    copy.finish().unwrap();
+    before = now;
+    let now = written(&mut client);
+    assert_eq!((now.0 - before.0, now.1 - before.1), (0, 20), "COPY");
+}
+
+#[test]
+fn upserts_are_ingestion_also_for_the_usual_rate() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id int PRIMARY KEY, embedding vector(3));
+             INSERT INTO docs SELECT i, '[1,2,3]' FROM generate_series(0, 99) i;
+             SELECT ruvector_collection_register('docs', 'docs', settings => '{\"mode\": \"observe\"}')",
+        )
+        .unwrap();
+    let upsert: cluster::writers::Statement = |client, number| {
+        let id = (number % 100) as i32;
+        client.execute(
+            "INSERT INTO docs VALUES ($1, '[1,2,3]') ON CONFLICT (id) DO UPDATE SET embedding = '[3,2,1]'",
+            &[&id],
+        )
+    };
+    {
+        let _writers = Writers::start(&cluster, 2, Some(200.0), 0, upsert).unwrap();
+        let (insert, bulk) = usual(&mut client);
+        assert!(insert > 20.0 && bulk == 0.0, "{insert} {bulk}");
+    }
+    throttle(&mut client, 1, "10 minutes");
+    let before = written(&mut client);
+    client
+        .batch_execute(
+            "INSERT INTO docs VALUES (1, '[1,2,3]'), (1000, '[1,2,3]') ON CONFLICT (id) DO UPDATE SET embedding = '[0,0,1]';
+             INSERT INTO docs VALUES (1, '[1,2,3]') ON CONFLICT DO NOTHING;
+             UPDATE docs SET embedding = '[1,1,1]'",
+        )
+        .unwrap();
+    assert_eq!(written(&mut client), (before.0 + 2, before.1));
+}
+
+#[test]
+fn writers_are_held_to_the_target_and_lose_nothing() {
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    let writers = Writers::start(&cluster, 8, None, 1_000_000, insert_one).unwrap();
+    let (insert, _) = usual(&mut client);
+    throttle(&mut client, 50, "10 minutes");
+    if tests::version() == cluster::Version::V18 {
+        wait_for("a session that is seen waiting", PATIENCE, || {
+            let query = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'RuvectorThrottle' LIMIT 1";
+            client.query_opt(query, &[]).unwrap()
+        })
+        .unwrap();
+    }
+    wait_for("fifteen seconds under the throttle", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector_throttles() WHERE over_s > 15", &[]).unwrap()
+    })
+    .unwrap();
+    let row = client
+        .query_one(
+            "SELECT held, waits, (target_rate ->> 'insert')::float8, (achieved_rate ->> 'insert')::float8,
+                    (baseline_rate ->> 'insert')::float8, debt_s, forgiven_s FROM ruvector_throttles()",
+            &[],
+        )
+        .unwrap();
+    let (held, waits): (bool, i64) = (row.get(0), row.get(1));
+    let (target, achieved, baseline): (f64, f64, f64) = (row.get(2), row.get(3), row.get(4));
+    eprintln!("usual {insert:.0}, target {target:.0}, achieved {achieved:.0} rows/s, {waits} waits");
+    assert!((target - baseline / 2.0).abs() < 1e-6, "half of {baseline} is {target}");
+    assert!(held && achieved <= target * 1.05 && waits > 0, "{achieved} of {target}, {waits} waits");
+    assert!(achieved > target * 0.2, "it is no stop: {achieved} of {target}");
+    assert_eq!((row.get::<_, f64>(6), writers.errors()), (0.0, vec![]));
+    let slowest = writers.slowest();
+    let ledger = writers.stop();
+    let kept: i64 = client.query_one("SELECT count(*) FROM docs WHERE id >= 1000000", &[]).unwrap().get(0);
+    assert_eq!(kept, ledger.len() as i64, "what was acknowledged is there, once");
+    eprintln!("slowest statement {slowest:?}");
+}
+
+#[test]
+fn too_many_writers_for_waiting_are_said_to_be_and_rejected_where_wanted() {
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    {
+        let _slow = Writers::start(&cluster, 1, Some(20.0), 1_000_000, insert_one).unwrap();
+        usual(&mut client);
+    }
+    throttle(&mut client, 95, "10 minutes");
+    {
+        // Eight that wait 200 ms each are forty a second, and one a second is wanted.
+        let _many = Writers::start(&cluster, 8, None, 2_000_000, insert_one).unwrap();
+        wait_for("the throttle to say that it does not hold", PATIENCE, || {
+            client.query_opt("SELECT 1 FROM ruvector_throttles() WHERE NOT held AND debt_s > 1", &[]).unwrap()
+        })
+        .unwrap();
+    }
+    let reject = r#"SELECT ruvector_healing_configure('{"throttle_reject": true}', 'docs')"#;
+    client.batch_execute(reject).unwrap();
+    let (state, hint) = wait_for("a rejection", PATIENCE, || {
+        let error = client.batch_execute("INSERT INTO docs VALUES (1, 1, '[1,2,3]')").err()?;
+        let report = error.as_db_error()?;
+        Some((report.code().code().to_owned(), report.hint().unwrap_or_default().to_owned()))
+    })
+    .unwrap();
+    assert_eq!(state, "53400");
+    assert!(hint.contains("ruvector_throttles()"), "{hint}");
+    let rejected: i64 = client.query_one("SELECT rejected FROM ruvector_throttles()", &[]).unwrap().get(0);
+    assert!(rejected > 0);
+    client.query_one("SELECT count(*) FROM docs", &[]).expect("readers are nobody's concern");
+}
+
+#[test]
+fn a_transaction_that_has_written_does_not_wait_and_a_waiting_one_can_be_cancelled() {
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    {
+        let _slow = Writers::start(&cluster, 1, Some(20.0), 1_000_000, insert_one).unwrap();
+        usual(&mut client);
+    }
+    throttle(&mut client, 95, "10 minutes");
+    // A hundred seconds' worth of either kind.
+    for rows in [100, 101] {
+        client
+            .batch_execute(&format!(
+                "INSERT INTO docs SELECT 1, 1, '[1,2,3]' FROM generate_series(1, {rows})"
+            ))
+            .unwrap();
+    }
+    let waits = |client: &mut Client| -> i64 {
+        client.query_one("SELECT waits FROM ruvector_throttles()", &[]).unwrap().get(0)
+    };
+    let before = waits(&mut client);
+    client
+        .batch_execute(
+            "BEGIN; INSERT INTO docs VALUES (1, 1, '[1,2,3]'); INSERT INTO docs VALUES (2, 1, '[1,2,3]');
+             INSERT INTO docs VALUES (3, 1, '[1,2,3]'); COMMIT",
+        )
+        .unwrap();
+    assert_eq!(waits(&mut client), before + 1, "the first only: the others hold rows");
+    // COPY waits for longer, and for a cancel.
+    let copy = Running::start(&cluster, "COPY docs FROM PROGRAM 'printf \"1\\t1\\t[1,2,3]\\n\"'").unwrap();
+    wait_for("the COPY to wait without a lock", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_stat_activity a WHERE query LIKE 'COPY docs%' AND wait_event_type = 'Extension'
+                        AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.relation = 'docs'::regclass)";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    drop(copy);
+    let rows: i64 = client.query_one("SELECT count(*) FROM docs WHERE id = 1", &[]).unwrap().get(0);
+    assert_eq!(rows, 8 + 100 + 101 + 1, "the cancelled COPY wrote nothing");
+}
+
+fn pid_of(client: &mut Client, kind: &str) -> Option<i32> {
+    let query = "SELECT pid FROM pg_stat_activity WHERE backend_type = $1";
+    client.query_opt(query, &[&kind]).unwrap().map(|row| row.get(0))
+}
+
+#[test]
+fn a_throttle_ends_in_time_though_its_healer_is_not_there_to_end_it() {
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    with_a_usual_rate(&cluster, &mut client);
+    throttle(&mut client, 50, "5 seconds");
+    let healer = pid_of(&mut client, "ruvector healer").unwrap();
+    cluster.kill(healer, Signal::STOP).unwrap();
+    wait_for("the throttle's own end", PATIENCE, || {
+        let gone = client.query_opt("SELECT 1 FROM ruvector_throttles()", &[]).unwrap().is_none();
+        gone.then_some(())
+    })
+    .unwrap();
+    let open: i64 = client.query_one("SELECT count(*) FROM ruvector_leases()", &[]).unwrap().get(0);
+    assert_eq!(open, 1, "nobody has ended the lease in the table");
+    cluster.kill(healer, Signal::CONT).unwrap();
+    wait_for("the lease's end", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.leases WHERE ended_because = 'expired'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_throttle_survives_a_crash_and_ends_when_it_should() {
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    with_a_usual_rate(&cluster, &mut client);
+    let id = throttle(&mut client, 50, "30 seconds");
+    let ends: std::time::SystemTime =
+        client.query_one("SELECT ends_at FROM ruvector_leases()", &[]).unwrap().get(0);
+    let healer = pid_of(&mut client, "ruvector healer").unwrap();
+    cluster.kill(healer, Signal::KILL).unwrap();
+    let mut client = wait_for("the throttle after the crash", PATIENCE, || {
+        let mut client = cluster.connect("app").ok()?;
+        let query = "SELECT 1 FROM ruvector_throttles() t, pg_stat_activity a
+                      WHERE t.lease_id = $1 AND a.backend_type = 'ruvector healer' AND a.pid <> $2";
+        client.query_opt(query, &[&id, &healer]).ok()??;
+        Some(client)
+    })
+    .unwrap();
+    let left: f64 = client.query_one("SELECT left_s FROM ruvector_throttles()", &[]).unwrap().get(0);
+    assert!(left < 30.0, "the crash has not made it longer: {left}");
+    wait_for("its end", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.leases WHERE ended_because = 'expired'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    assert!(std::time::SystemTime::now() >= ends - Duration::from_secs(1));
+    assert!(client.query_opt("SELECT 1 FROM ruvector_throttles()", &[]).unwrap().is_none());
+}
+
+#[test]
+fn the_throttle_before_comes_back_and_dropping_the_extension_ends_all() {
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    with_a_usual_rate(&cluster, &mut client);
+    let first = throttle(&mut client, 20, "10 minutes");
+    let second = throttle(&mut client, 90, "10 minutes");
+    let shares = |client: &mut Client| -> Option<(i32, i32)> {
+        let query = "SELECT throttle_pct, bulk_throttle_pct FROM ruvector_throttles()";
+        client.query_opt(query, &[]).unwrap().map(|row| (row.get(0), row.get(1)))
+    };
+    assert_eq!(shares(&mut client), Some((90, 95)));
+    let before: serde_json::Value = client
+        .query_one("SELECT restore FROM ruvector_leases() WHERE lease_id = $1", &[&second])
+        .unwrap()
+        .get(0);
+    assert_eq!(before, serde_json::json!({"throttle_pct": 20, "bulk_throttle_pct": 30}));
+    let same: bool = client
+        .query_one("SELECT count(DISTINCT effect -> 'baseline') = 1 FROM ruvector_leases()", &[])
+        .unwrap()
+        .get(0);
+    assert!(same, "the second takes its share of the same usual rate, not of the throttled one");
+    client.query_one("SELECT ruvector_lease_release($1)", &[&second]).unwrap();
+    wait_for("the first again", PATIENCE, || (shares(&mut client) == Some((20, 30))).then_some(())).unwrap();
+    client.query_one("SELECT ruvector_lease_release($1)", &[&first]).unwrap();
+    wait_for("no throttle", PATIENCE, || shares(&mut client).is_none().then_some(())).unwrap();
+    let again: bool = client.query_one("SELECT ruvector_lease_release($1)", &[&first]).unwrap().get(0);
+    assert!(!again);
+    assert_eq!(refused(&mut client, "SELECT ruvector_lease_release(4711)").0, "42704");
+    assert_eq!(refused(&mut client, "SELECT ruvector_throttle_set('docs', 101)").0, "22023");
+    assert_eq!(
+        refused(&mut client, "SELECT ruvector_throttle_set('docs', 50, lease => '2 days')").0,
+        "22023"
+    );
+
+    throttle(&mut client, 90, "10 minutes");
+    client.batch_execute("DROP EXTENSION ruvector; CREATE EXTENSION ruvector").unwrap();
+    wait_for("nothing to be left", PATIENCE, || shares(&mut client).is_none().then_some(())).unwrap();
+    client.batch_execute("INSERT INTO docs VALUES (1, 1, '[1,2,3]')").unwrap();
+}
