@@ -43,16 +43,18 @@ struct Bucket {
 }
 
 impl Bucket {
-    const NEW: Bucket = Bucket {
-        row_ns: AtomicI64::new(0),
-        next_ns: AtomicI64::new(0),
-        rows: AtomicI64::new(0),
-        rows_before: AtomicI64::new(0),
-        waits: AtomicI64::new(0),
-        waited_ns: AtomicI64::new(0),
-        rejected: AtomicI64::new(0),
-        forgiven_ns: AtomicI64::new(0),
-    };
+    const fn new() -> Bucket {
+        Bucket {
+            row_ns: AtomicI64::new(0),
+            next_ns: AtomicI64::new(0),
+            rows: AtomicI64::new(0),
+            rows_before: AtomicI64::new(0),
+            waits: AtomicI64::new(0),
+            waited_ns: AtomicI64::new(0),
+            rejected: AtomicI64::new(0),
+            forgiven_ns: AtomicI64::new(0),
+        }
+    }
 
     fn admit(&self, now_ns: i64, rows: i64) -> Admission {
         let row_ns = self.row_ns.load(Relaxed);
@@ -95,16 +97,18 @@ struct Slot {
 }
 
 impl Slot {
-    const FREE: Slot = Slot {
-        database: 0,
-        collection: 0,
-        lease: 0,
-        until_ns: 0,
-        since_ns: 0,
-        reject: false,
-        buckets: [Bucket::NEW; 2],
-        upserted: AtomicI64::new(0),
-    };
+    const fn free() -> Slot {
+        Slot {
+            database: 0,
+            collection: 0,
+            lease: 0,
+            until_ns: 0,
+            since_ns: 0,
+            reject: false,
+            buckets: [const { Bucket::new() }; 2],
+            upserted: AtomicI64::new(0),
+        }
+    }
 
     fn bucket(&self, kind: Kind) -> &Bucket {
         &self.buckets[kind as usize]
@@ -130,7 +134,11 @@ struct Throttles {
 
 impl Default for Throttles {
     fn default() -> Self {
-        Throttles { slots: [Slot::FREE; SLOTS_MAX], relations: [Relation::default(); RELATIONS_MAX], used: 0 }
+        Throttles {
+            slots: [const { Slot::free() }; SLOTS_MAX],
+            relations: [Relation::default(); RELATIONS_MAX],
+            used: 0,
+        }
     }
 }
 
@@ -430,7 +438,7 @@ fn fill(collections: &[(i32, Vec<(u32, bool)>)], wanted: &HashMap<i32, Wanted>) 
     let throttles = &mut *guard;
     for slot in throttles.slots.iter_mut().filter(|slot| slot.database == database) {
         if !collections.iter().any(|(id, _)| *id == slot.collection) {
-            *slot = Slot::FREE;
+            *slot = Slot::free();
         }
     }
     let mut kept = 0;
