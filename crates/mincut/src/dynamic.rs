@@ -63,7 +63,7 @@ const ARCS_LOOKED_AT_MAX: usize = 512;
 /// The cut is exact after every change, at a resolution of 2⁻⁵⁶ of the total capacity (chosen when the graph is made, and
 /// again when the capacities have outgrown it). Which of several minimum cuts is named may depend on the changes made before;
 /// the same changes give the same cut. Memory, with a copy of the edge list:
-/// 52 to 116 bytes an edge as measured, most where no part of the graph holds together much better than the whole.
+/// 50 to 97 bytes an edge as measured, most where no part of the graph holds together much better than the whole.
 #[derive(Debug)]
 pub struct DynamicCut {
     nodes: usize,

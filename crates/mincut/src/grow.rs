@@ -23,13 +23,13 @@ const PATIENCE: usize = 4;
 /// A node that hardly hangs on the set is not worth a test: it must hold by as many of these parts of the bound as the set
 /// has nodes, at most half of them.
 const ATTACHMENT_PARTS: i64 = 32;
-/// Arcs of the contracted graph are kept while they are fewer than this part of all arcs; a graph that keeps more of them
+/// Arcs of the contracted graph are kept while they are at most this part of all arcs; a graph that keeps more of them
 /// is contracted in the ordinary way, so that memory stays bounded.
 const LEAVING_PART: usize = 8;
 /// When so many members wait for their arcs to be added, most nodes around have joined.
 const AVALANCHE: usize = 14;
-/// Seeds between two calls of the interrupt callback.
-const SEEDS_BETWEEN_INTERRUPTS: usize = 4096;
+/// Seeds, or members of one set, between two calls of the interrupt callback.
+const NODES_BETWEEN_INTERRUPTS: usize = 4096;
 
 /// Working memory of the growth.
 #[derive(Debug, Default)]
@@ -102,17 +102,45 @@ impl Grow {
         order.reset(nodes);
         // The growth writes one place beyond what it keeps.
         order.nodes.push(0);
+        let grown = self.sets(graph, bound, order, interrupt);
+        if grown.is_err() {
+            self.keys.fill(0);
+        }
+        let mut start = grown?;
+        self.singles.clear();
+        self.keys[..nodes].fill(0);
+        for node in 0..nodes {
+            if order.class[node] == 0 {
+                order.class[node] = VISITED | order.starts.len() as u32;
+                order.starts.push(start as u32);
+                order.nodes[start] = node as u32;
+                self.singles.push(node as u32);
+                start += 1;
+            }
+        }
+        order.nodes.truncate(nodes);
+        order.starts.push(nodes as u32);
+        Ok(())
+    }
+
+    /// Grows sets from all nodes, writing them to the order. Returns how many nodes belong to one.
+    fn sets(
+        &mut self,
+        graph: &Csr,
+        bound: u64,
+        order: &mut Order,
+        interrupt: &mut dyn FnMut() -> bool,
+    ) -> Result<usize, Interrupted> {
         let leaving_max = graph.arcs() / LEAVING_PART;
         let mut start = 0;
-        for seed in 0..nodes {
-            if seed % SEEDS_BETWEEN_INTERRUPTS == SEEDS_BETWEEN_INTERRUPTS - 1 && interrupt() {
-                self.keys.fill(0);
+        for seed in 0..graph.nodes() {
+            if seed % NODES_BETWEEN_INTERRUPTS == NODES_BETWEEN_INTERRUPTS - 1 && interrupt() {
                 return Err(Interrupted);
             }
             if self.keys[seed] < 0 || graph.range(seed).len() > ARCS_MAX {
                 continue;
             }
-            let (end, near) = self.set(graph, bound as i64, seed, &mut order.nodes, start);
+            let (end, near) = self.set(graph, bound as i64, seed, &mut order.nodes, start, interrupt)?;
             let grown = end > start + 1;
             self.complete &= self.leaving.len() + near <= leaving_max;
             for &node in &self.near[..near] {
@@ -135,20 +163,7 @@ impl Grow {
                 self.keys[seed] = 0;
             }
         }
-        self.singles.clear();
-        self.keys[..nodes].fill(0);
-        for node in 0..nodes {
-            if order.class[node] == 0 {
-                order.class[node] = VISITED | order.starts.len() as u32;
-                order.starts.push(start as u32);
-                order.nodes[start] = node as u32;
-                self.singles.push(node as u32);
-                start += 1;
-            }
-        }
-        order.nodes.truncate(nodes);
-        order.starts.push(nodes as u32);
-        Ok(())
+        Ok(start)
     }
 
     /// Grows one set from `seed`, writing its nodes to `members` from `start` on. Returns their end and how many nodes
@@ -161,7 +176,8 @@ impl Grow {
         seed: usize,
         members: &mut [u32],
         start: usize,
-    ) -> (usize, usize) {
+        interrupt: &mut dyn FnMut() -> bool,
+    ) -> Result<(usize, usize), Interrupted> {
         for (target, _) in graph.row(seed) {
             graph.prefetch_offset(target);
         }
@@ -175,6 +191,9 @@ impl Grow {
             while head < end {
                 avalanche |= end - head >= AVALANCHE;
                 head += 1;
+                if (head - start).is_multiple_of(NODES_BETWEEN_INTERRUPTS) && interrupt() {
+                    return Err(Interrupted);
+                }
                 if avalanche {
                     self.absorb_late(graph, bound, members[head - 1] as usize, members, &mut end, &mut near);
                     continue;
@@ -207,7 +226,7 @@ impl Grow {
                 }
             }
         }
-        (end, near)
+        Ok((end, near))
     }
 
     /// Like [`Grow::absorb`], for a node whose neighbours are members already, but for few: tests that are predicted well

@@ -75,7 +75,7 @@ pub(crate) struct Tuning {
     pub(crate) cells_per_arc: usize,
     /// Bytes of a matrix an edge of the caller's graph, so that memory stays proportional to the input.
     pub(crate) matrix_bytes_per_edge: usize,
-    /// Nodes on which the local tests are tried before they are run on all.
+    /// Nodes on which the triangle tests are tried before sets are grown everywhere.
     pub(crate) samples: usize,
     /// Arcs from which on a graph is too large for a core's own caches, so that reading it in order pays.
     pub(crate) stream_arcs: usize,

@@ -1,6 +1,7 @@
 //! Streams of changes on a graph of 10,000 nodes and 80,000 edges, against solving from scratch.
 
 use crate::families::{Instance, Random, communities, gnm};
+use crate::meter;
 use lambda_cut::{DynamicCut, Graph, Scratch};
 use std::time::Instant;
 
@@ -10,10 +11,11 @@ const CHECK_EVERY: usize = 25;
 
 pub fn run() {
     println!(
-        "| stream of {CHANGES} changes | minimum moved | mean µs | median µs, answer unchanged | from scratch µs \
-         | with building µs | mean ÷ scratch |"
+        "| stream of {CHANGES} changes | minimum moved | mean µs | cannot change it: median µs (how many) \
+         | did not change it: median µs (how many) | from scratch µs | with building µs | mean ÷ scratch \
+         | bytes an edge at the end: solve | DynamicCut |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|{}", "---|".repeat(10));
     for instance in [gnm(10_000, 80_000, 5), communities(10_000, 2)] {
         one(&instance, "mixed", |random, edges, _| {
             let edge = random.below(edges.len());
@@ -42,10 +44,15 @@ fn one(
     let mut value = dynamic.minimum_cut().map_or(0.0, |cut| cut.value);
     let mut crossing = witness(&side, dynamic.edges());
     let mut scratch = Scratch::new();
-    let (mut times, mut unchanged, mut solves, mut builds) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut times, mut solves, mut builds) = (Vec::new(), Vec::new(), Vec::new());
+    // By what the change is, the cut cannot move; and it could have, but did not.
+    let (mut certain, mut unchanged) = (Vec::new(), Vec::new());
     let mut moved = 0;
     for step in 0..CHANGES {
         let (edge, capacity) = change(&mut random, dynamic.edges(), &crossing);
+        let (u, v, before) = dynamic.edges()[edge];
+        let crosses = side[u as usize] != side[v as usize];
+        let cannot = if crosses { capacity <= before } else { capacity >= before };
         let start = Instant::now();
         let accepted = dynamic.set_capacity(edge, capacity);
         let now = dynamic.minimum_cut().map_or(f64::NAN, |cut| cut.value);
@@ -58,7 +65,9 @@ fn one(
             side = dynamic.minimum_cut().map(|cut| cut.side.clone()).unwrap_or_default();
             crossing = witness(&side, dynamic.edges());
         }
-        if same_side && now == value {
+        if cannot {
+            certain.push(time);
+        } else if same_side && now == value {
             unchanged.push(time);
         }
         value = now;
@@ -80,12 +89,30 @@ fn one(
     let solve = solves.iter().sum::<f64>() / solves.len() as f64;
     let build = builds.iter().sum::<f64>() / builds.len() as f64;
     println!(
-        "| {} {kind} | {moved} | {mean:.1} | {:.2} | {solve:.0} | {:.0} | {:.3} |",
+        "| {} {kind} | {moved} | {mean:.1} | {:.2} ({}) | {:.2} ({}) | {solve:.0} | {:.0} | {:.3} | {:.0} | {:.0} |",
         instance.name,
+        median(&mut certain),
+        certain.len(),
         median(&mut unchanged),
+        unchanged.len(),
         solve + build,
-        mean / solve
+        mean / solve,
+        bytes(dynamic.edges(), |edges| {
+            let graph = Graph::from_edges(instance.nodes, edges);
+            let _ = graph.map(|graph| graph.minimum_cut());
+        }),
+        bytes(dynamic.edges(), |edges| {
+            let graph = DynamicCut::new(instance.nodes, edges);
+            let _ = graph.map(|mut graph| graph.minimum_cut().map(|cut| cut.units));
+        }),
     );
+}
+
+/// The most bytes an edge that were allocated at once.
+fn bytes(edges: &[(u32, u32, f64)], work: impl Fn(&[(u32, u32, f64)])) -> f64 {
+    let before = meter::start();
+    work(edges);
+    (meter::peak() - before) as f64 / edges.len() as f64
 }
 
 fn witness(side: &[bool], edges: &[(u32, u32, f64)]) -> Vec<usize> {
