@@ -34,9 +34,9 @@ fn cold_rows_leave_and_are_still_found() {
     let mut hoarder = cluster.connect("app").unwrap();
     hoarder
         .batch_execute(
-            "SET work_mem = '1GB'; BEGIN;
-             DECLARE hoard CURSOR FOR SELECT i, repeat('x', 100) FROM generate_series(1, 1000000) i ORDER BY i DESC;
-             FETCH hoard",
+            // Held in memory after its transaction, which a concurrent build would wait for.
+            "SET work_mem = '1GB';
+             DECLARE hoard CURSOR WITH HOLD FOR SELECT i, repeat('x', 100) FROM generate_series(1, 1000000) i",
         )
         .unwrap();
     wait_for("memory that runs out", PATIENCE, || {

@@ -189,7 +189,7 @@ fn a_row_trigger_of_the_owner_is_not_set_off_unless_that_is_wanted() {
              CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
                  $$ BEGIN INSERT INTO public.seen VALUES (TG_OP || ' as ' || current_user); RETURN NULL; END $$;
              CREATE ROLE keeper; ALTER TABLE docs OWNER TO keeper; GRANT INSERT ON seen TO keeper;
-             ALTER TABLE docs_key OWNER TO keeper; ALTER FUNCTION docs_key_follow OWNER TO keeper;
+             ALTER TABLE docs_6 OWNER TO keeper; ALTER TABLE docs_key OWNER TO keeper; ALTER FUNCTION docs_key_follow OWNER TO keeper;
              CREATE CONSTRAINT TRIGGER watch AFTER INSERT OR DELETE ON docs DEFERRABLE INITIALLY DEFERRED
                  FOR EACH ROW EXECUTE FUNCTION note();",
         )
