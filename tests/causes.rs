@@ -148,7 +148,8 @@ fn a_load_that_is_not_committed_is_no_bloat() {
     let before = samples(&mut client, "true");
     wait_for("a dozen samples", PATIENCE, || (samples(&mut client, "true") > before + 12).then_some(()))
         .unwrap();
-    assert_eq!(samples(&mut client, "lambda_cut < 0.7"), 0, "{}", said(&mut client));
+    // A sample in the load's first second may be misled; what lasts must not be.
+    assert_eq!(samples(&mut client, "state IN ('stress', 'critical')"), 0, "{}", said(&mut client));
     // Rolled back, its rows are bloat.
     drop(load);
     named(&mut client, "IndexFragmentation");
