@@ -398,7 +398,7 @@ fn remember(place: Place, rows: i64) {
 
 /// Rows inserted and updated in these tables as this session has counted them and not yet reported: it reports between
 /// transactions only, so that within one they only grow.
-#[cfg(feature = "pg18")]
+#[cfg(not(feature = "pg15"))]
 unsafe fn written(leaves: &[u32]) -> (i64, i64) {
     let mut sum = (0, 0);
     for leaf in leaves {
@@ -413,7 +413,7 @@ unsafe fn written(leaves: &[u32]) -> (i64, i64) {
     sum
 }
 
-#[cfg(not(feature = "pg18"))]
+#[cfg(feature = "pg15")]
 unsafe fn written(leaves: &[u32]) -> (i64, i64) {
     let mut sum = (0, 0);
     for leaf in leaves {
