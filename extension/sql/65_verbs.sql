@@ -240,7 +240,7 @@ BEGIN
     SELECT jsonb_agg(format('DROP INDEX CONCURRENTLY %s', x.indexrelid::regclass)) INTO left_
       FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
      WHERE i.relname LIKE '\_ruvector\_trial\_%'
-       AND x.indrelid IN (SELECT entry.relation UNION SELECT p.relid FROM pg_partition_tree(entry.relation) p);
+       AND x.indrelid IN (SELECT entry.relation::regclass UNION SELECT p.relid FROM pg_partition_tree(entry.relation) p);
     PERFORM ruvector._unregister(name);
     RETURN jsonb_build_object('table', entry.relation::text, 'search_efforts_given_back', coalesce(efforts, '[]'),
                               'left_for_you', coalesce(left_, '[]'));
