@@ -313,11 +313,16 @@ impl<'a> Mover<'a> {
         // A sample of blocks, so that old rows and new ones go alike.
         let rows = collect::live_rows(one.from.oid, &one.from.name, None)?.max(1.0);
         let percent = (120.0 * one.rows as f64 / rows).clamp(0.01, 100.0);
-        list(format!(
+        let sampled = list(format!(
             "SELECT {name}::text FROM ONLY {} TABLESAMPLE SYSTEM ({percent}) LIMIT {}",
             one.from.name, one.rows
-        ))
-        .map(keys_only)
+        ))?;
+        // Of few blocks a sample may take none.
+        if (sampled.len() as u64) < one.rows {
+            let whole = format!("SELECT {name}::text FROM ONLY {} LIMIT {}", one.from.name, one.rows);
+            return list(whole).map(keys_only);
+        }
+        Ok(keys_only(sampled))
     }
 
     /// The rows of these tenants that are in a move's source now.
