@@ -10,9 +10,13 @@ demo:
 	toolchain/extension $(PG) >/dev/null
 	cargo run --quiet -p ruvectorctl -- demo --pg $(PG)
 
-# Behaviours that take minutes: crashes in every phase, three hundred quiet samples, limits of a minute.
-LONG := crash crowd hostile moving_crash quiet
+# Behaviours that take a minute or more: crashes in every phase, three hundred quiet samples, load to be held, every kind of
+# index. `make test-all` has them.
+LONG := backpressure crash crowd hostile index_kinds leases ledger moving_crash pause quiet rebuilds standby throttle
 BEHAVIOURS := $(filter-out $(LONG),$(basename $(notdir $(wildcard tests/*.rs))))
+# They wait more than they work: two at a time.
+half-1 := $(shell printf '%s\n' $(BEHAVIOURS) | awk 'NR % 2')
+half-2 := $(filter-out $(half-1),$(BEHAVIOURS))
 only = $(addprefix --test ,$(1))
 
 # For another PostgreSQL than the ones below build/, with its server headers: make install PG_CONFIG=/usr/bin/pg_config
@@ -31,19 +35,23 @@ reference:
 	toolchain/extension $(PG) >/dev/null
 	RUVECTOR_WRITE_REFERENCE=1 cargo test --quiet -p tests --test reference
 
-# The core, every behaviour on a real PostgreSQL 18, and a few on PostgreSQL 15.
+# The core, the behaviours that are quick on a real PostgreSQL 18, and a few on PostgreSQL 15.
 test:
 	toolchain/extension 18 >/dev/null
 	cargo test
-	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(BEHAVIOURS))
+	cargo test -p tests --no-run
+	$(MAKE) --no-print-directory -j2 --output-sync=target behaviours-1 behaviours-2
 	toolchain/extension 15 >/dev/null
-	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast $(call only,registering search_effort heal index_kinds ledger)
+	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast $(call only,registering search_effort heal)
 	RUVECTOR_TEST_PG=15 cargo test -p ruvectorctl --test connecting
 
+.PHONY: behaviours-1 behaviours-2
+behaviours-1 behaviours-2: behaviours-%:
+	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(half-$*))
 # Everything, on both.
 test-all: test
 	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(LONG))
-	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast
+	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast $(call only,$(BEHAVIOURS) $(LONG))
 	RUVECTOR_TEST_PG=15 cargo test -p ruvectorctl
 	toolchain/prometheus >/dev/null
 	cargo test -p ruvectorctl --test alerts -- --ignored
