@@ -232,7 +232,11 @@ fn sources_of(plan: &Plan) -> Vec<Oid> {
 
 /// Whether a new build of the index would be clearly smaller once so many rows are gone.
 fn worth_building(index: &Index, gone: f64) -> Result<(), String> {
-    let rows = index.rows.known().copied().unwrap_or(0.0);
+    let rows = match &index.rows {
+        Reading::Known(rows) => *rows,
+        // Not known is not none: of no rows any share would be all.
+        Reading::Unknown(why) => return Err(format!("its rows are not known: {why}")),
+    };
     if index.building || !index.valid {
         return Err("it cannot be searched now".to_owned());
     }
@@ -255,4 +259,18 @@ fn hit_ratio(snapshot: &Snapshot) -> Option<f64> {
         }
     }
     (all > 0.0).then(|| hits / all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::snapshot;
+
+    #[test]
+    fn an_index_whose_rows_are_not_known_is_not_built_anew() {
+        let mut index = snapshot(1, 8, 0).indexes.remove(0);
+        assert_eq!(worth_building(&index, 12_000.0), Ok(()));
+        index.rows = Reading::unknown("it was locked");
+        assert!(worth_building(&index, 12_000.0).unwrap_err().contains("it was locked"));
+    }
 }
