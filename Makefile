@@ -58,9 +58,13 @@ test-all: test
 	$(MAKE) sim SEEDS=4000 MINUTES=30
 
 # Faults, remedies, moments and what strikes then, with a ledger of acknowledged writes: make chaos ROUNDS=200 SEED=1
+# (ONLY=hot,throttle_ingestion). WITHOUT=journal, lease or single-flight shows that a healer which lacks it is found out.
 chaos:
-	toolchain/extension $(PG) >/dev/null
-	cargo run --quiet -p tests --bin chaos -- --pg $(PG) --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1)
+	$(if $(filter single-flight,$(WITHOUT)),RUVECTOR_FEATURES=without_single_flight) toolchain/extension $(PG) >/dev/null
+	status=0; cargo run --quiet -p tests --bin chaos -- --pg $(PG) --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1) \
+	  $(if $(ONLY),--only $(ONLY)) $(if $(WITHOUT),--without $(WITHOUT)) || status=$$?; \
+	$(if $(filter single-flight,$(WITHOUT)),toolchain/extension $(PG) >/dev/null;) exit $$status
+
 # Every fault made for real, at both levels: was it found, how soon, under its name? Ends with a table; the page is
 # build/gallery.html. make gallery SEEDS=10 FIRST_SEED=0 PG=15 ONLY=hot_partition,look_alikes
 gallery:

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cluster::{Cluster, wait_for};
 use postgres::Client;
 use tests::ledger::{Manner, Writers};
-use tests::{PATIENCE, refused, start, version};
+use tests::{PATIENCE, refused, said, start, version};
 
 /// Rows by partition.
 fn spread(client: &mut Client, table: &str) -> BTreeMap<i32, i64> {
@@ -278,6 +278,41 @@ fn a_key_table_follows_every_statement() {
             format!("INSERT INTO docs (id, embedding, partition_id) VALUES (1, '[1,2,3]', {partition})");
         assert_eq!(refused(&mut client, &again).0, "23505");
     }
+    client.batch_execute("TRUNCATE docs").unwrap();
+    let left = "SELECT (SELECT count(*) FROM docs_key) + (SELECT count(*) FROM notes)";
+    assert_eq!(client.query_one(left, &[]).unwrap().get::<_, i64>(0), 0);
+}
+
+#[test]
+fn the_key_tables_triggers_are_ours_also_when_the_table_is_renamed() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 4, key_table => true); ALTER TABLE docs RENAME TO papers;
+             INSERT INTO papers (embedding) SELECT '[1,2,3]' FROM generate_series(1, 100)",
+        )
+        .unwrap();
+    let noticed = |client: &mut Client| -> Option<String> {
+        let query = "SELECT i.snapshot #>> '{managed,noticed}'
+                       FROM ruvector.integrity i WHERE i.samples > $1";
+        let samples: i64 =
+            client.query_one("SELECT max(samples)::bigint FROM ruvector.integrity", &[]).unwrap().get(0);
+        wait_for("another sample", PATIENCE, || client.query_opt(query, &[&(samples + 1)]).unwrap())
+            .unwrap_or_else(|error| panic!("{error}\n{}", said(client)))
+            .get(0)
+    };
+    wait_for("a sample", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector.integrity WHERE samples > 0", &[]).unwrap()
+    })
+    .unwrap();
+    assert_eq!(noticed(&mut client), None);
+    client
+        .batch_execute(
+            "CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER theirs AFTER UPDATE ON papers FOR EACH ROW EXECUTE FUNCTION watch()",
+        )
+        .unwrap();
+    assert!(noticed(&mut client).is_some_and(|why| why.contains("theirs")));
 }
 
 #[test]

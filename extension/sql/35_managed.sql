@@ -432,6 +432,8 @@ BEGIN
                 INSERT INTO %2$s SELECT id, partition_id FROM new_rows;
             ELSIF TG_OP = 'DELETE' THEN
                 DELETE FROM %2$s k USING old_rows o WHERE k.id = o.id;
+            ELSIF TG_OP = 'TRUNCATE' THEN
+                DELETE FROM %2$s;   -- what refers to it follows as after any DELETE
             ELSE
                 UPDATE %2$s k SET partition_id = n.partition_id FROM new_rows n
                  WHERE k.id = n.id AND k.partition_id <> n.partition_id;
@@ -445,6 +447,8 @@ BEGIN
     EXECUTE format('CREATE TRIGGER key_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows
                     FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()', of, home, bare || '_key_follow');
     EXECUTE format('CREATE TRIGGER key_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS old_rows
+                    FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()', of, home, bare || '_key_follow');
+    EXECUTE format('CREATE TRIGGER key_truncate AFTER TRUNCATE ON %s
                     FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()', of, home, bare || '_key_follow');
     EXECUTE format('CREATE TRIGGER key_update AFTER UPDATE ON %s REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
                     FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()', of, home, bare || '_key_follow');

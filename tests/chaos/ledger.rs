@@ -44,8 +44,13 @@ fn value(id: i64, version: u32) -> String {
 }
 
 impl Writers {
-    /// Starts so many in the database `app` on `table (id bigint, e vector(8))`.
+    /// Starts so many in the database `app` on `table (id bigint, embedding vector(8))`.
     pub(crate) fn start(cluster: &Arc<Cluster>, table: &str, writers: i64) -> Self {
+        Self::start_at(cluster, table, writers, FIRST_ID)
+    }
+
+    /// The same with numbers from `first` on.
+    pub(crate) fn start_at(cluster: &Arc<Cluster>, table: &str, writers: i64, first: i64) -> Self {
         let this = Self {
             stop: Arc::default(),
             table_goes: Arc::default(),
@@ -56,7 +61,8 @@ impl Writers {
             .map(|writer| {
                 let (cluster, table) = (cluster.clone(), table.to_owned());
                 let (stop, goes, ledger) = (this.stop.clone(), this.table_goes.clone(), this.ledger.clone());
-                std::thread::spawn(move || write(&cluster, &table, writer, &stop, &goes, &ledger))
+                let first = first + writer * 100_000_000;
+                std::thread::spawn(move || write(&cluster, &table, first, &stop, &goes, &ledger))
             })
             .collect();
         Self { threads, ..this }
@@ -81,7 +87,7 @@ impl Writers {
 fn write(
     cluster: &Cluster,
     table: &str,
-    writer: i64,
+    first: i64,
     stop: &AtomicBool,
     goes: &AtomicBool,
     ledger: &Mutex<Ledger>,
@@ -96,11 +102,17 @@ fn write(
             }
             continue;
         };
-        let id = FIRST_ID + writer * 100_000_000 + round / 3;
+        let id = first + round / 3;
         let version = (round % 3) as u32;
         let (statement, after) = match version {
-            0 => (format!("INSERT INTO {table} VALUES ({id}, '{}')", value(id, 0)), Some(value(id, 0))),
-            1 => (format!("UPDATE {table} SET e = '{}' WHERE id = {id}", value(id, 1)), Some(value(id, 1))),
+            0 => (
+                format!("INSERT INTO {table} (id, embedding) VALUES ({id}, '{}')", value(id, 0)),
+                Some(value(id, 0)),
+            ),
+            1 => (
+                format!("UPDATE {table} SET embedding = '{}' WHERE id = {id}", value(id, 1)),
+                Some(value(id, 1)),
+            ),
             _ => (format!("DELETE FROM {table} WHERE id = {id} AND id % 2 = 0"), None),
         };
         let deletes = version == 2;
@@ -162,7 +174,7 @@ pub(crate) struct Written {
 impl Written {
     /// How the table differs from the ledger: nothing lost, nothing doubled, nothing that nobody wrote.
     pub(crate) fn differences(&self, client: &mut Client, table: &str) -> Vec<String> {
-        let query = format!("SELECT id, e::text FROM {table} WHERE id >= {FIRST_ID}");
+        let query = format!("SELECT id, embedding::text FROM {table} WHERE id >= {FIRST_ID}");
         let mut found: HashMap<i64, Vec<String>> = HashMap::new();
         // By the heap alone: an index must not be what tells.
         client.batch_execute("SET enable_indexscan = off; SET enable_bitmapscan = off").expect("settings");
@@ -197,7 +209,7 @@ fn numbers(text: &str) -> Vec<f32> {
 /// A hash of all rows that are not the writers'.
 pub(crate) fn base_content(client: &mut Client, table: &str) -> String {
     let query = format!(
-        "SELECT count(*) || ' ' || coalesce(md5(string_agg(id || e::text, ',' ORDER BY id)), '') FROM {table} WHERE id < {FIRST_ID}"
+        "SELECT count(*) || ' ' || coalesce(md5(string_agg(id || embedding::text, ',' ORDER BY id)), '') FROM {table} WHERE id < {FIRST_ID}"
     );
     client.query_one(query.as_str(), &[]).expect("the table").get(0)
 }

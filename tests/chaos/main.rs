@@ -1,9 +1,10 @@
 //! Chaos: round after round a fault is made, its remedy begins, and at some moment something strikes: processes die, tables
-//! go, people interfere, while writers write. After each round no acknowledged write is lost, nothing half-done is left,
-//! and the audit log is whole. The table at the end says how often each cell was met; recovery times follow.
+//! go, people interfere, while writers write. After each round no acknowledged write is lost, nothing half-done or held back is
+//! left, and the audit log is whole. The tables at the end say how often each pair was met; recovery times follow.
 //!
-//! `chaos [--rounds N] [--seed N] [--pg 18|15] [--without journal]`: the last shows that the suite finds a healer whose
-//! journal is gone.
+//! `chaos [--rounds N] [--seed N] [--pg 18|15] [--only FAULT,…] [--without journal|lease|single-flight]`: the last shows that
+//! the suite finds a healer that lacks it. Single flight is switched off by a build with the feature `without_single_flight`
+//! (`make chaos WITHOUT=single-flight`).
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -12,88 +13,35 @@ use std::time::{Duration, Instant};
 
 use cluster::{Cluster, Version};
 
+mod deck;
+mod fault;
 mod ledger;
+mod moment;
+mod orchestrator;
 mod round;
+mod strike;
 
-use round::{FAULTS, Fault, MOMENTS, Moment, Place, STRIKES, Strike, play};
+use deck::{Card, Deck};
+use fault::{FAULTS, Fault};
+use moment::MOMENTS;
+use orchestrator::Orchestrator;
+use round::{Place, play};
+use strike::{STRIKES, Strike};
 
-/// Every combination that can be, in an order by chance in which each comes once before any comes twice.
-struct Deck {
-    cards: Vec<(Fault, Moment, Strike)>,
-    next: usize,
-    random: Random,
-}
-
-/// SplitMix64 (Steele et al. 2014): small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-impl Deck {
-    fn new(seed: u64) -> Self {
-        let mut cards = vec![];
-        for fault in FAULTS {
-            for moment in MOMENTS.into_iter().filter(|moment| fault.meets(*moment)) {
-                cards.extend(
-                    STRIKES
-                        .into_iter()
-                        .filter(|strike| strike.possible_at(moment))
-                        .map(|strike| (fault, moment, strike)),
-                );
-            }
-        }
-        let mut deck = Self { next: cards.len(), cards, random: Random(seed) };
-        deck.shuffle();
-        deck
-    }
-
-    /// So that every pair of fault and moment, and of fault and strike, comes early: dealt in turns of the faults.
-    fn shuffle(&mut self) {
-        for at in (1..self.cards.len()).rev() {
-            let other = (self.random.next() % (at as u64 + 1)) as usize;
-            self.cards.swap(at, other);
-        }
-        let mut seen: BTreeMap<(Fault, Moment), usize> = BTreeMap::new();
-        let mut keyed: Vec<(usize, (Fault, Moment, Strike))> = self
-            .cards
-            .iter()
-            .map(|card| {
-                let turn = seen.entry((card.0, card.1)).or_default();
-                *turn += 1;
-                (*turn, *card)
-            })
-            .collect();
-        keyed.sort_by_key(|(turn, _)| *turn);
-        self.cards = keyed.into_iter().map(|(_, card)| card).collect();
-        self.next = 0;
-    }
-
-    fn deal(&mut self) -> (Fault, Moment, Strike) {
-        if self.next == self.cards.len() {
-            self.shuffle();
-        }
-        self.next += 1;
-        self.cards[self.next - 1]
-    }
+/// What a healer can be made to lack.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Without {
+    Journal,
+    Lease,
+    SingleFlight,
 }
 
 struct Options {
     rounds: u64,
     seed: u64,
     version: Version,
-    without_journal: bool,
+    only: Vec<Fault>,
+    without: Option<Without>,
 }
 
 fn options() -> Result<Options, String> {
@@ -101,7 +49,8 @@ fn options() -> Result<Options, String> {
         rounds: 20,
         seed: 1,
         version: Version::from_major(18).ok_or("no 18")?,
-        without_journal: false,
+        only: FAULTS.to_vec(),
+        without: None,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -114,55 +63,81 @@ fn options() -> Result<Options, String> {
                 options.version = Version::from_major(number()? as u32)
                     .ok_or(format!("there is no PostgreSQL {value} here"))?;
             }
-            "--without" if value == "journal" => options.without_journal = true,
+            "--only" => {
+                options.only = value.split(',').map(named).collect::<Result<_, _>>()?;
+            }
+            "--without" => {
+                options.without = Some(match value.as_str() {
+                    "journal" => Without::Journal,
+                    "lease" => Without::Lease,
+                    "single-flight" => Without::SingleFlight,
+                    _ => return Err(format!("{value}: journal, lease or single-flight")),
+                });
+            }
             _ => return Err(format!("{name} {value}: not known")),
         }
     }
     Ok(options)
 }
 
-fn start(options: &Options) -> Result<Arc<Cluster>, String> {
+fn named(name: &str) -> Result<Fault, String> {
+    let of = |fault: &Fault| format!("{fault:?}").eq_ignore_ascii_case(name) || fault.remedy() == name;
+    FAULTS.into_iter().find(of).ok_or_else(|| format!("{name}: one of {FAULTS:?} or of their remedies"))
+}
+
+fn start(options: &Options, outside: &Orchestrator) -> Result<Arc<Cluster>, String> {
     let cluster = Cluster::builder(options.version)
         .preload(true)
         .database("app")
         .setting("max_worker_processes", 16)
+        .setting("ruvector.scale_command", outside.program().display())
         .start()
         .map_err(|error| error.to_string())?;
     let mut client = cluster.connect("app").map_err(|error| error.to_string())?;
-    // Time is compressed where only intervals count.
+    // Time is compressed where only intervals count. What is checked here is not whether the server is quiet.
     client
         .batch_execute(
             r#"CREATE EXTENSION ruvector CASCADE;
                SELECT ruvector_healing_configure('{"sample_interval_seconds": 1, "min_healing_interval_seconds": 0,
-                   "dwell_samples": 1, "panel_queries": 32, "structure_interval_seconds": 2, "panel_interval_seconds": 5}')"#,
+                   "dwell_samples": 1, "panel_queries": 32, "structure_interval_seconds": 2, "panel_interval_seconds": 5,
+                   "max_replicas": 3, "quiet_active_sessions_per_core": null, "max_attempts_per_window": 100}')"#,
         )
-        .map_err(|error| error.to_string())?;
-    if options.without_journal {
-        client
-            .batch_execute(
-                "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-                 CREATE TRIGGER forget BEFORE INSERT ON ruvector.action_steps FOR EACH ROW
-                     WHEN (NEW.state = 'intent') EXECUTE FUNCTION forget()",
-            )
-            .map_err(|error| error.to_string())?;
-    }
+        .map_err(round::text)?;
+    let lacking = match options.without {
+        None => "",
+        Some(Without::Journal) => {
+            "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER forget BEFORE INSERT ON ruvector.action_steps FOR EACH ROW
+                 WHEN (NEW.state = 'intent') EXECUTE FUNCTION forget()"
+        }
+        // What is held back is held back for good.
+        Some(Without::Lease) => {
+            "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 NEW.ends_at := NEW.begins_at + interval '1 year'; RETURN NEW; END $$;
+             CREATE TRIGGER forget BEFORE INSERT ON ruvector.leases FOR EACH ROW EXECUTE FUNCTION forget()"
+        }
+        Some(Without::SingleFlight) => {
+            r#"DROP INDEX ruvector.actions_in_flight;
+               SELECT ruvector_healing_configure('{"max_concurrent_actions": 16, "max_total_impact": 64}')"#
+        }
+    };
+    client.batch_execute(lacking).map_err(round::text)?;
     Ok(Arc::new(cluster))
 }
 
 fn run(options: &Options) -> Result<bool, String> {
-    let cluster = start(options)?;
-    let mut deck = Deck::new(options.seed);
-    let mut met: BTreeMap<(Fault, Moment, Strike), u64> = BTreeMap::new();
-    let mut times: BTreeMap<Strike, Vec<Duration>> = BTreeMap::new();
-    let (mut acknowledged, mut failed) = (0, 0);
+    let outside = Orchestrator::new()?;
+    let cluster = start(options, &outside)?;
+    let mut deck = Deck::new(options.seed, |fault| options.only.contains(&fault));
+    let mut tally = Tally::default();
     let began = Instant::now();
     for number in 1..=options.rounds {
         let card = deck.deal();
         let (fault, moment, strike) = card;
-        let place = Place { cluster: &cluster, number, chance: deck.random.unit() };
+        let place = Place { cluster: &cluster, outside: &outside, number, chance: deck.chance() };
         let went = play(&place, fault, moment, strike);
-        *met.entry(card).or_default() += 1;
-        match went {
+        *tally.met.entry(card).or_default() += 1;
+        let well = match went {
             Ok(went) => {
                 println!(
                     "{number:>4} {:<10} {:<10} {:<16} {:<12} {:>5.1} s {:>5} writes{}",
@@ -175,63 +150,84 @@ fn run(options: &Options) -> Result<bool, String> {
                     if went.violations.is_empty() { "" } else { "  VIOLATED" }
                 );
                 went.violations.iter().for_each(|violation| println!("     {violation}"));
-                acknowledged += went.acknowledged;
-                times.entry(strike).or_default().push(went.recovered);
-                failed += u64::from(!went.violations.is_empty());
-                if !went.violations.is_empty() {
-                    return finish(options, &met, &mut times, acknowledged, failed, began);
-                }
+                tally.acknowledged += went.acknowledged;
+                tally.times.entry(strike).or_default().push(went.recovered);
+                went.violations.is_empty()
             }
             Err(error) => {
                 println!("{number:>4} {fault:?} {moment:?} {strike:?} FAILED: {error}");
-                failed += 1;
-                return finish(options, &met, &mut times, acknowledged, failed, began);
+                false
             }
+        };
+        if !well {
+            tally.failed += 1;
+            break;
         }
     }
-    finish(options, &met, &mut times, acknowledged, failed, began)
+    tally.print(options);
+    println!(
+        "\nseed {}, PostgreSQL {}, {} rounds in {:.0} s, {} acknowledged writes, {} rounds with violations",
+        options.seed,
+        options.version.major(),
+        tally.met.values().sum::<u64>(),
+        began.elapsed().as_secs_f64(),
+        tally.acknowledged,
+        tally.failed
+    );
+    Ok(tally.failed == 0)
 }
 
-/// Prints the table and the recovery times; whether all was well.
-fn finish(
-    options: &Options,
-    met: &BTreeMap<(Fault, Moment, Strike), u64>,
-    times: &mut BTreeMap<Strike, Vec<Duration>>,
+/// What came.
+#[derive(Default)]
+struct Tally {
+    met: BTreeMap<Card, u64>,
+    times: BTreeMap<Strike, Vec<Duration>>,
     acknowledged: u64,
     failed: u64,
-    began: Instant,
-) -> Result<bool, String> {
-    println!("\nRounds by remedy, moment and strike (. cannot be, 0 not met):\n");
-    print!("{:<32}", "");
-    STRIKES.iter().for_each(|strike| print!("{:>10.9}", format!("{strike:?}")));
-    println!();
-    for fault in FAULTS {
-        for moment in MOMENTS.into_iter().filter(|moment| fault.meets(*moment)) {
-            print!("{:<22}{:<10}", fault.remedy(), format!("{moment:?}"));
-            for strike in STRIKES {
-                let count = met.get(&(fault, moment, strike)).copied().unwrap_or(0);
-                let cell = if strike.possible_at(moment) { count.to_string() } else { ".".to_owned() };
-                print!("{cell:>10}");
-            }
-            println!("   {fault:?}");
+}
+
+impl Tally {
+    fn print(&mut self, options: &Options) {
+        println!("\nRounds by fault and the moment of its remedy (. cannot be, 0 not met):\n");
+        self.table(options, &MOMENTS, |fault, moment| fault.meets(*moment), |card, moment| card.1 == *moment);
+        println!("\nRounds by fault and strike:\n");
+        let possible = |fault: Fault, strike: &Strike| {
+            MOMENTS.into_iter().any(|moment| fault.meets(moment) && strike.possible(fault, moment))
+        };
+        self.table(options, &STRIKES, possible, |card, strike| card.2 == *strike);
+        println!(
+            "\nFrom the strike to a consistent state, seconds:\n\n{:<20}{:>8}{:>8}{:>8}",
+            "", "rounds", "p50", "p95"
+        );
+        for (strike, times) in &mut self.times {
+            times.sort_unstable();
+            let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize].as_secs_f64();
+            println!("{:<20}{:>8}{:>8.1}{:>8.1}", format!("{strike:?}"), times.len(), at(0.5), at(0.95));
         }
     }
-    println!(
-        "\nFrom the strike to a consistent state, seconds:\n\n{:<20}{:>8}{:>8}{:>8}",
-        "", "rounds", "p50", "p95"
-    );
-    for (strike, times) in times.iter_mut() {
-        times.sort_unstable();
-        let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize].as_secs_f64();
-        println!("{:<20}{:>8}{:>8.1}{:>8.1}", format!("{strike:?}"), times.len(), at(0.5), at(0.95));
+
+    /// Faults down, `across` across.
+    fn table<T: std::fmt::Debug>(
+        &self,
+        options: &Options,
+        across: &[T],
+        can_be: impl Fn(Fault, &T) -> bool,
+        is: impl Fn(&Card, &T) -> bool,
+    ) {
+        print!("{:<33}", "");
+        across.iter().for_each(|column| print!("{:>10.9}", format!("{column:?}")));
+        println!();
+        for fault in &options.only {
+            print!("{:<11}{:<22}", format!("{fault:?}"), fault.remedy());
+            for column in across {
+                let met = self.met.iter().filter(|(card, _)| card.0 == *fault && is(card, column));
+                let count: u64 = met.map(|(_, count)| count).sum();
+                let cell = if can_be(*fault, column) { count.to_string() } else { ".".to_owned() };
+                print!("{cell:>10}");
+            }
+            println!();
+        }
     }
-    println!(
-        "\nseed {}, {} rounds in {:.0} s, {acknowledged} acknowledged writes, {failed} rounds with violations",
-        options.seed,
-        met.values().sum::<u64>(),
-        began.elapsed().as_secs_f64()
-    );
-    Ok(failed == 0)
 }
 
 fn main() -> ExitCode {

@@ -29,6 +29,7 @@ use crate::collect::{self, Kind, load};
 use crate::error::Error;
 use crate::execute::{self, Context, Went};
 use crate::journal::{self, Action, Ending};
+use crate::owner::owner_of;
 use crate::shared;
 use crate::transaction::transaction;
 
@@ -371,6 +372,10 @@ fn remedy(action: &Action) -> Result<&'static dyn Remedy, Error> {
 /// A snapshot with fresh readings of the indexes of these parts.
 fn observe(context: &Context<'_>, parts: &[Part]) -> Result<Snapshot, Error> {
     let Context { collection, config, .. } = *context;
+    // There is nothing to wait for then.
+    if transaction(|| Ok(owner_of(collection.relation.into()).is_none()))? {
+        return Err(Error::refused("the table was dropped meanwhile"));
+    }
     collect::managed::count_cold(collection)?;
     for row in transaction(|| collect::indexes(collection))? {
         if row.valid && parts.iter().filter_map(Part::index).any(|of| of.name == row.name) {

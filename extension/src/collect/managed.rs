@@ -50,7 +50,7 @@ pub(crate) struct Leaf {
     elsewhere: bool,
 }
 
-/// `$1` the root. Our own triggers, those of the key table, are nobody else's; a row trigger sees a delete and an insert
+/// `$1` the root. Our own triggers, those of the key table, are nobody else's, also when the root was renamed since; a row trigger sees a delete and an insert
 /// where a row moves, a statement trigger an update.
 const ROUTING: &str = "
 SELECT jsonb_build_object('route', m.route, 'root', format('%I.%I', n.nspname, t.relname),
@@ -65,8 +65,8 @@ SELECT jsonb_build_object('route', m.route, 'root', format('%I.%I', n.nspname, t
                       FROM pg_partition_tree(t.oid) p JOIN pg_trigger g ON g.tgrelid = p.relid
                       JOIN pg_proc f ON f.oid = g.tgfoid
                      WHERE NOT g.tgisinternal AND g.tgenabled NOT IN ('D', 'R')
-                       AND NOT (m.key_table IS NOT NULL AND f.pronamespace = t.relnamespace
-                                AND f.proname = t.relname || '_key_follow')
+                       AND NOT EXISTS (SELECT FROM pg_class k WHERE k.oid = m.key_table AND f.pronamespace = k.relnamespace
+                                          AND f.proname = k.relname || '_follow')
                        AND (g.tgtype & 1 = 1 OR g.tgtype & 16 = 16)),
        'foreign_keys', (SELECT coalesce(jsonb_agg(k.conname), '[]') FROM pg_constraint k
                          WHERE k.contype = 'f' AND k.confupdtype <> 'c' AND k.conparentid = 0

@@ -464,9 +464,10 @@ pub(super) fn carry_out(
     Ok(Went::Done)
 }
 
-/// Moves everything back that the step has moved.
+/// Moves everything back that the step has moved. Rows of a table that was dropped meanwhile are gone with it.
 pub(super) fn revert(context: &Context<'_>, step_no: u32, pause_ratio: f64) -> Result<u64, Error> {
-    if transaction(|| last_batch(context.action_id, step_no))?.is_none() {
+    let dropped = transaction(|| Ok(owner_of(context.collection.relation.into()).is_none()))?;
+    if dropped || transaction(|| last_batch(context.action_id, step_no))?.is_none() {
         return Ok(0);
     }
     let found = transaction(|| look(context, &[]))?;
