@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::{self, Collection};
 use crate::error::Error;
-use crate::{leases, shared};
+use crate::{kept, leases, shared};
 
 /// Collections of the whole server that can be throttled, 64 KiB.
 const SLOTS_MAX: usize = 256;
@@ -509,7 +509,7 @@ pub(crate) fn written(collection: &Collection) -> Result<Option<Written>, Error>
     if !shared::preloaded() {
         return Ok(None);
     }
-    let inserted: Option<i64> = Spi::get_one_with_args(
+    let inserted: Option<i64> = kept::one(
         "SELECT sum(pg_stat_get_tuples_inserted(t.oid))::bigint FROM pg_class t
           WHERE t.relkind = 'r' AND (t.oid = $1 OR t.oid IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))",
         &[pg_sys::Oid::from(collection.relation).into()],

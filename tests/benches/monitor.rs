@@ -36,11 +36,19 @@ fn main() {
     client.batch_execute("CREATE EXTENSION ruvector CASCADE").expect("the extension");
     println!("PostgreSQL {version}");
     println!("| what | measured | asked for |\n|---|--:|--:|");
-    partitioned(&mut client, "eight", 8, 2000).expect("a table");
-    samples(&cluster, &mut client, "eight", 30, 10.0, None);
-    wide(&mut client, 1000);
-    samples(&cluster, &mut client, "wide", 10, 200.0, Some(32.0));
-    panel(&cluster, &mut client);
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let is_wanted = |part: &str| only.is_empty() || only.split(',').any(|name| name == part);
+    if is_wanted("eight") {
+        partitioned(&mut client, "eight", 8, 2000).expect("a table");
+        samples(&cluster, &mut client, "eight", 30, 10.0, None);
+    }
+    if is_wanted("wide") {
+        wide(&mut client, 1000);
+        samples(&cluster, &mut client, "wide", 10, 200.0, Some(32.0));
+    }
+    if is_wanted("panel") {
+        panel(&cluster, &mut client);
+    }
 }
 
 /// So many partitions with an index and twenty rows each.

@@ -15,7 +15,7 @@ use super::{decide, judge, learning, process};
 use crate::collect::{self, Collection, Kind, load};
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{audit, efforts, execute, leases, routing, settings, shared, throttle};
+use crate::{audit, efforts, execute, kept, leases, routing, settings, shared, throttle};
 
 /// Rest after a round that failed as a whole, so that a broken database does not fill its log.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
@@ -272,5 +272,5 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
 fn is_acted_on(collection: i32) -> Result<bool, Error> {
     let query = "SELECT EXISTS (SELECT FROM ruvector.actions
                                  WHERE collection_id = $1 AND status IN ('approved', 'executing', 'verifying'))";
-    Ok(Spi::get_one_with_args(query, &[collection.into()])?.unwrap_or(false))
+    Ok(kept::one(query, &[collection.into()])?.unwrap_or(false))
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 use healing::clean_size;
 use healing::config::Config;
@@ -9,7 +10,6 @@ use healing::hnsw::{Density, EF_CONSTRUCTION_DEFAULT, M_DEFAULT};
 use healing::leftover::is_named_after;
 use healing::load::Usual;
 use healing::snapshot::{Index, Method, Oid, Partition, Reading, Replacement, Snapshot};
-use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde::Deserialize;
 
@@ -17,6 +17,8 @@ use super::readings::Last;
 use super::{around, ingestion, load, maintenance, managed, memory, replication, server};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
+use crate::kept;
+pub(crate) use crate::kept::documents;
 use crate::owner::{as_role, owner_of, set_local};
 use crate::{settings, shared};
 
@@ -96,9 +98,10 @@ SELECT jsonb_build_object('id', c.id, 'name', c.name, 'relation', c.relation::oi
 /// The registered collections of this database.
 pub(crate) fn collections() -> Result<Vec<Collection>, Error> {
     // A column may be renamed; a dump is to name it as it is.
-    Spi::run(
+    kept::change(
         "UPDATE ruvector.collections c SET column_name = a.attname FROM pg_attribute a
           WHERE a.attrelid = c.relation AND a.attnum = c.column_number AND NOT a.attisdropped AND a.attname <> c.column_name",
+        &[],
     )?;
     documents(COLLECTIONS, &[None::<i32>.into()])
 }
@@ -132,7 +135,7 @@ pub(crate) fn now_ms() -> i64 {
 /// The vector indexes on the collection's column, trial indexes left out.
 pub(crate) fn indexes(collection: &Collection) -> Result<Vec<IndexRow>, Error> {
     let mut rows: Vec<IndexRow> = documents(
-        &INDEXES.replace("<BUILDING>", BUILDING),
+        &INDEXES,
         &[
             pg_sys::Oid::from(collection.relation).into(),
             collection.column_number.into(),
@@ -458,7 +461,7 @@ pub(crate) fn effort(row: &IndexRow) -> i32 {
     shared::effort_of(database, row.oid)
         .or_else(|| {
             let query = "SELECT current_setting($1, true)::integer";
-            Spi::get_one_with_args(query, &[row.method.effort_setting().into()]).ok().flatten()
+            kept::one(query, &[row.method.effort_setting().into()]).ok().flatten()
         })
         .unwrap_or(row.method.default_effort() as i32)
 }
@@ -483,22 +486,6 @@ fn disk_free(rows: &[IndexRow]) -> Result<Reading<u64>, Error> {
     Ok(Reading::Known(least))
 }
 
-/// Runs a query of one jsonb column and reads each row as a `T`.
-pub(crate) fn documents<T: for<'de> Deserialize<'de>>(
-    query: &str,
-    arguments: &[pgrx::datum::DatumWithOid<'_>],
-) -> Result<Vec<T>, Error> {
-    Spi::connect(|client| {
-        let mut found = Vec::new();
-        for row in client.select(query, None, arguments)? {
-            if let Some(JsonB(document)) = row.get::<JsonB>(1)? {
-                found.push(serde_json::from_value(document)?);
-            }
-        }
-        Ok(found)
-    })
-}
-
 /// Whether an index `x` (class `i`) is being built in another session. `CREATE INDEX CONCURRENTLY` shows its index in the
 /// progress view; `REINDEX CONCURRENTLY` only one of its indexes at a time, but keeps all of them locked to its end
 /// (indexcmds.c).
@@ -510,7 +497,9 @@ OR NOT x.indisvalid AND EXISTS (SELECT FROM pg_locks l
          AND l.mode IN ('ShareUpdateExclusiveLock', 'AccessExclusiveLock'))";
 
 /// One jsonb document an index, `<BUILDING>` standing for [`BUILDING`]. `$1` table, `$2` column number, `$3` LIKE pattern of trial names.
-const INDEXES: &str = r"
+static INDEXES: LazyLock<String> = LazyLock::new(|| INDEXES_TEXT.replace("<BUILDING>", BUILDING));
+
+const INDEXES_TEXT: &str = r"
 SELECT jsonb_build_object(
     'oid', i.oid::bigint, 'relfilenode', i.relfilenode::bigint,
     'name', format('%I.%I', s.nspname, i.relname), 'relation_name', i.relname,

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{Collection, documents};
 use crate::error::Error;
+use crate::kept;
 
 /// Maintenance that runs on or waits for one of the collection's tables; a build of an index that waits for old
 /// transactions waits too. `$1` the collection's table.
@@ -70,7 +71,7 @@ SELECT jsonb_build_object('jobid', j.jobid, 'name', coalesce(j.jobname, left(j.c
 
 /// None where there is no pg_cron in this database. Must run in a transaction.
 pub(crate) fn scheduled(collection: &Collection) -> Result<Option<Vec<Scheduled>>, Error> {
-    if Spi::get_one::<bool>("SELECT to_regclass('cron.job') IS NOT NULL")? != Some(true) {
+    if kept::one::<bool>("SELECT to_regclass('cron.job') IS NOT NULL", &[])? != Some(true) {
         return Ok(None);
     }
     documents(SCHEDULED, &[pg_sys::Oid::from(collection.relation).into()]).map(Some)
