@@ -9,9 +9,9 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_char};
 
+use pgrx::FromDatum;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::{FromDatum, IntoDatum, JsonB};
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -26,9 +26,9 @@ pub(crate) fn documents<T: for<'de> Deserialize<'de>>(
     arguments: &[DatumWithOid<'_>],
 ) -> Result<Vec<T>, Error> {
     let mut found = Vec::new();
-    run_with(query, arguments, Access::Reads, |value: Option<JsonB>| {
-        if let Some(JsonB(document)) = value {
-            found.push(serde_json::from_value(document)?);
+    run_with(query, arguments, Access::Reads, |document: Option<Document>| {
+        if let Some(Document(text)) = document {
+            found.push(serde_json::from_str(&text)?);
         }
         Ok(())
     })?;
@@ -36,7 +36,7 @@ pub(crate) fn documents<T: for<'de> Deserialize<'de>>(
 }
 
 /// The first column of the first row; None where there is no row, or it is NULL. As [`documents`] takes no transaction id.
-pub(crate) fn one<T: FromDatum + IntoDatum>(
+pub(crate) fn one<T: FromDatum>(
     query: &'static str,
     arguments: &[DatumWithOid<'_>],
 ) -> Result<Option<T>, Error> {
@@ -53,6 +53,20 @@ pub(crate) fn change(query: &'static str, arguments: &[DatumWithOid<'_>]) -> Res
     run_with(query, arguments, Access::Changes, |_: Option<bool>| Ok(()))
 }
 
+/// A jsonb as text: parsed into what it is to be, without a tree of its own in between.
+struct Document(String);
+
+impl FromDatum for Document {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Self> {
+        if is_null {
+            return None;
+        }
+        // SAFETY: a jsonb, of which its output function makes a C string in the present memory context.
+        unsafe { pgrx::direct_function_call::<&std::ffi::CStr>(pg_sys::jsonb_out, &[Some(datum)]) }
+            .map(|text| Document(text.to_string_lossy().into_owned()))
+    }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Access {
     Reads,
@@ -60,7 +74,7 @@ enum Access {
 }
 
 /// Runs a statement and gives each row's first column to `take`.
-fn run_with<T: FromDatum + IntoDatum>(
+fn run_with<T: FromDatum>(
     query: &'static str,
     arguments: &[DatumWithOid<'_>],
     access: Access,

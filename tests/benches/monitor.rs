@@ -44,7 +44,7 @@ fn main() {
     }
     if is_wanted("wide") {
         wide(&mut client, 1000);
-        samples(&cluster, &mut client, "wide", 10, 200.0, Some(32.0));
+        samples(&cluster, &mut client, "wide", 30, 200.0, Some(32.0));
     }
     if is_wanted("panel") {
         panel(&cluster, &mut client);

@@ -51,13 +51,14 @@ pub(super) fn store(snapshot: &Snapshot, config: &Config) -> Result<(), Error> {
     let state = if record.lambda.is_some() { record.state.as_str() } else { "unknown" };
     kept::change(
         "UPDATE ruvector.integrity
-            SET samples = samples + 1, sampled_at = clock_timestamp(), snapshot = $2, record = $3, state = $4,
+            SET samples = samples + 1, sampled_at = clock_timestamp(), snapshot = $2::jsonb, record = $3, state = $4,
                 lambda_cut = $5, lambda_low = $6, lambda_high = $7, witness = $8, problems = $9, explanation = $10,
-                remedy = $11, usual = $12, note = NULL
+                remedy = $11, usual = $12::jsonb, note = NULL
           WHERE collection_id = $1",
         &[
             id.into(),
-            JsonB(serde_json::to_value(snapshot)?).into(),
+            // As text: a tree of its values takes ten times the memory, of thousands of partitions tens of MiB.
+            serde_json::to_string(snapshot)?.into(),
             JsonB(serde_json::to_value(record)?).into(),
             state.into(),
             assessment.lambda.into(),
@@ -67,7 +68,7 @@ pub(super) fn store(snapshot: &Snapshot, config: &Config) -> Result<(), Error> {
             JsonB(problems.into()).into(),
             explanation.as_str().into(),
             remedy(snapshot, config, &record, &assessment, &learned).map(JsonB).into(),
-            JsonB(serde_json::to_value(usual)?).into(),
+            serde_json::to_string(&usual)?.into(),
         ],
     )?;
     kept::change(

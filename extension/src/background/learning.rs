@@ -363,13 +363,13 @@ fn keep_for_replay(moment: &Moment) -> Result<(), Error> {
     Ok(Spi::run_with_args(
         "INSERT INTO ruvector.recorded_snapshots (collection_id, taken_at, settings, record, snapshot, decision)
          SELECT c.id, to_timestamp($2::float8 / 1000),
-                jsonb_build_object('server', ruvector._server_settings(), 'collection', c.settings), $3, $4, $5
+                jsonb_build_object('server', ruvector._server_settings(), 'collection', c.settings), $3, $4::jsonb, $5
            FROM ruvector.collections c WHERE c.id = $1",
         &[
             collection.into(),
             (snapshot.taken_at as f64).into(),
             JsonB(serde_json::to_value(record)?).into(),
-            JsonB(serde_json::to_value(snapshot)?).into(),
+            serde_json::to_string(snapshot)?.into(),
             JsonB(shown.clone()).into(),
         ],
     )?)

@@ -12,6 +12,7 @@ mod panel;
 mod readings;
 mod replication;
 mod server;
+pub(crate) mod tables;
 
 pub(crate) use catalog::{
     BUILDING, Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes,

@@ -7,7 +7,7 @@ use healing::plan::IndexRef;
 use healing::snapshot::Oid;
 use serde::Deserialize;
 
-use crate::collect::{BUILDING, Collection, documents};
+use crate::collect::{BUILDING, Collection, documents, tables};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 
@@ -96,19 +96,19 @@ pub(crate) fn orphans(collection: &Collection) -> Result<Vec<Orphan>, Error> {
     documents(
         &ORPHANS,
         &[
-            pgrx::pg_sys::Oid::from(collection.relation).into(),
+            tables::of(collection)?.leaves().into(),
             format!("^{TRIAL_PREFIX}[0-9]+(_cc(new|old)[0-9]*)?$").into(),
             collection.id.into(),
         ],
     )
 }
 
-/// `$1` the collection's table, `$2` pattern of trial names, `$3` the collection.
+/// `$1` the collection's leaf tables, `$2` pattern of trial names, `$3` the collection.
 static ORPHANS: LazyLock<String> = LazyLock::new(|| {
     format!(
         r"SELECT jsonb_build_object('oid', i.oid::bigint, 'table', x.indrelid::bigint, 'name', format('%I.%I', n.nspname, i.relname))
             FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_namespace n ON n.oid = i.relnamespace
-           WHERE (x.indrelid = $1 OR x.indrelid IN (SELECT l.relid FROM pg_partition_tree($1) l WHERE l.isleaf))
+           WHERE x.indrelid = ANY ($1)
              AND i.relname ~ $2
              AND NOT EXISTS (SELECT FROM ruvector.actions a
                               WHERE a.collection_id = $3
