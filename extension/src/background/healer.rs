@@ -243,6 +243,7 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
         ));
     }
     transaction(|| load::end(collection))?;
+    collect::count(collection)?;
     let mut looked = None;
     // While an action changes the collection its worker measures, and a build should not have to wait for us.
     if !transaction(|| is_acted_on(collection.id))? {

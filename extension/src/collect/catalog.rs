@@ -20,6 +20,7 @@ use crate::hooks::TRIAL_PREFIX;
 use crate::kept;
 pub(crate) use crate::kept::documents;
 use crate::owner::{as_role, owner_of, set_local};
+use crate::transaction::transaction;
 use crate::{settings, shared};
 
 /// A registered collection whose table still exists.
@@ -191,11 +192,15 @@ const COUNT_AGE_MAX_MS: i64 = 3_600_000;
 /// depend on the time.
 const BLIND_AGE_MAX_MS: i64 = 60_000;
 
-/// A count that this process made.
+/// Tables that are counted in one transaction.
+const COUNTED_AT_ONCE: usize = 16;
+
+/// A count that this process made, or took over.
 struct Count {
     rows: f64,
     blocks: i64,
-    changes: i64,
+    /// None: as many as there are at the next look, if it has as many blocks then.
+    changes: Option<i64>,
     at: i64,
     /// Blocks of the table when nobody had been writing to it for long.
     settled_blocks: Option<i64>,
@@ -256,7 +261,8 @@ fn rows_and_in_flight(
     let known = COUNTS.with_borrow_mut(|counts| {
         let count = counts.get_mut(&key)?;
         count.settled_blocks = settled_blocks;
-        let changes = now.changes.checked_sub(count.changes).filter(|changes| *changes >= 0)?;
+        let before = *count.changes.get_or_insert(now.changes);
+        let changes = now.changes.checked_sub(before).filter(|changes| *changes >= 0)?;
         let same = now.blocks == count.blocks
             && changes as f64 <= RECOUNTED_SHARE * count.rows
             && (0..age_max_ms).contains(&(now_ms() - count.at));
@@ -266,11 +272,28 @@ fn rows_and_in_flight(
         return Ok((rows, in_flight));
     }
     let rows = count_rows(table, name, predicate, now.blocks)?;
-    let count = Count { rows, blocks: now.blocks, changes: now.changes, at: now_ms(), settled_blocks };
+    let count = Count { rows, blocks: now.blocks, changes: Some(now.changes), at: now_ms(), settled_blocks };
     COUNTS.with_borrow_mut(|counts| {
         counts.insert(key, count);
     });
     Ok((rows, in_flight))
+}
+
+/// Takes over what another process has counted, for tables that this one has not.
+pub(crate) fn know_rows(last: &Snapshot) {
+    COUNTS.with_borrow_mut(|counts| {
+        for Partition { oid, live_rows, bytes, .. } in &last.partitions {
+            let (Some(rows), Some(bytes)) = (live_rows.known(), bytes.known()) else { continue };
+            let blocks = (bytes / u64::from(pg_sys::BLCKSZ)) as i64;
+            counts.entry((*oid, None)).or_insert(Count {
+                rows: *rows,
+                blocks,
+                changes: None,
+                at: last.taken_at,
+                settled_blocks: None,
+            });
+        }
+    });
 }
 
 /// Forgets counts that are too old to be used, those of tables that are gone among them.
@@ -311,14 +334,9 @@ struct Leaf {
     extent: Extent,
 }
 
-/// What the catalogs say of the collection now, with the slow readings as they were last measured.
-pub(crate) fn snapshot(
-    collection: &Collection,
-    rows: &[IndexRow],
-    config: &Config,
-    now: i64,
-) -> Result<Snapshot, Error> {
-    let found: Vec<Leaf> = documents(
+/// The leaf tables of the collection.
+fn leaves(collection: &Collection) -> Result<Vec<Leaf>, Error> {
+    documents(
         "SELECT jsonb_build_object('oid', t.oid::bigint, 'name', format('%I.%I', n.nspname, t.relname),
                 'bytes', s.bytes, 'blocks', s.bytes / current_setting('block_size')::bigint,
                 'changes', pg_stat_get_tuples_inserted(t.oid) + pg_stat_get_tuples_updated(t.oid)
@@ -328,7 +346,33 @@ pub(crate) fn snapshot(
           CROSS JOIN LATERAL (SELECT pg_relation_size(t.oid) AS bytes OFFSET 0) s
           WHERE t.oid = ANY ($1) AND s.bytes IS NOT NULL ORDER BY t.oid",
         &[tables::of(collection)?.leaves().into()],
-    )?;
+    )
+}
+
+/// Counts the rows of the tables that have changed, a few a transaction: a count keeps the locks on a table and its indexes
+/// to the transaction's end, and a thousand of them would take up the room for locks that the whole server shares
+/// (`max_locks_per_transaction`, 64 by default). Must run outside any transaction.
+pub(crate) fn count(collection: &Collection) -> Result<(), Error> {
+    let (leaves, writing) = transaction(|| Ok((leaves(collection)?, writing(collection)?)))?;
+    for tables in leaves.chunks(COUNTED_AT_ONCE) {
+        transaction(|| {
+            tables.iter().try_for_each(|Leaf { oid, name, extent, .. }| {
+                rows_and_in_flight(*oid, name, *extent, None, COUNT_AGE_MAX_MS, writing.contains(oid))
+                    .map(|_| ())
+            })
+        })?;
+    }
+    Ok(())
+}
+
+/// What the catalogs say of the collection now, with the slow readings as they were last measured.
+pub(crate) fn snapshot(
+    collection: &Collection,
+    rows: &[IndexRow],
+    config: &Config,
+    now: i64,
+) -> Result<Snapshot, Error> {
+    let found = leaves(collection)?;
     let usual: Usual = documents(
         "SELECT i.usual FROM ruvector.integrity i WHERE i.collection_id = $1 AND i.usual IS NOT NULL",
         &[collection.id.into()],
