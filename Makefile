@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test test-all chaos gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean install package reference bench-throttle
+.PHONY: demo test test-all chaos gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean install package reference bench-throttle bench-monitor
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -66,10 +66,11 @@ chaos:
 	$(if $(filter single-flight,$(WITHOUT)),toolchain/extension $(PG) >/dev/null;) exit $$status
 
 # Every fault made for real, at both levels: was it found, how soon, under its name? Ends with a table; the page is
-# build/gallery.html. make gallery SEEDS=10 FIRST_SEED=0 PG=15 ONLY=hot_partition,look_alikes
+# build/gallery.html. make gallery SEEDS=10 FIRST_SEED=0 PG=15 ONLY=hot_partition,look_alikes; CONTINUE=1 adds to the last one.
 gallery:
 	toolchain/extension $(PG) >/dev/null
-	GALLERY_SEEDS=$(or $(SEEDS),10) GALLERY_FIRST_SEED=$(or $(FIRST_SEED),0) GALLERY_ONLY=$(ONLY) RUVECTOR_TEST_PG=$(PG) \
+	GALLERY_SEEDS=$(or $(SEEDS),10) GALLERY_FIRST_SEED=$(or $(FIRST_SEED),0) GALLERY_ONLY=$(ONLY) $(if $(CONTINUE),GALLERY_CONTINUE=1) \
+	  RUVECTOR_TEST_PG=$(PG) \
 	  cargo test --quiet -p tests --test gallery
 
 # Simulated weeks on all cores, the last line a summary: make sim SEEDS=10000 FIRST_SEED=0 (JOBS=1, MINUTES=60).
@@ -106,6 +107,12 @@ bench:
 bench-rows:
 	toolchain/extension $(PG) >/dev/null
 	RUVECTOR_TEST_PG=$(PG) cargo bench --quiet -p tests --bench rows
+
+# What looking costs: samples of eight and of a thousand partitions, inspections and the recall panel apart (ONLY=eight,wide,panel;
+# BENCH_ROWS=1000000 for the panel).
+bench-monitor:
+	toolchain/extension $(PG) >/dev/null
+	RUVECTOR_TEST_PG=$(PG) cargo bench --quiet -p tests --bench monitor --profile dev
 
 # What a throttle holds and what the hooks cost without one (ONLY=held or ONLY=cost): tests/benches/README.md.
 bench-throttle:

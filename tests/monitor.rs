@@ -185,3 +185,28 @@ fn old_samples_are_forgotten() {
     })
     .unwrap();
 }
+
+/// The room for locks is shared by the whole server: a look at a collection of thousands of partitions must not fill it.
+#[test]
+fn looking_locks_no_partition() {
+    let (cluster, mut client) = tests::start();
+    partitioned(&mut client, "docs", 40, 20).expect("a table");
+    client.execute("SELECT ruvector_collection_register('docs', 'docs')", &[]).expect("registered");
+    wait_for("a sample", PATIENCE, || {
+        let query = "SELECT samples FROM ruvector_integrity_status() WHERE samples > 1";
+        client.query_opt(query, &[]).expect("the status")
+    })
+    .expect("a sample");
+    let mut session = cluster.connect("app").expect("a connection");
+    let mut open = session.transaction().expect("a transaction");
+    open.execute("SELECT ruvector_integrity_sample('docs')", &[]).expect("a look");
+    let locks: i64 = open
+        .query_one(
+            "SELECT count(*) FROM pg_locks l JOIN pg_class t ON t.oid = l.relation
+              WHERE l.pid = pg_backend_pid() AND t.relname LIKE 'docs\\_%'",
+            &[],
+        )
+        .expect("the locks")
+        .get(0);
+    assert_eq!(locks, 0);
+}

@@ -3,7 +3,7 @@
 use pgrx::prelude::*;
 
 use crate::error::Error;
-use crate::{collect, shared};
+use crate::{collect, kept, shared};
 
 /// Copies the efforts of this database into shared memory.
 pub(crate) fn load() -> Result<(), Error> {
@@ -30,19 +30,21 @@ pub(crate) fn load() -> Result<(), Error> {
 /// An effort is meant for the index of a name. `REINDEX CONCURRENTLY` puts another in its place, and the former, if it is
 /// still there, is not valid any more.
 fn follow() -> Result<(), Error> {
-    Spi::run(
+    kept::change(
         "UPDATE ruvector.search_effort e SET index_id = i.oid
            FROM pg_class i JOIN pg_index x ON x.indexrelid = i.oid JOIN pg_am m ON m.oid = i.relam
           WHERE x.indrelid = e.table_id AND i.relname = e.index_name AND x.indisvalid
             AND split_part(e.setting, '.', 1) = m.amname
             AND NOT EXISTS (SELECT FROM pg_index o WHERE o.indexrelid = e.index_id AND o.indisvalid)
             AND NOT EXISTS (SELECT FROM ruvector.search_effort f WHERE f.index_id = i.oid)",
+        &[],
     )?;
-    Ok(Spi::run(
+    kept::change(
         "UPDATE ruvector.search_effort e SET index_name = i.relname
            FROM pg_class i JOIN pg_index x ON x.indexrelid = i.oid
           WHERE i.oid = e.index_id AND x.indisvalid AND i.relname <> e.index_name",
-    )?)
+        &[],
+    )
 }
 
 /// The managed effort of an index as stored.

@@ -209,9 +209,11 @@ fn sample(id: i32, last: Option<JsonB>) -> JsonB {
             return Err(Error::refused("the table was dropped"));
         }
         let config = collection.config()?;
+        let last = last.and_then(|last| serde_json::from_value::<Snapshot>(last.0).ok());
+        last.iter().for_each(collect::know_rows);
         let rows = collect::indexes(&collection)?;
         let mut snapshot = collect::snapshot(&collection, &rows, &config, collect::now_ms())?;
-        if let Some(last) = last.and_then(|last| serde_json::from_value::<Snapshot>(last.0).ok()) {
+        if let Some(last) = last {
             for partition in &mut snapshot.partitions {
                 let before = last.partitions.iter().find(|before| before.oid == partition.oid);
                 partition.load = before.and_then(|before| before.load.clone());

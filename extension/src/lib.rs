@@ -14,6 +14,7 @@ mod functions;
 mod hooks;
 mod identity;
 mod journal;
+mod kept;
 mod leases;
 mod owner;
 mod routing;

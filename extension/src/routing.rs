@@ -10,7 +10,7 @@ use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 use serde::Deserialize;
 
 use crate::error::Error;
-use crate::{collect, settings, shared};
+use crate::{collect, kept, settings, shared};
 
 /// Managed collections of the whole server that are kept; further ones are routed by the table. 64 × 600 bytes.
 const ROUTES_MAX: usize = 64;
@@ -127,10 +127,11 @@ pub(crate) fn load() -> Result<(), Error> {
 
 /// Notes the leases that have ended by themselves.
 fn end_leases() -> Result<(), Error> {
-    Ok(Spi::run(
+    kept::change(
         "UPDATE ruvector.routing SET (weight, lease_until, weight_after) = (weight_after, NULL, NULL)
           WHERE lease_until <= statement_timestamp()",
-    )?)
+        &[],
+    )
 }
 
 /// Forgets what is known of a database: its sessions read the table.

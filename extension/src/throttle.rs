@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::{self, Collection};
 use crate::error::Error;
-use crate::{leases, shared};
+use crate::{kept, leases, shared};
 
 /// Collections of the whole server that can be throttled, 64 KiB.
 const SLOTS_MAX: usize = 256;
@@ -379,10 +379,17 @@ pub(crate) fn load() -> Result<(), Error> {
         relations: Vec<(u32, bool)>,
     }
     let rows: Vec<Row> = collect::documents(
-        "SELECT jsonb_build_object('collection', c.id,
-                'relations', coalesce((SELECT jsonb_agg(jsonb_build_array(t.oid::bigint, t.relkind = 'r')) FROM pg_class t
-                     WHERE t.oid = c.relation OR t.oid IN (SELECT p.relid FROM pg_partition_tree(c.relation) p)), '[]'))
-           FROM ruvector.collections c ORDER BY c.id",
+        // As in `collect::tables`: no partition is locked.
+        "WITH RECURSIVE tree AS (
+             SELECT c.id, c.relation::oid AS oid FROM ruvector.collections c
+             UNION ALL
+             SELECT tree.id, h.inhrelid FROM tree JOIN pg_inherits h ON h.inhparent = tree.oid
+               JOIN pg_class p ON p.oid = h.inhrelid
+              WHERE p.relispartition AND NOT h.inhdetachpending)
+         SELECT jsonb_build_object('collection', tree.id, 'relations', coalesce(
+                    jsonb_agg(jsonb_build_array(t.oid::bigint, t.relkind = 'r')) FILTER (WHERE t.oid IS NOT NULL), '[]'))
+           FROM tree LEFT JOIN pg_class t ON t.oid = tree.oid
+          GROUP BY tree.id ORDER BY tree.id",
         &[],
     )?;
     let leases = leases::all()?;
@@ -509,10 +516,10 @@ pub(crate) fn written(collection: &Collection) -> Result<Option<Written>, Error>
     if !shared::preloaded() {
         return Ok(None);
     }
-    let inserted: Option<i64> = Spi::get_one_with_args(
+    let inserted: Option<i64> = kept::one(
         "SELECT sum(pg_stat_get_tuples_inserted(t.oid))::bigint FROM pg_class t
-          WHERE t.relkind = 'r' AND (t.oid = $1 OR t.oid IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))",
-        &[pg_sys::Oid::from(collection.relation).into()],
+          WHERE t.oid = ANY ($1)",
+        &[collect::tables::of(collection)?.leaves().into()],
     )?;
     let counted = counted(collection.id);
     Ok(inserted.zip(counted).map(|(inserted, (upserted, bulk))| Written {

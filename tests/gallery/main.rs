@@ -2,7 +2,7 @@
 //! the background; two at once; and look-alikes that are no faults. Was each found, how soon, and under its name?
 //!
 //! `make gallery` runs it; `GALLERY_SEEDS` (1), `GALLERY_FIRST_SEED` (0), `GALLERY_ONLY` (names, by commas) and
-//! `RUVECTOR_TEST_PG` choose. It ends with a non-zero code where the numbers that it asks for are not reached.
+//! `RUVECTOR_TEST_PG` choose; `GALLERY_CONTINUE` adds to the report of an earlier part. It ends with a non-zero code where the numbers that it asks for are not reached.
 //!
 //! Time is compressed: samples are taken every second instead of every ten, and where the real thing takes hours the
 //! health curves say so in seconds, see [`curves`].
@@ -78,12 +78,17 @@ impl Gallery {
                 || ["two_faults", "look_alikes"].contains(&name.as_str());
             assert!(known, "GALLERY_ONLY: there is no {name}");
         }
+        let version = tests::version();
+        let earlier = match std::env::var_os("GALLERY_CONTINUE") {
+            Some(_) => report::read(&folder(), version).expect("the report of an earlier part"),
+            None => Records::default(),
+        };
         Self {
-            version: tests::version(),
+            version,
             seeds: (first..first + number("GALLERY_SEEDS", 1)).collect(),
             only,
             began: Instant::now(),
-            records: Mutex::default(),
+            records: Mutex::new(earlier),
         }
     }
 
@@ -95,6 +100,11 @@ impl Gallery {
         let seconds = self.began.elapsed().as_secs();
         println!("{:>3}:{:02}  {text}", seconds / 60, seconds % 60);
     }
+}
+
+/// Where the report goes.
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../build")
 }
 
 fn main() -> ExitCode {
@@ -113,7 +123,7 @@ fn main() -> ExitCode {
         scope.spawn(|| look_alikes::lane(&gallery));
     });
     let records = gallery.records.into_inner().expect("no lane panicked");
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../build");
+    let folder = folder();
     report::write(&folder, gallery.version, &records).expect("the report can be written");
     let text = report::text(gallery.version, &records);
     print!("{text}");

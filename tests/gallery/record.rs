@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One sample of a collection.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Sample {
     /// Seconds since the fault counted, before it negative.
     pub(crate) at: f64,
@@ -16,7 +16,7 @@ pub(crate) struct Sample {
 }
 
 /// One fault (or two) at one level.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Run {
     /// The fault's name; of two `two_faults`.
     pub(crate) fault: String,
@@ -53,7 +53,7 @@ impl Run {
 }
 
 /// A look-alike over one seed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Quiet {
     pub(crate) what: String,
     pub(crate) seed: u64,
@@ -64,14 +64,14 @@ pub(crate) struct Quiet {
 }
 
 /// CPU that a healer took.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Cost {
     pub(crate) lane: String,
     pub(crate) samples: u64,
     pub(crate) cpu_s: f64,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Records {
     pub(crate) runs: Vec<Run>,
     pub(crate) quiet: Vec<Quiet>,

@@ -171,6 +171,15 @@ fn least(samples: &[Sample]) -> f64 {
     samples.iter().filter_map(|sample| sample.lambda).fold(f64::INFINITY, f64::min)
 }
 
+/// What an earlier part has written; nothing where there was none.
+pub(crate) fn read(folder: &Path, version: Version) -> std::io::Result<Records> {
+    match std::fs::read_to_string(folder.join(format!("gallery-{version}.json"))) {
+        Ok(text) => Ok(serde_json::from_str(&text)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Records::default()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Writes `gallery.html`, and `gallery-<version>.md` and `.json` beside it.
 pub(crate) fn write(folder: &Path, version: Version, records: &Records) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;

@@ -19,6 +19,7 @@ use super::{arms, learning};
 use crate::audit::{self, Happened};
 use crate::collect::{self, Collection};
 use crate::error::Error;
+use crate::kept;
 use crate::{journal, shared};
 
 /// Earlier actions that a decision looks at.
@@ -88,7 +89,7 @@ pub(super) fn is_asked(collection: i32) -> Result<bool, Error> {
     // One that waits for another action has had its answer; it is asked for again at every sample.
     let query = "SELECT EXISTS (SELECT FROM ruvector.actions a
                                  WHERE a.collection_id = $1 AND a.status = 'proposed' AND a.detail IS NULL)";
-    Ok(Spi::get_one_with_args(query, &[collection.into()])?.unwrap_or(false))
+    Ok(kept::one(query, &[collection.into()])?.unwrap_or(false))
 }
 
 /// Decides about everything that is asked for on a collection, and then by itself. Must run in a transaction. Returns what
@@ -369,7 +370,7 @@ fn remember(collection: i32, decision: &Decision, waits: bool) -> Result<(Value,
             "rejected": rejected,
         }),
     };
-    let before = Spi::get_one_with_args::<JsonB>(
+    let before = kept::one::<JsonB>(
         "SELECT decision FROM ruvector.integrity WHERE collection_id = $1",
         &[collection.into()],
     )?;
@@ -383,7 +384,7 @@ fn remember(collection: i32, decision: &Decision, waits: bool) -> Result<(Value,
             &[collection.into(), JsonB(now.clone()).into()],
         )?;
     }
-    Spi::run_with_args(
+    kept::change(
         "UPDATE ruvector.integrity SET decision = $2 WHERE collection_id = $1",
         &[collection.into(), JsonB(now.clone()).into()],
     )?;

@@ -15,7 +15,7 @@ use super::{decide, judge, learning, process};
 use crate::collect::{self, Collection, Kind, load};
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{audit, efforts, execute, leases, routing, settings, shared, throttle};
+use crate::{audit, efforts, execute, kept, leases, routing, settings, shared, throttle};
 
 /// Rest after a round that failed as a whole, so that a broken database does not fill its log.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
@@ -243,6 +243,8 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
         ));
     }
     transaction(|| load::end(collection))?;
+    collect::count(collection)?;
+    let mut looked = None;
     // While an action changes the collection its worker measures, and a build should not have to wait for us.
     if !transaction(|| is_acted_on(collection.id))? {
         if config.enabled && config.mode != Mode::Observe {
@@ -253,15 +255,19 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
         }
         collect::managed::count_cold(collection)?;
         let rows = transaction(|| collect::indexes(collection))?;
+        let mut is_measured = false;
         for kind in [Kind::Structure, Kind::Panel] {
             let due = rows.iter().filter(|row| row.valid && kind.is_due(row, config));
             if let Some(row) = due.max_by(|a, b| kind.age_s(a).total_cmp(&kind.age_s(b))) {
                 collect::take_or_say_why(kind, collection, row, config)?;
+                is_measured = true;
             }
         }
+        // Measuring takes a while, and its reading is to be in the snapshot.
+        looked = Some(rows).filter(|_| !is_measured);
     }
     transaction(|| {
-        let rows = collect::indexes(collection)?;
+        let rows = looked.map_or_else(|| collect::indexes(collection), Ok)?;
         let snapshot = collect::snapshot(collection, &rows, config, collect::now_ms())?;
         judge::store(&snapshot, config)
     })?;
@@ -272,5 +278,5 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
 fn is_acted_on(collection: i32) -> Result<bool, Error> {
     let query = "SELECT EXISTS (SELECT FROM ruvector.actions
                                  WHERE collection_id = $1 AND status IN ('approved', 'executing', 'verifying'))";
-    Ok(Spi::get_one_with_args(query, &[collection.into()])?.unwrap_or(false))
+    Ok(kept::one(query, &[collection.into()])?.unwrap_or(false))
 }

@@ -14,8 +14,8 @@ use pgrx::prelude::*;
 use super::process::{self, Child, ChildState};
 use crate::collect;
 use crate::error::Error;
-use crate::leases;
 use crate::transaction::transaction;
+use crate::{kept, leases};
 
 /// How often it is looked whether the lease is over or somebody waits: no session waits for longer.
 const LOOK: Duration = Duration::from_millis(250);
@@ -87,7 +87,7 @@ fn tables(collection: i32) -> Result<Vec<Oid>, Error> {
 /// Whether any session waits for a lock that this process holds.
 fn is_waited_for() -> Result<bool, Error> {
     let query = "SELECT EXISTS (SELECT FROM pg_locks l WHERE NOT l.granted AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid)))";
-    Ok(Spi::get_one(query)? == Some(true))
+    Ok(kept::one(query, &[])? == Some(true))
 }
 
 /// Whether a table nears the age at which it must be vacuumed against wraparound.
@@ -96,7 +96,7 @@ fn is_old(tables: &[Oid]) -> Result<bool, Error> {
     let query = "SELECT EXISTS (SELECT FROM pg_class t WHERE t.oid = ANY ($1) AND
                     (age(t.relfrozenxid) > $2 * current_setting('autovacuum_freeze_max_age')::float8
                      OR mxid_age(t.relminmxid) > $2 * current_setting('autovacuum_multixact_freeze_max_age')::float8))";
-    Ok(Spi::get_one_with_args(query, &[tables.into(), FREEZE_SHARE.into()])? == Some(true))
+    Ok(kept::one(query, &[tables.into(), FREEZE_SHARE.into()])? == Some(true))
 }
 
 /// The healer's care for these processes: one for each lease of the kind that is in force.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::learning;
 use crate::collect;
 use crate::error::Error;
+use crate::kept;
 use crate::shown;
 
 /// What the sample before left behind.
@@ -48,15 +49,16 @@ pub(super) fn store(snapshot: &Snapshot, config: &Config) -> Result<(), Error> {
     let learned = learning::learned(id)?;
     // Until λ was known once there is no state to speak of.
     let state = if record.lambda.is_some() { record.state.as_str() } else { "unknown" };
-    Spi::run_with_args(
+    kept::change(
         "UPDATE ruvector.integrity
-            SET samples = samples + 1, sampled_at = clock_timestamp(), snapshot = $2, record = $3, state = $4,
+            SET samples = samples + 1, sampled_at = clock_timestamp(), snapshot = $2::jsonb, record = $3, state = $4,
                 lambda_cut = $5, lambda_low = $6, lambda_high = $7, witness = $8, problems = $9, explanation = $10,
-                remedy = $11, usual = $12, note = NULL
+                remedy = $11, usual = $12::jsonb, note = NULL
           WHERE collection_id = $1",
         &[
             id.into(),
-            JsonB(serde_json::to_value(snapshot)?).into(),
+            // As text: a tree of its values takes ten times the memory, of thousands of partitions tens of MiB.
+            serde_json::to_string(snapshot)?.into(),
             JsonB(serde_json::to_value(record)?).into(),
             state.into(),
             assessment.lambda.into(),
@@ -66,10 +68,10 @@ pub(super) fn store(snapshot: &Snapshot, config: &Config) -> Result<(), Error> {
             JsonB(problems.into()).into(),
             explanation.as_str().into(),
             remedy(snapshot, config, &record, &assessment, &learned).map(JsonB).into(),
-            JsonB(serde_json::to_value(usual)?).into(),
+            serde_json::to_string(&usual)?.into(),
         ],
     )?;
-    Spi::run_with_args(
+    kept::change(
         "INSERT INTO ruvector.integrity_history (collection_id, sampled_at, state, lambda_cut, lambda_low, lambda_high, problems)
          VALUES ($1, to_timestamp($2 / 1000.0), $3, $4, $5, $6, $7)
          ON CONFLICT (collection_id, sampled_at) DO NOTHING",

@@ -19,6 +19,7 @@ use serde_json::json;
 use super::decide::Moment;
 use crate::collect;
 use crate::error::Error;
+use crate::kept;
 use crate::transaction::transaction;
 
 /// Longest time between two computations while nothing new has come: outcomes leave the window of 30 days by themselves.
@@ -42,12 +43,13 @@ impl Refreshed {
     /// figures, so it does not matter who computes them, nor how often.
     pub(super) fn refresh(&mut self) -> Result<(), Error> {
         let stamp: Option<String> = transaction(|| {
-            Ok(Spi::get_one(
+            kept::one(
                 "SELECT concat_ws('/', o.id, o.judged, o.verified, o.outcomes, p.id)
                    FROM (SELECT max(id) AS id, max(feedback_at) AS judged, count(*) FILTER (WHERE success AND verified) AS verified,
                                 count(*) AS outcomes FROM ruvector.healing_outcomes) o,
                         (SELECT max(id) AS id FROM ruvector.no_action_periods) p",
-            )?)
+                &[],
+            )
         })?;
         let now = collect::now_ms();
         if stamp == self.stamp && (self.at..self.at + REFRESH_MS).contains(&now) {
@@ -109,7 +111,7 @@ fn periods() -> Result<Vec<Period>, Error> {
 
 /// What was learned, as a decision about a collection reads it.
 pub(crate) fn learned(collection: i32) -> Result<Learned, Error> {
-    let outcomes = Spi::get_one::<i64>("SELECT max(id) FROM ruvector.healing_outcomes")?.unwrap_or(0);
+    let outcomes = kept::one::<i64>("SELECT max(id) FROM ruvector.healing_outcomes", &[])?.unwrap_or(0);
     Ok(Learned {
         // Another with each outcome, and for each collection.
         seed: (u64::from(collection as u32) << 40) ^ outcomes as u64,
@@ -226,7 +228,7 @@ pub(super) fn observe(moment: &Moment, config: &Config) -> Result<(), Error> {
         present.dedup();
         let query = "SELECT EXISTS (SELECT FROM ruvector.actions
                              WHERE collection_id = $1 AND status IN ('approved', 'executing', 'verifying'))";
-        let busy = Spi::get_one_with_args(query, &[(*collection).into()])?.unwrap_or(false);
+        let busy = kept::one(query, &[(*collection).into()])?.unwrap_or(false);
         watch(moment, config, &present, busy, now)?;
         score(moment, config, &present, busy, now)?;
         if !busy {
@@ -347,7 +349,7 @@ fn predict(moment: &Moment, config: &Config, now: UnixMs) -> Result<(), Error> {
 fn keep_for_replay(moment: &Moment) -> Result<(), Error> {
     let Moment { collection, snapshot, record, shown, changed, .. } = moment;
     let (collection, changed) = (*collection, *changed);
-    let last = Spi::get_one_with_args::<f64>(
+    let last = kept::one::<f64>(
         "SELECT extract(epoch FROM max(taken_at))::float8 * 1000 FROM ruvector.recorded_snapshots WHERE collection_id = $1",
         &[collection.into()],
     )?;
@@ -361,13 +363,13 @@ fn keep_for_replay(moment: &Moment) -> Result<(), Error> {
     Ok(Spi::run_with_args(
         "INSERT INTO ruvector.recorded_snapshots (collection_id, taken_at, settings, record, snapshot, decision)
          SELECT c.id, to_timestamp($2::float8 / 1000),
-                jsonb_build_object('server', ruvector._server_settings(), 'collection', c.settings), $3, $4, $5
+                jsonb_build_object('server', ruvector._server_settings(), 'collection', c.settings), $3, $4::jsonb, $5
            FROM ruvector.collections c WHERE c.id = $1",
         &[
             collection.into(),
             (snapshot.taken_at as f64).into(),
             JsonB(serde_json::to_value(record)?).into(),
-            JsonB(serde_json::to_value(snapshot)?).into(),
+            serde_json::to_string(snapshot)?.into(),
             JsonB(shown.clone()).into(),
         ],
     )?)

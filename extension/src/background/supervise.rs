@@ -19,7 +19,7 @@ use crate::collect::Collection;
 use crate::error::Error;
 use crate::journal::Ending;
 use crate::transaction::transaction;
-use crate::{collect, journal, shared};
+use crate::{collect, journal, kept, shared};
 
 /// How long a session may wait for a lock that a worker holds, seconds.
 const WAIT_MAX_S: f64 = 1.0;
@@ -308,7 +308,7 @@ fn database() -> u32 {
 
 /// Ends plans that nobody approved in time, and requests that waited as long for another action.
 fn expire() -> Result<(), Error> {
-    Ok(Spi::run(
+    kept::change(
         "UPDATE ruvector.actions a
             SET status = 'expired', ended_at = clock_timestamp(),
                 detail = CASE a.status WHEN 'proposed' THEN detail ELSE 'nobody approved it in time' END
@@ -317,7 +317,8 @@ fn expire() -> Result<(), Error> {
             AND coalesce(a.decided_at, a.requested_at) + make_interval(secs =>
                     (ruvector._effective_settings(ruvector._server_settings(), c.settings) ->> 'approval_timeout_seconds')::float8)
                 < clock_timestamp()",
-    )?)
+        &[],
+    )
 }
 
 fn terminate(pid: i32) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 
 use healing::clean_size;
 use healing::config::Config;
@@ -9,15 +10,17 @@ use healing::hnsw::{Density, EF_CONSTRUCTION_DEFAULT, M_DEFAULT};
 use healing::leftover::is_named_after;
 use healing::load::Usual;
 use healing::snapshot::{Index, Method, Oid, Partition, Reading, Replacement, Snapshot};
-use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::readings::Last;
-use super::{around, ingestion, load, maintenance, managed, memory, replication, server};
+use super::{around, ingestion, load, maintenance, managed, memory, replication, server, tables};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
+use crate::kept;
+pub(crate) use crate::kept::documents;
 use crate::owner::{as_role, owner_of, set_local};
+use crate::transaction::transaction;
 use crate::{settings, shared};
 
 /// A registered collection whose table still exists.
@@ -45,6 +48,8 @@ pub(crate) struct IndexRow {
     pub(crate) relation_name: String,
     pub(crate) table: Oid,
     pub(crate) table_name: String,
+    /// Blocks of the table.
+    pub(crate) table_blocks: i64,
     /// Inserted + updated + deleted rows of the table since its statistics began.
     pub(crate) changes: i64,
     pub(crate) method: Method,
@@ -96,9 +101,10 @@ SELECT jsonb_build_object('id', c.id, 'name', c.name, 'relation', c.relation::oi
 /// The registered collections of this database.
 pub(crate) fn collections() -> Result<Vec<Collection>, Error> {
     // A column may be renamed; a dump is to name it as it is.
-    Spi::run(
+    kept::change(
         "UPDATE ruvector.collections c SET column_name = a.attname FROM pg_attribute a
           WHERE a.attrelid = c.relation AND a.attnum = c.column_number AND NOT a.attisdropped AND a.attname <> c.column_name",
+        &[],
     )?;
     documents(COLLECTIONS, &[None::<i32>.into()])
 }
@@ -132,36 +138,45 @@ pub(crate) fn now_ms() -> i64 {
 /// The vector indexes on the collection's column, trial indexes left out.
 pub(crate) fn indexes(collection: &Collection) -> Result<Vec<IndexRow>, Error> {
     let mut rows: Vec<IndexRow> = documents(
-        &INDEXES.replace("<BUILDING>", BUILDING),
+        &INDEXES,
         &[
             pg_sys::Oid::from(collection.relation).into(),
             collection.column_number.into(),
             format!("{}%", TRIAL_PREFIX.replace('_', "\\_")).into(),
+            tables::of(collection)?.leaves().into(),
         ],
     )?;
+    forget_counts();
     let writing = writing(collection)?;
     for row in &mut rows {
         if fixed_bytes(&row.key_type).is_err() {
             row.mean_value_bytes = mean_value_bytes(row)?;
         }
         let writing = writing.contains(&row.table);
-        (row.rows, row.rows_in_flight) =
-            rows_and_in_flight(row.table, &row.table_name, row.predicate.as_deref(), writing)?;
+        let extent = Extent { blocks: row.table_blocks, changes: row.changes };
+        (row.rows, row.rows_in_flight) = rows_and_in_flight(
+            row.table,
+            &row.table_name,
+            extent,
+            row.predicate.as_deref(),
+            COUNT_AGE_MAX_MS,
+            writing,
+        )?;
     }
     Ok(rows)
 }
 
 /// The leaf tables of a collection to which somebody writes in a transaction that has lasted for more than a second. `$1`
-/// the collection's table.
+/// those tables.
 const WRITING: &str = "
 SELECT DISTINCT to_jsonb(l.relation::bigint) FROM pg_locks l JOIN pg_stat_activity s ON s.pid = l.pid
  WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
    AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
    AND s.xact_start < clock_timestamp() - interval '1 second'
-   AND (l.relation = $1 OR l.relation IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))";
+   AND l.relation = ANY ($1)";
 
 fn writing(collection: &Collection) -> Result<HashSet<Oid>, Error> {
-    Ok(documents(WRITING, &[pg_sys::Oid::from(collection.relation).into()])?.into_iter().collect())
+    Ok(documents(WRITING, &[tables::of(collection)?.leaves().into()])?.into_iter().collect())
 }
 
 /// Blocks of a table that are read to count its rows; of a smaller table, all. The relative error of a sample of so
@@ -171,14 +186,21 @@ const COUNTED_BLOCKS: f64 = 2000.0;
 /// Share of a table's rows that may have changed since they were counted, by the statistics views, before they are
 /// counted again.
 const RECOUNTED_SHARE: f64 = 0.01;
-/// They are counted again after this long in any case: `track_counts` may be off.
-const COUNT_AGE_MAX_MS: i64 = 60_000;
+/// They are counted again after this long in any case.
+const COUNT_AGE_MAX_MS: i64 = 3_600_000;
+/// The same where `track_counts` is off, so that nobody counts what changes, and of rows that meet a condition which may
+/// depend on the time.
+const BLIND_AGE_MAX_MS: i64 = 60_000;
 
-/// A count that this process made.
+/// Tables that are counted in one transaction.
+const COUNTED_AT_ONCE: usize = 16;
+
+/// A count that this process made, or took over.
 struct Count {
     rows: f64,
     blocks: i64,
-    changes: i64,
+    /// None: as many as there are at the next look, if it has as many blocks then.
+    changes: Option<i64>,
     at: i64,
     /// Blocks of the table when nobody had been writing to it for long.
     settled_blocks: Option<i64>,
@@ -193,9 +215,25 @@ thread_local! {
     static COUNTS: RefCell<HashMap<(Oid, Option<String>), Count>> = RefCell::default();
 }
 
+/// What tells whether a table has changed.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Extent {
+    blocks: i64,
+    /// Rows inserted + updated + deleted since its statistics began.
+    changes: i64,
+}
+
 /// Rows of a table (that meet a predicate): as last counted by this process, or anew when it has changed since.
 pub(crate) fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Result<f64, Error> {
-    rows_and_in_flight(table, name, predicate, false).map(|(rows, _)| rows)
+    let extent = documents(
+        "SELECT jsonb_build_object('blocks', pg_relation_size($1) / current_setting('block_size')::bigint, 'changes',
+                pg_stat_get_tuples_inserted($1) + pg_stat_get_tuples_updated($1) + pg_stat_get_tuples_deleted($1))",
+        &[pg_sys::Oid::from(table).into()],
+    )?
+    .pop()
+    .ok_or_else(|| Error::refused("the table is gone"))?;
+    let age_max_ms = if predicate.is_some() { BLIND_AGE_MAX_MS } else { COUNT_AGE_MAX_MS };
+    rows_and_in_flight(table, name, extent, predicate, age_max_ms, false).map(|(rows, _)| rows)
 }
 
 /// Rows of a table (that meet a predicate): as last counted by this process, or anew when it has changed since; and
@@ -203,21 +241,11 @@ pub(crate) fn live_rows(table: Oid, name: &str, predicate: Option<&str>) -> Resu
 fn rows_and_in_flight(
     table: Oid,
     name: &str,
+    now: Extent,
     predicate: Option<&str>,
+    age_max_ms: i64,
     writing: bool,
 ) -> Result<(f64, bool), Error> {
-    #[derive(Deserialize)]
-    struct Table {
-        blocks: i64,
-        changes: i64,
-    }
-    let now = documents::<Table>(
-        "SELECT jsonb_build_object('blocks', pg_relation_size($1) / current_setting('block_size')::bigint, 'changes',
-                pg_stat_get_tuples_inserted($1) + pg_stat_get_tuples_updated($1) + pg_stat_get_tuples_deleted($1))",
-        &[pg_sys::Oid::from(table).into()],
-    )?
-    .pop()
-    .ok_or_else(|| Error::refused("the table is gone"))?;
     let key = (table, predicate.map(str::to_owned));
     let settled_blocks = if writing {
         COUNTS.with_borrow(|counts| counts.get(&key)?.settled_blocks)
@@ -228,25 +256,52 @@ fn rows_and_in_flight(
     let in_flight = writing
         && settled_blocks
             .is_none_or(|settled| (now.blocks - settled) as f64 > IN_FLIGHT_SHARE * now.blocks as f64);
+    // SAFETY: a plain C global, the setting `track_counts`.
+    let age_max_ms = if unsafe { pg_sys::pgstat_track_counts } { age_max_ms } else { BLIND_AGE_MAX_MS };
     let known = COUNTS.with_borrow_mut(|counts| {
         let count = counts.get_mut(&key)?;
         count.settled_blocks = settled_blocks;
-        let changes = now.changes.checked_sub(count.changes).filter(|changes| *changes >= 0)?;
+        let before = *count.changes.get_or_insert(now.changes);
+        let changes = now.changes.checked_sub(before).filter(|changes| *changes >= 0)?;
         let same = now.blocks == count.blocks
             && changes as f64 <= RECOUNTED_SHARE * count.rows
-            && (0..COUNT_AGE_MAX_MS).contains(&(now_ms() - count.at));
+            && (0..age_max_ms).contains(&(now_ms() - count.at));
         same.then_some(count.rows)
     });
     if let Some(rows) = known {
         return Ok((rows, in_flight));
     }
     let rows = count_rows(table, name, predicate, now.blocks)?;
-    let count = Count { rows, blocks: now.blocks, changes: now.changes, at: now_ms(), settled_blocks };
+    let count = Count { rows, blocks: now.blocks, changes: Some(now.changes), at: now_ms(), settled_blocks };
     COUNTS.with_borrow_mut(|counts| {
-        counts.retain(|_, count| (0..COUNT_AGE_MAX_MS).contains(&(now_ms() - count.at)));
         counts.insert(key, count);
     });
     Ok((rows, in_flight))
+}
+
+/// Takes over what another process has counted, for tables that this one has not.
+pub(crate) fn know_rows(last: &Snapshot) {
+    COUNTS.with_borrow_mut(|counts| {
+        for Partition { oid, live_rows, bytes, .. } in &last.partitions {
+            let (Some(rows), Some(bytes)) = (live_rows.known(), bytes.known()) else { continue };
+            let blocks = (bytes / u64::from(pg_sys::BLCKSZ)) as i64;
+            counts.entry((*oid, None)).or_insert(Count {
+                rows: *rows,
+                blocks,
+                changes: None,
+                at: last.taken_at,
+                settled_blocks: None,
+            });
+        }
+    });
+}
+
+/// Forgets counts that are too old to be used, those of tables that are gone among them.
+fn forget_counts() {
+    let now = now_ms();
+    COUNTS.with_borrow_mut(|counts| {
+        counts.retain(|_, count| (0..COUNT_AGE_MAX_MS).contains(&(now - count.at)))
+    });
 }
 
 /// Counts in a block sample, as the table's owner.
@@ -269,6 +324,47 @@ fn count_rows(table: Oid, name: &str, predicate: Option<&str>, blocks: i64) -> R
     Ok(counted.unwrap_or(0.0) * 100.0 / percent)
 }
 
+/// A leaf table as the catalogs describe it.
+#[derive(Deserialize)]
+struct Leaf {
+    oid: Oid,
+    name: String,
+    bytes: u64,
+    #[serde(flatten)]
+    extent: Extent,
+}
+
+/// The leaf tables of the collection.
+fn leaves(collection: &Collection) -> Result<Vec<Leaf>, Error> {
+    documents(
+        "SELECT jsonb_build_object('oid', t.oid::bigint, 'name', format('%I.%I', n.nspname, t.relname),
+                'bytes', s.bytes, 'blocks', s.bytes / current_setting('block_size')::bigint,
+                'changes', pg_stat_get_tuples_inserted(t.oid) + pg_stat_get_tuples_updated(t.oid)
+                         + pg_stat_get_tuples_deleted(t.oid))
+           FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
+          -- Evaluated once a table.
+          CROSS JOIN LATERAL (SELECT pg_relation_size(t.oid) AS bytes OFFSET 0) s
+          WHERE t.oid = ANY ($1) AND s.bytes IS NOT NULL ORDER BY t.oid",
+        &[tables::of(collection)?.leaves().into()],
+    )
+}
+
+/// Counts the rows of the tables that have changed, a few a transaction: a count keeps the locks on a table and its indexes
+/// to the transaction's end, and a thousand of them would take up the room for locks that the whole server shares
+/// (`max_locks_per_transaction`, 64 by default). Must run outside any transaction.
+pub(crate) fn count(collection: &Collection) -> Result<(), Error> {
+    let (leaves, writing) = transaction(|| Ok((leaves(collection)?, writing(collection)?)))?;
+    for tables in leaves.chunks(COUNTED_AT_ONCE) {
+        transaction(|| {
+            tables.iter().try_for_each(|Leaf { oid, name, extent, .. }| {
+                rows_and_in_flight(*oid, name, *extent, None, COUNT_AGE_MAX_MS, writing.contains(oid))
+                    .map(|_| ())
+            })
+        })?;
+    }
+    Ok(())
+}
+
 /// What the catalogs say of the collection now, with the slow readings as they were last measured.
 pub(crate) fn snapshot(
     collection: &Collection,
@@ -276,16 +372,7 @@ pub(crate) fn snapshot(
     config: &Config,
     now: i64,
 ) -> Result<Snapshot, Error> {
-    let mut partitions = documents::<Partition>(
-        "SELECT jsonb_build_object('oid', t.oid::bigint, 'name', format('%I.%I', n.nspname, t.relname),
-                'live_rows', jsonb_build_object('unknown', 'not counted'),
-                'bytes', jsonb_build_object('known', pg_relation_size(t.oid)))
-           FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
-          WHERE t.relkind = 'r'
-            AND (t.oid = $1 OR t.oid IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))
-          ORDER BY t.oid",
-        &[pg_sys::Oid::from(collection.relation).into()],
-    )?;
+    let found = leaves(collection)?;
     let usual: Usual = documents(
         "SELECT i.usual FROM ruvector.integrity i WHERE i.collection_id = $1 AND i.usual IS NOT NULL",
         &[collection.id.into()],
@@ -293,14 +380,23 @@ pub(crate) fn snapshot(
     .pop()
     .unwrap_or_default();
     let waiting = maintenance::waiting(collection)?;
-    for partition in &mut partitions {
-        partition.load = load::of(partition.oid);
-        partition.usual_ratio = usual.ratio(partition.oid);
-        partition.waiting = Some(Reading::Known(waiting.get(&partition.oid).copied().unwrap_or(0.0)));
-        let counted = rows.iter().find(|row| row.table == partition.oid && row.predicate.is_none());
-        partition.live_rows = Reading::Known(match counted {
-            Some(row) => row.rows,
-            None => live_rows(partition.oid, &partition.name, None)?,
+    let counted: HashMap<Oid, f64> =
+        rows.iter().filter(|row| row.predicate.is_none()).map(|row| (row.table, row.rows)).collect();
+    let mut partitions = Vec::with_capacity(found.len());
+    for Leaf { oid, name, bytes, extent } in found {
+        let live_rows = match counted.get(&oid) {
+            Some(rows) => *rows,
+            None => rows_and_in_flight(oid, &name, extent, None, COUNT_AGE_MAX_MS, false)?.0,
+        };
+        partitions.push(Partition {
+            oid,
+            name,
+            live_rows: Reading::Known(live_rows),
+            bytes: Reading::Known(bytes),
+            server: String::new(),
+            load: load::of(oid),
+            usual_ratio: usual.ratio(oid),
+            waiting: Some(Reading::Known(waiting.get(&oid).copied().unwrap_or(0.0))),
         });
     }
     // SAFETY: no preconditions.
@@ -444,9 +540,9 @@ fn index(row: &IndexRow, rows: &[IndexRow]) -> Index {
 /// Whether an interrupted reindex of the other index left this one: it bears its name with an ending, and is like it. An
 /// index that somebody called so is theirs.
 fn is_left_by_a_reindex(row: &IndexRow, other: &IndexRow) -> bool {
-    row.oid != other.oid
+    (row.table, row.method) == (other.table, other.method)
+        && row.oid != other.oid
         && is_named_after(&row.relation_name, &other.relation_name)
-        && (row.table, row.method) == (other.table, other.method)
         && (&row.key, &row.key_type, &row.predicate, &row.operator)
             == (&other.key, &other.key_type, &other.predicate, &other.operator)
 }
@@ -458,7 +554,7 @@ pub(crate) fn effort(row: &IndexRow) -> i32 {
     shared::effort_of(database, row.oid)
         .or_else(|| {
             let query = "SELECT current_setting($1, true)::integer";
-            Spi::get_one_with_args(query, &[row.method.effort_setting().into()]).ok().flatten()
+            kept::one(query, &[row.method.effort_setting().into()]).ok().flatten()
         })
         .unwrap_or(row.method.default_effort() as i32)
 }
@@ -483,22 +579,6 @@ fn disk_free(rows: &[IndexRow]) -> Result<Reading<u64>, Error> {
     Ok(Reading::Known(least))
 }
 
-/// Runs a query of one jsonb column and reads each row as a `T`.
-pub(crate) fn documents<T: for<'de> Deserialize<'de>>(
-    query: &str,
-    arguments: &[pgrx::datum::DatumWithOid<'_>],
-) -> Result<Vec<T>, Error> {
-    Spi::connect(|client| {
-        let mut found = Vec::new();
-        for row in client.select(query, None, arguments)? {
-            if let Some(JsonB(document)) = row.get::<JsonB>(1)? {
-                found.push(serde_json::from_value(document)?);
-            }
-        }
-        Ok(found)
-    })
-}
-
 /// Whether an index `x` (class `i`) is being built in another session. `CREATE INDEX CONCURRENTLY` shows its index in the
 /// progress view; `REINDEX CONCURRENTLY` only one of its indexes at a time, but keeps all of them locked to its end
 /// (indexcmds.c).
@@ -509,16 +589,25 @@ OR NOT x.indisvalid AND EXISTS (SELECT FROM pg_locks l
          AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
          AND l.mode IN ('ShareUpdateExclusiveLock', 'AccessExclusiveLock'))";
 
-/// One jsonb document an index, `<BUILDING>` standing for [`BUILDING`]. `$1` table, `$2` column number, `$3` LIKE pattern of trial names.
-const INDEXES: &str = r"
+/// One jsonb document an index, `<BUILDING>` standing for [`BUILDING`]. `$1` table, `$2` column number, `$3` LIKE pattern of trial names, `$4` leaf tables.
+static INDEXES: LazyLock<String> = LazyLock::new(|| INDEXES_TEXT.replace("<BUILDING>", BUILDING));
+
+const INDEXES_TEXT: &str = r"
+WITH distances AS MATERIALIZED (
+    SELECT oc.oid AS opclass, format('OPERATOR(%I.%s)', pn.nspname, op.oprname) AS operator
+      FROM pg_am am JOIN pg_opclass oc ON oc.opcmethod = am.oid
+      JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = oc.opcintype
+      JOIN pg_operator op ON op.oid = ao.amopopr JOIN pg_namespace pn ON pn.oid = op.oprnamespace
+     WHERE am.amname IN ('ivfflat', 'hnsw') AND ao.amoppurpose = 'o' AND ao.amopstrategy = 1)
 SELECT jsonb_build_object(
     'oid', i.oid::bigint, 'relfilenode', i.relfilenode::bigint,
     'name', format('%I.%I', s.nspname, i.relname), 'relation_name', i.relname,
     'table', t.oid::bigint, 'table_name', format('%I.%I', n.nspname, t.relname),
+    'table_blocks', coalesce(pg_relation_size(t.oid), 0) / current_setting('block_size')::bigint,
     'changes', pg_stat_get_tuples_inserted(t.oid) + pg_stat_get_tuples_updated(t.oid) + pg_stat_get_tuples_deleted(t.oid),
     'method', am.amname, 'valid', x.indisvalid AND x.indisready,
     'building', <BUILDING>,
-    'attached', EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.oid),
+    'attached', i.relispartition,
     'equal_valid', (SELECT min(o.indexrelid::bigint) FROM pg_index o JOIN pg_class oc ON oc.oid = o.indexrelid
                      WHERE o.indrelid = x.indrelid AND o.indexrelid <> x.indexrelid AND o.indisvalid
                        AND oc.relam = i.relam AND o.indkey = x.indkey AND o.indclass = x.indclass
@@ -539,10 +628,7 @@ SELECT jsonb_build_object(
     'key', pg_get_indexdef(i.oid, 1, false),
     'key_type', format_type(k.atttypid, k.atttypmod),
     'predicate', pg_get_expr(x.indpred, x.indrelid),
-    'operator', (SELECT format('OPERATOR(%I.%s)', pn.nspname, op.oprname)
-                   FROM pg_opclass oc JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amoplefttype = oc.opcintype
-                   JOIN pg_operator op ON op.oid = ao.amopopr JOIN pg_namespace pn ON pn.oid = op.oprnamespace
-                  WHERE oc.oid = x.indclass[0] AND ao.amoppurpose = 'o' AND ao.amopstrategy = 1),
+    'operator', (SELECT d.operator FROM distances d WHERE d.opclass = x.indclass[0]),
     'panel', p.reading, 'panel_last', CASE WHEN p.kind IS NOT NULL THEN jsonb_build_object('changes', p.changes,
         'took_s', p.took_s, 'age_s', extract(epoch FROM clock_timestamp() - p.measured_at)) END,
     'structure', q.reading, 'structure_last', CASE WHEN q.kind IS NOT NULL THEN jsonb_build_object('changes', q.changes,
@@ -556,11 +642,12 @@ SELECT jsonb_build_object(
   JOIN pg_attribute k ON k.attrelid = i.oid AND k.attnum = 1
   LEFT JOIN ruvector.readings p ON p.index_id = i.oid AND p.kind = 'panel' AND p.relfilenode = i.relfilenode
   LEFT JOIN ruvector.readings q ON q.index_id = i.oid AND q.kind = 'structure' AND q.relfilenode = i.relfilenode
- WHERE (t.oid = $1 OR t.oid IN (SELECT l.relid FROM pg_partition_tree($1) l WHERE l.isleaf))
+ WHERE t.oid = ANY ($4)
    AND i.relname NOT LIKE $3
    -- The column itself, or an expression over it. A partition may number its columns otherwise than its root.
-   AND EXISTS (SELECT FROM pg_attribute c JOIN pg_attribute r ON r.attrelid = $1 AND r.attnum = $2 AND r.attname = c.attname
+   AND EXISTS (SELECT FROM pg_attribute c
                 WHERE c.attrelid = t.oid
+                  AND c.attname = (SELECT r.attname FROM pg_attribute r WHERE r.attrelid = $1 AND r.attnum = $2)
                   AND (c.attnum = x.indkey[0]
                        OR x.indkey[0] = 0 AND EXISTS (SELECT FROM pg_depend d
                                WHERE d.classid = 'pg_class'::regclass AND d.objid = i.oid

@@ -7,10 +7,9 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use healing::snapshot::{Load, Oid, Reading};
-use pgrx::prelude::*;
 use serde::Deserialize;
 
-use super::{Collection, documents, now_ms};
+use super::{Collection, documents, now_ms, tables};
 use crate::error::Error;
 
 /// Sessions report their counters at most once a second: rates over less time than this would be chance.
@@ -49,7 +48,7 @@ thread_local! {
     static KNOWN: RefCell<HashMap<Oid, Known>> = RefCell::default();
 }
 
-/// One jsonb document a leaf table. `$1` the collection's table.
+/// One jsonb document a leaf table, `$1`.
 const COUNTERS: &str = "
 WITH working AS MATERIALIZED (
     SELECT v.relid FROM pg_stat_progress_vacuum v UNION SELECT a.relid FROM pg_stat_progress_analyze a
@@ -71,7 +70,7 @@ SELECT jsonb_build_object('oid', t.oid::bigint,
                             sum(pg_stat_get_blocks_hit(i.indexrelid))::bigint AS hit
                        FROM pg_index i WHERE i.indrelid IN (t.oid, nullif(t.reltoastrelid, 0))) x ON true
  WHERE t.relkind = 'r'
-   AND (t.oid = $1 OR t.oid IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))";
+   AND t.oid = ANY ($1)";
 
 /// Before our own measurements: ends the window that [`begin`] began. Must run in a transaction.
 pub(crate) fn end(collection: &Collection) -> Result<(), Error> {
@@ -123,7 +122,7 @@ fn is_maintained(before: &Counters, now: &Counters) -> bool {
 }
 
 fn read(collection: &Collection) -> Result<Vec<Counters>, Error> {
-    documents(COUNTERS, &[pg_sys::Oid::from(collection.relation).into()])
+    documents(COUNTERS, &[tables::of(collection)?.leaves().into()])
 }
 
 fn rates(before: &Counters, now: &Counters, seconds: f64) -> Reading<Load> {

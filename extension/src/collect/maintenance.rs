@@ -6,13 +6,14 @@ use healing::snapshot::{Job, Oid, Scheduled};
 use pgrx::prelude::*;
 use serde::Deserialize;
 
-use super::{Collection, documents};
+use super::{Collection, documents, tables};
 use crate::error::Error;
+use crate::kept;
 
 /// Maintenance that runs on or waits for one of the collection's tables; a build of an index that waits for old
-/// transactions waits too. `$1` the collection's table.
+/// transactions waits too. `$1` the collection's tables, partitioned ones included.
 const JOBS: &str = r"
-WITH tables AS (SELECT $1::oid AS oid UNION SELECT p.relid::oid FROM pg_partition_tree($1) p),
+WITH tables AS (SELECT unnest($1) AS oid),
      relations AS (SELECT t.oid AS relation, t.oid AS table_id FROM tables t
                    UNION SELECT x.indexrelid, x.indrelid FROM pg_index x JOIN tables t ON t.oid = x.indrelid),
      here AS (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()),
@@ -51,10 +52,10 @@ SELECT jsonb_build_object(
 
 /// Must run in a transaction.
 pub(crate) fn jobs(collection: &Collection) -> Result<Vec<Job>, Error> {
-    documents(JOBS, &[pg_sys::Oid::from(collection.relation).into()])
+    documents(JOBS, &[tables::of(collection)?.all().into()])
 }
 
-/// Jobs of pg_cron in this database that maintain one of the collection's tables, or all tables. `$1` the collection's table.
+/// Jobs of pg_cron in this database that maintain one of the collection's tables, or all tables. `$1` the collection's tables.
 const SCHEDULED: &str = r"
 SELECT jsonb_build_object('jobid', j.jobid, 'name', coalesce(j.jobname, left(j.command, 40)), 'schedule', j.schedule,
        'command', j.command, 'active', j.active,
@@ -64,24 +65,23 @@ SELECT jsonb_build_object('jobid', j.jobid, 'name', coalesce(j.jobname, left(j.c
  WHERE j.database = current_database() AND j.command ~* '^\s*(vacuum|analyze|reindex|cluster)\M'
    AND (j.command ~* '^\s*(vacuum|analyze)\s*(\([^)]*\))?(\s|full|freeze|verbose|analyze)*;?\s*$'
         OR EXISTS (SELECT FROM pg_class t
-                    WHERE (t.oid = $1 OR t.oid IN (SELECT p.relid FROM pg_partition_tree($1) p))
+                    WHERE t.oid = ANY ($1)
                       AND position(lower(t.relname) IN lower(j.command)) > 0))
  ORDER BY j.jobid";
 
 /// None where there is no pg_cron in this database. Must run in a transaction.
 pub(crate) fn scheduled(collection: &Collection) -> Result<Option<Vec<Scheduled>>, Error> {
-    if Spi::get_one::<bool>("SELECT to_regclass('cron.job') IS NOT NULL")? != Some(true) {
+    if kept::one::<bool>("SELECT to_regclass('cron.job') IS NOT NULL", &[])? != Some(true) {
         return Ok(None);
     }
-    documents(SCHEDULED, &[pg_sys::Oid::from(collection.relation).into()]).map(Some)
+    documents(SCHEDULED, &[tables::of(collection)?.all().into()]).map(Some)
 }
 
 /// Sessions of users that have waited longer than a second, by the leaf table that they wait for: for a lock on it, for a
-/// row of it that another transaction has locked, or for a lock on the collection's root. `$1` the collection's table.
+/// row of it that another transaction has locked, or for a lock on the collection's root. `$1` the leaf tables, `$2` the root.
 const WAITING: &str = r"
 WITH here AS (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()),
-     leaves AS (SELECT t.oid FROM pg_class t
-                 WHERE t.relkind = 'r' AND (t.oid = $1 OR t.oid IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))),
+     leaves AS (SELECT unnest($1) AS oid),
      waits AS (SELECT l.pid, l.relation, l.locktype FROM pg_locks l
                 WHERE NOT l.granted AND l.waitstart < clock_timestamp() - interval '1 second'),
      at AS (SELECT w.pid, w.relation FROM waits w WHERE w.relation IS NOT NULL
@@ -89,7 +89,7 @@ WITH here AS (SELECT d.oid FROM pg_database d WHERE d.datname = current_database
              WHERE w.locktype = 'transactionid')
 SELECT jsonb_build_object('oid', f.oid::bigint, 'sessions', count(DISTINCT a.pid))
   FROM leaves f
-  JOIN at a ON a.relation IN (f.oid, $1)
+  JOIN at a ON a.relation IN (f.oid, $2)
   JOIN pg_stat_activity s ON s.pid = a.pid JOIN here ON here.oid = s.datid
  WHERE s.backend_type = 'client backend' AND s.query !~* '^\s*(vacuum|analyze|reindex|cluster|create|drop|alter)\M'
  GROUP BY f.oid";
@@ -101,6 +101,9 @@ pub(crate) fn waiting(collection: &Collection) -> Result<HashMap<Oid, f64>, Erro
         oid: Oid,
         sessions: f64,
     }
-    let rows: Vec<Row> = documents(WAITING, &[pg_sys::Oid::from(collection.relation).into()])?;
+    let rows: Vec<Row> = documents(
+        WAITING,
+        &[tables::of(collection)?.leaves().into(), pg_sys::Oid::from(collection.relation).into()],
+    )?;
     Ok(rows.into_iter().map(|row| (row.oid, row.sessions)).collect())
 }

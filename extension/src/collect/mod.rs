@@ -12,10 +12,11 @@ mod panel;
 mod readings;
 mod replication;
 mod server;
+pub(crate) mod tables;
 
 pub(crate) use catalog::{
-    BUILDING, Collection, IndexRow, LISTS_DEFAULT, collection, collections, documents, effort, indexes,
-    live_rows, now_ms, snapshot, value_bytes,
+    BUILDING, Collection, IndexRow, LISTS_DEFAULT, collection, collections, count, documents, effort,
+    indexes, know_rows, live_rows, now_ms, snapshot, value_bytes,
 };
 pub(crate) use maintenance::jobs;
 pub(crate) use memory::free_bytes as memory_free_bytes;

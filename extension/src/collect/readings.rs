@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::{Collection, IndexRow, effort, ivfflat, now_ms, panel};
 use crate::error::Error;
+use crate::kept;
 use crate::transaction::transaction;
 
 /// Share of a table's rows that must have changed for the panel to be measured again before its time.
@@ -76,7 +77,7 @@ impl Kind {
 
 /// Another draw each time: a measurement must not fit an index to one set of rows.
 pub(crate) fn seed() -> Result<i64, Error> {
-    Ok(Spi::get_one("SELECT extract(epoch FROM clock_timestamp())::bigint")?.unwrap_or(0))
+    Ok(kept::one("SELECT extract(epoch FROM clock_timestamp())::bigint", &[])?.unwrap_or(0))
 }
 
 /// Takes a measurement of an index and keeps it. Must run outside any transaction: it opens its own, short ones.
@@ -146,7 +147,7 @@ fn keep(
     reading: serde_json::Value,
 ) -> Result<(), Error> {
     let took_s = (now_ms() - began).max(0) as f64 / 1000.0;
-    Ok(Spi::run_with_args(
+    kept::change(
         "INSERT INTO ruvector.readings AS r (index_id, kind, collection_id, relfilenode, measured_at, took_s, changes, seed, reading)
          VALUES ($1, $2, $3, $4, clock_timestamp(), $8, $5, $6, $7)
          ON CONFLICT (index_id, kind) DO UPDATE
@@ -163,5 +164,5 @@ fn keep(
             JsonB(reading).into(),
             took_s.into(),
         ],
-    )?)
+    )
 }

@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use healing::snapshot::{Reading, Replica};
-use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::{documents, now_ms};
 use crate::error::Error;
+use crate::kept;
 
 /// Looks at the WAL position that are kept: a replica that is further behind than the oldest is at least that old.
 const HISTORY_MAX: usize = 20_000;
@@ -65,10 +65,10 @@ SELECT jsonb_build_object('id', k.id, 'name', k.application_name || coalesce(' (
 
 /// Must run in a transaction, on a server that is not in recovery.
 pub(crate) fn replicas(forget_s: i64) -> Result<Vec<Replica>, Error> {
-    Spi::run_with_args(KNOWN, &[(forget_s as f64).into()])?;
+    kept::change(KNOWN, &[(forget_s as f64).into()])?;
     let now = now_ms();
     let written =
-        Spi::get_one::<f64>("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8")?.unwrap_or(0.0);
+        kept::one::<f64>("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8", &[])?.unwrap_or(0.0);
     let rows: Vec<Row> = documents(REPLICAS, &[])?;
     let least = rows.iter().filter_map(|row| row.replayed).fold(written, f64::min);
     remember(written, least, now);

@@ -1,10 +1,9 @@
 //! What the whole server says: connections, autovacuum's workers, the oldest snapshot.
 
 use healing::snapshot::{Horizon, Reading, Server, Slots};
-use pgrx::prelude::*;
 use serde::Deserialize;
 
-use super::{Collection, documents};
+use super::{Collection, documents, tables};
 use crate::error::Error;
 
 /// See the module.
@@ -21,7 +20,7 @@ impl State {
     }
 }
 
-/// `$1` the collection's table. A snapshot that VACUUM or CREATE INDEX CONCURRENTLY holds hinders no cleaning up
+/// `$1` the collection's leaf tables. A snapshot that VACUUM or CREATE INDEX CONCURRENTLY holds hinders no cleaning up
 /// (procarray.c, ComputeXidHorizons).
 const STATE: &str = "
 WITH sessions AS (SELECT * FROM pg_stat_activity),
@@ -45,7 +44,7 @@ WITH sessions AS (SELECT * FROM pg_stat_activity),
      due AS (
          SELECT count(*) AS tables FROM pg_class t
           WHERE t.relkind = 'r'
-            AND (t.oid = $1 OR t.oid IN (SELECT p.relid FROM pg_partition_tree($1) p WHERE p.isleaf))
+            AND t.oid = ANY ($1)
             AND pg_stat_get_dead_tuples(t.oid) >
                 coalesce((SELECT o.option_value FROM pg_options_to_table(t.reloptions) o
                            WHERE o.option_name = 'autovacuum_vacuum_threshold'),
@@ -64,7 +63,7 @@ SELECT jsonb_build_object(
 
 /// Must run in a transaction.
 pub(crate) fn state(collection: &Collection) -> Result<State, Error> {
-    documents(STATE, &[pg_sys::Oid::from(collection.relation).into()])?
+    documents(STATE, &[tables::of(collection)?.leaves().into()])?
         .pop()
         .ok_or_else(|| Error::refused("the server's state could not be read"))
 }

@@ -1,11 +1,13 @@
 //! What the catalogs say now about the indexes that a step concerns.
 
+use std::sync::LazyLock;
+
 use healing::leftover::is_named_after;
 use healing::plan::IndexRef;
 use healing::snapshot::Oid;
 use serde::Deserialize;
 
-use crate::collect::{BUILDING, Collection, documents};
+use crate::collect::{BUILDING, Collection, documents, tables};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 
@@ -29,7 +31,7 @@ pub(crate) struct Found {
 
 /// The index of this OID.
 pub(crate) fn by_oid(index: Oid) -> Result<Option<Found>, Error> {
-    Ok(select("x.indexrelid", index)?.pop())
+    Ok(documents(&BY_OID, &[pgrx::pg_sys::Oid::from(index).into()])?.pop())
 }
 
 /// The name of the trial index beside this one; after the swap the loser bears it.
@@ -92,10 +94,21 @@ pub(crate) struct Orphan {
 /// Trial indexes of a collection on which no action is under way or unfinished, invalid or with a valid index like them.
 pub(crate) fn orphans(collection: &Collection) -> Result<Vec<Orphan>, Error> {
     documents(
-        &format!(
-            r"SELECT jsonb_build_object('oid', i.oid::bigint, 'table', x.indrelid::bigint, 'name', format('%I.%I', n.nspname, i.relname))
+        &ORPHANS,
+        &[
+            tables::of(collection)?.leaves().into(),
+            format!("^{TRIAL_PREFIX}[0-9]+(_cc(new|old)[0-9]*)?$").into(),
+            collection.id.into(),
+        ],
+    )
+}
+
+/// `$1` the collection's leaf tables, `$2` pattern of trial names, `$3` the collection.
+static ORPHANS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        r"SELECT jsonb_build_object('oid', i.oid::bigint, 'table', x.indrelid::bigint, 'name', format('%I.%I', n.nspname, i.relname))
             FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_namespace n ON n.oid = i.relnamespace
-           WHERE (x.indrelid = $1 OR x.indrelid IN (SELECT l.relid FROM pg_partition_tree($1) l WHERE l.isleaf))
+           WHERE x.indrelid = ANY ($1)
              AND i.relname ~ $2
              AND NOT EXISTS (SELECT FROM ruvector.actions a
                               WHERE a.collection_id = $3
@@ -104,14 +117,8 @@ pub(crate) fn orphans(collection: &Collection) -> Result<Vec<Orphan>, Error> {
              AND (NOT x.indisvalid OR i.relname !~ '_cc' AND EXISTS (
                      SELECT FROM pg_index o JOIN pg_class oc ON oc.oid = o.indexrelid
                       WHERE o.indexrelid <> x.indexrelid AND o.indisvalid AND oc.relname !~ $2 AND {ALIKE}))"
-        ),
-        &[
-            pgrx::pg_sys::Oid::from(collection.relation).into(),
-            format!("^{TRIAL_PREFIX}[0-9]+(_cc(new|old)[0-9]*)?$").into(),
-            collection.id.into(),
-        ],
     )
-}
+});
 
 /// The index, if it is still what it was when the plan was made.
 pub(crate) fn as_planned(of: &IndexRef) -> Result<Found, Error> {
@@ -150,12 +157,15 @@ pub(crate) fn reindex_leftovers(of: &IndexRef) -> Result<Vec<Found>, Error> {
 }
 
 fn on_table(table: Oid) -> Result<Vec<Found>, Error> {
-    select("x.indrelid", table)
+    documents(&BY_TABLE, &[pgrx::pg_sys::Oid::from(table).into()])
 }
 
-fn select(column: &str, oid: Oid) -> Result<Vec<Found>, Error> {
-    documents(
-        &format!(
+static BY_OID: LazyLock<String> = LazyLock::new(|| by("x.indexrelid"));
+static BY_TABLE: LazyLock<String> = LazyLock::new(|| by("x.indrelid"));
+
+/// Indexes by this column of `pg_index`, `$1`.
+fn by(column: &str) -> String {
+    format!(
             "SELECT jsonb_build_object('oid', i.oid::bigint, 'table', x.indrelid::bigint,
                     'attached', EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.oid), 'relfilenode', i.relfilenode::bigint, 'relation_name', i.relname,
                     'schema', n.nspname, 'name', format('%I.%I', n.nspname, i.relname),
@@ -163,7 +173,5 @@ fn select(column: &str, oid: Oid) -> Result<Vec<Found>, Error> {
                     'valid', x.indisvalid AND x.indisready AND x.indislive, 'bytes', pg_relation_size(i.oid))
                FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_namespace n ON n.oid = i.relnamespace
               WHERE {column} = $1"
-        ),
-        &[pgrx::pg_sys::Oid::from(oid).into()],
     )
 }

@@ -44,14 +44,15 @@ pub(super) const STORE: &str = "fault_rows";
 
 /// Creates `name (id, part, embedding vector(128))` with eight list partitions `name_0` … of 1,500 real rows each, and
 /// `name_<n>_index` on each: hnsw on the even ones, ivfflat with [`LISTS`] lists on the odd ones, for cosine distance.
-/// They hang together with no partitioned index, so that each may be replaced by itself.
+/// They hang together with no partitioned index, so that each may be replaced by itself. The ids come from a default, which
+/// a partition has too: an identity column it knows only since PostgreSQL 17.
 ///
 /// # Errors
 /// With the server's reason, or when the data set is absent.
 pub fn mixed(client: &mut Client, name: &str, seed: u64) -> Result<(), ClusterError> {
     store(client)?;
     let mut script = format!(
-        "CREATE TABLE {name} (id bigint GENERATED ALWAYS AS IDENTITY, part int, embedding vector({DIMS}))
+        "CREATE TABLE {name} (id bigserial, part int, embedding vector({DIMS}))
              PARTITION BY LIST (part);"
     );
     for part in 0..PARTITIONS {

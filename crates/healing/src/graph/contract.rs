@@ -56,18 +56,18 @@ fn join(run: &mut Node, condition: Condition) {
     run.condition = run.condition.clone().worse(condition);
 }
 
-/// Which nodes stay: all that are no partitions, those that are asked about, and of the others the sickest.
+/// Which nodes stay: all that are no partitions, those that are asked about, and of the others the sickest, but one at
+/// least: cut off by itself a partition that is well hangs on by 1, a run of them by more.
 fn kept(cap: usize, graph: &ContractedGraph, held: Held<'_>) -> Vec<bool> {
     let may_merge = |node: &Node| matches!(node.key, NodeKey::Partition { .. }) && !held.names(&node.key);
     let mut keep: Vec<bool> = graph.nodes.iter().map(|node| !may_merge(node)).collect();
     let mut room = cap.saturating_sub(keep.iter().filter(|keep| **keep).count());
-    let mut sick: Vec<usize> =
-        (0..graph.nodes.len()).filter(|&at| !keep[at] && graph.nodes[at].condition.health < 1.0).collect();
-    sick.sort_by(|&a, &b| {
+    let mut sickest: Vec<usize> = (0..graph.nodes.len()).filter(|&at| !keep[at]).collect();
+    sickest.sort_by(|&a, &b| {
         graph.nodes[a].condition.health.total_cmp(&graph.nodes[b].condition.health).then(a.cmp(&b))
     });
-    for at in sick {
-        if room == 0 {
+    for (count, at) in sickest.into_iter().enumerate() {
+        if room == 0 || count > 0 && graph.nodes[at].condition.health >= 1.0 {
             break;
         }
         keep[at] = true;

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::fixtures::{drift, fragment, ivf, known, load, recall, snapshot, whole};
 use crate::graph::build::chain;
@@ -180,6 +182,59 @@ fn healthy_is_one_with_everything_else_that_is_observed() {
                 assert!((value - 1.0).abs() < 1e-9, "two servers, {partitions} {replicas} {jobs}: {value}");
             }
         }
+    }
+}
+
+/// So many partitions with nothing beside them but what is asked for, and so many servers, dealt out by `random`.
+fn topology(size: [u32; 6], everything: bool, random: u64) -> Snapshot {
+    let [partitions, groups, hnsw, replicas, jobs, servers] = size;
+    let mut healthy = match everything {
+        true => whole(partitions, groups, hnsw, replicas, jobs),
+        false => snapshot(partitions, groups, hnsw),
+    };
+    let mut random = random;
+    for partition in &mut healthy.partitions {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        partition.server = match (random >> 33) % u64::from(servers) {
+            0 => String::new(),
+            server => format!("server{server}"),
+        };
+    }
+    healthy
+}
+
+/// Every size to 200, where the number of nodes meets its cap (500 partitions with an index each, 1000 without), and some
+/// up to 5000; with nothing beside the tables, and with everything.
+#[test]
+fn healthy_is_one_from_one_partition_to_five_thousand() {
+    let sizes = (1..=200).chain((200..=5000).step_by(389)).chain(490..=510).chain(990..=1010).chain([5000]);
+    for partitions in sizes {
+        for (hnsw, everything) in [(0, true), (1, false), (1, true)] {
+            let graph = build(&topology([partitions, 0, hnsw, 2, 3, 1], everything, 0));
+            assert!(graph.nodes.len() <= NODES_MAX);
+            let value = lambda(&graph);
+            assert!((value - 1.0).abs() < 1e-6, "{partitions} {hnsw} {everything}: {value}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn healthy_is_one_in_any_topology(
+        partitions in prop_oneof![1u32..12, 12u32..200, 200u32..5001],
+        groups in prop_oneof![Just(0u32), 1u32..17],
+        hnsw in 0u32..3,
+        replicas in 0u32..8,
+        jobs in 0u32..40,
+        servers in 1u32..6,
+        everything in any::<bool>(),
+        random in any::<u64>(),
+    ) {
+        let graph = build(&topology([partitions, groups, hnsw, replicas, jobs, servers], everything, random));
+        prop_assert!(graph.nodes.len() <= NODES_MAX);
+        let value = lambda(&graph);
+        prop_assert!((value - 1.0).abs() < 1e-6, "{}", value);
     }
 }
 
