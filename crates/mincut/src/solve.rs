@@ -54,6 +54,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// What a scan needs, and an array for counting.
+    pub(crate) fn for_scans(&mut self) -> (&mut Order, &mut Buckets, &mut Vec<u32>) {
+        (&mut self.order, &mut self.buckets, &mut self.placed)
+    }
+
     /// An array for counting that is free between solves.
     pub(crate) fn counts(&mut self) -> &mut Vec<u32> {
         &mut self.placed

@@ -1,5 +1,6 @@
 //! The solver against a solver that is too simple to be wrong, on every path through it.
 
+mod certificate;
 mod classes;
 mod dynamic;
 mod families;
