@@ -123,19 +123,22 @@ impl Csr {
         self.targets[range.clone()].binary_search(&to).ok().map(|at| range.start + at)
     }
 
-    /// Changes the weight of an edge of a graph with sorted rows, and the degrees of its ends.
-    pub(crate) fn change(&mut self, u: u32, v: u32, weight: impl Fn(u64) -> u64) {
+    /// Changes the weight of an edge of a graph with sorted rows, and the degrees of its ends; returns what it was.
+    pub(crate) fn change(&mut self, u: u32, v: u32, weight: impl Fn(u64) -> u64) -> u64 {
+        let mut before = 0;
         for (from, to) in [(u, v), (v, u)] {
             let Some(arc) = self.arc(from, to) else {
                 debug_assert!(false, "no edge between {u} and {v}");
-                return;
+                return before;
             };
             let slot = &mut self.weights[arc];
             let (old, new) = (*slot, weight(*slot));
             *slot = new;
             let degree = &mut self.degrees[from as usize];
             *degree = *degree - old + new;
+            before = old;
         }
+        before
     }
 
     pub(crate) fn clear(&mut self) {

@@ -143,9 +143,11 @@ impl<N: Number> Matrix<N> {
         Ok(())
     }
 
-    /// Gives the cells back: two matrices at once are more than the caller was promised.
-    pub(crate) fn release(&mut self) {
-        self.cells = Vec::new();
+    /// Gives the cells back if they are more: two matrices together must not be more than one may be.
+    pub(crate) fn keep_within(&mut self, bytes_max: usize) {
+        if self.cells.capacity() * size_of::<N>() > bytes_max {
+            self.cells = Vec::new();
+        }
     }
 
     fn stride(rows: usize) -> usize {

@@ -5,36 +5,38 @@
 //!
 //! - the cut, and what its side is worth now: an upper bound. A crossing edge that loses capacity takes the minimum
 //!   down with it, by just as much; an edge that gains and does not cross changes nothing.
-//! - a *coarse* partition: no cut below its floor separates two nodes of a class. All smaller cuts are therefore cuts
-//!   of the quotient, a graph of few nodes that is kept up to date and solved in place of the whole.
-//! - a *fine* partition, the same with a higher floor and no quotient. It shows, in time proportional to a degree,
-//!   that an edge which loses capacity still has its ends held together, so that neither the minimum nor the coarse
-//!   floor need move.
+//! - a partition: no cut below its floor separates two nodes of a class. All smaller cuts are therefore cuts of the
+//!   quotient, a graph of few nodes that is kept up to date and solved in place of the whole.
+//! - a [`Certificate`] of the floor: what of every capacity it rests on. Most losses are of capacity that nothing rests on,
+//!   and most others can be made up for nearby.
 //!
-//! Why floors stay true: after `(u, v)` loses `d`, only cuts that separate `u` from `v` are smaller, each by `d`. If all
-//! of those are still worth `b`, a floor below `b` stands; otherwise it sinks to `b`, and never by more than `d`. And `b` is
-//! found so: a cut between `u` and a class that `v` belongs to either splits the class, and then costs the class's floor,
-//! or cuts every edge from `u` into the class. Where that does not suffice, a flow from `u` to `v` ([`crate::flow`]) finds
-//! `b`, and when the minimum did move, the new one.
+//! Why the floor stays true: after `(u, v)` loses `d`, only cuts that separate `u` from `v` are smaller, each by `d`. If the
+//! certificate withstands that, every cut that splits a class is still worth the floor; one that splits none is a cut of
+//! the quotient, whose arcs around the two classes tell what it is worth at least. Where that does not suffice, a flow from `u` to
+//! `v` ([`crate::flow`]) finds the smallest cut between the two, worth `b`: if the minimum moved, that is the new one, and a
+//! floor above `b` sinks to `b`, and never by more than `d`.
 
+use crate::certificate::Certificate;
 use crate::csr::Csr;
 use crate::flow::{Flow, Held};
 use crate::graph::{Scale, scale_for};
 use crate::solve::{Scratch, Tuning, certify, solve};
 use crate::{Cut, GraphError, Interrupted};
 
-/// By how much the floor of the coarse partition may exceed the minimum, in parts of the minimum, at most all of it. The
+/// By how much the floor may exceed the minimum, in parts of the minimum, at most all of it. The
 /// larger, the rarer a rebuild and the larger the quotient. Every rebuild begins with twice what the last one ended with.
 const MARGIN_PARTS: u64 = 1024;
 /// Flows between two queries look at no more than this many times all arcs: whoever changes everything is better served
 /// by one rebuild.
 const FLOW_PASSES_MAX: usize = 1;
-/// Floor of the fine partition.
-const FINE_FACTOR: u64 = 6;
-/// Losses kept for when the coarse floor is needed. More would take longer to look at than a rebuild.
+/// Losses without a certificate after which it is made anew.
+const LOSSES_WITHOUT_MAX: usize = 16;
+/// The certified floor exceeds the minimum by at most this part of it: the higher, the more of the capacities it rests on.
+const CERTIFIED_PART: u64 = 8;
+/// Losses kept for when the floor is needed. More would take longer to look at than a rebuild.
 const PENDING_MAX: usize = 256;
-/// Rounds of contraction for the coarse partition; for the fine one a single scan must do.
-const COARSE_ROUNDS_MAX: usize = 24;
+/// Rounds of contraction for the partition.
+const ROUNDS_MAX: usize = 24;
 /// No floor is above this: no cut is, and so no sum overflows.
 const FLOOR_MAX: u64 = 1 << 61;
 /// The total of all capacities, in units, when the units are chosen; it may grow to [`FLOOR_MAX`] before they are chosen
@@ -43,8 +45,6 @@ const TOTAL_BITS: i32 = 56;
 /// A minimum below this, in units, makes one look whether finer units can be had: a crossing edge may be off by half a
 /// unit.
 const WORTH_MIN: u64 = 1 << 32;
-/// Arcs looked at to show that two nodes hold together.
-const ARCS_LOOKED_AT_MAX: usize = 512;
 
 /// A graph with fixed edges and changing capacities, and its minimum cut.
 ///
@@ -63,7 +63,7 @@ const ARCS_LOOKED_AT_MAX: usize = 512;
 /// The cut is exact after every change, at a resolution of 2⁻⁵⁶ of the total capacity (chosen when the graph is made, and
 /// again when the capacities have outgrown it). Which of several minimum cuts is named may depend on the changes made before;
 /// the same changes give the same cut. Memory, with a copy of the edge list:
-/// 50 to 97 bytes an edge as measured, most where no part of the graph holds together much better than the whole.
+/// 57 to 100 bytes an edge as measured, most where no part of the graph holds together much better than the whole.
 #[derive(Debug)]
 pub struct DynamicCut {
     nodes: usize,
@@ -81,22 +81,24 @@ pub struct DynamicCut {
     /// The cut is the minimum.
     exact: bool,
     coarse: Partition,
-    fine: Partition,
-    /// The classes of the coarse partition, with sorted rows.
+    /// The classes of the partition, with sorted rows.
     quotient: Csr,
+    /// Of the floor: while it is valid, every cut that splits a class is worth the floor in what is kept, and no loss is
+    /// pending.
+    certificate: Certificate,
+    /// Losses since it was valid.
+    losses_without: usize,
     scratch: Scratch,
     flow: Flow,
     /// Arcs that flows may still look at before the next query.
     flow_arcs: usize,
-    /// Losses `(u, v, units)` that the coarse floor does not know of yet: cuts below it that split a class separate one
+    /// Losses `(u, v, units)` that the floor does not know of yet: cuts below it that split a class separate one
     /// of these pairs.
     pending: Vec<(u32, u32, u64)>,
-    /// What the coarse floor is at least, whatever the pending losses did.
+    /// What the floor is at least, whatever the pending losses did.
     sure: u64,
-    /// The coarse floor exceeds the minimum by so many of its [`MARGIN_PARTS`].
+    /// The floor exceeds the minimum by so many of its [`MARGIN_PARTS`] when the partition is made.
     margin: u64,
-    /// The minimum when the fine partition was last made and held little together; 0 when it was not so.
-    fine_useless_at: u64,
 }
 
 /// No cut below the floor separates two nodes of a class.
@@ -104,43 +106,29 @@ pub struct DynamicCut {
 struct Partition {
     class: Vec<u32>,
     floor: u64,
-    /// The class with most nodes. (The fine partition only.)
+    /// The class with most nodes.
     largest: u32,
-    /// Nodes that are a class of their own. (The coarse partition only.)
+    /// Nodes that are a class of their own.
     single: Vec<bool>,
 }
 
 impl Partition {
-    fn together(&self, u: u32, v: u32) -> bool {
-        self.floor > 0 && self.class[u as usize] == self.class[v as usize]
-    }
-
     /// The edge `(u, v)` has lost `loss`, and all cuts between its ends are still worth `held`.
     fn sink(&mut self, loss: u64, held: u64) {
         self.floor = sunk(self.floor, loss, held);
     }
 
-    /// Number of nodes of every class.
-    fn count(&self, counts: &mut Vec<u32>) {
+    /// Finds the largest class and those of one node.
+    fn count(&mut self, counts: &mut Vec<u32>) {
         counts.clear();
         counts.resize(self.class.len(), 0);
         for &class in &self.class {
             counts[class as usize] += 1;
         }
-    }
-
-    fn find_single(&mut self, counts: &mut Vec<u32>) {
-        self.count(counts);
-        self.single.clear();
-        self.single.extend(self.class.iter().map(|&class| counts[class as usize] == 1));
-    }
-
-    /// Finds the largest class and returns its number of nodes.
-    fn find_largest(&mut self, counts: &mut Vec<u32>) -> usize {
-        self.count(counts);
         let largest = (0u32..).zip(counts.iter().copied()).max_by_key(|&(_, count)| count);
         self.largest = largest.map_or(0, |(class, _)| class);
-        largest.map_or(0, |(_, count)| count as usize)
+        self.single.clear();
+        self.single.extend(self.class.iter().map(|&class| counts[class as usize] == 1));
     }
 }
 
@@ -169,15 +157,15 @@ impl DynamicCut {
             cut: None,
             exact: false,
             coarse: Partition::default(),
-            fine: Partition::default(),
             quotient: Csr::default(),
+            certificate: Certificate::default(),
+            losses_without: 0,
             scratch: Scratch::new(),
             flow: Flow::default(),
             flow_arcs: 0,
             pending: Vec::new(),
             sure: 0,
             margin: MARGIN_PARTS,
-            fine_useless_at: 0,
         };
         graph.load(scale);
         Ok(graph)
@@ -256,9 +244,7 @@ impl DynamicCut {
                 self.worth_checked = self.worth();
             }
         }
-        if self.coarse.floor > 0 && self.fine.floor <= self.coarse.floor && !self.fine_is_useless() {
-            self.refine(interrupt)?;
-        }
+        self.maintain(interrupt)?;
         self.flow_arcs = FLOW_PASSES_MAX * self.graph.arcs();
         Ok(self.cut.as_ref())
     }
@@ -294,6 +280,37 @@ impl DynamicCut {
         self.cut.as_ref().is_some_and(|cut| cut.side[u as usize] != cut.side[v as usize])
     }
 
+    /// Makes what helps to see that a loss is harmless anew, once enough losses had to do without.
+    fn maintain(&mut self, interrupt: &mut dyn FnMut() -> bool) -> Result<(), Interrupted> {
+        if self.worth() == 0 {
+            return Ok(());
+        }
+        let worn = self.certificate.is_valid() && self.certificate.is_worn();
+        if self.coarse.floor >= self.worth() && (worn || self.losses_without >= LOSSES_WITHOUT_MAX) {
+            self.sink_pending();
+            if self.coarse.floor >= self.worth() {
+                self.certify_floor(interrupt)?;
+            }
+        }
+        if self.losses_without >= PENDING_MAX {
+            self.losses_without = 0;
+            self.rebuild(interrupt)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the certificate anew. Nothing may be pending.
+    fn certify_floor(&mut self, interrupt: &mut dyn FnMut() -> bool) -> Result<(), Interrupted> {
+        debug_assert!(self.pending.is_empty() && self.sure == self.coarse.floor);
+        let most = self.worth().saturating_add(self.worth() / CERTIFIED_PART);
+        self.coarse.floor = self.coarse.floor.min(most);
+        self.sure = self.coarse.floor;
+        let Self { graph, scratch, certificate, coarse, .. } = self;
+        certificate.make(graph, coarse.floor, Tuning::DEFAULT.key_bits, scratch.for_scans(), interrupt)?;
+        self.losses_without = 0;
+        Ok(())
+    }
+
     fn gain(&mut self, u: u32, v: u32, units: u64) {
         self.change(u, v, |weight| weight + units);
         if self.crosses(u, v) {
@@ -303,16 +320,33 @@ impl DynamicCut {
     }
 
     fn lose(&mut self, u: u32, v: u32, units: u64) {
-        self.change(u, v, |weight| weight - units);
+        let before = self.change(u, v, |weight| weight - units);
         let crosses = self.crosses(u, v);
+        let was_valid = self.certificate.is_valid();
+        let mut certified = self.certificate.withstands(&self.graph, u, v, before);
+        let sure = self.sure;
+        if !certified {
+            self.sure = sure.saturating_sub(units);
+        }
         // A bound on all cuts between the two.
-        let mut held = self.held(u, v, units);
-        // Whether the minimum moved must be known now.
-        if !crosses && held < self.worth() && self.flow_arcs > 0 && self.cut.is_some() {
-            let bound = self.worth();
-            let (found, _) = self.flow.run(&mut self.graph, (u, v), bound, &mut self.flow_arcs, |_| false);
+        let mut held = self.held(u, v);
+        // Whether the certificate can be mended, and whether the minimum moved, must be known now.
+        let moves = !crosses && held < self.worth();
+        let mend = was_valid && !certified && self.coarse.floor >= self.worth();
+        if (moves || mend) && self.flow_arcs > 0 && self.cut.is_some() {
+            let bound = if mend { self.coarse.floor } else { self.worth() };
+            let Self { flow, graph, certificate, flow_arcs, .. } = self;
+            let found = flow.run_telling(graph, (u, v), bound, flow_arcs, |arcs, through| {
+                if mend {
+                    certificate.keep_flow(arcs, through);
+                }
+            });
             held = held.max(found.value());
-            if let Held::Exactly(units) = found {
+            certified |= mend && found.value() >= bound;
+            if let Held::Exactly(units) = found
+                && !crosses
+                && units < self.worth()
+            {
                 // The smallest of the cuts that lost: if the old one was the minimum, this now is.
                 let mut side = vec![false; self.nodes];
                 for &node in self.flow.side() {
@@ -321,18 +355,22 @@ impl DynamicCut {
                 self.cut = Some(Cut::new(self.scale.capacity(units), units, side));
             }
         }
-        // Whether the floor sinks, only when it is needed.
-        if !crosses && held < self.coarse.floor {
-            self.pending.push((u, v, units));
-            if self.pending.len() > PENDING_MAX {
-                self.pending.clear();
-                self.coarse.floor = 0;
-            }
-        } else {
-            self.coarse.sink(units, held);
+        self.losses_without += usize::from(!certified);
+        if certified {
+            self.sure = sure;
         }
-        self.sure = sunk(self.sure, units, held).min(self.coarse.floor);
-        self.fine.sink(units, held);
+        if !certified {
+            // Whether the floor sinks, only when it is needed.
+            if !crosses && held < self.coarse.floor {
+                self.pending.push((u, v, units));
+                if self.pending.len() > PENDING_MAX {
+                    self.forget_partition();
+                }
+            } else {
+                self.coarse.sink(units, held);
+            }
+            self.sure = sunk(sure, units, held).min(self.coarse.floor);
+        }
         if crosses {
             // No cut lost more, so a minimum stays one.
             self.set_worth(self.worth() - units);
@@ -341,7 +379,7 @@ impl DynamicCut {
         }
     }
 
-    /// Finds out how far the coarse floor has sunk with the losses since it was last needed.
+    /// Finds out how far the floor has sunk with the losses since it was last needed.
     fn sink_pending(&mut self) {
         let Self { flow, graph, coarse, flow_arcs, pending, .. } = self;
         for (u, v, units) in pending.drain(..) {
@@ -353,44 +391,38 @@ impl DynamicCut {
         self.sure = self.coarse.floor;
     }
 
-    /// Writes a new weight to both graphs.
-    fn change(&mut self, u: u32, v: u32, weight: impl Fn(u64) -> u64) {
-        self.graph.change(u, v, &weight);
+    /// Writes a new weight to both graphs; returns the one before.
+    fn change(&mut self, u: u32, v: u32, weight: impl Fn(u64) -> u64) -> u64 {
         if self.coarse.floor > 0 {
             let (a, b) = (self.coarse.class[u as usize], self.coarse.class[v as usize]);
             if a != b {
                 self.quotient.change(a, b, &weight);
             }
         }
+        self.graph.change(u, v, &weight)
     }
 
-    /// A lower bound on the value of every cut between `u` and `v`, whose edge has just lost `loss`.
-    fn held(&self, u: u32, v: u32, loss: u64) -> u64 {
-        let coarse = if self.coarse.together(u, v) { self.sure.saturating_sub(loss) } else { 0 };
-        let floor = self.fine.floor.saturating_sub(loss);
-        if floor == 0 {
-            return coarse;
+    /// A lower bound on the value of every cut between `u` and `v`.
+    fn held(&self, u: u32, v: u32) -> u64 {
+        if self.coarse.floor == 0 {
+            return 0;
         }
-        if self.fine.together(u, v) {
-            return coarse.max(floor);
+        let (a, b, c) = (self.coarse.class[u as usize], self.coarse.class[v as usize], self.coarse.largest);
+        if a == b {
+            return self.sure;
         }
-        let class = &self.fine.class;
-        let (into_v, u_into_largest) = self.into(u, class[v as usize]);
-        let (into_u, v_into_largest) = self.into(v, class[u as usize]);
-        coarse.max(floor.min(into_v.max(into_u).max(u_into_largest.min(v_into_largest))))
+        // A cut that splits no class cuts whatever is between the two, and has the largest class on either side.
+        let between = |a: u32, b: u32| self.quotient.arc(a, b).map_or(0, |arc| self.quotient.weights[arc]);
+        let around = if a == c || b == c { 0 } else { between(a, c).min(between(b, c)) };
+        self.sure.min(between(a, b) + around)
     }
 
-    /// Capacity from a node into a class and into the largest class, or less; unlimited from its own.
-    fn into(&self, node: u32, wanted: u32) -> (u64, u64) {
-        let class = &self.fine.class;
-        let largest = self.fine.largest;
-        let (mut to_wanted, mut to_largest) = (0, 0);
-        for (target, weight) in self.graph.row(node as usize).take(ARCS_LOOKED_AT_MAX) {
-            let other = class[target as usize];
-            to_wanted += if other == wanted { weight } else { 0 };
-            to_largest += if other == largest { weight } else { 0 };
-        }
-        (to_wanted, if class[node as usize] == largest { u64::MAX } else { to_largest })
+    /// Forgets what all cuts are worth at least.
+    fn forget_partition(&mut self) {
+        self.pending.clear();
+        self.coarse.floor = 0;
+        self.sure = 0;
+        self.certificate.invalidate();
     }
 
     /// Reads all capacities anew; nothing is known afterwards but the old side.
@@ -399,9 +431,7 @@ impl DynamicCut {
         self.graph = Csr::from_edges(self.nodes, &self.edges, |capacity| Some(scale.units(capacity)));
         self.graph.sort_rows();
         self.total = self.edges.iter().filter(|(u, v, _)| u != v).map(|edge| scale.units(edge.2)).sum();
-        self.pending.clear();
-        self.coarse.floor = 0;
-        self.fine.floor = 0;
+        self.forget_partition();
         self.exact = false;
         if let Some(cut) = &self.cut {
             let crossing =
@@ -411,7 +441,7 @@ impl DynamicCut {
         }
     }
 
-    /// Looks for the minimum in the quotient. It is there if it is below the coarse floor.
+    /// Looks for the minimum in the quotient. It is there if it is below the floor.
     fn solve_quotient(&mut self, interrupt: &mut dyn FnMut() -> bool) -> Result<(), Interrupted> {
         self.sink_pending();
         if self.coarse.floor == 0 {
@@ -430,7 +460,7 @@ impl DynamicCut {
         Ok(())
     }
 
-    /// Makes the coarse partition anew, and the cut exact.
+    /// Makes the partition and its certificate anew, and the cut exact.
     fn rebuild(&mut self, interrupt: &mut dyn FnMut() -> bool) -> Result<(), Interrupted> {
         if let Some((node, units)) = self.graph.lightest()
             && units < self.worth()
@@ -439,9 +469,7 @@ impl DynamicCut {
             self.cut = Some(Cut::new(self.scale.capacity(units), units, side));
         }
         // While it is being made there is no partition.
-        self.pending.clear();
-        self.coarse.floor = 0;
-        self.fine.floor = 0;
+        self.forget_partition();
         if self.worth() == 0 {
             self.exact = true;
             return Ok(());
@@ -450,31 +478,13 @@ impl DynamicCut {
         let bounds = (self.worth(), self.worth().saturating_add(part * self.margin).min(FLOOR_MAX));
         let Self { graph, scratch, coarse, quotient, .. } = self;
         let floor =
-            certify(graph, bounds, COARSE_ROUNDS_MAX, scratch, &mut coarse.class, Some(quotient), interrupt)?;
+            certify(graph, bounds, ROUNDS_MAX, scratch, &mut coarse.class, Some(quotient), interrupt)?;
         quotient.sort_rows();
         self.margin = (2 * (floor - bounds.0) / part).clamp(1, MARGIN_PARTS);
-        self.coarse.find_single(self.scratch.counts());
+        self.coarse.count(self.scratch.counts());
         self.coarse.floor = floor;
         self.sure = floor;
-        self.solve_quotient(interrupt)
-    }
-
-    /// Makes the fine partition anew.
-    fn refine(&mut self, interrupt: &mut dyn FnMut() -> bool) -> Result<(), Interrupted> {
-        let floor = self.worth().saturating_mul(FINE_FACTOR).min(FLOOR_MAX);
-        self.fine.floor = 0;
-        if floor <= self.coarse.floor {
-            return Ok(());
-        }
-        certify(&self.graph, (floor, floor), 1, &mut self.scratch, &mut self.fine.class, None, interrupt)?;
-        let largest = self.fine.find_largest(self.scratch.counts());
-        self.fine.floor = floor;
-        self.fine_useless_at = if 2 * largest < self.nodes { self.worth() } else { 0 };
-        Ok(())
-    }
-
-    /// The fine partition held little together when it was last made, and the minimum has not sunk much since.
-    fn fine_is_useless(&self) -> bool {
-        self.worth() > self.fine_useless_at / 2 && self.fine_useless_at > 0
+        self.solve_quotient(interrupt)?;
+        self.certify_floor(interrupt)
     }
 }

@@ -63,15 +63,7 @@ impl Flow {
         arcs_max: &mut usize,
         alone: impl Fn(u32) -> bool,
     ) -> (Held, u64) {
-        let nodes = graph.nodes();
-        if self.seen.len() != nodes || self.flows == u32::MAX {
-            self.touched.clear();
-            self.touched.resize(nodes, 0);
-            self.flows = 0;
-            self.seen.clear();
-            self.from.resize(nodes, 0);
-        }
-        self.flows += 1;
+        self.prepare(graph.nodes());
         let held = self.send(graph, source, sink, bound, arcs_max);
         let mut others = held.value();
         if let (Held::Exactly(sent), &[end]) = (held, self.side())
@@ -96,6 +88,45 @@ impl Flow {
         }
         self.take_back(graph, 0);
         (held, others)
+    }
+
+    fn prepare(&mut self, nodes: usize) {
+        if self.seen.len() != nodes || self.flows == u32::MAX {
+            self.touched.clear();
+            self.touched.resize(nodes, 0);
+            self.flows = 0;
+            self.seen.clear();
+            self.from.resize(nodes, 0);
+        }
+        self.flows += 1;
+    }
+
+    /// Like [`Flow::run`], without a bound for others. Where the flow reaches the bound, tells what of every edge it needs,
+    /// by both of its arcs.
+    pub(crate) fn run_telling(
+        &mut self,
+        graph: &mut Csr,
+        ends: (u32, u32),
+        bound: u64,
+        arcs_max: &mut usize,
+        mut tell: impl FnMut([usize; 2], u64),
+    ) -> Held {
+        self.prepare(graph.nodes());
+        let held = self.send(graph, ends.0, ends.1, bound, arcs_max);
+        if held.value() >= bound {
+            // Arcs were pushed in pairs, some more than once.
+            let arcs = |pair: &[(u32, u64)]| [pair[0].0 as usize, pair[1].0 as usize];
+            let residual = |arcs: [usize; 2]| arcs.map(|arc| graph.weights[arc]);
+            let left: Vec<_> =
+                self.pushed.chunks_exact(2).map(|pair| (arcs(pair), residual(arcs(pair)))).collect();
+            self.take_back(graph, 0);
+            for (arcs, left) in left {
+                let through = |end: usize| graph.weights[arcs[end]].saturating_sub(left[end]);
+                tell(arcs, through(0).max(through(1)));
+            }
+        }
+        self.take_back(graph, 0);
+        held
     }
 
     /// Sends more, up to `bound`, along arcs with residual capacity.

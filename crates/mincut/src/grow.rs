@@ -23,9 +23,6 @@ const PATIENCE: usize = 4;
 /// A node that hardly hangs on the set is not worth a test: it must hold by as many of these parts of the bound as the set
 /// has nodes, at most half of them.
 const ATTACHMENT_PARTS: i64 = 32;
-/// Arcs of the contracted graph are kept while they are at most this part of all arcs; a graph that keeps more of them
-/// is contracted in the ordinary way, so that memory stays bounded.
-const LEAVING_PART: usize = 8;
 /// When so many members wait for their arcs to be added, most nodes around have joined.
 const AVALANCHE: usize = 14;
 /// Seeds, or members of one set, between two calls of the interrupt callback.
@@ -87,11 +84,13 @@ impl Grow {
         }
     }
 
-    /// Leaves in `order` the classes of nodes that no cut below `bound` separates, as far as the growth sees.
+    /// Leaves in `order` the classes of nodes that no cut below `bound` separates, as far as the growth sees, and keeps the
+    /// arcs between them for [`Grow::contract`] while they are at most `leaving_max`.
     pub(crate) fn run(
         &mut self,
         graph: &Csr,
         bound: u64,
+        leaving_max: usize,
         order: &mut Order,
         interrupt: &mut dyn FnMut() -> bool,
     ) -> Result<(), Interrupted> {
@@ -102,7 +101,7 @@ impl Grow {
         order.reset(nodes);
         // The growth writes one place beyond what it keeps.
         order.nodes.push(0);
-        let grown = self.sets(graph, bound, order, interrupt);
+        let grown = self.sets(graph, bound, leaving_max, order, interrupt);
         if grown.is_err() {
             self.keys.fill(0);
         }
@@ -128,10 +127,10 @@ impl Grow {
         &mut self,
         graph: &Csr,
         bound: u64,
+        leaving_max: usize,
         order: &mut Order,
         interrupt: &mut dyn FnMut() -> bool,
     ) -> Result<usize, Interrupted> {
-        let leaving_max = graph.arcs() / LEAVING_PART;
         let mut start = 0;
         for seed in 0..graph.nodes() {
             if seed % NODES_BETWEEN_INTERRUPTS == NODES_BETWEEN_INTERRUPTS - 1 && interrupt() {

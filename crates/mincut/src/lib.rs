@@ -15,6 +15,7 @@
 // Not `forbid`, for one hint to the processor: src/prefetch.rs.
 #![deny(unsafe_code)]
 
+mod certificate;
 mod contract;
 mod csr;
 mod cut;

@@ -109,6 +109,23 @@ pub(crate) fn scan(
     buckets: &mut Buckets,
     interrupt: &mut dyn FnMut() -> bool,
 ) -> Result<(), Interrupted> {
+    scan_keeping(graph, bound, key_bits, first, order, buckets, interrupt, &mut |_, _| {})
+}
+
+/// [`scan`], which tells what of an arc raised a key up to the bound: all of it, at most so much of it, or nothing (not
+/// told).
+#[inline]
+#[allow(clippy::too_many_arguments, reason = "those of a scan, and one")]
+pub(crate) fn scan_keeping(
+    graph: &Csr,
+    bound: u64,
+    key_bits: u32,
+    first: u32,
+    order: &mut Order,
+    buckets: &mut Buckets,
+    interrupt: &mut dyn FnMut() -> bool,
+    keep: &mut impl FnMut(usize, u64),
+) -> Result<(), Interrupted> {
     let nodes = graph.nodes();
     let Keys { shift, threshold, pool_max } = Keys::new(bound, key_bits, nodes);
     order.reset(nodes);
@@ -144,18 +161,23 @@ pub(crate) fn scan(
                 graph.prefetch_row(order.nodes[head + AHEAD / 2]);
             }
             let range = graph.range(node);
-            for (&target, &weight) in graph.targets[range.clone()].iter().zip(&graph.weights[range]) {
+            let row = graph.targets[range.clone()].iter().zip(&graph.weights[range.clone()]);
+            for ((&target, &weight), arc) in row.zip(range) {
                 let slot = &mut order.class[target as usize];
                 let key = *slot;
                 if key < threshold {
                     let grown = u64::from(key) + (weight >> shift);
                     if grown >= u64::from(threshold) {
+                        keep(arc, weight.min(u64::from(threshold - key) << shift));
                         *slot = class;
                         order.nodes[len] = target;
                         len += 1;
-                    } else if grown as u32 != key {
-                        *slot = grown as u32;
-                        buckets.push(target, grown as u32);
+                    } else {
+                        keep(arc, weight);
+                        if grown as u32 != key {
+                            *slot = grown as u32;
+                            buckets.push(target, grown as u32);
+                        }
                     }
                 }
             }

@@ -54,6 +54,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// What a scan needs, and an array for counting.
+    pub(crate) fn for_scans(&mut self) -> (&mut Order, &mut Buckets, &mut Vec<u32>) {
+        (&mut self.order, &mut self.buckets, &mut self.placed)
+    }
+
     /// An array for counting that is free between solves.
     pub(crate) fn counts(&mut self) -> &mut Vec<u32> {
         &mut self.placed
@@ -79,6 +84,9 @@ pub(crate) struct Tuning {
     pub(crate) samples: usize,
     /// Arcs from which on a graph is too large for a core's own caches, so that reading it in order pays.
     pub(crate) stream_arcs: usize,
+    /// Arcs that grown sets leave are kept, to be the contracted graph, while they are at most this part of all: a graph
+    /// that keeps more of them is contracted in the ordinary way, so that memory stays bounded.
+    pub(crate) leaving_part: usize,
 }
 
 impl Tuning {
@@ -88,6 +96,7 @@ impl Tuning {
         matrix_bytes_per_edge: 40,
         samples: 16,
         stream_arcs: 1 << 19,
+        leaving_part: 8,
     };
 }
 
@@ -147,16 +156,17 @@ pub(crate) fn solve(
         let mut grown = false;
         if next == Next::Exact {
             if room(size_of::<i64>()) {
-                single.release();
+                single.keep_within(matrix_bytes_max - cells * size_of::<i64>());
                 wide.run(current, trail, order, interrupt)?;
             } else {
                 exact.scan(current, trail.value(), order, interrupt)?;
             }
         } else if room(size_of::<f32>()) {
-            wide.release();
+            wide.keep_within(matrix_bytes_max - cells * size_of::<f32>());
             single.run(current, trail, order, interrupt)?;
         } else if next == Next::Any && grow.promises(current, trail.value(), tuning.samples) {
-            grow.run(current, trail.value(), order, interrupt)?;
+            let leaving_max = current.arcs() / tuning.leaving_part;
+            grow.run(current, trail.value(), leaving_max, order, interrupt)?;
             grown = true;
             after = Next::Scan;
         } else if next == Next::Any && hub.promises(current, trail.value(), tuning.samples) {
@@ -225,7 +235,7 @@ pub(crate) fn certify(
         let grown = !grouped && !scan_next && grow.promises(current, bound, tuning.samples);
         let tested = grown || (!grouped && !scan_next && hub.promises(current, bound, tuning.samples));
         if grown {
-            grow.run(current, bound, order, interrupt)?;
+            grow.run(current, bound, current.arcs() / tuning.leaving_part, order, interrupt)?;
         } else if tested {
             hub.run(current, bound, order);
         } else if grouped {

@@ -1,5 +1,6 @@
 //! The solver against a solver that is too simple to be wrong, on every path through it.
 
+mod certificate;
 mod classes;
 mod dynamic;
 mod families;
@@ -15,16 +16,45 @@ pub(crate) type Edges = Vec<(u32, u32, f64)>;
 /// Every way through the solver: sparse and dense, keys of full and of hopeless resolution.
 pub(crate) const TUNINGS: [Tuning; 6] = [
     Tuning::DEFAULT,
-    Tuning { key_bits: 18, cells_per_arc: 0, matrix_bytes_per_edge: 0, samples: 0, stream_arcs: 1 << 19 },
-    Tuning { key_bits: 12, cells_per_arc: 0, matrix_bytes_per_edge: 0, samples: 0, stream_arcs: 0 },
-    Tuning { key_bits: 12, cells_per_arc: 0, matrix_bytes_per_edge: 0, samples: 1, stream_arcs: 1 << 19 },
-    Tuning { key_bits: 2, cells_per_arc: 0, matrix_bytes_per_edge: 0, samples: 0, stream_arcs: 0 },
+    Tuning {
+        key_bits: 18,
+        cells_per_arc: 0,
+        matrix_bytes_per_edge: 0,
+        samples: 0,
+        stream_arcs: 1 << 19,
+        leaving_part: 8,
+    },
+    Tuning {
+        key_bits: 12,
+        cells_per_arc: 0,
+        matrix_bytes_per_edge: 0,
+        samples: 0,
+        stream_arcs: 0,
+        leaving_part: 8,
+    },
+    Tuning {
+        key_bits: 12,
+        cells_per_arc: 0,
+        matrix_bytes_per_edge: 0,
+        samples: 1,
+        stream_arcs: 1 << 19,
+        leaving_part: 1,
+    },
+    Tuning {
+        key_bits: 2,
+        cells_per_arc: 0,
+        matrix_bytes_per_edge: 0,
+        samples: 0,
+        stream_arcs: 0,
+        leaving_part: 8,
+    },
     Tuning {
         key_bits: 3,
         cells_per_arc: usize::MAX >> 32,
         matrix_bytes_per_edge: usize::MAX >> 32,
         samples: 0,
         stream_arcs: 0,
+        leaving_part: 8,
     },
 ];
 
