@@ -193,24 +193,6 @@ impl Certificate {
         None
     }
 
-    /// Keeps so much more along the path that was found.
-    fn keep_path(&mut self, graph: &Csr, (node, arc): (u32, usize), part: u32) {
-        let Self { kept, by, .. } = self;
-        let mut keep = |from: u32, to: u32| {
-            for arc in [graph.arc(from, to), graph.arc(to, from)].into_iter().flatten() {
-                kept[arc] += part;
-            }
-        };
-        let target = graph.targets[arc];
-        keep(node, target);
-        for mut node in [node, target] {
-            while by[node as usize] != u32::MAX {
-                keep(by[node as usize], node);
-                node = by[node as usize];
-            }
-        }
-    }
-
     /// What is kept of an arc, at most its capacity.
     #[cfg(test)]
     pub(crate) fn kept(&self, graph: &Csr, arc: usize) -> u64 {
