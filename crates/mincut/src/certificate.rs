@@ -126,7 +126,7 @@ impl Certificate {
         while wanted > 0 {
             part = part.min(wanted);
             if let Some(path) = self.path(graph, u, v, part, &mut arcs) {
-                let _ = path;
+                self.keep_path(graph, path, part);
                 wanted -= part;
             } else if halvings < HALVINGS_MAX && arcs > 0 {
                 halvings += 1;
@@ -191,6 +191,24 @@ impl Certificate {
             }
         }
         None
+    }
+
+    /// Keeps so much more along the path that was found.
+    fn keep_path(&mut self, graph: &Csr, (node, arc): (u32, usize), part: u32) {
+        let Self { kept, by, .. } = self;
+        let mut keep = |from: u32, to: u32| {
+            for arc in [graph.arc(from, to), graph.arc(to, from)].into_iter().flatten() {
+                kept[arc] += part;
+            }
+        };
+        let target = graph.targets[arc];
+        keep(node, target);
+        for mut node in [node, target] {
+            while by[node as usize] != u32::MAX {
+                keep(by[node as usize], node);
+                node = by[node as usize];
+            }
+        }
     }
 
     /// What is kept of an arc, at most its capacity.
