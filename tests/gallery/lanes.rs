@@ -211,11 +211,13 @@ fn round<'a>(
             let Some(now) = status.iter().find(|one| one.collection == watch.subject.collection) else {
                 continue;
             };
-            if watch.found.is_none() && now.state != "normal" {
-                watch.found = session.of(&watch.subject.collection);
+            let collection = &watch.subject.collection;
+            let after = |session: &mut Session, time| session.samples(collection, time, time).len();
+            // Of two faults the first may be found before the second is there: nothing can be said of both until then.
+            let is_there = watch.subject.stages.len() == 1 || after(session, watch.counts + LOOK) >= 1;
+            if watch.found.is_none() && now.state != "normal" && is_there {
+                watch.found = session.of(collection);
             }
-            let after =
-                |session: &mut Session, time| session.samples(&watch.subject.collection, time, time).len();
             watch.done = match &watch.found {
                 Some(_) => SystemTime::now() > watch.level_at && after(session, watch.level_at) >= AT_LEVEL,
                 None => after(session, watch.counts) >= GIVE_UP,

@@ -156,13 +156,14 @@ pub(crate) fn text(version: Version, records: &Records) -> String {
     line(format!("\nFalse alarms before a fault was made: {before} of {} runs.", records.runs.len()));
     line("\nCost of sampling (CPU of the healer; at a sample a second everything new is measured, panel and lists included):\n".to_owned());
     line("| server | samples | CPU ms a sample |\n|---|--:|--:|".to_owned());
+    let mut costs: BTreeMap<&str, (u64, f64)> = BTreeMap::new();
     for cost in &records.costs {
-        line(format!(
-            "| {} | {} | {:.1} |",
-            cost.lane,
-            cost.samples,
-            1000.0 * cost.cpu_s / cost.samples.max(1) as f64
-        ));
+        let (samples, cpu_s) = costs.entry(&cost.lane).or_default();
+        *samples += cost.samples;
+        *cpu_s += cost.cpu_s;
+    }
+    for (lane, (samples, cpu_s)) in costs {
+        line(format!("| {lane} | {samples} | {:.1} |", 1000.0 * cpu_s / samples.max(1) as f64));
     }
     out
 }

@@ -39,6 +39,21 @@ pub fn ivfflat_bytes(rows: f64, tuple_bytes: f64, lists: u32, centre_value_bytes
     (1 + centre_pages + data_pages) * PAGE_BYTES
 }
 
+/// Live rows of a build of which bytes are remembered: with fewer, whole pages count for more than rows.
+pub const BUILD_ROWS_MIN: f64 = 1000.0;
+
+/// By how much a build may differ from the model and still be believed: rows with equal vectors share elements of an hnsw
+/// graph, ten at most.
+const BUILD_RATIO: (f64, f64) = (0.1, 1.5);
+
+/// Bytes of a clean build now, from a build that was seen: what the model says, times what the build took against what the
+/// model says of it. By bytes a row alone an index built on few rows would promise too much: a list has a page even when it
+/// is empty.
+pub fn after_build(model_now: u64, model_then: u64, built_bytes: u64) -> u64 {
+    let ratio = built_bytes as f64 / model_then.max(1) as f64;
+    (model_now as f64 * ratio.clamp(BUILD_RATIO.0, BUILD_RATIO.1)).round() as u64
+}
+
 /// Rows that are packed one by one; beyond them the pages grow in proportion.
 const PACKED_ROWS_MAX: u32 = 4096;
 /// Bytes of an hnsw element tuple before its vector: type, level, flags, ten heap TIDs, the neighbours' TID.
@@ -88,6 +103,16 @@ pub fn hnsw_bytes(rows: f64, value_bytes: u64, m: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_build_that_was_seen_corrects_the_model() {
+        // Half of what the model said then: half of what it says now.
+        assert_eq!(after_build(1_000_000, 400_000, 200_000), 500_000);
+        // Equal vectors: a tenth at most; and what is half as large again was no clean build.
+        assert_eq!(after_build(1_000_000, 400_000, 4_000), 100_000);
+        assert_eq!(after_build(1_000_000, 400_000, 4_000_000), 1_500_000);
+        assert_eq!(after_build(1_000, 0, 0), 100);
+    }
 
     /// A `vector(384)` as stored.
     const VALUE: u64 = 8 + 4 * 384;

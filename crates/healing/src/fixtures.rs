@@ -46,6 +46,7 @@ pub(crate) fn snapshot(partitions: u32, groups: u32, hnsw: u32) -> Snapshot {
         horizon: None,
         slots: None,
         memory: None,
+        wal: None,
         managed: None,
         orchestrator: None,
         scheduled: None,
@@ -71,6 +72,7 @@ pub(crate) fn whole(partitions: u32, groups: u32, hnsw: u32, replicas: u32, jobs
         limit_bytes: 8 << 30,
         limited_by: "machine".to_owned(),
         consumers: vec![("shared buffers".to_owned(), 2 << 30), ("app".to_owned(), 1 << 30)],
+        buffers: None,
     }));
     whole
 }
@@ -134,6 +136,7 @@ pub(crate) fn ivfflat(partition: u32, groups: u32, oid: u32) -> Index {
         bytes: Reading::Known(20_000_000),
         clean_bytes: Reading::Known(20_000_000),
         dead_share: Reading::Known(0.0),
+        built: None,
         rows: Reading::Known(12_000.0),
         ivf: Reading::Known(IvfHealth {
             lists: groups * 10,

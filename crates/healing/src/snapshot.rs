@@ -76,6 +76,9 @@ pub struct Snapshot {
     /// Memory of the machine or of the control group that the server is confined to.
     #[serde(default)]
     pub memory: Option<Reading<Memory>>,
+    /// What is left for the write-ahead log; no part of the graph.
+    #[serde(default)]
+    pub wal: Option<Reading<Wal>>,
     /// How rows are routed to partitions, where that is ours to say (a managed collection).
     #[serde(default)]
     pub managed: Option<Managed>,
@@ -245,8 +248,51 @@ pub struct Memory {
     pub limit_bytes: u64,
     /// What limits: `control group`, `machine` or `setting`.
     pub limited_by: String,
-    /// Names and bytes, largest first.
+    /// Names and bytes, largest first; relations in shared buffers apart where `buffers` is known.
     pub consumers: Vec<(String, u64)>,
+    /// Relations of this database with the most shared buffers, in bytes; None where nobody looks.
+    #[serde(default)]
+    pub buffers: Option<Reading<Vec<(String, u64)>>>,
+}
+
+/// The write-ahead log and what is left for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Wal {
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// `max_wal_size`: beyond it a checkpoint is made early, and what no slot keeps is recycled.
+    pub max_bytes: u64,
+    /// Free bytes of the file system that holds it.
+    pub disk_free_bytes: Reading<u64>,
+    /// What replication slots keep of it.
+    pub slots: Vec<WalSlot>,
+}
+
+/// What a replication slot keeps of the write-ahead log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalSlot {
+    /// Its name.
+    pub name: String,
+    /// Whether anybody reads from it.
+    pub active: bool,
+    /// Bytes from what it still needs to what is written now; None where it needs nothing, or has lost it.
+    pub kept_bytes: Option<u64>,
+    /// Bytes that may be written until it is lost; None where nothing limits it (`max_slot_wal_keep_size` = −1).
+    pub left_bytes: Option<u64>,
+    /// Whether what it needs is gone, so that its reader must be set up anew.
+    pub is_lost: bool,
+}
+
+impl Wal {
+    /// Bytes that may still be written until something gives, and what gives: the disk, or a slot. None where the disk's
+    /// room is not known.
+    pub fn headroom(&self) -> Option<(u64, String)> {
+        let disk = (*self.disk_free_bytes.known()?, "the disk is full".to_owned());
+        let slots = self.slots.iter().filter_map(|slot| {
+            Some((slot.left_bytes.filter(|_| !slot.is_lost)?, format!("slot {} is lost", slot.name)))
+        });
+        slots.chain([disk]).min()
+    }
 }
 
 /// What was done in a table a second, over the time between two samples.
@@ -365,9 +411,12 @@ pub struct Index {
     pub bytes: Reading<u64>,
     /// Bytes that a clean build of the live rows would need.
     pub clean_bytes: Reading<u64>,
-    /// Share of its entries whose row is dead, 0–1. Unknown is harmless: such entries take bytes too, so
+    /// Share of its entries whose row is dead beyond what autovacuum leaves alone, 0–1. Unknown is harmless: such entries take bytes too, so
     /// `bytes` against `clean_bytes` sees them; this only names the cause.
     pub dead_share: Reading<f64>,
+    /// What it was right after its build, where that was seen.
+    #[serde(default)]
+    pub built: Option<Built>,
     /// Rows the index covers (all live rows, or those of its predicate).
     pub rows: Reading<f64>,
     /// Structure of an ivfflat index.
@@ -383,6 +432,24 @@ pub struct Index {
     pub density: Option<Density>,
     /// Expected bytes of one index tuple, for choosing `lists`.
     pub tuple_bytes: Reading<f64>,
+}
+
+/// An index right after its build.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Built {
+    /// Bytes.
+    pub bytes: u64,
+    /// Live rows that it covered.
+    pub rows: f64,
+    /// When that was seen.
+    pub at: UnixMs,
+}
+
+impl Built {
+    /// Bytes a live row; None for an index that was built on nothing.
+    pub fn bytes_per_row(&self) -> Option<f64> {
+        (self.rows > 0.0).then(|| self.bytes as f64 / self.rows)
+    }
 }
 
 /// Occupancy and placement of the lists of an ivfflat index, judged on a row sample.

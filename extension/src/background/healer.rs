@@ -268,6 +268,7 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
     }
     transaction(|| {
         let rows = looked.map_or_else(|| collect::indexes(collection), Ok)?;
+        collect::builds::note(collection, &rows)?;
         let snapshot = collect::snapshot(collection, &rows, config, collect::now_ms())?;
         judge::store(&snapshot, config)
     })?;

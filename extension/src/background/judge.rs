@@ -159,5 +159,8 @@ pub(super) fn forget(config: &Config) -> Result<(), Error> {
             &[(days as i32).into()],
         )?;
     }
-    Ok(())
+    kept::change(
+        "DELETE FROM ruvector.index_builds b WHERE NOT EXISTS (SELECT FROM pg_class i WHERE i.oid = b.index_id)",
+        &[],
+    )
 }

@@ -9,12 +9,12 @@ use healing::config::Config;
 use healing::hnsw::{Density, EF_CONSTRUCTION_DEFAULT, M_DEFAULT};
 use healing::leftover::is_named_after;
 use healing::load::Usual;
-use healing::snapshot::{Index, Method, Oid, Partition, Reading, Replacement, Snapshot};
+use healing::snapshot::{Built, Index, Method, Oid, Partition, Reading, Replacement, Snapshot};
 use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::readings::Last;
-use super::{around, ingestion, load, maintenance, managed, memory, replication, server, tables};
+use super::{around, ingestion, load, maintenance, managed, memory, replication, server, tables, wal};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 use crate::kept;
@@ -66,6 +66,10 @@ pub(crate) struct IndexRow {
     pub(crate) rows_in_flight: bool,
     /// Dead rows that autovacuum does not yet think worth a run: their entries are no waste of the index.
     pub(crate) dead_rows_due: f64,
+    /// Dead rows of the table, all of them.
+    pub(crate) dead_rows: f64,
+    /// Its size right after its build, if that was seen of this very file.
+    pub(crate) built: Option<Built>,
     pub(crate) lists: Option<u32>,
     /// `m` and `ef_construction` where they are set.
     pub(crate) m: Option<u32>,
@@ -421,6 +425,7 @@ pub(crate) fn snapshot(
         horizon: Some(Reading::Known(state.horizon)),
         slots: Some(Reading::Known(state.slots)),
         memory: Some(memory::usage(config)?),
+        wal: Some(wal::headroom()?),
         scheduled: maintenance::scheduled(collection)?.map(Reading::Known),
         ingestion: ingestion::seen(collection)?,
         managed: managed::managed(collection)?,
@@ -488,18 +493,35 @@ fn clean_bytes(row: &IndexRow) -> Reading<u64> {
     let rows = row.rows + row.dead_rows_due;
     match value_bytes(row) {
         Err(reason) => Reading::Unknown(reason),
-        Ok(value) => Reading::Known(match row.method {
-            Method::Ivfflat => {
-                let lists = row.lists.unwrap_or(LISTS_DEFAULT);
-                clean_size::ivfflat_bytes(rows, TUPLE_HEADER + maxalign(value), lists, value)
-            }
-            Method::Hnsw => clean_size::hnsw_bytes(rows, value, row.m.unwrap_or(M_DEFAULT)),
-        }),
+        Ok(value) => {
+            let model = |rows: f64| match row.method {
+                Method::Ivfflat => {
+                    let lists = row.lists.unwrap_or(LISTS_DEFAULT);
+                    clean_size::ivfflat_bytes(rows, TUPLE_HEADER + maxalign(value), lists, value)
+                }
+                Method::Hnsw => clean_size::hnsw_bytes(rows, value, row.m.unwrap_or(M_DEFAULT)),
+            };
+            Reading::Known(match row.built {
+                Some(built) => clean_size::after_build(model(rows), model(built.rows), built.bytes),
+                None => model(rows),
+            })
+        }
     }
 }
 
-/// Why a field is empty that no collector of this version reads.
-const UNMEASURED: &str = "this version does not measure it";
+/// Share of the index's entries whose row is dead, beyond those that autovacuum leaves alone.
+fn dead_share(row: &IndexRow) -> Reading<f64> {
+    // SAFETY: a plain C global, the setting `track_counts`.
+    if !unsafe { pg_sys::pgstat_track_counts } {
+        return Reading::unknown("track_counts is off: nobody counts dead rows");
+    }
+    if row.predicate.is_some() {
+        return Reading::unknown("dead rows are not counted by an index's predicate");
+    }
+    let entries = row.rows + row.dead_rows;
+    let excess = (row.dead_rows - row.dead_rows_due).max(0.0);
+    Reading::Known(if entries > 0.0 { excess / entries } else { 0.0 })
+}
 
 fn index(row: &IndexRow, rows: &[IndexRow]) -> Index {
     Index {
@@ -518,7 +540,8 @@ fn index(row: &IndexRow, rows: &[IndexRow]) -> Index {
         },
         bytes: Reading::Known(row.bytes),
         clean_bytes: clean_bytes(row),
-        dead_share: Reading::unknown(UNMEASURED),
+        dead_share: dead_share(row),
+        built: row.built,
         rows: Reading::Known(row.rows),
         ivf: match (&row.structure, row.method) {
             (Some(ivf), _) => ivf.clone(),
@@ -619,6 +642,9 @@ SELECT jsonb_build_object(
                          = ARRAY(SELECT u FROM unnest(i.reloptions) u WHERE u NOT LIKE 'lists=%' ORDER BY u)
                        AND oc.relname NOT LIKE $3),
     'bytes', pg_relation_size(i.oid),
+    'dead_rows', pg_stat_get_dead_tuples(t.oid),
+    'built', CASE WHEN b.bytes IS NOT NULL THEN jsonb_build_object('bytes', b.bytes, 'rows', b.rows,
+        'at', (extract(epoch FROM b.seen_at) * 1000)::bigint) END,
     'dead_rows_due', CASE WHEN t.reltuples > 0 THEN least(pg_stat_get_dead_tuples(t.oid),
                                current_setting('autovacuum_vacuum_threshold')::float8
                                + current_setting('autovacuum_vacuum_scale_factor')::float8 * t.reltuples) ELSE 0 END,
@@ -642,6 +668,7 @@ SELECT jsonb_build_object(
   JOIN pg_attribute k ON k.attrelid = i.oid AND k.attnum = 1
   LEFT JOIN ruvector.readings p ON p.index_id = i.oid AND p.kind = 'panel' AND p.relfilenode = i.relfilenode
   LEFT JOIN ruvector.readings q ON q.index_id = i.oid AND q.kind = 'structure' AND q.relfilenode = i.relfilenode
+  LEFT JOIN ruvector.index_builds b ON b.index_id = i.oid AND b.relfilenode = i.relfilenode
  WHERE t.oid = ANY ($4)
    AND i.relname NOT LIKE $3
    -- The column itself, or an expression over it. A partition may number its columns otherwise than its root.

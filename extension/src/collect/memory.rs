@@ -1,16 +1,19 @@
 //! Memory of the machine, and of the control group (v2) that the server is confined to: how much is in use, who takes
 //! it, and what a build may still take.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
 use healing::config::Config;
 use healing::snapshot::{Memory, Reading};
+use pgrx::prelude::*;
 use serde::Deserialize;
 
-use super::documents;
+use super::{documents, now_ms};
 use crate::error::Error;
+use crate::kept;
 
 /// Consumers that are named.
 const CONSUMERS_MAX: usize = 8;
@@ -42,8 +45,17 @@ pub(crate) fn usage(config: &Config) -> Result<Reading<Memory>, Error> {
         // Each maps the same segment, and counts the pages that it has touched.
         shared = resident(pid, "RssShmem:").unwrap_or(0).max(shared);
     }
+    let buffers = buffers()?;
+    let known = buffers.known().map(Vec::as_slice).unwrap_or_default();
+    for (relation, bytes) in known {
+        // A page that this process's mapping has never touched is still in shared buffers.
+        let own = (*bytes).min(shared);
+        shared -= own;
+        by_name.insert(format!("shared buffers of {relation}"), own);
+    }
     if shared > 0 {
-        by_name.insert("shared memory".to_owned(), shared);
+        let name = if known.is_empty() { "shared memory" } else { "shared memory, the rest" };
+        by_name.insert(name.to_owned(), shared);
     }
     let ours: u64 = by_name.values().sum();
     let mut consumers: Vec<(String, u64)> = by_name.into_iter().collect();
@@ -65,9 +77,69 @@ pub(crate) fn usage(config: &Config) -> Result<Reading<Memory>, Error> {
             limit_bytes,
             limited_by: limited_by.to_owned(),
             consumers,
+            buffers: Some(buffers),
         }),
         None => Reading::unknown("the system does not say how much memory it has (/proc/meminfo)"),
     })
+}
+
+/// Relations that are named.
+const RELATIONS_MAX: i64 = 5;
+/// Shared buffers are looked through again after this long.
+const BUFFERS_AGE_MS: i64 = 300_000;
+/// And for at most this share of the time: each of them is locked for a moment, which takes a second or two of 64 GiB.
+const BUFFERS_TIME_SHARE: i64 = 1000;
+
+/// A look through the shared buffers: what was found, when, and how long it took in milliseconds.
+struct Looked {
+    found: Vec<(String, u64)>,
+    at: i64,
+    took_ms: i64,
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Option<Looked>> = const { RefCell::new(None) };
+}
+
+/// Relations of this database with the most shared buffers, where pg_buffercache is there to tell.
+fn buffers() -> Result<Reading<Vec<(String, u64)>>, Error> {
+    // It may be in any schema.
+    let view = kept::one::<String>(
+        "SELECT format('%I.pg_buffercache', n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+          WHERE e.extname = 'pg_buffercache'",
+        &[],
+    )?;
+    let Some(view) = view else {
+        return Ok(Reading::unknown("the extension pg_buffercache is not in this database"));
+    };
+    let began = now_ms();
+    let last = BUFFERS.with_borrow(|last| {
+        let Looked { found, at, took_ms } = last.as_ref()?;
+        let rest = BUFFERS_AGE_MS.max(BUFFERS_TIME_SHARE * took_ms);
+        (0..rest).contains(&(began - at)).then(|| found.clone())
+    });
+    if let Some(found) = last {
+        return Ok(Reading::Known(found));
+    }
+    let query = format!(
+        "SELECT format('%I.%I', n.nspname, c.relname), b.buffers * current_setting('block_size')::bigint
+           FROM (SELECT relfilenode, count(*) AS buffers FROM {view}
+                  WHERE reldatabase = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                  GROUP BY relfilenode) b
+           JOIN pg_class c ON c.relfilenode = b.relfilenode JOIN pg_namespace n ON n.oid = c.relnamespace
+          ORDER BY b.buffers DESC, 1 LIMIT {RELATIONS_MAX}"
+    );
+    let found = Spi::connect(|client| -> Result<Vec<(String, u64)>, Error> {
+        let mut found = vec![];
+        for row in client.select(&query, None, &[])? {
+            if let (Some(name), Some(bytes)) = (row.get::<String>(1)?, row.get::<i64>(2)?) {
+                found.push((name, bytes.unsigned_abs()));
+            }
+        }
+        Ok(found)
+    })?;
+    BUFFERS.set(Some(Looked { found: found.clone(), at: began, took_ms: now_ms() - began }));
+    Ok(Reading::Known(found))
 }
 
 /// A figure of `/proc/<pid>/status` (proc(5)), bytes.

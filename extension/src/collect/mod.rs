@@ -1,6 +1,7 @@
 //! Collectors: what is read of a collection, each bounded in time, each saying so when it could not read.
 
 mod around;
+pub(crate) mod builds;
 mod catalog;
 pub(crate) mod ingestion;
 mod ivfflat;
@@ -13,6 +14,7 @@ mod readings;
 mod replication;
 mod server;
 pub(crate) mod tables;
+mod wal;
 
 pub(crate) use catalog::{
     BUILDING, Collection, IndexRow, LISTS_DEFAULT, collection, collections, count, documents, effort,

@@ -206,6 +206,7 @@ impl World {
             limit_bytes: MEMORY_BYTES,
             limited_by: "machine".to_owned(),
             consumers: vec![],
+            buffers: None,
         }
     }
 }
