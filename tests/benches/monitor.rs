@@ -144,12 +144,13 @@ fn panel(cluster: &Cluster, client: &mut Client, missed: &mut Vec<String>) {
     let began = Instant::now();
     client.batch_execute(&format!("CREATE TABLE big (embedding vector({DIMS}))")).expect("a table");
     load(client, rows);
-    client
-        .batch_execute(
-            "SET max_parallel_maintenance_workers = 2; VACUUM ANALYZE big;
-             CREATE INDEX big_ivf ON big USING ivfflat (embedding vector_cosine_ops) WITH (lists = 300)",
-        )
-        .expect("an index");
+    for statement in [
+        "SET max_parallel_maintenance_workers = 2",
+        "VACUUM ANALYZE big",
+        "CREATE INDEX big_ivf ON big USING ivfflat (embedding vector_cosine_ops) WITH (lists = 300)",
+    ] {
+        client.batch_execute(statement).expect("an index");
+    }
     eprintln!("{rows} rows and their index took {:.0} s", began.elapsed().as_secs_f64());
     let healer = healer(client);
     let settings =

@@ -2,9 +2,9 @@
 
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
-use crate::graph::Cause;
+use crate::graph::{Cause, NodeKey};
 use crate::health::Curve;
-use crate::integrity::Assessment;
+use crate::integrity::{Assessment, Component};
 use crate::plan::{BuildOptions, Plan, Step};
 use crate::verdict::Verdict;
 
@@ -22,10 +22,10 @@ pub fn assessment(assessment: &Assessment) -> String {
     }
     match assessment.components.as_slice() {
         [] => text.push_str("; no part is weak."),
-        [one] => text.push_str(&format!("; one part is weak: {}.", names(&one.nodes))),
+        [one] => text.push_str(&format!("; one part is weak: {}.", names(one))),
         many => {
             let parts: Vec<String> =
-                many.iter().map(|part| format!("{} ({:.2})", names(&part.nodes), part.lambda)).collect();
+                many.iter().map(|part| format!("{} ({:.2})", names(part), part.lambda)).collect();
             text.push_str(&format!("; {} parts are weak: {}.", many.len(), parts.join("; ")));
         }
     }
@@ -123,11 +123,22 @@ fn cures(problem: &Problem, config: &Config) -> Vec<String> {
     cures
 }
 
-/// At most three nodes by name, the others counted.
-fn names(nodes: &[crate::graph::NodeKey]) -> String {
+/// At most three nodes of a component by name, the others counted. The witness has the names of tables and replicas, of
+/// which the nodes have numbers.
+fn names(component: &Component) -> String {
     const SHOWN: usize = 3;
-    let shown: Vec<String> = nodes.iter().take(SHOWN).map(crate::graph::NodeKey::label).collect();
-    let more = nodes.len().saturating_sub(SHOWN);
+    let named = |node: &NodeKey| {
+        let name = component.witness.iter().find(|edge| edge.to == *node).map(|edge| edge.to_name.as_str());
+        match (node, name) {
+            (NodeKey::Partition { .. } | NodeKey::Replica { .. }, Some(name)) => {
+                format!("{} {name}", node.kind())
+            }
+            (NodeKey::Partitions { .. }, Some(name)) => name.to_owned(),
+            _ => node.label(),
+        }
+    };
+    let shown: Vec<String> = component.nodes.iter().take(SHOWN).map(named).collect();
+    let more = component.nodes.len().saturating_sub(SHOWN);
     if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
 }
 
@@ -389,6 +400,18 @@ mod tests {
              build a new index beside public.docs_1000_hnsw_0; then compare it with public.docs_1000_hnsw_0; then \
              exchange the names of public.docs_1000_hnsw_0 and the new index; then drop the former \
              public.docs_1000_hnsw_0. Estimated 60 s (at most 120 s), 20 MiB of disk, impact 0.5, can be undone."
+        );
+    }
+
+    #[test]
+    fn parts_are_called_by_their_names() {
+        let mut sick = whole(8, 0, 1, 1, 0);
+        sick.partitions[5].load = Some(load(2000.0 * 6.0));
+        known(&mut sick.replicas)[0].gone_s = Some(600.0);
+        let text = assessment(&assess(&sick, &Config::default()).unwrap());
+        assert!(
+            text.contains("2 parts are weak: replica standby1 (0.00); partition public.docs_5 (0.30)."),
+            "{text}"
         );
     }
 
