@@ -16,7 +16,9 @@ fn spoiled(client: &mut Client, settings: &str) {
     let data = load_docs(client, 200);
     client
         .batch_execute(
-            "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 2500)",
+            // pgvector 0.8.0 wants 221 MB for so many lists.
+            "SET maintenance_work_mem = '256MB';
+             CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 2500)",
         )
         .unwrap();
     data.load_into(client, "docs", &Column::ID_AND_EMBEDDING, 200..11_000).unwrap();
@@ -102,6 +104,28 @@ fn a_remedy_made_to_fail_is_abandoned_for_the_other_and_the_history_says_why() {
     assert_eq!((choice.get::<_, f64>(2), choice.get::<_, i32>(6)), (1.0, 1));
     assert_eq!((choice.get::<_, &str>(3), choice.get::<_, &str>(4)), ("ivfflat", "CentroidSkew"));
     assert!(choice.get::<_, &str>(5).contains("tune_search_effort"));
+    let words: String = client.query_one("SELECT ruvector_healing_explain($1)", &[&action]).unwrap().get(0);
+    assert!(words.contains("rebuild_centroids") && words.contains("done"), "{words}");
+    // Why nothing was done between the failures is kept too.
+    let waited = "SELECT count(*) FROM ruvector.healing_decisions WHERE reason IN ('arm_backoff', 'no_strategy', 'impact_limit') OR detail LIKE '%tune_search_effort%'";
+    assert!(number(&mut client, waited) > 0, "{}", said(&mut client));
+    // Outcomes are filled, of what failed and of what helped.
+    let filled = |client: &mut Client, which: &str| {
+        let query = format!(
+            "SELECT count(*) FROM ruvector.healing_outcomes WHERE completed_at >= started_at AND duration_ms >= 0 AND initial_lambda >= 0
+                AND jsonb_array_length(witness_edges) > 0 AND system_metrics <> '{{}}' AND problem_details <> '{{}}'
+                AND problem_class = 'CentroidSkew' AND index_kind = 'ivfflat' AND tenant_id IS NULL AND {which}"
+        );
+        number(client, &query)
+    };
+    let failed = "strategy_name = 'tune_search_effort' AND NOT success AND verified IS NOT TRUE AND error_message LIKE '%made to fail%'
+                  AND status = 'failed' AND feedback_score IS NULL";
+    assert!(filled(&mut client, failed) >= 4);
+    let helped = "strategy_name = 'rebuild_centroids' AND success AND verified AND error_message IS NULL AND actions_taken > 0
+                  AND improvement_pct > 10 AND final_lambda > initial_lambda";
+    let all = "SELECT string_agg((to_jsonb(o) - 'story' - 'system_metrics')::text, E'\\n') FROM ruvector.healing_outcomes o";
+    let shown: String = client.query_one(all, &[]).unwrap().get(0);
+    assert_eq!(filled(&mut client, helped), 1, "{shown}");
     let logged =
         "SELECT count(*) FROM ruvector.actions a LEFT JOIN ruvector.healing_choices c ON c.action_id = a.id
                    WHERE a.plan IS NOT NULL AND c.action_id IS NULL";
@@ -414,7 +438,7 @@ fn what_clears_by_itself_is_watched_and_predictions_are_scored() {
     client
         .batch_execute(
             "BEGIN; DROP INDEX docs_i; CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 50);
-             COMMIT; SELECT ruvector_search_effort_set('docs_i', 30)",
+             COMMIT; SELECT ruvector_search_effort_set('docs_i', 50)",
         )
         .unwrap();
     let period = wait_for("a period without an action", PATIENCE, || {
