@@ -16,7 +16,9 @@ fn spoiled(client: &mut Client, settings: &str) {
     let data = load_docs(client, 200);
     client
         .batch_execute(
-            "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 2500)",
+            // pgvector 0.8.0 wants 221 MB for so many lists.
+            "SET maintenance_work_mem = '256MB';
+             CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 2500)",
         )
         .unwrap();
     data.load_into(client, "docs", &Column::ID_AND_EMBEDDING, 200..11_000).unwrap();
@@ -44,6 +46,20 @@ fn break_tuning(client: &mut Client) {
              CREATE TRIGGER broken BEFORE INSERT OR UPDATE ON ruvector.search_effort FOR EACH ROW EXECUTE FUNCTION broken()",
         )
         .unwrap();
+}
+
+/// The rows of the signed log of this event: who, the exact SQL, what takes it back, details. All of it is signed by then, and
+/// the log is whole.
+fn signed(client: &mut Client, event: &str) -> Vec<String> {
+    wait_for("the signatures", PATIENCE, || {
+        let query = "SELECT 1 WHERE NOT EXISTS (SELECT FROM ruvector.audit_pending)";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let verified = client.query_one("SELECT whole, fault FROM ruvector_audit_verify()", &[]).unwrap();
+    assert!(verified.get::<_, bool>(0), "{:?}", verified.get::<_, Option<String>>(1));
+    let query = "SELECT concat_ws(' | ', actor, statement, inverse, details) FROM ruvector.audit_log WHERE event = $1 ORDER BY seq";
+    client.query(query, &[&event]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 
 fn number(client: &mut Client, query: &str) -> i64 {
@@ -88,6 +104,28 @@ fn a_remedy_made_to_fail_is_abandoned_for_the_other_and_the_history_says_why() {
     assert_eq!((choice.get::<_, f64>(2), choice.get::<_, i32>(6)), (1.0, 1));
     assert_eq!((choice.get::<_, &str>(3), choice.get::<_, &str>(4)), ("ivfflat", "CentroidSkew"));
     assert!(choice.get::<_, &str>(5).contains("tune_search_effort"));
+    let words: String = client.query_one("SELECT ruvector_healing_explain($1)", &[&action]).unwrap().get(0);
+    assert!(words.contains("rebuild_centroids") && words.contains("done"), "{words}");
+    // Why nothing was done between the failures is kept too.
+    let waited = "SELECT count(*) FROM ruvector.healing_decisions WHERE reason IN ('arm_backoff', 'no_strategy', 'impact_limit') OR detail LIKE '%tune_search_effort%'";
+    assert!(number(&mut client, waited) > 0, "{}", said(&mut client));
+    // Outcomes are filled, of what failed and of what helped.
+    let filled = |client: &mut Client, which: &str| {
+        let query = format!(
+            "SELECT count(*) FROM ruvector.healing_outcomes WHERE completed_at >= started_at AND duration_ms >= 0 AND initial_lambda >= 0
+                AND jsonb_array_length(witness_edges) > 0 AND system_metrics <> '{{}}' AND problem_details <> '{{}}'
+                AND problem_class = 'CentroidSkew' AND index_kind = 'ivfflat' AND tenant_id IS NULL AND {which}"
+        );
+        number(client, &query)
+    };
+    let failed = "strategy_name = 'tune_search_effort' AND NOT success AND verified IS NOT TRUE AND error_message LIKE '%made to fail%'
+                  AND status = 'failed' AND feedback_score IS NULL";
+    assert!(filled(&mut client, failed) >= 4);
+    let helped = "strategy_name = 'rebuild_centroids' AND success AND verified AND error_message IS NULL AND actions_taken > 0
+                  AND improvement_pct > 10 AND final_lambda > initial_lambda";
+    let all = "SELECT string_agg((to_jsonb(o) - 'story' - 'system_metrics')::text, E'\\n') FROM ruvector.healing_outcomes o";
+    let shown: String = client.query_one(all, &[]).unwrap().get(0);
+    assert_eq!(filled(&mut client, helped), 1, "{shown}");
     let logged =
         "SELECT count(*) FROM ruvector.actions a LEFT JOIN ruvector.healing_choices c ON c.action_id = a.id
                    WHERE a.plan IS NOT NULL AND c.action_id IS NULL";
@@ -147,11 +185,26 @@ SELECT 7777, 'IndexFragmentation', '{}', 'compact_indexes', ended_at - interval 
        status = 'succeeded', (ARRAY[50, 30, NULL, -20])[row_number() OVER (ORDER BY ended_at DESC)], 0.5, id, status, 'made', 'hnsw'
   FROM action";
 
+/// All that was learned and is shown of it.
+const LEARNED: &str = "SELECT jsonb_build_object(
+    'report', (SELECT jsonb_agg(e) FROM ruvector_healing_effectiveness() e),
+    'weights', (SELECT jsonb_object_agg(strategy, weight) FROM ruvector.healing_weights),
+    'beliefs', (SELECT jsonb_agg(p) FROM ruvector._posteriors() p),
+    'ladder', (SELECT jsonb_agg(a) FROM ruvector.healing_autonomy a),
+    'shown', (SELECT jsonb_agg(jsonb_build_array(s.strategy, s.weight, s.posterior, s.mode))
+                FROM ruvector_healing_strategies('small') s))::text";
+
 #[test]
 fn weights_are_the_specs_and_what_is_learned_survives_a_crash() {
     let (cluster, mut client) = start();
-    let learned = "SELECT string_agg(concat_ws(' ', strategy, weight), ', ' ORDER BY strategy) || '; ' ||
-                          (SELECT jsonb_agg(p) FROM ruvector._posteriors() p)::text FROM ruvector.healing_weights";
+    client
+        .batch_execute(
+            r#"CREATE TABLE small (id int PRIMARY KEY, e vector(3));
+               INSERT INTO small SELECT i, ARRAY[i, i % 7, 1] FROM generate_series(1, 50) i;
+               SELECT ruvector_collection_register('small', 'small');
+               SELECT ruvector_healing_autonomy('small', 'compact_indexes', 'observe')"#,
+        )
+        .unwrap();
     client.batch_execute(OUTCOMES).unwrap();
     let weight = "SELECT weight FROM ruvector_healing_effectiveness() WHERE strategy = 'compact_indexes'";
     // 3/4 × (1 + (0.5 + 0.3 + 0 − 0.2) / 4).
@@ -168,41 +221,43 @@ fn weights_are_the_specs_and_what_is_learned_survives_a_crash() {
         .unwrap()
         .get(0);
     assert_eq!(untried, 1.0);
-    let before: String = client.query_one(learned, &[]).unwrap().get(0);
-    assert!(before.contains("\"tries\": 4"), "{before}");
+    let before: String = client.query_one(LEARNED, &[]).unwrap().get(0);
+    for part in ["\"tries\": 4", "\"level\": \"observe\"", "\"compact_indexes\": 0.862"] {
+        assert!(before.contains(part), "{part}: {before}");
+    }
 
     let healer =
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ruvector healer' AND datname = 'app'";
+    let again = |cluster: &cluster::Cluster| {
+        wait_for("the server after the crash", PATIENCE, || {
+            let mut client = cluster.connect("app").ok()?;
+            client.query_opt(healer, &[]).ok()??;
+            Some(client)
+        })
+        .unwrap()
+    };
+    let learned = |client: &mut Client| -> Option<String> { client.query_one(LEARNED, &[]).unwrap().get(0) };
     let pid: i32 = client.query_one(healer, &[]).unwrap().get(0);
     cluster.kill(pid, Signal::KILL).unwrap();
-    let mut client = wait_for("the server after the crash", PATIENCE, || {
-        let mut client = cluster.connect("app").ok()?;
-        client.query_opt(healer, &[]).ok()??;
-        Some(client)
-    })
-    .unwrap();
-    assert_eq!(client.query_one(learned, &[]).unwrap().get::<_, String>(0), before);
-    // A session that was never there before sees the same report, and the new healer computes the same figures.
+    let mut client = again(&cluster);
+    assert_eq!(learned(&mut client).as_ref(), Some(&before), "kill -9 of the healer");
+    cluster.kill_postmaster().unwrap();
+    cluster.restart().unwrap();
+    client = again(&cluster);
+    let mut others = [cluster.connect("app").unwrap(), cluster.connect("app").unwrap()];
+    for session in others.iter_mut().chain([&mut client]) {
+        assert_eq!(learned(session).as_ref(), Some(&before), "kill -9 of the postmaster, in all sessions");
+    }
+    // The new healer computes the same figures from the same rows.
     client
-        .batch_execute(
-            "UPDATE ruvector.healing_weights SET weight = 0; DELETE FROM ruvector.healing_posteriors",
-        )
+        .batch_execute("DELETE FROM ruvector.healing_weights; DELETE FROM ruvector.healing_posteriors")
         .unwrap();
+    assert_ne!(learned(&mut client).as_ref(), Some(&before));
     client
         .batch_execute("SELECT ruvector_healing_feedback(max(id), NULL) FROM ruvector.healing_outcomes")
         .unwrap();
-    wait_for("the same figures", PATIENCE, || {
-        let now: Option<String> = client.query_one(learned, &[]).unwrap().get(0);
-        let now = now?;
-        // The others were without an outcome: what was written there as their last weight stays.
-        let own = |text: &str| {
-            let (weights, posteriors) = text.split_once("; ").unwrap();
-            let weight = weights.split(", ").find(|w| w.starts_with("compact_indexes")).unwrap();
-            format!("{weight}; {posteriors}")
-        };
-        (own(&now) == own(&before)).then_some(())
-    })
-    .unwrap();
+    wait_for("the same figures", PATIENCE, || (learned(&mut client).as_ref() == Some(&before)).then_some(()))
+        .unwrap_or_else(|error| panic!("{error}\n{before}\n{:?}", learned(&mut client)));
 
     // Switched off, outcomes are recorded and the weights stay.
     client.batch_execute(r#"SELECT ruvector_healing_configure('{"learning_enabled": false}')"#).unwrap();
@@ -232,17 +287,20 @@ fn a_humans_judgement_counts_and_bad_ones_are_refused() {
         let query = "SELECT successes FROM ruvector.healing_posteriors WHERE strategy = 'compact_indexes'";
         client.query_opt(query, &[]).unwrap().map(|row| row.get(0))
     };
-    // The oldest failed: 1 + 0.98 + 0.98².
-    wait_for("what is believed", PATIENCE, || successes(&mut client).filter(|s| (s - 2.9404).abs() < 1e-6))
-        .unwrap();
+    // The oldest failed. Of the successes the last is the core's to weigh: each counts a little less than one.
+    let three =
+        wait_for("what is believed", PATIENCE, || successes(&mut client).filter(|s| (2.8..3.0).contains(s)))
+            .unwrap();
     client
         .batch_execute(
             "SELECT ruvector_healing_feedback(id, 0, 'it only looked better') FROM ruvector.healing_outcomes
               ORDER BY completed_at DESC LIMIT 1",
         )
         .unwrap();
-    wait_for("the judgement", PATIENCE, || successes(&mut client).filter(|s| (s - 1.9404).abs() < 1e-6))
-        .unwrap();
+    wait_for("the judgement", PATIENCE, || {
+        successes(&mut client).filter(|s| (1.7..2.0).contains(s) && *s < three - 0.9)
+    })
+    .unwrap();
     let row = client
         .query_one(
             "SELECT feedback_score, feedback_comment, feedback_by = session_user, feedback_at IS NOT NULL
@@ -252,6 +310,9 @@ fn a_humans_judgement_counts_and_bad_ones_are_refused() {
         .unwrap();
     assert_eq!((row.get::<_, f32>(0), row.get::<_, &str>(1)), (0.0, "it only looked better"));
     assert!(row.get::<_, bool>(2) && row.get::<_, bool>(3));
+    let signed = signed(&mut client, "judged");
+    assert_eq!(signed.len(), 1);
+    assert!(signed[0].contains("'it only looked better'") && signed[0].contains("NULL, NULL"), "{signed:?}");
 
     let check = |client: &mut Client, statement: &str, code: &str, hint: &str| {
         let (sqlstate, said) = refused(client, statement);
@@ -335,6 +396,20 @@ fn failures_lower_how_far_a_remedy_goes_and_a_human_raises_it() {
     assert_eq!(mode(&mut client), "auto");
     let said_by: String = client.query_one("SELECT session_user::text", &[]).unwrap().get(0);
     assert_eq!(told(&mut client)[1], format!("tune_search_effort approve auto set by a human {said_by}"));
+    // Both moves are signed, with what makes them and what takes them back.
+    let moves = signed(&mut client, "autonomy_moved");
+    let set =
+        |level: &str| format!("SELECT ruvector_healing_autonomy('docs', 'tune_search_effort', '{level}')");
+    assert_eq!(moves.len(), 2, "{moves:?}");
+    assert!(
+        moves[0].starts_with(&format!("ruvector | {} | {} | ", set("approve"), set("auto"))),
+        "{moves:?}"
+    );
+    assert!(moves[0].contains("it failed several times in a row"), "{moves:?}");
+    assert!(
+        moves[1].starts_with(&format!("{said_by} | {} | {} | ", set("auto"), set("approve"))),
+        "{moves:?}"
+    );
 
     let check = |client: &mut Client, arguments: &str, code: &str, hint: &str| {
         let (sqlstate, said) = refused(client, &format!("SELECT ruvector_healing_autonomy({arguments})"));
@@ -363,7 +438,7 @@ fn what_clears_by_itself_is_watched_and_predictions_are_scored() {
     client
         .batch_execute(
             "BEGIN; DROP INDEX docs_i; CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 50);
-             COMMIT; SELECT ruvector_search_effort_set('docs_i', 30)",
+             COMMIT; SELECT ruvector_search_effort_set('docs_i', 50)",
         )
         .unwrap();
     let period = wait_for("a period without an action", PATIENCE, || {

@@ -240,6 +240,11 @@ BEGIN
         RAISE EXCEPTION 'the comment has % characters', length(comment)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'At most 10000 are kept.';
     END IF;
+    PERFORM ruvector._audit('judged', judged.action_id,
+        (SELECT a.collection_name FROM ruvector.actions a WHERE a.id = judged.action_id),
+        format('SELECT ruvector_healing_feedback(%s, %L, %L)', outcome_id, score, comment),
+        format('SELECT ruvector_healing_feedback(%s, %L, %L)', outcome_id, judged.feedback_score, judged.feedback_comment),
+        jsonb_build_object('strategy', judged.strategy_name, 'before', judged.feedback_score, 'after', score));
     UPDATE ruvector.healing_outcomes o
        SET feedback_score = score, feedback_comment = comment, feedback_by = session_user, feedback_at = clock_timestamp()
      WHERE o.id = outcome_id;
@@ -277,12 +282,17 @@ BEGIN
        SET (level, since, strikes, times_right, times_wrong) = (EXCLUDED.level, EXCLUDED.since, 0, 0, 0);
     INSERT INTO ruvector.healing_autonomy_moves (collection_id, strategy, from_level, to_level, reason)
     VALUES (entry.id, strategy, before, level, 'set by a human');
+    PERFORM ruvector._audit('autonomy_moved', NULL, entry.name,
+        format('SELECT ruvector_healing_autonomy(%L, %L, %L)', entry.name, strategy, level),
+        format('SELECT ruvector_healing_autonomy(%L, %L, %L)', entry.name, strategy, before),
+        jsonb_build_object('strategy', strategy, 'from', before, 'to', level, 'reason', 'set by a human'));
     PERFORM ruvector._wake();
     RETURN before;
 END
 $$;
 
--- What a replay needs of a time, in order: {"kind": "snapshot" | "lambda" | "action", ...}. A collection, or all.
+-- What a replay needs of a time, in order: {"kind": "snapshot" | "lambda" | "action" | "move" | "outcome" | "period", ...}. A
+-- collection, or all; what was learned (outcomes, periods without an action) is the whole server's.
 CREATE FUNCTION ruvector_recorded(since timestamptz, until timestamptz DEFAULT now(), collection text DEFAULT NULL)
 RETURNS SETOF jsonb
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -301,16 +311,31 @@ BEGIN ATOMIC
           FROM ruvector.integrity_history h JOIN chosen c ON c.id = h.collection_id
          WHERE h.sampled_at >= since AND h.sampled_at <= until
         UNION ALL
-        SELECT coalesce(a.started_at, a.decided_at), 2, jsonb_build_object('kind', 'action', 'collection_id', a.collection_id,
-                   'action_id', a.id, 'started_at', (extract(epoch FROM coalesce(a.started_at, a.decided_at)) * 1000)::bigint,
+        SELECT a.started_at, 2, jsonb_build_object('kind', 'action', 'collection_id', a.collection_id,
+                   'action_id', a.id, 'started_at', (extract(epoch FROM a.started_at) * 1000)::bigint,
                    'ended_at', (extract(epoch FROM a.ended_at) * 1000)::bigint, 'status', a.status, 'strategy', a.strategy,
                    'problem_class', a.problem_class, 'lambda_before', a.verification -> 'lambda_before',
                    'lambda_after', a.verification -> 'lambda_after', 'lesson', a.lesson,
                    'lambda_planned', a.problem -> 'component' -> 'lambda', 'nodes', a.problem -> 'component' -> 'nodes',
                    'request', a.request)
           FROM ruvector.actions a JOIN chosen c ON c.id = a.collection_id
-         WHERE a.plan IS NOT NULL AND coalesce(a.started_at, a.decided_at) <= until
-           AND coalesce(a.started_at, a.decided_at) > since - interval '30 days'
+         -- A plan that waited for a human and never ran held nothing back.
+         WHERE a.plan IS NOT NULL AND a.started_at <= until AND a.started_at > since - interval '30 days'
+        UNION ALL
+        SELECT m.moved_at, 3, jsonb_build_object('kind', 'move', 'collection_id', m.collection_id, 'strategy', m.strategy,
+                   'level', m.to_level, 'since', (extract(epoch FROM m.moved_at) * 1000)::bigint, 'strikes', 0, 'right', 0, 'wrong', 0)
+          FROM ruvector.healing_autonomy_moves m JOIN chosen c ON c.id = m.collection_id
+         WHERE m.moved_at <= until
+        UNION ALL
+        SELECT to_timestamp((o ->> 'completed_at')::float8 / 1000), 4, jsonb_build_object('kind', 'outcome') || o
+          FROM ruvector._outcomes() o
+         WHERE to_timestamp((o ->> 'completed_at')::float8 / 1000) <= until
+        UNION ALL
+        SELECT p.ended_at, 5, jsonb_build_object('kind', 'period', 'at', (extract(epoch FROM p.ended_at) * 1000)::bigint,
+                   'problem_class', p.problem_class, 'index_kind', p.index_kind, 'seconds', p.seconds,
+                   'cleared', p.cleared, 'randomised', p.randomised)
+          FROM ruvector.no_action_periods p
+         WHERE p.ended_at <= until AND p.ended_at > since - interval '30 days'
     )
     SELECT rows.row FROM rows ORDER BY rows.at, rows.rank;
 END;

@@ -336,7 +336,7 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
          SELECT a.collection_id, a.problem_class, $2, a.strategy,
                 nullif(coalesce(nullif(a.request -> 'params', 'null'), '{}') || coalesce(nullif(a.plan -> 'params', 'null'), '{}') || $15, '{}'),
                 coalesce(a.started_at, a.decided_at), a.ended_at,
-                extract(epoch FROM a.ended_at - coalesce(a.started_at, a.decided_at)) * 1000, $3, $4,
+                least(extract(epoch FROM a.ended_at - coalesce(a.started_at, a.decided_at)) * 1000, 2147483647), $3, $4,
                 (SELECT count(DISTINCT s.step_no) FROM ruvector.action_steps s WHERE s.action_id = a.id AND s.state = 'done'),
                 $5, $6, coalesce(a.initial_lambda, $7), $8, $9, $10, a.id, $11, $12, $13, $14
            FROM ruvector.actions a WHERE a.id = $1",

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::decide::Moment;
+use crate::audit::{self, Happened};
 use crate::collect;
 use crate::error::Error;
 use crate::kept;
@@ -113,8 +114,7 @@ fn periods() -> Result<Vec<Period>, Error> {
 pub(crate) fn learned(collection: i32) -> Result<Learned, Error> {
     let outcomes = kept::one::<i64>("SELECT max(id) FROM ruvector.healing_outcomes", &[])?.unwrap_or(0);
     Ok(Learned {
-        // Another with each outcome, and for each collection.
-        seed: (u64::from(collection as u32) << 40) ^ outcomes as u64,
+        seed: Learned::seed(collection, outcomes),
         posteriors: collect::documents("SELECT ruvector._posteriors()", &[])?,
         rungs: collect::documents(RUNGS, &[collection.into()])?,
     })
@@ -167,14 +167,33 @@ pub(super) fn advance(
     )?;
     let Some(moved) = moved else { return Ok(()) };
     pgrx::log!("ruvector: {strategy} goes from {:?} to {:?}: {}", moved.from, moved.to, moved.reason);
+    let (from, to) = (word(moved.from)?, word(moved.to)?);
+    let name = Spi::get_one_with_args::<String>(
+        "SELECT c.name FROM ruvector.collections c WHERE c.id = $1",
+        &[collection.into()],
+    )?;
+    let statement = |level: &str| {
+        Spi::get_one_with_args::<String>(
+            "SELECT format('SELECT ruvector_healing_autonomy(%L, %L, %L)', $1, $2, $3)",
+            &[name.as_deref().into(), strategy.into(), level.into()],
+        )
+    };
+    audit::note(&Happened {
+        event: "autonomy_moved",
+        collection: name.as_deref(),
+        statement: statement(&to)?.as_deref(),
+        inverse: statement(&from)?.as_deref(),
+        details: json!({ "strategy": strategy, "from": from, "to": to, "reason": moved.reason }),
+        ..Happened::default()
+    })?;
     Ok(Spi::run_with_args(
         "INSERT INTO ruvector.healing_autonomy_moves (collection_id, strategy, from_level, to_level, reason, moved_by)
          VALUES ($1, $2, $3, $4, $5, 'ruvector')",
         &[
             collection.into(),
             strategy.into(),
-            word(moved.from)?.into(),
-            word(moved.to)?.into(),
+            from.into(),
+            to.into(),
             moved.reason.into(),
         ],
     )?)

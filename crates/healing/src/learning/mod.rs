@@ -19,8 +19,9 @@ use crate::lifecycle::{Lesson, Status};
 use crate::snapshot::{Method, Snapshot, UnixMs};
 
 pub use autonomy::{ENOUGH, Evidence, Move, Rung, STRIKES_MAX, effective};
+pub use change::{CHANGE, DECAY};
 pub use credit::{Natural, Period, Watch, cleared_within, control_until, is_control, watch};
-pub use posterior::{DECAY, Effect, Posterior, posteriors};
+pub use posterior::{Effect, Posterior, posteriors};
 pub use prediction::{Prediction, Scored};
 pub use report::{Report, StrategyReport, report};
 pub use select::{Candidate, Choice, ImpactStep, SHARPNESS, ScoredArm, Selection, choose, is_insufficient};
@@ -29,6 +30,7 @@ pub use weights::{WINDOW_MS, Weight, weights};
 
 mod autonomy;
 mod beta;
+mod change;
 mod credit;
 mod posterior;
 mod prediction;
@@ -141,6 +143,11 @@ pub struct Learned {
 }
 
 impl Learned {
+    /// The seed of a collection's choices after the outcome of this number: another with each outcome.
+    pub fn seed(collection_id: i32, last_outcome: i64) -> u64 {
+        (u64::from(collection_id as u32) << 40) ^ last_outcome as u64
+    }
+
     /// What is believed of a remedy in a context.
     pub fn posterior(&self, context: &Context, strategy: &str) -> Posterior {
         let known = self.posteriors.iter().find(|p| p.strategy == strategy && p.context == *context);

@@ -2,8 +2,8 @@
 //! world is noticed, and from it the effect that is the remedy's own.
 //!
 //! Observed success is Beta(2 m + S, 2 (1 − m) + F): S and F are successes and failures of the remedy in the context, each
-//! multiplied by [`DECAY`] with every later outcome of any remedy there (discounted Thompson sampling: Raj and Kalyani,
-//! 2017). The prior, worth two outcomes, is shared: m is the remedy's rate in other contexts, one half where there is none.
+//! counting by the probability that the context has not changed since, and less with every later outcome of any remedy there
+//! ([`counting`]). The prior, worth two outcomes, is shared: m is the remedy's rate in other contexts, one half where there is none.
 //!
 //! The effect p is the share of problems that the remedy clears and that would not have cleared alone. A success is
 //! observed with probability s + (1 − s) p, where s is what clears by itself in the time that the action took. A priori the
@@ -16,11 +16,9 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 
 use super::beta::quantile;
+use super::change::counting;
 use super::{Context, Natural, OutcomeRecord, Period, cleared_within};
 
-/// What an outcome's say is multiplied by with each later one in its context: half of it after 34. Chosen on the
-/// stream of `benches/README.md`, where the rates change once in 250.
-pub const DECAY: f64 = 0.98;
 /// Outcomes that the shared prior is worth.
 const PRIOR_OUTCOMES: f64 = 2.0;
 /// The prior is never surer than this of success or failure.
@@ -31,7 +29,7 @@ const DOES_NOTHING: f64 = 0.5;
 const GRID: usize = 200;
 /// More of this share never clears by itself as far as the effect is concerned: nothing could be told from it.
 const NATURAL_MAX: f64 = 0.99;
-/// Outcomes of a context that are looked at: what is older counts less than 0.98^500 < 5e-5.
+/// Outcomes of a context that are looked at: what is older counts less than 0.99^500 < 0.7 %.
 const OUTCOMES_MAX: usize = 500;
 /// Points of a standard normal distribution, each standing for a ninth of it, at which the share that clears by itself is
 /// taken: it is itself an estimate.
@@ -64,9 +62,9 @@ pub struct Posterior {
     pub strategy: String,
     /// Outcomes that said something, undecayed.
     pub tries: u32,
-    /// Decayed successes.
+    /// Successes, each by what it still counts.
     pub successes: f64,
-    /// Decayed failures.
+    /// Failures, each by what it still counts.
     pub failures: f64,
     /// Mean of the shared prior.
     pub prior_mean: f64,
@@ -151,8 +149,18 @@ pub fn posteriors(outcomes: &[OutcomeRecord], periods: &[Period]) -> Vec<Posteri
     contexts.dedup();
     let mut found: Vec<(Posterior, Vec<Seen>)> = Vec::new();
     for context in contexts {
-        let mut weight = 1.0;
-        for (outcome, success) in told.iter().filter(|(o, _)| o.context == *context).take(OUTCOMES_MAX) {
+        let latest: Vec<&(&OutcomeRecord, f64)> =
+            told.iter().filter(|(o, _)| o.context == *context).take(OUTCOMES_MAX).collect();
+        let mut names: Vec<&str> = latest.iter().map(|(o, _)| o.strategy.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let in_time: Vec<(usize, f64)> = latest
+            .iter()
+            .rev()
+            .filter_map(|(o, success)| Some((names.binary_search(&o.strategy.as_str()).ok()?, *success)))
+            .collect();
+        let weights = counting(&in_time);
+        for ((outcome, success), weight) in latest.into_iter().zip(weights.into_iter().rev()) {
             let natural = cleared_within(periods, context, outcome.duration_s());
             let at = found.iter().position(|(p, _)| p.context == *context && p.strategy == outcome.strategy);
             let at = at.unwrap_or_else(|| {
@@ -168,7 +176,6 @@ pub fn posteriors(outcomes: &[OutcomeRecord], periods: &[Period]) -> Vec<Posteri
                 (natural.rate, (natural.rate * (1.0 - natural.rate) / f64::from(natural.periods + 1)).sqrt())
             });
             seen.push(Seen { weight, success: *success, natural, uncertainty });
-            weight *= DECAY;
         }
     }
     let all: Vec<Posterior> = found.iter().map(|(posterior, _)| posterior.clone()).collect();
@@ -239,6 +246,7 @@ mod tests {
     use super::super::fixtures::{context, outcome};
     use super::*;
     use crate::learning::beta::generator;
+    use crate::learning::change::DECAY;
     use crate::lifecycle::Lesson;
     use proptest::prelude::*;
     use rand_pcg::rand_core::Rng;
@@ -249,8 +257,8 @@ mod tests {
     }
 
     #[test]
-    fn decayed_counts_by_hand() {
-        // Success, failure, success of a, then a failure of b: a's are decayed 3, 2 and 1 times.
+    fn counts_are_sums_of_what_each_still_says() {
+        // Success, failure, success of a, then a failure of b.
         let rows = [
             outcome("a", 1, true, None),
             outcome("a", 2, false, None),
@@ -259,8 +267,9 @@ mod tests {
         ];
         let a = one(&rows, &[]);
         assert_eq!(a.tries, 3);
-        assert!((a.successes - (0.98 + 0.98f64.powi(3))).abs() < 1e-12);
-        assert!((a.failures - 0.98f64.powi(2)).abs() < 1e-12);
+        let says = counting(&[(0, 1.0), (0, 0.0), (0, 1.0), (1, 0.0)]);
+        assert!((a.successes - (says[0] + says[2])).abs() < 1e-12);
+        assert!((a.failures - says[1]).abs() < 1e-12);
         assert_eq!(a.prior_mean, 0.5);
         assert!((a.alpha() - (1.0 + a.successes)).abs() < 1e-12);
         // What says nothing is nothing, and decays nothing.
@@ -279,12 +288,13 @@ mod tests {
         rows.push(outcome("a", 100, false, None));
         let a = one(&rows, &[]);
         assert_eq!(a.context, context());
-        let s: f64 = (0..8).map(|k| 0.98f64.powi(k)).sum();
+        let s: f64 = counting(&[(0, 1.0); 8]).iter().sum();
         assert!((a.prior_mean - ((s + 1.0) / (s + 2.0)).clamp(0.1, 0.9)).abs() < 1e-12);
         let all = posteriors(&rows, &[]);
         let third = Context { problem_class: "ReplicationLag".to_owned(), ..context() };
         let untried = Posterior::untried(&all, &third, "a");
-        assert!((untried.mean() - (s + 1.0) / (s + 1.0 + 2.0)).abs() < 1e-12);
+        let f = counting(&[(0, 0.0)])[0];
+        assert!((untried.mean() - (s + 1.0) / (s + f + 2.0)).abs() < 1e-12);
         assert_eq!(Posterior::untried(&all, &third, "b").mean(), 0.5);
     }
 

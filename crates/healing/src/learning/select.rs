@@ -14,7 +14,7 @@ use super::{Context, Learned, Posterior};
 use crate::kmeans::mix;
 
 /// By what the counts of the posterior are multiplied before drawing. Chosen on the stream of `benches/README.md`.
-pub const SHARPNESS: f64 = 6.0;
+pub const SHARPNESS: f64 = 8.0;
 /// Draws from which a propensity is estimated: its standard error is at most 0.8 %.
 const PROPENSITY_DRAWS: u32 = 4096;
 /// Utility lost by an impact of 1: two remedies of one step differ by at most a fifth of it.

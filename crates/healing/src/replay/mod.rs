@@ -7,21 +7,26 @@
 //! known at all; the learned effect with its interval is shown instead.
 //!
 //! How well the replay reproduces what really happened is measured: the recorded settings are replayed too, and compared
-//! with the recorded decisions ([`Replay::reproduced`]). What is not recorded (breakers that a human closed, plans that
-//! waited for approval, the seeds of sampled choices) shows there.
+//! with the recorded decisions ([`Replay::reproduced`]). What is not recorded (breakers that a human closed, what other
+//! collections did at that moment) shows there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::{Config, ConfigError};
-use crate::engine::{self, Arm, Attempt, Decision, DecisionInput, InFlight, Reason, Request};
-use crate::graph::NodeKey;
+use crate::engine::Attempt;
 use crate::integrity::{IntegrityState, StateRecord, assess};
-use crate::learning::{Context, Effect, Learned, OutcomeRecord, posteriors};
-use crate::lifecycle::{Lesson, Status};
-use crate::snapshot::{Method, Snapshot, UnixMs};
+use crate::learning::{OutcomeRecord, Period, Rung};
+use crate::snapshot::{Snapshot, UnixMs};
+
+use moment::{Lessons, as_of, decided};
+use report::Seen;
+pub use report::{Difference, Outcome, Replay, Tally};
+
+mod moment;
+mod report;
 
 /// λ under two settings is the same within this.
 const SAME_LAMBDA: f64 = 1e-9;
@@ -63,7 +68,7 @@ pub enum Recorded {
         /// λ under the recorded settings.
         lambda: Option<f64>,
     },
-    /// An action that was decided.
+    /// An action that was begun.
     Action {
         /// The collection.
         collection_id: i32,
@@ -73,100 +78,28 @@ pub enum Recorded {
         #[serde(flatten)]
         attempt: Box<Attempt>,
     },
-}
-
-/// What was decided at a moment.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// Nothing, for this reason.
-    Refuse(String),
-    /// A plan that waits for a human.
-    Ask(String),
-    /// A plan was begun.
-    Act(String),
-}
-
-impl Outcome {
-    fn in_words(&self) -> String {
-        match self {
-            Outcome::Refuse(reason) => format!("nothing ({reason})"),
-            Outcome::Ask(strategy) => format!("ask for {strategy}"),
-            Outcome::Act(strategy) => format!("act: {strategy}"),
-        }
-    }
-
-    fn acts(&self) -> Option<&str> {
-        match self {
-            Outcome::Act(strategy) => Some(strategy),
-            _ => None,
-        }
-    }
-}
-
-/// A moment from which on the two settings decide differently.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Difference {
-    /// When.
-    pub at: UnixMs,
-    /// The collection.
-    pub collection: String,
-    /// λ under the recorded settings.
-    pub lambda: Option<f64>,
-    /// State under the recorded settings.
-    pub state: IntegrityState,
-    /// State under the others.
-    pub other_state: IntegrityState,
-    /// What the recorded settings decide.
-    pub recorded: Outcome,
-    /// What the others decide.
-    pub other: Outcome,
-    /// False after another action would have been taken: the recording shows a world without it.
-    pub certain: bool,
-    /// Probability with which the sampling chooses the other's remedy; None when nothing was chosen among.
-    pub propensity: Option<f64>,
-    /// What the other's action would have done, as far as was learned by then: own effect and its 90 % interval.
-    pub expected: Option<Effect>,
-}
-
-/// What one setting comes to.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Tally {
-    /// Actions begun, by strategy.
-    pub actions: BTreeMap<String, u64>,
-    /// Plans that asked, by strategy.
-    pub asked: BTreeMap<String, u64>,
-    /// Snapshots at which nothing was done, by reason.
-    pub refusals: BTreeMap<String, u64>,
-    /// Seconds in each state.
-    pub seconds: BTreeMap<String, f64>,
-}
-
-/// The result.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Replay {
-    /// Time of the first row used.
-    pub from: Option<UnixMs>,
-    /// Time of the last.
-    pub until: Option<UnixMs>,
-    /// Snapshots replayed.
-    pub snapshots: u64,
-    /// Samples of which only λ was recorded and could be used.
-    pub samples: u64,
-    /// Gaps in the recording.
-    pub gaps: u64,
-    /// Snapshots at which the recorded settings, replayed, decide as was recorded.
-    pub reproduced: u64,
-    /// The recorded settings.
-    pub recorded: Tally,
-    /// The others.
-    pub other: Tally,
-    /// Where they differ, in the order of time.
-    pub differences: Vec<Difference>,
-    /// Differences beyond those listed.
-    pub more_differences: u64,
-    /// What limits how far this can be believed, one sentence each.
-    pub caveats: Vec<String>,
+    /// What an action of any collection has taught.
+    Outcome {
+        /// As learning reads it.
+        #[serde(flatten)]
+        outcome: Box<OutcomeRecord>,
+    },
+    /// A period in which nothing was done about a problem of any collection.
+    Period {
+        /// When it ended.
+        at: UnixMs,
+        /// As learning reads it.
+        #[serde(flatten)]
+        period: Period,
+    },
+    /// A move on the autonomy ladder.
+    Move {
+        /// The collection.
+        collection_id: i32,
+        /// Where the remedy stood from then on.
+        #[serde(flatten)]
+        rung: Rung,
+    },
 }
 
 /// Replays a recording with `patch` on top of the recorded settings.
@@ -188,73 +121,18 @@ pub fn replay(rows: &[Recorded], patch: &Value) -> Result<Replay, ConfigError> {
         more_differences: 0,
         caveats: vec![],
     };
-    let ids: BTreeSet<i32> = rows.iter().map(Recorded::collection_id).collect();
+    let ids: BTreeSet<i32> = rows.iter().filter_map(Recorded::collection_id).collect();
     let mut seen = Seen::default();
+    let mut lessons = Lessons::of(rows);
     for id in ids {
-        let own: Vec<&Recorded> = rows.iter().filter(|row| row.collection_id() == id).collect();
-        one_collection(&own, patch, &mut replay, &mut seen)?;
+        let own: Vec<&Recorded> = rows.iter().filter(|row| row.collection_id() == Some(id)).collect();
+        one_collection(id, &own, &mut lessons, patch, &mut replay, &mut seen)?;
     }
     replay.differences.sort_by(|a, b| (a.at, &a.collection).cmp(&(b.at, &b.collection)));
     replay.more_differences = replay.differences.len().saturating_sub(DIFFERENCES_MAX) as u64;
     replay.differences.truncate(DIFFERENCES_MAX);
     replay.caveats = seen.caveats(&replay);
     Ok(replay)
-}
-
-impl Recorded {
-    fn collection_id(&self) -> i32 {
-        match self {
-            Recorded::Snapshot { snapshot, .. } => snapshot.collection_id,
-            Recorded::Lambda { collection_id, .. } | Recorded::Action { collection_id, .. } => *collection_id,
-        }
-    }
-}
-
-/// What was met on the way that the reader must know of.
-#[derive(Default)]
-struct Seen {
-    lambda_differs: bool,
-    conjecture: bool,
-    sampled: bool,
-}
-
-impl Seen {
-    fn caveats(&self, replay: &Replay) -> Vec<String> {
-        let mut all = Vec::new();
-        if replay.snapshots == 0 {
-            all.push("Nothing was recorded in this time.".to_owned());
-            return all;
-        }
-        let share = 100.0 * replay.reproduced as f64 / replay.snapshots as f64;
-        if replay.reproduced < replay.snapshots {
-            all.push(format!(
-                "Replaying the recorded settings gives the recorded decision at {share:.0} % of the snapshots: differences of the other {:.0} % may come from what is not recorded (approvals, breakers closed by a human, seeds).",
-                100.0 - share
-            ));
-        }
-        if self.conjecture {
-            all.push(
-                "Where another action would have been taken, all until both settings are normal again is conjecture: the recording shows a world without it.".to_owned(),
-            );
-        }
-        if replay.differences.iter().any(|difference| difference.expected.is_some()) {
-            all.push(
-                "What an action would have done is not known; the expected effect is what was learned from outcomes by then.".to_owned(),
-            );
-        }
-        if self.lambda_differs {
-            all.push(
-                "The settings change λ itself: between snapshots it is not known, so that states may turn later than they would have.".to_owned(),
-            );
-        }
-        if self.sampled {
-            all.push("Remedies are chosen by sampling: another seed may choose another one, with the propensity shown.".to_owned());
-        }
-        if replay.gaps > 0 {
-            all.push(format!("The recording has {} gaps.", replay.gaps));
-        }
-        all
-    }
 }
 
 /// The other settings' own world.
@@ -269,7 +147,9 @@ struct Other {
 }
 
 fn one_collection(
+    id: i32,
     rows: &[&Recorded],
+    lessons: &mut Lessons<'_>,
     patch: &Value,
     replay: &mut Replay,
     seen: &mut Seen,
@@ -300,7 +180,6 @@ fn one_collection(
                 other.record = other.record.advance(*lambda, *at, config).0;
                 replay.samples += 1;
             }
-            Recorded::Action { .. } => {}
             Recorded::Snapshot { settings, record, snapshot, decision } => {
                 let now = snapshot.taken_at;
                 let recorded_config = Config::layered(&settings.server, &settings.collection)?;
@@ -342,13 +221,14 @@ fn one_collection(
                 replay.until = Some(replay.until.map_or(now, |until| until.max(now)));
 
                 let history: Vec<Attempt> = attempts.iter().filter_map(|a| as_of(a, now)).collect();
-                let of_recorded = decided(snapshot, &recorded_config, record, &history, now);
+                let known = lessons.by(id, now);
+                let of_recorded = decided(snapshot, &recorded_config, record, &history, &known, now);
                 let mut history = history;
                 history.extend(world.invented.iter().filter_map(|a| as_of(a, now)));
-                let of_other = decided(snapshot, &config, &world.record, &history, now);
+                let of_other = decided(snapshot, &config, &world.record, &history, &known, now);
                 replay.reproduced += u64::from(is_recorded(&of_recorded.outcome, decision));
-                tally(&mut replay.recorded, &of_recorded.outcome);
-                tally(&mut replay.other, &of_other.outcome);
+                replay.recorded.count(&of_recorded.outcome);
+                replay.other.count(&of_other.outcome);
                 seen.sampled |= of_other.propensity.is_some_and(|p| p < 1.0);
 
                 if record.state == IntegrityState::Normal && world.record.state == IntegrityState::Normal {
@@ -381,6 +261,7 @@ fn one_collection(
                 }
                 configs = Some((recorded_config, config));
             }
+            _ => {}
         }
     }
     for pair in rows.windows(2) {
@@ -392,11 +273,22 @@ fn one_collection(
 }
 
 impl Recorded {
+    /// The collection that was observed, or acted upon; what was learned is the whole server's.
+    fn collection_id(&self) -> Option<i32> {
+        match self {
+            Recorded::Snapshot { snapshot, .. } => Some(snapshot.collection_id),
+            Recorded::Lambda { collection_id, .. } | Recorded::Action { collection_id, .. } => {
+                Some(*collection_id)
+            }
+            Recorded::Outcome { .. } | Recorded::Period { .. } | Recorded::Move { .. } => None,
+        }
+    }
+
     fn sampled_at(&self) -> Option<UnixMs> {
         match self {
             Recorded::Snapshot { snapshot, .. } => Some(snapshot.taken_at),
             Recorded::Lambda { at, .. } => Some(*at),
-            Recorded::Action { .. } => None,
+            _ => None,
         }
     }
 }
@@ -414,149 +306,6 @@ fn first_state(
     if settled(recorded).state == settled(other).state { *record } else { settled(other) }
 }
 
-/// An attempt as it was known at `now`; None: it had not begun.
-fn as_of(attempt: &Attempt, now: UnixMs) -> Option<Attempt> {
-    if attempt.started_at > now {
-        return None;
-    }
-    let mut known = attempt.clone();
-    if known.ended_at.is_none_or(|ended| ended > now) {
-        known.ended_at = None;
-        known.lesson = None;
-        known.lambda_after = None;
-        known.status = Status::Executing;
-    }
-    Some(known)
-}
-
-struct Decided {
-    outcome: Outcome,
-    propensity: Option<f64>,
-    expected: Option<Effect>,
-    /// The action that would begin.
-    attempt: Option<Attempt>,
-}
-
-fn decided(
-    snapshot: &Snapshot,
-    config: &Config,
-    state: &StateRecord,
-    history: &[Attempt],
-    now: UnixMs,
-) -> Decided {
-    let Ok(assessment) = assess(snapshot, config) else {
-        let outcome = Outcome::Refuse(Reason::LambdaUnknown.as_str().to_owned());
-        return Decided { outcome, propensity: None, expected: None, attempt: None };
-    };
-    let running = history.iter().filter(|attempt| attempt.ended_at.is_none()).count() as u32;
-    let learned = learned(history, snapshot);
-    let decision = engine::decide(&DecisionInput {
-        config,
-        state,
-        assessment: &assessment,
-        snapshot,
-        history,
-        arms: &arms(history, config),
-        learned: &learned,
-        in_flight: InFlight { this_table: running, server: running, ..InFlight::default() },
-        now,
-        request: &Request::Automatic,
-    });
-    match decision {
-        Decision::Refuse { reason, .. } => Decided {
-            outcome: Outcome::Refuse(reason.as_str().to_owned()),
-            propensity: None,
-            expected: None,
-            attempt: None,
-        },
-        Decision::Act { planned, approval, choice, .. } => {
-            let strategy = planned.plan.strategy.clone();
-            let belief = learned.posterior(&Context::of(&planned.problem, snapshot), &strategy);
-            let propensity = choice
-                .and_then(|c| c.arms.iter().find(|arm| arm.strategy == strategy).map(|arm| arm.propensity));
-            if approval.is_some() {
-                let outcome = Outcome::Ask(strategy);
-                return Decided { outcome, propensity, expected: Some(belief.effect), attempt: None };
-            }
-            let took_ms = ((planned.plan.estimated_s + config.verify_window_seconds as f64) * 1000.0) as i64;
-            Decided {
-                outcome: Outcome::Act(strategy.clone()),
-                propensity,
-                expected: Some(belief.effect),
-                attempt: Some(Attempt {
-                    started_at: now,
-                    ended_at: Some(now.saturating_add(took_ms)),
-                    status: Status::Aborted,
-                    strategy,
-                    problem_class: planned.problem.class.as_str().to_owned(),
-                    lesson: Some(Lesson::Nothing),
-                    lambda_planned: Some(planned.problem.component.lambda),
-                    lambda_before: None,
-                    lambda_after: None,
-                    nodes: planned.problem.component.nodes,
-                }),
-            }
-        }
-    }
-}
-
-/// The arms as the ends of these actions leave them.
-fn arms(history: &[Attempt], config: &Config) -> Vec<Arm> {
-    let mut ended: Vec<(UnixMs, &Attempt)> =
-        history.iter().filter_map(|attempt| Some((attempt.ended_at?, attempt))).collect();
-    ended.sort_by_key(|(at, _)| *at);
-    let mut arms: Vec<Arm> = Vec::new();
-    for (at, attempt) in ended {
-        let known = arms.iter().position(|arm| arm.strategy == attempt.strategy).unwrap_or_else(|| {
-            arms.push(Arm::new(attempt.strategy.clone()));
-            arms.len() - 1
-        });
-        arms[known] = arms[known].after(attempt.lesson(), at, config, at as u64);
-    }
-    arms
-}
-
-/// What these actions teach.
-fn learned(history: &[Attempt], snapshot: &Snapshot) -> Learned {
-    let kind = |attempt: &Attempt| {
-        let named = attempt.nodes.iter().find_map(NodeKey::index);
-        let index = named.and_then(|(partition, name)| {
-            snapshot.indexes.iter().find(|index| index.partition == partition && index.name == name)
-        });
-        match index.map(|index| index.method) {
-            Some(Method::Ivfflat) => "ivfflat",
-            Some(Method::Hnsw) => "hnsw",
-            None => "none",
-        }
-    };
-    let rows: Vec<OutcomeRecord> = history
-        .iter()
-        .zip(0i64..)
-        .filter_map(|(attempt, id)| {
-            let lesson = attempt.lesson();
-            Some(OutcomeRecord {
-                id,
-                collection_id: snapshot.collection_id,
-                strategy: attempt.strategy.clone(),
-                context: Context {
-                    problem_class: attempt.problem_class.clone(),
-                    index_kind: kind(attempt).to_owned(),
-                },
-                started_at: attempt.started_at,
-                completed_at: attempt.ended_at?,
-                status: attempt.status,
-                lesson,
-                success: attempt.status == Status::Succeeded,
-                verified: Some(attempt.status == Status::Succeeded),
-                improvement_pct: None,
-                recovery_s: None,
-                feedback: None,
-            })
-        })
-        .collect();
-    Learned { seed: rows.len() as u64, posteriors: posteriors(&rows, &[]), rungs: vec![] }
-}
-
 /// Whether a decision is the recorded one: the same reason, or an action of the same strategy.
 fn is_recorded(outcome: &Outcome, decision: &Value) -> bool {
     let text = |key: &str| decision.get(key).and_then(Value::as_str);
@@ -569,97 +318,17 @@ fn is_recorded(outcome: &Outcome, decision: &Value) -> bool {
     }
 }
 
-fn tally(tally: &mut Tally, outcome: &Outcome) {
-    let (into, name) = match outcome {
-        Outcome::Refuse(reason) => (&mut tally.refusals, reason),
-        Outcome::Ask(strategy) => (&mut tally.asked, strategy),
-        Outcome::Act(strategy) => (&mut tally.actions, strategy),
-    };
-    *into.entry(name.clone()).or_default() += 1;
-}
-
-impl Replay {
-    /// The report in plain words; `time` writes a moment.
-    pub fn in_words(&self, time: &dyn Fn(UnixMs) -> String) -> String {
-        let mut text = String::new();
-        let mut line = |words: String| {
-            text.push_str(&words);
-            text.push('\n');
-        };
-        if let (Some(from), Some(until)) = (self.from, self.until) {
-            line(format!(
-                "Replayed {} snapshots and {} samples from {} to {}.",
-                self.snapshots,
-                self.samples,
-                time(from),
-                time(until)
-            ));
-        }
-        for (name, tally) in [("recorded settings", &self.recorded), ("other settings", &self.other)] {
-            let list = |counts: &BTreeMap<String, u64>| {
-                let all: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {n}")).collect();
-                if all.is_empty() { "none".to_owned() } else { all.join(", ") }
-            };
-            let seconds: Vec<String> =
-                tally.seconds.iter().map(|(state, seconds)| format!("{state} {seconds:.0} s")).collect();
-            line(format!(
-                "With the {name}: actions {}; asked {}; nothing done {}; {}.",
-                list(&tally.actions),
-                list(&tally.asked),
-                list(&tally.refusals),
-                seconds.join(", ")
-            ));
-        }
-        if self.differences.is_empty() && self.snapshots > 0 {
-            line("Nothing would have been decided differently.".to_owned());
-        }
-        for difference in &self.differences {
-            let lambda =
-                difference.lambda.map_or_else(|| "not known".to_owned(), |lambda| format!("{lambda:.2}"));
-            let state = if difference.state == difference.other_state {
-                difference.state.as_str().to_owned()
-            } else {
-                format!(
-                    "{}, with the other settings {}",
-                    difference.state.as_str(),
-                    difference.other_state.as_str()
-                )
-            };
-            let expected = difference.expected.map_or_else(String::new, |effect| {
-                format!("; expected effect {:.2} ({:.2} to {:.2})", effect.mean, effect.low, effect.high)
-            });
-            let propensity = difference
-                .propensity
-                .filter(|propensity| *propensity < 1.0)
-                .map_or_else(String::new, |propensity| format!("; chosen with probability {propensity:.2}"));
-            line(format!(
-                "{} {}: λ {lambda}, {state}: instead of {} it would {}{}{}{}.",
-                time(difference.at),
-                difference.collection,
-                difference.recorded.in_words(),
-                difference.other.in_words(),
-                propensity,
-                expected,
-                if difference.certain { "" } else { " [conjecture]" }
-            ));
-        }
-        if self.more_differences > 0 {
-            line(format!("{} more differences are not listed.", self.more_differences));
-        }
-        for caveat in &self.caveats {
-            line(format!("Note: {caveat}"));
-        }
-        text
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
+    use super::moment::Known;
     use super::*;
+    use crate::engine::Attempt;
     use crate::fixtures::{NOW, fragment, snapshot};
+    use crate::graph::NodeKey;
+    use crate::lifecycle::{Lesson, Status};
 
     /// A recording, one row each 10 s: fragmentation of the index in percent at each sample.
     fn recording(settings: &Value, fragmentation: &[f64]) -> Vec<Recorded> {
@@ -673,7 +342,7 @@ mod tests {
                 fragment(&mut seen.indexes[0], *pct);
                 let lambda = assess(&seen, &config).unwrap().lambda;
                 record = record.advance(lambda, seen.taken_at, &config).0;
-                let outcome = decided(&seen, &config, &record, &[], seen.taken_at).outcome;
+                let outcome = decided(&seen, &config, &record, &[], &Known::default(), seen.taken_at).outcome;
                 let decision = match outcome {
                     Outcome::Refuse(reason) => json!({ "reason": reason }),
                     Outcome::Ask(strategy) => json!({ "reason": "awaiting_approval", "strategy": strategy }),
