@@ -28,7 +28,12 @@ package:
 	toolchain/package $(PG_CONFIG)
 
 install:
-	tarball=$$(toolchain/package $(PG_CONFIG)) && "$${tarball%.tar.gz}/install.sh" $(PG_CONFIG) $(PREFIX)
+	tarball=$$(toolchain/package $(PG_CONFIG)) && DESTDIR=$(DESTDIR) "$${tarball%.tar.gz}/install.sh" $(PG_CONFIG) $(PREFIX)
+
+# Takes the files away again; DROP EXTENSION in each database and the preload come first (docs/operating.md).
+.PHONY: uninstall
+uninstall:
+	tarball=$$(toolchain/package $(PG_CONFIG)) && DESTDIR=$(DESTDIR) "$${tarball%.tar.gz}/install.sh" --remove $(PG_CONFIG) $(PREFIX)
 
 # docs/reference.md, from the catalog, the install script's comments and the core's tables.
 reference:
@@ -55,6 +60,10 @@ test-all: test
 	RUVECTOR_TEST_PG=15 cargo test -p ruvectorctl
 	toolchain/prometheus >/dev/null
 	cargo test -p ruvectorctl --test alerts -- --ignored
+	RUVECTOR_TEST_PG=18 cargo test -p ruvectorctl --test package -- --ignored
+	RUVECTOR_TEST_PG=15 cargo test -p ruvectorctl --test package -- --ignored
+	if browser=$$(toolchain/browser); then RUVECTOR_BROWSER=$$browser cargo test -p ruvectorctl --test browser -- --ignored; \
+	  else echo 'SKIPPED: the dashboard was not looked at, there is no Chromium'; fi
 	$(MAKE) sim SEEDS=4000 MINUTES=30
 
 # Faults, remedies, moments and what strikes then, with a ledger of acknowledged writes: make chaos ROUNDS=200 SEED=1

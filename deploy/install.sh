@@ -1,10 +1,13 @@
 #!/bin/sh
 # Installs what this package has for the PostgreSQL of a pg_config: install.sh /path/to/pg_config [PREFIX]
-# PREFIX is where ruvectorctl goes, /usr/local if not given. DESTDIR is put before every path.
+# install.sh --remove … takes the same files away again. PREFIX is where ruvectorctl goes, /usr/local if not given.
+# DESTDIR is put before every path.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-pg_config=${1:?usage: install.sh /path/to/pg_config [PREFIX]}
+remove=
+[ "${1:-}" != --remove ] || { remove=yes && shift; }
+pg_config=${1:?usage: install.sh [--remove] /path/to/pg_config [PREFIX]}
 prefix=${2:-/usr/local}
 
 built_for=$(cat "$here/POSTGRESQL")
@@ -16,10 +19,15 @@ major=$("$pg_config" --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
 
 # put FROM TO MODE: by a rename, so that a running server never maps half a file.
 put() {
-  mkdir -p "$(dirname "${DESTDIR:-}$2")"
-  install -m "$3" "$1" "${DESTDIR:-}$2.new"
-  mv -f "${DESTDIR:-}$2.new" "${DESTDIR:-}$2"
-  echo "installed ${DESTDIR:-}$2"
+  to=${DESTDIR:-}$2
+  if [ -n "$remove" ]; then
+    [ ! -e "$to" ] || { rm -f "$to" && echo "removed $to"; }
+    return 0
+  fi
+  mkdir -p "$(dirname "$to")"
+  install -m "$3" "$1" "$to.new"
+  mv -f "$to.new" "$to"
+  echo "installed $to"
 }
 
 extension=$("$pg_config" --sharedir)/extension
@@ -31,6 +39,7 @@ put "$here/completions/ruvectorctl.bash" "$prefix/share/bash-completion/completi
 put "$here/completions/_ruvectorctl" "$prefix/share/zsh/site-functions/_ruvectorctl" 644
 put "$here/completions/ruvectorctl.fish" "$prefix/share/fish/vendor_completions.d/ruvectorctl.fish" 644
 
+[ -z "$remove" ] || exit 0
 cat <<END
 
 Then: shared_preload_libraries = 'ruvector' in postgresql.conf (beside what is there), restart the server,

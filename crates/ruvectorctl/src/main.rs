@@ -11,8 +11,9 @@ mod failure;
 mod output;
 
 use commands::{
-    abort, approve, audit, discover, doctor, execute, explain, feedback, history, man, metrics, pause, plan,
-    reject, release, replay, resume, rollback, serve, status, strategies, trigger, watch,
+    abort, approve, audit, collection, discover, doctor, execute, explain, feedback, history, lease, man,
+    metrics, pause, plan, reject, release, replay, resume, rollback, serve, status, strategies, throttle,
+    trigger, watch,
 };
 use connection::Place;
 use failure::Failure;
@@ -51,7 +52,10 @@ enum Command {
     Strategies(strategies::Arguments),
     Feedback(feedback::Arguments),
     Audit(audit::Arguments),
+    Collection(collection::Arguments),
     Release(release::Arguments),
+    Throttle(throttle::Arguments),
+    Lease(lease::Arguments),
     Metrics(metrics::Arguments),
     Serve(serve::Arguments),
     /// Print shell completions: ruvectorctl completions bash > /etc/bash_completion.d/ruvectorctl
@@ -87,6 +91,9 @@ async fn run(call: &Call, command: Command) -> Result<(), Failure> {
         Command::Strategies(arguments) => strategies::run(call, arguments).await,
         Command::Feedback(arguments) => feedback::run(call, arguments).await,
         Command::Audit(arguments) => audit::run(call, arguments).await,
+        Command::Collection(arguments) => collection::run(call, arguments).await,
+        Command::Throttle(arguments) => throttle::run(call, arguments).await,
+        Command::Lease(arguments) => lease::run(call, arguments).await,
         Command::Release(arguments) => release::run(call, arguments).await,
         Command::Trigger(arguments) => trigger::run(call, arguments).await,
         Command::Execute(arguments) => execute::run(call, arguments).await,

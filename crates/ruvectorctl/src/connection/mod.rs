@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_postgres::config::{ChannelBinding, LoadBalanceHosts, SslMode, SslNegotiation, TargetSessionAttrs};
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{AsyncMessage, Client, Config, Notification};
 
 use self::settings::{Settings, Surroundings};
@@ -159,6 +159,42 @@ impl Session {
         let query = format!("SELECT pg_catalog.to_jsonb(q) FROM ({query}) q");
         let rows = self.client.query(&query, parameters).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// The oid of a table that a person names, found as their own session would: ours has a `search_path` of its own.
+    pub(crate) async fn relation(&self, name: &str) -> Result<u32, Failure> {
+        self.as_user("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[&name]).await?.ok_or_else(|| {
+            Failure::usage(
+                format!("there is no table {name}"),
+                "Name it as psql would find it, with its schema if that is not in the search_path; `ruvectorctl discover` \
+                 lists the tables with vectors."
+                    .to_owned(),
+            )
+        })
+    }
+
+    /// The schema where new tables of this role go.
+    pub(crate) async fn home(&self) -> Result<String, Failure> {
+        self.as_user("SELECT pg_catalog.current_schema()::text", &[]).await?.ok_or_else(|| {
+            Failure::usage(
+                "no schema of the search_path exists".to_owned(),
+                "Name one with --schema.".to_owned(),
+            )
+        })
+    }
+
+    /// The value of a query that is run with the role's own `search_path`; it must name all it calls with its schema.
+    async fn as_user<T: for<'a> FromSql<'a>>(
+        &self,
+        query: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<T>, Failure> {
+        let path: String =
+            self.client.query_one("SELECT pg_catalog.current_setting('search_path')", &[]).await?.get(0);
+        self.client.batch_execute("RESET search_path").await?;
+        let found = self.client.query_one(query, parameters).await;
+        self.client.execute("SELECT pg_catalog.set_config('search_path', $1, false)", &[&path]).await?;
+        Ok(found?.get(0))
     }
 
     /// The only row of a query.
