@@ -38,6 +38,7 @@ const CALM_S: u64 = 30 * 3600;
 pub const ALL: &[&str] = &[
     "acts_on_stale",
     "attempts",
+    "audit",
     "consent",
     "content",
     "cooldown",
@@ -51,14 +52,18 @@ pub const ALL: &[&str] = &[
     "flapping",
     "impact",
     "intent_first",
+    "lease_ends",
+    "learned",
     "leftover",
     "lifecycle",
     "liveness",
     "one_outcome",
+    "paused",
     "server_limit",
     "single_flight",
     "stop_ignored",
     "unfinished",
+    "window",
 ];
 
 /// What the watch remembers between ticks.
@@ -100,6 +105,13 @@ fn strained(stage: &Stage, collection: usize, plan: &Plan) -> Option<Condition> 
     let wear = match plan.steps.iter().find(|step| step.target().is_none())? {
         Step::MoveRows { moves, .. } if moves.iter().any(|one| one.cold) => cold,
         Step::MoveRows { .. } | Step::SetRoutingWeight { .. } => uneven,
+        // Less is written, or less for longer.
+        Step::SetThrottle { .. } => {
+            let ingest = &stage.world.collections[collection].ingest;
+            let left_ms =
+                ingest.throttle.map_or(0, |throttle| throttle.until.saturating_sub(stage.world.wall()));
+            ingest.written() / ingest.rows.max(1.0) - (left_ms as f64 / 3_600_000.0).clamp(0.0, 1.0)
+        }
         Step::ScaleReplicas { .. } => 1.0 / f64::from(stage.world.strain.readers),
         _ => return None,
     };
@@ -109,6 +121,9 @@ fn strained(stage: &Stage, collection: usize, plan: &Plan) -> Option<Condition> 
 /// Whether nothing is wrong in truth with any index that a plan names.
 pub fn is_needless(stage: &Stage, collection: usize, plan: &Plan) -> bool {
     let collection = &stage.world.collections[collection];
+    if plan.steps.iter().any(|step| matches!(step, Step::SetThrottle { .. })) {
+        return collection.ingest.rows == 0.0;
+    }
     if plan.steps.iter().any(|step| step.target().is_none()) {
         return collection.tables.iter().all(|table| table.heat == 0.0 && table.cold_rows == 0.0);
     }
@@ -198,6 +213,87 @@ pub fn permitted(stage: &mut Stage, id: i64) {
     }
     if attempts >= config.max_attempts_per_window {
         stage.violated("attempts", format!("action {id} comes after {attempts} others in the window"));
+    }
+}
+
+/// The healer starts the first worker of an action: nobody has paused healing, and what waits for a window is in one.
+pub fn starts(stage: &mut Stage, id: i64) {
+    let action = &stage.store.actions[&id];
+    let (collection, wall) = (&stage.world.collections[action.collection], stage.world.wall());
+    let config = &collection.config;
+    let paused = config.paused_until.is_some_and(|until| until > wall);
+    let waits = !action.by_hand() && action.planned().plan.impact >= config.window_impact;
+    let outside = waits && !config.maintenance_windows.is_empty() && !in_window(config, wall);
+    if paused {
+        stage.violated("paused", format!("action {id} begins while healing is paused"));
+    }
+    if outside {
+        stage.violated("window", format!("action {id} begins outside of the maintenance windows"));
+    }
+}
+
+/// Whether the time of day is in a window of each day (the only kind here), counted apart from the core.
+fn in_window(config: &healing::config::Config, wall: UnixMs) -> bool {
+    let minute = wall.div_euclid(60_000).rem_euclid(24 * 60);
+    let at = |time: &str| {
+        let (hours, minutes) = time.split_once(':')?;
+        Some(hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?)
+    };
+    config.maintenance_windows.iter().any(|window| match (at(&window.from), at(&window.to)) {
+        (Some(from), Some(to)) if from < to => (from..to).contains(&minute),
+        (Some(from), Some(to)) => minute >= from || minute < to,
+        _ => false,
+    })
+}
+
+/// The audit chain is sound, and holds every step and one end of each action that is over.
+pub fn audit(stage: &mut Stage) {
+    if let Err(detail) = stage.store.audit.verify(&stage.store.actions) {
+        stage.violated("audit", detail);
+    }
+}
+
+/// What was learned follows from the outcomes, and each action with a plan that ran has one: none is lost over a crash, none
+/// counts twice, and what counts as verified was a success.
+pub fn learned(stage: &mut Stage) {
+    let learning = &stage.store.learning;
+    let ended = stage.store.actions.values().filter(|action| action.outcomes > 0);
+    let (told, due): (Vec<i64>, Vec<i64>) =
+        (learning.outcomes.iter().map(|one| one.id).collect(), ended.map(|action| action.id).collect());
+    let mut sorted = told.clone();
+    sorted.sort_unstable();
+    let wrong = learning.outcomes.iter().find(|one| {
+        let action = &stage.store.actions[&one.id];
+        action.lesson != Some(one.lesson) || one.is_verified_success() && action.status != Status::Succeeded
+    });
+    let error = if sorted != due {
+        Some(format!("outcomes of {told:?} were learned from, {due:?} ended"))
+    } else if let Some(one) = wrong {
+        Some(format!("action {} taught {:?}", one.id, one.lesson))
+    } else {
+        let again = healing::learning::posteriors(&learning.outcomes, &learning.periods);
+        let same = again
+            .iter()
+            .map(|one| (&one.strategy, one.tries))
+            .eq(learning.posteriors.iter().map(|one| (&one.strategy, one.tries)));
+        (!same).then(|| "the posteriors do not follow from the outcomes".to_owned())
+    };
+    if let Some(error) = error {
+        stage.violated("learned", error);
+    }
+}
+
+/// What holds under a lease is over when the lease is, by at least one of both clocks.
+fn leases(stage: &mut Stage, tick_s: u64) {
+    let (wall, now, jumped) = (stage.world.wall(), stage.world.now, stage.jumped_at);
+    let grace_ms = 2000 * tick_s as i64;
+    let late = stage.world.collections.iter().find_map(|collection| {
+        let throttle = collection.ingest.throttle?;
+        let over = now - throttle.set > throttle.lease_s * 1000 + grace_ms && jumped < throttle.set;
+        (over || throttle.until < wall - grace_ms).then_some(collection.id)
+    });
+    if let Some(number) = late {
+        stage.violated("lease_ends", format!("collection {number}: a throttle outlives its lease"));
     }
 }
 
@@ -317,6 +413,7 @@ pub fn tick(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
     if !stage.store.open.is_empty() {
         in_flight(stage, watch, scenario);
     }
+    leases(stage, scenario.tick_s);
     for number in 0..stage.world.collections.len() {
         if watch.rested[number] != stage.world.collections[number].facts && stage.store.in_flight(number) == 0
         {
@@ -422,6 +519,8 @@ fn at_rest(stage: &mut Stage, number: usize) {
 
 /// After the last tick.
 pub fn at_end(stage: &mut Stage, scenario: &Scenario) {
+    audit(stage);
+    learned(stage);
     if scenario.mode == Mode::Liveness && scenario.length_s - scenario.calm_s() >= CALM_S {
         let full = stage.world.disk_free() == 0;
         for left in stage.store.unfinished.clone().iter().filter(|_| !full) {
@@ -440,7 +539,16 @@ pub fn at_end(stage: &mut Stage, scenario: &Scenario) {
         let faults = stage.world.collections[number].faults;
         let in_doses = |name: &&&str| DOSED.contains(*name);
         let dosed = stage.struck[number].iter().filter(in_doses).count() as u32;
-        if automatic > ACTIONS_PER_FAULT * faults + DOSES * dosed + 1 {
+        // A lease is renewed in its second half as long as the flood lasts.
+        let lease_s = stage.world.collections[number].config.throttle_lease_seconds as u64;
+        let flooded_s: u64 = scenario
+            .events
+            .iter()
+            .filter(|event| event.hazard == "ingestion_floods" && stage.collection(event) == number)
+            .map(|event| event.lasts_s)
+            .sum();
+        let renewals = (2 * flooded_s / lease_s) as u32;
+        if automatic > ACTIONS_PER_FAULT * faults + DOSES * dosed + renewals + 1 {
             stage
                 .violated("flapping", format!("collection {number}: {automatic} repairs of {faults} faults"));
         }

@@ -13,11 +13,9 @@ pub const UNREACHABLE_REASONS: &[(Reason, &str)] = &[
     (Reason::InvalidRequest, "SQL refuses unknown strategies and parameters before they are stored"),
     (Reason::UnknownProblem, "every witness that the present graph can have fits a class"),
     (Reason::NoStrategy, "every class that the present graph can have has a remedy"),
-    (Reason::Paused, "nobody in the world pauses"),
     (Reason::IdentityChanged, "no remedy reaches beyond the server"),
     (Reason::ImpactBudget, "no two plans here have together more than the budget"),
     (Reason::NotQuiet, "the world has no foreground load that the healer sees"),
-    (Reason::OutsideWindow, "nobody in the world has set a maintenance window"),
     (Reason::ActionInFlight, "met, but counted apart: it is looked at before all others"),
 ];
 
@@ -46,6 +44,8 @@ pub struct Coverage {
     pub parts_kept: u64,
     /// Builds that ran out of memory.
     pub out_of_memory: u64,
+    /// Moves of remedies on the autonomy ladder.
+    pub moved: u64,
     /// Former indexes that got a name of their own.
     pub former_names: u64,
 }
@@ -99,6 +99,7 @@ impl Coverage {
         self.finished_late += other.finished_late;
         self.parts_kept += other.parts_kept;
         self.out_of_memory += other.out_of_memory;
+        self.moved += other.moved;
         self.former_names += other.former_names;
     }
 
@@ -143,6 +144,7 @@ impl Coverage {
             ("given up since its workers erred".to_owned(), self.gave_up),
             ("undone after its end".to_owned(), self.finished_late),
             ("complete parts kept".to_owned(), self.parts_kept),
+            ("moved on the autonomy ladder".to_owned(), self.moved),
             ("build out of memory".to_owned(), self.out_of_memory),
             ("former index under a name of its own".to_owned(), self.former_names),
         ]);

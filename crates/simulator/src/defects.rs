@@ -27,6 +27,12 @@ pub enum Defect {
     BatchForgotten,
     /// A comparison that is lost swaps all the same, and verification asks the remedy alone.
     NoComparison,
+    /// A throttle is set without an end.
+    ThrottleStays,
+    /// The last row of the audit log is not written in one transaction with what it is about: a crash takes it.
+    AuditLost,
+    /// What was learned is held in memory alone.
+    LearningInMemory,
     /// As built: approval starts a plan whatever the off switch, the server's limit and the collection say by then.
     ApprovalSkipsGates,
     /// As built: the verdict to keep is recorded even when a human's wish to stop was accepted before.
@@ -45,7 +51,7 @@ pub enum Defect {
 
 impl Defect {
     /// Every defect.
-    pub const ALL: [Defect; 16] = [
+    pub const ALL: [Defect; 19] = [
         Defect::NoCooldown,
         Defect::NoJournal,
         Defect::LeakedLease,
@@ -56,6 +62,9 @@ impl Defect {
         Defect::RollbackInOrder,
         Defect::BatchForgotten,
         Defect::NoComparison,
+        Defect::ThrottleStays,
+        Defect::AuditLost,
+        Defect::LearningInMemory,
         Defect::ApprovalSkipsGates,
         Defect::KeepIgnoresAbort,
         Defect::StructureNotReadAgain,

@@ -3,9 +3,10 @@
 
 use std::rc::Rc;
 
+use healing::classify::diagnose;
 use healing::engine::{self, Begin, BeginInput, Decision, DecisionInput, InFlight, Reason, Request};
 use healing::integrity::{IntegrityState, StateRecord};
-use healing::learning::Learned;
+use healing::learning::Context;
 use healing::lifecycle::Status;
 use healing::recovery::{self, Gone, Start, StopReason};
 use healing::snapshot::UnixMs;
@@ -139,7 +140,7 @@ fn store(stage: &mut Stage, number: usize) {
             let assessment =
                 observe::judge(&snapshot, &stage.world.collections[number].config, stage.healer.samples);
             stage.store.observed[number] =
-                Some(Observed { snapshot, assessment, version, real, quiet: false });
+                Some(Observed { snapshot, assessment, version, real, present: None, quiet: false });
         }
     }
     advance(stage, number);
@@ -156,6 +157,27 @@ fn advance(stage: &mut Stage, number: usize) {
         && observed.assessment.components.is_empty()
         && !observed.snapshot.in_recovery
         && stage.store.reasons[number] == Some(Reason::StateNormal);
+    if observed.assessment.lambda.is_some() {
+        let normal = next.state == IntegrityState::Normal;
+        if normal {
+            observed.present = Some(vec![]);
+        } else if observed.present.as_ref().is_none_or(Vec::is_empty) {
+            let problems = diagnose(&observed.assessment, &observed.snapshot, config);
+            let mut present: Vec<Context> =
+                problems.iter().map(|problem| Context::of(problem, &observed.snapshot)).collect();
+            present.sort();
+            present.dedup();
+            observed.present = Some(present);
+        }
+        let (wall, present) = (observed.snapshot.taken_at, observed.present.take().unwrap_or_default());
+        let busy = stage.store.in_flight(number) > 0;
+        let config = &stage.world.collections[number].config;
+        stage.store.learning.observe(number, &next, &present, busy, config, wall);
+        if let Some(observed) = &mut stage.store.observed[number] {
+            observed.present = Some(present);
+        }
+    }
+    let Some(observed) = &stage.store.observed[number] else { return };
     stage.store.records[number] = Some(next);
     if let Some(change) = transition {
         let lambda = observed.assessment.lambda;
@@ -274,7 +296,7 @@ fn ask(stage: &Stage, collection: usize, request: &Request) -> Decision {
         snapshot: &observed.snapshot,
         history: &history,
         arms: &stage.store.arms[collection],
-        learned: &Learned::default(),
+        learned: &stage.store.learning.learned(collection),
         in_flight: InFlight { this_table, server, ..InFlight::default() },
         now: if stage.has(Defect::StaleSnapshot) { observed.snapshot.taken_at } else { wall },
         request,
@@ -406,11 +428,15 @@ fn look_after(stage: &mut Stage, id: i64) {
         }
         Start::Now => {}
     }
+    let first = action.status == Status::Approved && action.starts == 0;
     let last = action.last_start.map_or(i64::MIN, |start| start.real);
     action.crashed |= action.starts > 0 && crashed > last;
     action.gone = Gone::of(action.stop_reason, action.crashed, restarted > last);
     action.starts += 1;
     action.last_start = Some(at);
+    if first {
+        checks::starts(stage, id);
+    }
     stage.start_worker(id);
 }
 
@@ -436,6 +462,7 @@ fn give_up(stage: &mut Stage, id: i64) {
     if let Err(error) = stage.store.advance(id, status, at) {
         stage.violated("lifecycle", error);
     }
+    stage.learn(id, lesson, status, at);
     let Stage { store, world, .. } = stage;
     let strategy = &planned.plan.strategy;
     store.record_arm(number, strategy, lesson, at.wall, &world.collections[number].config);

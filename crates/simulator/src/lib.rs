@@ -13,12 +13,14 @@
 //! Reading order: [`scenario`], [`simulation`], [`healer`], [`worker`], [`steps`], [`checks`]; a fault or disturbance is
 //! one file of [`hazards`].
 
+pub mod audit;
 pub mod baselines;
 pub mod checks;
 pub mod coverage;
 pub mod defects;
 pub mod hazards;
 pub mod healer;
+pub mod learning;
 pub mod random;
 pub mod regression;
 pub mod report;

@@ -170,6 +170,15 @@ fn collection(random: &mut Random, mode: Mode) -> CollectionSpec {
         set("backoff_base_seconds", json!(60));
         set("breaker_failures", json!(2 + random.below(4)));
     }
+    if random.chance(0.15) {
+        // At night, as they are.
+        let from = 20 + random.below(4);
+        set(
+            "maintenance_windows",
+            json!([{ "from": format!("{from}:00"), "to": format!("0{}:30", 5 + random.below(3)) }]),
+        );
+        set("window_impact", json!([0.0, 0.3][random.below(2)]));
+    }
     CollectionSpec {
         partitions: [1, 1, 1, 2, 4, 6][random.below(6)],
         rows: 3000.0 * 10f64.powf(random.between(0.0, 1.3)),

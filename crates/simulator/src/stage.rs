@@ -1,5 +1,6 @@
 //! The stage: the virtual server, the extension's tables, the healer and its workers, and who watches them.
 
+use healing::lifecycle::{Lesson, Status};
 use healing::snapshot::Oid;
 
 use crate::coverage::Coverage;
@@ -186,6 +187,20 @@ impl Stage {
         self.crash_server(20_000);
     }
 
+    /// An action with a plan ended: what that says of its remedy.
+    pub fn learn(&mut self, id: i64, lesson: Lesson, status: Status, at: Moment) {
+        let Self { store, world, .. } = self;
+        let Store { learning, actions, .. } = store;
+        let Some(action) = actions.get(&id) else { return };
+        let config = &world.collections[action.collection].config;
+        if learning.ended(action, lesson, status, at.wall, config) {
+            let (number, strategy) = (action.collection, action.planned().plan.strategy.clone());
+            let mode = learning.mode(number, &strategy, config.mode);
+            self.coverage.moved += 1;
+            self.say(|| format!("collection {number}: {strategy} now goes as far as {mode:?}"));
+        }
+    }
+
     /// A human drops an index: it is not wanted any more.
     pub fn drop_by_hand(&mut self, collection: usize, oid: Oid) {
         let now = self.world.now;
@@ -206,6 +221,13 @@ impl Stage {
         }
         self.leaked.clear();
         self.say(|| format!("the server crashes for {} s", down_ms / 1000));
+        if self.has(Defect::AuditLost) {
+            self.store.audit.lose_last();
+        }
+        if self.has(Defect::LearningInMemory) {
+            self.store.learning.lose();
+        }
+        crate::checks::audit(self);
         self.world.crash(down_ms);
         self.healer.die(self.world.down_until);
     }

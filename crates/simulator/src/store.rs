@@ -8,12 +8,16 @@ use healing::classify::Problem;
 use healing::config::Config;
 use healing::engine::{Arm, Attempt, Reason, Request};
 use healing::integrity::{Assessment, StateRecord};
+use healing::learning::Context;
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::{IndexRef, Plan, Step};
 use healing::recovery::{Gone, JournalEntry, StepState, StopReason, retry_at};
 use healing::snapshot::{Oid, Snapshot, UnixMs};
 use healing::verification::Verification;
 use serde_json::Value;
+
+use crate::audit::Audit;
+use crate::learning::Learning;
 
 /// Earlier actions that a decision looks at, milliseconds.
 const HISTORY_MS: i64 = 30 * 24 * 3_600_000;
@@ -156,6 +160,8 @@ pub struct Observed {
     pub version: u64,
     /// When it was taken, in truth.
     pub real: UnixMs,
+    /// The problems that it shows, once they were asked for.
+    pub present: Option<Vec<Context>>,
     /// A further sample of the same version changes nothing: state normal, nothing weak.
     pub quiet: bool,
 }
@@ -183,6 +189,10 @@ pub struct Store {
     pub losers: Vec<(usize, IndexRef)>,
     /// Ended actions with something left to be undone.
     pub unfinished: Vec<Unfinished>,
+    /// The signed log of all of it.
+    pub audit: Audit,
+    /// What is learned of it.
+    pub learning: Learning,
     /// Counts changes of actions and arms.
     pub stamp: u64,
     last_id: i64,
@@ -245,6 +255,7 @@ impl Store {
             arms: vec![vec![]; collections],
             by_collection: vec![vec![]; collections],
             refused: vec![None; collections],
+            learning: Learning::new(collections),
             ..Self::default()
         }
     }
@@ -286,6 +297,11 @@ impl Store {
         self.open.push(id);
         self.by_collection[collection].push(id);
         id
+    }
+
+    /// Writes a row of the audit log.
+    pub fn log(&mut self, event: &str, action: i64, wall: UnixMs, details: &str) {
+        self.audit.log(event, action, wall, details);
     }
 
     /// The row of this number.
@@ -331,6 +347,8 @@ impl Store {
             action.ended = Some(at);
             self.open.retain(|open| *open != id);
         }
+        let event = if to.is_terminal() { "ended" } else { "status" };
+        self.log(event, id, at.wall, to.as_str());
         Ok(())
     }
 
@@ -361,7 +379,7 @@ impl Store {
 
     /// A human has looked: open breakers are closed, and what is left to be undone is tried now. Whether there was any.
     pub fn close_breakers(&mut self, collection: usize, wall: UnixMs) -> bool {
-        let mut any = false;
+        let mut any = self.learning.forgive(collection);
         for arm in self.arms[collection].iter_mut().filter(|arm| arm.breaker_open) {
             *arm = arm.closed(wall);
             any = true;

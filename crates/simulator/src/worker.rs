@@ -721,6 +721,7 @@ impl Worker {
         if let Err(error) = stage.store.advance(self.action, status, at) {
             stage.violated("lifecycle", error);
         }
+        stage.learn(id, lesson, status, at);
         let Stage { store, world, .. } = stage;
         let strategy = &planned.plan.strategy;
         store.record_arm(number, strategy, lesson, at.wall, &world.collections[number].config);

@@ -8,11 +8,13 @@ mod effort_lost;
 mod foreign_load;
 mod graph_damaged;
 mod healer_dies;
+mod healing_paused;
 mod index_bloated;
 mod index_dropped_by_hand;
 mod index_invalid;
 mod index_rebuilt_by_hand;
 mod index_surplus;
+mod ingestion_floods;
 mod lists_drift;
 mod lists_misfit;
 mod lists_skewed;
@@ -61,11 +63,13 @@ pub const ALL: &[&dyn Hazard] = &[
     &foreign_load::ForeignLoad,
     &graph_damaged::GraphDamaged,
     &healer_dies::HealerDies,
+    &healing_paused::HealingPaused,
     &index_bloated::IndexBloated,
     &index_dropped_by_hand::IndexDroppedByHand,
     &index_invalid::IndexInvalid,
     &index_rebuilt_by_hand::IndexRebuiltByHand,
     &index_surplus::IndexSurplus,
+    &ingestion_floods::IngestionFloods,
     &lists_drift::ListsDrift,
     &lists_misfit::ListsMisfit,
     &lists_skewed::ListsSkewed,
@@ -254,8 +258,8 @@ mod tests {
             assert_eq!(hazard.kind() == Kind::Fault, !hazard.remedies().is_empty(), "{}", hazard.name());
             assert!(hazard.remedies().iter().all(|name| healing::remedies::find(name).is_some()));
         }
-        // In this world nobody counts what is written, and no autovacuum is at work or scheduled.
-        let elsewhere = ["pause_maintenance", "throttle_ingestion"];
+        // In this world no autovacuum is at work and no job of pg_cron scheduled.
+        let elsewhere = ["pause_maintenance"];
         for remedy in healing::remedies::ALL.iter().filter(|remedy| !elsewhere.contains(&remedy.name())) {
             assert!(strategies().contains(&remedy.name()), "{}", remedy.name());
         }

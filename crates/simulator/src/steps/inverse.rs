@@ -30,6 +30,7 @@ pub(super) fn operations(turn: &Turn) -> Vec<Op> {
         RecoveryCommand::Revert { step, .. } => match step.as_ref() {
             Step::MoveRows { .. } => super::move_rows::inverse(turn),
             Step::SetRoutingWeight { .. } => super::set_routing_weight::inverse(turn),
+            Step::SetThrottle { .. } => super::set_throttle::inverse(turn),
             Step::ScaleReplicas { .. } => super::scale_replicas::inverse(turn),
             _ => vec![],
         },

@@ -21,6 +21,7 @@ mod move_rows;
 mod reindex;
 mod scale_replicas;
 mod set_routing_weight;
+mod set_throttle;
 mod swap_index;
 mod tune_search_effort;
 
@@ -39,11 +40,9 @@ pub fn expand(turn: &Turn) -> Vec<Op> {
         Step::MoveRows { .. } => move_rows::operations(turn),
         Step::SetRoutingWeight { .. } => set_routing_weight::operations(turn),
         Step::ScaleReplicas { .. } => scale_replicas::operations(turn),
-        // No usual rate and no jobs of pg_cron are seen in this world, so nothing plans them.
-        Step::SetThrottle { .. }
-        | Step::PauseJob { .. }
-        | Step::PauseAutovacuum { .. }
-        | Step::DrainMaintenance { .. } => vec![],
+        Step::SetThrottle { .. } => set_throttle::operations(turn),
+        // No jobs of pg_cron and no autovacuum at work are seen in this world, so nothing plans them.
+        Step::PauseJob { .. } | Step::PauseAutovacuum { .. } | Step::DrainMaintenance { .. } => vec![],
     }
 }
 
@@ -79,6 +78,8 @@ pub const OPERATIONS: &[&str] = &[
     "move_rows.done",
     "set_routing_weight.intent",
     "set_routing_weight.done",
+    "set_throttle.intent",
+    "set_throttle.done",
     "scale_replicas.intent",
     "scale_replicas.set",
     "scale_replicas.wait",
@@ -94,6 +95,7 @@ pub const OPERATIONS: &[&str] = &[
     "undo.drop_leftover",
     "undo.move_rows",
     "undo.set_routing_weight",
+    "undo.set_throttle",
     "undo.scale_replicas",
     "finish.drop_loser",
 ];
@@ -104,6 +106,8 @@ fn note(stage: &mut Stage, turn: &Turn, state: StepState, details: Value) {
         return;
     }
     stage.store.action(turn.action).note_step(turn.step_no, &turn.step, state, details);
+    let wall = stage.world.wall();
+    stage.store.log("step", turn.action, wall, &format!("{state:?}"));
 }
 
 /// An effect on the catalog is about to come about.

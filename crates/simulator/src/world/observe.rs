@@ -215,7 +215,7 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
         managed: collection.managed.then(|| managed(&collection.tables)),
         orchestrator: Some("virtual".to_owned()),
         scheduled: None,
-        ingestion: None,
+        ingestion: Some(collection.ingest.seen()),
         around: healing::snapshot::Around::default(),
     }
 }

@@ -5,6 +5,9 @@
 //! not there. Readings that move are seen anew only when they have moved by [`SEEN_SHARE`]: a sample of a thing that
 //! creeps costs an assessment.
 
+use healing::throttle::{Baseline, InForce, Ingestion, Kind, Percentages, Rates, Targets};
+use serde::{Deserialize, Serialize};
+
 use healing::snapshot::{Job, Load, Memory, Oid, Reading, Replica as Seen, UnixMs};
 
 use super::{Collection, Table, World};
@@ -30,6 +33,8 @@ const READERS: u32 = 2;
 const READ_SHARE: f64 = 0.8;
 /// Milliseconds until a new replica is ready.
 const READY_MS: i64 = 60_000;
+/// Seconds over which the usual rate of writing is taken.
+const USUAL_S: f64 = 300.0;
 /// A reading is seen anew when it has moved by this share of itself.
 const SEEN_SHARE: f64 = 0.05;
 
@@ -61,6 +66,71 @@ pub struct Ingest {
     pub rows: f64,
     /// Percent of the server's memory that their sessions would take in the end.
     pub memory_pct: f64,
+    /// Rows a second that were written in the last minutes.
+    pub usual: f64,
+    /// Writers are held back.
+    pub throttle: Option<Throttle>,
+    seen: f64,
+}
+
+/// Writers of a collection are held back.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Throttle {
+    /// What is taken off.
+    pub percentages: Percentages,
+    /// The usual rate that it is taken off.
+    pub baseline: Rates,
+    /// When it is over by itself, wall clock.
+    pub until: UnixMs,
+    /// When it was set, true time.
+    pub set: UnixMs,
+    /// For how long, seconds.
+    pub lease_s: i64,
+}
+
+impl Ingest {
+    /// Rows a second that are let through.
+    pub fn written(&self) -> f64 {
+        let target = self.throttle.and_then(|t| t.percentages.target(Kind::BulkInsert, &t.baseline));
+        target.map_or(self.rows, |target| self.rows.min(target))
+    }
+
+    /// Percent of memory that those who are let through take in the end.
+    fn memory(&self) -> f64 {
+        if self.rows > 0.0 { self.memory_pct * self.written() / self.rows } else { 0.0 }
+    }
+
+    /// Time goes on; whether that is to be seen.
+    fn pass(&mut self, seconds: f64, wall: UnixMs) -> bool {
+        let written = self.written();
+        self.usual += (written - self.usual) * (seconds / USUAL_S).min(1.0);
+        if (self.usual - written).abs() < SEEN_SHARE * written.max(1.0) {
+            self.usual = written;
+        }
+        let over = self.throttle.is_some_and(|throttle| throttle.until <= wall);
+        if over {
+            self.throttle = None;
+        }
+        over || moved(self.usual, &mut self.seen)
+    }
+
+    /// What the collectors read of it.
+    pub(super) fn seen(&self) -> Ingestion {
+        let rates = |bulk_insert| Rates { insert: 0.0, bulk_insert };
+        let in_force = |throttle: Throttle| InForce {
+            percentages: throttle.percentages,
+            baseline: throttle.baseline,
+            targets: Targets::new(&throttle.percentages, &throttle.baseline),
+            achieved: rates(self.written()),
+            over_s: USUAL_S,
+            debt_s: 0.0,
+            until: throttle.until,
+        };
+        Ingestion {
+            baseline: Reading::Known(Baseline { rates: rates(self.usual), over_s: USUAL_S }),
+            throttle: self.throttle.map(in_force),
+        }
+    }
 }
 
 /// Maintenance of a table that somebody else's holds up.
@@ -124,7 +194,8 @@ fn moved(value: f64, seen: &mut f64) -> bool {
 impl World {
     /// Bytes of WAL a second that are written now.
     pub fn wal(&self) -> f64 {
-        REST_WAL + ROW_WAL * self.collections.iter().map(|collection| collection.ingest.rows).sum::<f64>()
+        REST_WAL
+            + ROW_WAL * self.collections.iter().map(|collection| collection.ingest.written()).sum::<f64>()
     }
 
     /// Strain moves on.
@@ -150,6 +221,14 @@ impl World {
             collections.iter_mut().for_each(Collection::touch);
         }
         let wall = now + self.clock_offset;
+        for collection in collections.iter_mut() {
+            let ingest = &mut collection.ingest;
+            if (ingest.rows > 0.0 || ingest.usual > 0.0 || ingest.throttle.is_some())
+                && ingest.pass(seconds, wall)
+            {
+                collection.touch();
+            }
+        }
         for collection in collections.iter_mut().filter(|collection| collection.managed) {
             for table in &mut collection.tables {
                 if let Some((_, after)) = table.weight_lease.filter(|(until, _)| *until <= wall) {
@@ -217,7 +296,7 @@ impl Collection {
         let hot = self.tables.iter().filter(|table| !table.cold);
         let (cold, rows) =
             hot.fold((0.0, 1.0), |(cold, rows), table| (cold + table.cold_rows, rows + table.rows));
-        self.ingest.memory_pct + COLD_MEMORY_PCT * cold / rows
+        self.ingest.memory() + COLD_MEMORY_PCT * cold / rows
     }
 }
 
@@ -276,7 +355,7 @@ mod tests {
     fn a_load_that_brings_more_than_is_replayed_leaves_the_replica_behind_and_half_of_it_does_not() {
         let mut world = world();
         // 40 MB/s of WAL against 30.
-        world.collections[0].ingest = Ingest { rows: 20_000.0, memory_pct: 40.0 };
+        world.collections[0].ingest = Ingest { rows: 20_000.0, memory_pct: 40.0, ..Ingest::default() };
         (0..6).for_each(|_| world.strain(10_000));
         let behind = world.strain.replicas[0].behind;
         assert!((behind - 60.0 * 10.2e6).abs() < 1.0, "{behind}");
