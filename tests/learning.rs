@@ -122,7 +122,7 @@ fn a_remedy_made_to_fail_is_abandoned_for_the_other_and_the_history_says_why() {
                   AND status = 'failed' AND feedback_score IS NULL";
     assert!(filled(&mut client, failed) >= 4);
     let helped = "strategy_name = 'rebuild_centroids' AND success AND verified AND error_message IS NULL AND actions_taken > 0
-                  AND improvement_pct > 10 AND final_lambda > initial_lambda";
+                  AND improvement_pct > 10 AND final_lambda > initial_lambda AND strategy_params #>> '{steps,0,kind}' IS NOT NULL";
     let all = "SELECT string_agg((to_jsonb(o) - 'story' - 'system_metrics')::text, E'\\n') FROM ruvector.healing_outcomes o";
     let shown: String = client.query_one(all, &[]).unwrap().get(0);
     assert_eq!(filled(&mut client, helped), 1, "{shown}");

@@ -329,6 +329,9 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
         ended(of, Status::RolledBack, &format!("taken back by action {id}"))?;
     }
     let success = status == Status::Succeeded;
+    // What it was to do, with which parameters, beside what was asked for and what the steps noted.
+    let mut figures = figures(&noted);
+    figures["steps"] = serde_json::to_value(&action.plan.steps)?;
     Spi::run_with_args(
         "INSERT INTO ruvector.healing_outcomes (collection_id, problem_class, problem_details, strategy_name, strategy_params,
                 started_at, completed_at, duration_ms, success, verified, actions_taken, improvement_pct, error_message,
@@ -355,7 +358,7 @@ pub(crate) fn end(action: &Action, ending: &Ending<'_>) -> Result<(), Error> {
             story.into(),
             Context::of(problem, &action.before).index_kind.into(),
             tenant(problem)?.into(),
-            JsonB(figures(&noted)).into(),
+            JsonB(figures).into(),
         ],
     )?;
     Ok(())
