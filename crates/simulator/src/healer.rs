@@ -120,7 +120,7 @@ fn sample(stage: &mut Stage, collection: usize) -> bool {
 /// Stores an observation and advances the state.
 fn store(stage: &mut Stage, number: usize) {
     stage.healer.samples += 1;
-    let version = stage.world.collections[number].version;
+    let (version, facts) = (stage.world.collections[number].version, stage.world.collections[number].facts);
     let (wall, real) = (stage.world.wall(), stage.world.now);
     let in_recovery = stage.world.weather.in_recovery;
     match &mut stage.store.observed[number] {
@@ -135,12 +135,28 @@ fn store(stage: &mut Stage, number: usize) {
             let free = stage.world.disk_free();
             observed.snapshot.disk_free_bytes = healing::snapshot::Reading::Known(free);
         }
+        // Only readings have moved since.
+        Some(observed) if observed.facts == facts => {
+            let same = observe::refresh(&stage.world, number, &mut observed.snapshot);
+            observed.snapshot.taken_at = wall;
+            observed.snapshot.in_recovery = in_recovery;
+            observed.snapshot.disk_free_bytes = healing::snapshot::Reading::Known(stage.world.disk_free());
+            let config = &stage.world.collections[number].config;
+            if same {
+                observe::judge_again(&observed.assessment, &observed.snapshot, config, stage.healer.samples);
+            } else {
+                observed.assessment = observe::judge(&observed.snapshot, config, stage.healer.samples);
+                observed.present = None;
+            }
+            observed.assessment.taken_at = wall;
+            (observed.version, observed.real) = (version, real);
+        }
         _ => {
             let snapshot = observe::snapshot(&stage.world, number);
             let assessment =
                 observe::judge(&snapshot, &stage.world.collections[number].config, stage.healer.samples);
             stage.store.observed[number] =
-                Some(Observed { snapshot, assessment, version, real, present: None, quiet: false });
+                Some(Observed { snapshot, assessment, version, facts, real, present: None, quiet: false });
         }
     }
     advance(stage, number);

@@ -158,6 +158,8 @@ pub struct Observed {
     pub assessment: Assessment,
     /// The collection's version that it shows.
     pub version: u64,
+    /// The collection's facts that it shows.
+    pub facts: u64,
     /// When it was taken, in truth.
     pub real: UnixMs,
     /// The problems that it shows, once they were asked for.

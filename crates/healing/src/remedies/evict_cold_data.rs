@@ -243,7 +243,8 @@ fn worth_building(index: &Index, gone: f64) -> Result<(), String> {
     if index.replacement != Replacement::BlueGreen {
         return Err("it is attached to a partitioned index".to_owned());
     }
-    if gone < REBUILD_SHARE * rows {
+    // Shares are rounded down to whole rows where moves are planned: the row that is lost by that does not decide.
+    if gone + 1.0 < REBUILD_SHARE * rows {
         return Err(format!("{gone:.0} of its {rows:.0} rows would leave"));
     }
     check_comparable(index).map_err(|why| why.to_string())
@@ -272,5 +273,14 @@ mod tests {
         assert_eq!(worth_building(&index, 12_000.0), Ok(()));
         index.rows = Reading::unknown("it was locked");
         assert!(worth_building(&index, 12_000.0).unwrap_err().contains("it was locked"));
+    }
+
+    #[test]
+    fn a_row_that_was_lost_by_rounding_does_not_decide() {
+        // Of two equal partitions a twentieth of all rows is a tenth of one.
+        let mut index = snapshot(1, 8, 0).indexes.remove(0);
+        index.rows = Reading::Known(22_718.0);
+        assert_eq!(worth_building(&index, 2_271.0), Ok(()));
+        assert!(worth_building(&index, 2_270.0).is_err());
     }
 }

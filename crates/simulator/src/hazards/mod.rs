@@ -48,6 +48,7 @@ mod worker_errs;
 
 pub use crate::scenario::Event;
 pub use crate::stage::Stage;
+pub use operator_approves::approve;
 
 use crate::random::Random;
 use crate::scenario::Scenario;

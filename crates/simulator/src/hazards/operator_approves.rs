@@ -20,40 +20,45 @@ impl Hazard for OperatorApproves {
     }
 
     fn begin(&self, stage: &mut Stage, _event: &Event) {
-        let waiting: Vec<i64> = stage
-            .store
-            .open
-            .iter()
-            .copied()
-            .filter(|id| stage.store.actions[id].status == Status::AwaitingApproval)
-            .collect();
-        for id in waiting {
-            let at = stage.moment();
-            let action = &stage.store.actions[&id];
-            let number = action.collection;
-            // The unique index on open actions.
-            if stage.store.in_flight(number) > 0 {
-                continue;
-            }
-            if !stage.has(Defect::ApprovalSkipsGates) {
-                match begin(stage, id) {
-                    Begin::Now => {}
-                    Begin::Wait { .. } => continue,
-                    Begin::Never { status, .. } => {
-                        if let Err(error) = stage.store.advance(id, status, at) {
-                            stage.violated("lifecycle", error);
-                        }
-                        stage.coverage.ended("none", status);
-                        continue;
+        approve(stage);
+    }
+}
+
+/// A human approves all that waits, as far as the core lets them.
+pub fn approve(stage: &mut Stage) {
+    let waiting: Vec<i64> = stage
+        .store
+        .open
+        .iter()
+        .copied()
+        .filter(|id| stage.store.actions[id].status == Status::AwaitingApproval)
+        .collect();
+    for id in waiting {
+        let at = stage.moment();
+        let action = &stage.store.actions[&id];
+        let number = action.collection;
+        // The unique index on open actions.
+        if stage.store.in_flight(number) > 0 {
+            continue;
+        }
+        if !stage.has(Defect::ApprovalSkipsGates) {
+            match begin(stage, id) {
+                Begin::Now => {}
+                Begin::Wait { .. } => continue,
+                Begin::Never { status, .. } => {
+                    if let Err(error) = stage.store.advance(id, status, at) {
+                        stage.violated("lifecycle", error);
                     }
+                    stage.coverage.ended("none", status);
+                    continue;
                 }
             }
-            if let Err(error) = stage.store.advance(id, Status::Approved, at) {
-                stage.violated("lifecycle", error);
-            }
-            let action = stage.store.action(id);
-            (action.approved, action.approved_at) = (true, Some(at));
-            checks::permitted(stage, id);
         }
+        if let Err(error) = stage.store.advance(id, Status::Approved, at) {
+            stage.violated("lifecycle", error);
+        }
+        let action = stage.store.action(id);
+        (action.approved, action.approved_at) = (true, Some(at));
+        checks::permitted(stage, id);
     }
 }

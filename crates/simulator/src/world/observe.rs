@@ -336,8 +336,63 @@ fn ask(snapshot: &Snapshot, config: &Config) -> Assessment {
     }
 }
 
+fn full(curve: &health::Curve, value: f64) -> bool {
+    curve.at(value) >= 1.0
+}
+
+/// Whether a panel leaves full health.
+fn recall_full(recall: &Reading<RecallPoint>, config: &Config) -> bool {
+    recall.known().is_some_and(|point| {
+        full(&health::RECALL_SHORTFALL, 1.0 - (point.recall + point.recall_ci) / config.recall_objective)
+    })
+}
+
+/// Whether lists leave full health: those of which this is so are not bad, and then their length is no fault.
+fn lists_full(ivf: &Reading<IvfHealth>) -> bool {
+    ivf.known().is_some_and(|ivf| {
+        let known = |reading: &Reading<f64>| reading.known().copied().unwrap_or(f64::INFINITY);
+        full(&health::DRIFT_EXCESS, health::drift_excess(known(&ivf.distance_ratio), known(&ivf.work_ratio)))
+    })
+}
+
+/// Puts the readings of now into a snapshot of the same facts. Whether each that moved leaves full health before and after:
+/// then the assessment is the same.
+pub fn refresh(world: &World, number: usize, snapshot: &mut Snapshot) -> bool {
+    let collection = &world.collections[number];
+    let mut same = true;
+    let indexes = collection.indexes().filter(|(_, index)| !index.name.starts_with(TRIAL_PREFIX));
+    for ((_, index), seen) in indexes.zip(&mut snapshot.indexes) {
+        if let Some(taken) = index.panel.as_ref().filter(|taken| taken.reading != seen.recall) {
+            same &= recall_full(&seen.recall, &collection.config)
+                && recall_full(&taken.reading, &collection.config);
+            seen.recall.clone_from(&taken.reading);
+        }
+        let structure = index.structure.as_ref().filter(|_| index.method == Method::Ivfflat);
+        if let Some(taken) = structure.filter(|taken| taken.reading != seen.ivf) {
+            same &= lists_full(&seen.ivf) && lists_full(&taken.reading);
+            seen.ivf.clone_from(&taken.reading);
+        }
+    }
+    same
+}
+
+/// The assessment of a snapshot of which only readings moved that leave full health: the one before. Held against the core
+/// as [`judge`] is.
+pub fn judge_again(before: &Assessment, snapshot: &Snapshot, config: &Config, count: u64) {
+    if count.is_multiple_of(AUDIT) {
+        let asked = ask(snapshot, config);
+        let same = match (asked.lambda, before.lambda) {
+            (Some(a), Some(b)) => (a - b).abs() < 1e-9,
+            (a, b) => a == b,
+        };
+        assert!(
+            same && asked.components == before.components,
+            "the core disagrees: {asked:?}, not {before:?}"
+        );
+    }
+}
+
 fn spotless(snapshot: &Snapshot, config: &Config) -> bool {
-    let full = |curve: &health::Curve, value: f64| curve.at(value) >= 1.0;
     !snapshot.indexes.is_empty()
         && unstrained(snapshot)
         && snapshot.indexes.iter().all(|index| {
@@ -347,20 +402,8 @@ fn spotless(snapshot: &Snapshot, config: &Config) -> bool {
                 }
                 _ => false,
             };
-            let recall = index.recall.known().is_some_and(|point| {
-                full(
-                    &health::RECALL_SHORTFALL,
-                    1.0 - (point.recall + point.recall_ci) / config.recall_objective,
-                )
-            });
-            let lists = index.method == Method::Hnsw
-                || index.ivf.known().is_some_and(|ivf| {
-                    // Lists of which this is so are not bad, and then their length is no fault.
-                    let known = |reading: &Reading<f64>| reading.known().copied().unwrap_or(f64::INFINITY);
-                    let excess = health::drift_excess(known(&ivf.distance_ratio), known(&ivf.work_ratio));
-                    full(&health::DRIFT_EXCESS, excess)
-                });
-            index.valid && !index.building && size && recall && lists
+            let lists = index.method == Method::Hnsw || lists_full(&index.ivf);
+            index.valid && !index.building && size && recall_full(&index.recall, config) && lists
         })
 }
 

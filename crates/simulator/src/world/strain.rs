@@ -230,11 +230,15 @@ impl World {
             }
         }
         for collection in collections.iter_mut().filter(|collection| collection.managed) {
+            let mut weighed = false;
             for table in &mut collection.tables {
                 if let Some((_, after)) = table.weight_lease.filter(|(until, _)| *until <= wall) {
                     (table.weight, table.weight_lease) = (after, None);
-                    collection.version += 1;
+                    weighed = true;
                 }
+            }
+            if weighed {
+                collection.touch();
             }
         }
         for blocked in &mut strain.blocked {
