@@ -458,7 +458,7 @@ mod tests {
             lines,
             [
                 "Collection docs: critical since 12:01. λ = 0.30 (1 is healthy, 0 cut off); 2 parts are weak: \
-                 partition 1002 (0.30); memory (0.64).",
+                 partition public.docs_2 (0.30); memory (0.64).",
                 "",
                 "1. HotspotCongestion, λ = 0.30",
                 "   public.docs_2 takes 6.0 times the load of the other partitions.",
