@@ -15,6 +15,8 @@ use crate::strike::{Pids, Strike};
 /// How long anything may take before the round counts as failed: a restart of the server, a build, its verification,
 /// and the pauses between two workers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
+/// How long an abort is waited for while something holds the action.
+const ANSWER: Duration = Duration::from_secs(3);
 /// Sessions that ask at once.
 const RIVALS: usize = 8;
 
@@ -71,9 +73,22 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
     let mut violations = vec![];
     // An abort comes too late once the verdict to keep is recorded.
     let mut stops = strike.at_processes(cluster, &mut client, &pids)?;
+    let mut asked = None;
     match strike {
         Strike::Abort => {
-            stops = client.query_one("SELECT ruvector_healing_abort($1)", &[&action]).map_err(text)?.get(0);
+            // Whoever asks may have to wait for what holds the worker.
+            let mut session = cluster.connect("app").map_err(|error| error.to_string())?;
+            let asking = std::thread::spawn(move || {
+                session
+                    .query_one("SELECT ruvector_healing_abort($1)", &[&action])
+                    .map(|row| row.get::<_, bool>(0))
+            });
+            let _ = wait_for("an answer", ANSWER, || asking.is_finished().then_some(()));
+            if asking.is_finished() {
+                stops = asking.join().map_err(|_| "the one who aborts panicked")?.map_err(text)?;
+            } else {
+                asked = Some(asking);
+            }
         }
         Strike::Rivals => rivals(cluster, fault, &table)?,
         _ => {}
@@ -91,6 +106,9 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
         });
     }
     drop(held);
+    if let Some(asking) = asked {
+        asking.join().map_err(|_| "the one who aborts panicked")?.map_err(text)?;
+    }
     if strike == Strike::KillPostmaster {
         // Its children see that it is gone and end; one that is left keeps the next from starting.
         cluster.restart().map_err(|error| error.to_string())?;

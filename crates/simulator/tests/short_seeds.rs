@@ -39,17 +39,25 @@ fn a_thousand_short_seeds_break_nothing() {
 
 #[test]
 fn a_seed_replays_exactly() {
-    for seed in [22, 34, 36] {
+    let mut replayed = 0;
+    for seed in 0..100 {
         let scenario = Scenario::generate(seed, 2 * 86_400);
-        let (first, second) = (run_with(&scenario, true), run_with(&scenario, true));
+        let first = run_with(&scenario, true);
         // A world in which little happens replays by itself.
-        assert!(first.actions >= 5, "seed {seed}: {} actions", first.actions);
-        assert!(first.trace.len() > 50, "seed {seed}: {} lines", first.trace.len());
+        if first.actions < 5 || first.trace.len() < 50 {
+            continue;
+        }
+        let second = run_with(&scenario, true);
         assert_eq!(first.trace, second.trace);
         assert_eq!(first.work, second.work);
         assert_eq!(first.coverage, second.coverage);
         let text = serde_json::to_string(&scenario).unwrap();
         let read: Scenario = serde_json::from_str(&text).unwrap();
         assert_eq!(run_with(&read, true).trace, first.trace, "a scenario survives its file");
+        replayed += 1;
+        if replayed == 3 {
+            return;
+        }
     }
+    panic!("of 100 worlds {replayed} were eventful");
 }
