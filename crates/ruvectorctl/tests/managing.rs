@@ -31,7 +31,7 @@ fn tables_are_registered_made_adopted_and_routed() {
     let status = run(&["status", "--json"]).code(0).json();
     assert_eq!(status["collections"][0]["mode"], "observe", "{status}");
     run(&["collection", "unregister", "plain", "--json"]).code(0);
-    run(&["collection", "unregister", "plain"]).code(1);
+    run(&["collection", "unregister", "plain"]).code(4);
 
     assert!(run(&["collection", "routing"]).code(0).out.contains("No collection is managed"));
     let made =
