@@ -228,22 +228,23 @@ fn weights_are_the_specs_and_what_is_learned_survives_a_crash() {
 
     let healer =
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ruvector healer' AND datname = 'app'";
-    let again = |cluster: &cluster::Cluster| {
+    let again = |cluster: &cluster::Cluster, killed: i32| {
         wait_for("the server after the crash", PATIENCE, || {
             let mut client = cluster.connect("app").ok()?;
-            client.query_opt(healer, &[]).ok()??;
-            Some(client)
+            // Until the crash is noticed the one that was killed is still listed.
+            let pid: i32 = client.query_opt(healer, &[]).ok()??.get(0);
+            (pid != killed).then_some(client)
         })
         .unwrap()
     };
     let learned = |client: &mut Client| -> Option<String> { client.query_one(LEARNED, &[]).unwrap().get(0) };
     let pid: i32 = client.query_one(healer, &[]).unwrap().get(0);
     cluster.kill(pid, Signal::KILL).unwrap();
-    let mut client = again(&cluster);
+    let mut client = again(&cluster, pid);
     assert_eq!(learned(&mut client).as_ref(), Some(&before), "kill -9 of the healer");
     cluster.kill_postmaster().unwrap();
     cluster.restart().unwrap();
-    client = again(&cluster);
+    client = again(&cluster, pid);
     let mut others = [cluster.connect("app").unwrap(), cluster.connect("app").unwrap()];
     for session in others.iter_mut().chain([&mut client]) {
         assert_eq!(learned(session).as_ref(), Some(&before), "kill -9 of the postmaster, in all sessions");

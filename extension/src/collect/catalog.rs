@@ -509,7 +509,8 @@ fn clean_bytes(row: &IndexRow) -> Reading<u64> {
     }
 }
 
-/// Share of the index's entries whose row is dead, beyond those that autovacuum leaves alone.
+/// Share of the index's entries whose row is dead, beyond those that autovacuum leaves alone. Entries take room: an index
+/// that was built since the rows died has no more bytes than a clean one, and none of theirs.
 fn dead_share(row: &IndexRow) -> Reading<f64> {
     // SAFETY: a plain C global, the setting `track_counts`.
     if !unsafe { pg_sys::pgstat_track_counts } {
@@ -520,7 +521,11 @@ fn dead_share(row: &IndexRow) -> Reading<f64> {
     }
     let entries = row.rows + row.dead_rows;
     let excess = (row.dead_rows - row.dead_rows_due).max(0.0);
-    Reading::Known(if entries > 0.0 { excess / entries } else { 0.0 })
+    let share = if entries > 0.0 { excess / entries } else { 0.0 };
+    Reading::Known(match clean_bytes(row) {
+        Reading::Known(clean) => share.min((1.0 - clean as f64 / row.bytes.max(1) as f64).max(0.0)),
+        Reading::Unknown(_) => share,
+    })
 }
 
 fn index(row: &IndexRow, rows: &[IndexRow]) -> Index {
