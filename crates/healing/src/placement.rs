@@ -6,12 +6,12 @@
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
 use crate::graph::NodeKey;
-use crate::integrity::{Component, component_lambda};
 use crate::limits::{Limits, NotApplicable};
 use crate::load;
 use crate::params::{Parameter, ParameterKind, Params};
 use crate::plan::{Move, PlaceRef, Step};
 use crate::recovery::JournalEntry;
+use crate::remedies::asked_for;
 use crate::snapshot::{Managed, Oid, Partition, Place, Reading, Snapshot};
 
 /// Moves of one plan at most: after each, λ is measured over a window of seconds.
@@ -240,15 +240,13 @@ pub(crate) fn manual_hotspot(
         return Err(NotApplicable::NoTarget { detail: "no partition whose load is known".to_owned() });
     };
     let nodes = vec![NodeKey::Partition { oid: partition.oid }];
-    let lambda = component_lambda(snapshot, &nodes, config)
-        .map_err(|error| NotApplicable::MeasurementMissing { detail: error.to_string() })?;
     Ok(Problem {
         class: ProblemClass::HotspotCongestion {
             partition_ids: vec![partition.oid],
             partitions: vec![partition.name.clone()],
             load_ratio,
         },
-        component: Component { lambda: lambda.unwrap_or(1.0), nodes, witness: vec![] },
+        component: asked_for(snapshot, nodes, config)?,
         evidence: vec!["asked for by hand".to_owned()],
     })
 }

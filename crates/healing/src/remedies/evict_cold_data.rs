@@ -9,13 +9,12 @@
 use serde_json::json;
 
 use super::{
-    Limits, NotApplicable, Outcome, Parameter, Params, Remedy, build_bytes, build_s, check_comparable,
-    comparisons_won, replaced, replacing,
+    Limits, NotApplicable, Outcome, Parameter, Params, Remedy, asked_for, build_bytes, build_s,
+    check_comparable, comparisons_won, replaced, replacing,
 };
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
 use crate::graph::NodeKey;
-use crate::integrity::{Component, component_lambda};
 use crate::placement::{MOVING, bytes_of, managed, moved, moving_s, place_ref, rows_allowed};
 use crate::plan::{BuildOptions, Criterion, Move, Plan, Skipped, Step};
 use crate::snapshot::{Index, Managed, Oid, Partition, Place, Reading, Replacement, Snapshot};
@@ -179,14 +178,12 @@ impl Remedy for EvictColdData {
             }
         };
         let nodes = vec![NodeKey::Memory];
-        let lambda = component_lambda(snapshot, &nodes, config)
-            .map_err(|error| NotApplicable::MeasurementMissing { detail: error.to_string() })?;
         Ok(Problem {
             class: ProblemClass::MemoryPressure {
                 current_usage_pct: memory.used_pct,
                 largest_consumers: memory.consumers.clone(),
             },
-            component: Component { lambda: lambda.unwrap_or(1.0), nodes, witness: vec![] },
+            component: asked_for(snapshot, nodes, config)?,
             evidence: vec!["asked for by hand".to_owned()],
         })
     }

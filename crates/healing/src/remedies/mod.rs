@@ -7,7 +7,7 @@ pub use crate::verification::{Outcome, Verification, verify};
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
 use crate::graph::{Cause, ContractedGraph, Held, NodeKey};
-use crate::integrity::{Component, component_lambda};
+use crate::integrity::{Component, assess, component_lambda};
 use crate::params::INDEXES;
 use crate::plan::{BuildOptions, Criterion, IndexRef, Plan, Step};
 use crate::snapshot::{Index, Method, Oid, Reading, Replacement, Snapshot};
@@ -261,9 +261,31 @@ pub(crate) fn component_of(
             _ => false,
         })
         .collect();
-    let lambda = component_lambda(snapshot, &nodes, config)
-        .map_err(|error| NotApplicable::MeasurementMissing { detail: error.to_string() })?;
-    Ok(Component { lambda: lambda.unwrap_or(1.0), nodes, witness: vec![] })
+    asked_for(snapshot, nodes, config)
+}
+
+/// The component around these nodes when a human asks for a remedy, whether it is weak or not. Where nobody looks at any of
+/// them, they are no part of the graph: it is the whole collection then.
+///
+/// # Errors
+/// [`NotApplicable::MeasurementMissing`] when λ of the collection is not known either.
+pub(crate) fn asked_for(
+    snapshot: &Snapshot,
+    nodes: Vec<NodeKey>,
+    config: &Config,
+) -> Result<Component, NotApplicable> {
+    let missing = |detail: String| NotApplicable::MeasurementMissing { detail };
+    let own = component_lambda(snapshot, &nodes, config).map_err(|error| missing(error.to_string()))?;
+    let lambda = match own {
+        Some(lambda) => lambda,
+        None => {
+            let whole = assess(snapshot, config).map_err(|error| missing(error.to_string()))?;
+            whole.lambda.ok_or_else(|| {
+                missing(format!("λ of the collection: {}", whole.lambda_unknown.unwrap_or_default()))
+            })?
+        }
+    };
+    Ok(Component { lambda, nodes, witness: vec![] })
 }
 
 /// The indexes that a manual request may mean, weakest first.

@@ -11,11 +11,10 @@
 
 use serde_json::json;
 
-use super::{Limits, NotApplicable, Outcome, Parameter, Params, Remedy};
+use super::{Limits, NotApplicable, Outcome, Parameter, Params, Remedy, asked_for};
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
 use crate::graph::NodeKey;
-use crate::integrity::{Component, component_lambda};
 use crate::lease::LEASE_MAX_S;
 use crate::params::ParameterKind;
 use crate::plan::{Plan, Skipped, Step};
@@ -194,12 +193,9 @@ impl Remedy for PauseMaintenance {
                 Some(job) => vec![NodeKey::Job { id: job.id.clone() }],
                 None => vec![NodeKey::Slots],
             };
-        let lambda = component_lambda(snapshot, &nodes, config)
-            .map_err(|error| NotApplicable::MeasurementMissing { detail: error.to_string() })?
-            .unwrap_or(1.0);
         Ok(Problem {
             class: ProblemClass::MaintenanceContention { job_types, queue_depth: queue(jobs).0 },
-            component: Component { lambda, nodes, witness: vec![] },
+            component: asked_for(snapshot, nodes, config)?,
             evidence: vec!["asked for by hand".to_owned()],
         })
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::classify::diagnose;
 use crate::config::STRATEGY_NAMES;
-use crate::fixtures::{drift, fragment, ivf, recall, snapshot};
+use crate::fixtures::{drift, fragment, ivf, recall, snapshot, whole};
 use crate::hnsw::Density;
 use crate::integrity::{IntegrityState, assess};
 use crate::plan::{BuildOptions, Criterion, Step};
@@ -703,4 +703,19 @@ fn what_is_held_back_must_only_be_not_worse_and_its_own_predicate_decides() {
     let mut ended = sick.clone();
     ended.indexes.remove(0);
     assert!(check(&ended, &noted).verified, "{}", check(&ended, &noted).reason);
+}
+
+#[test]
+fn asked_for_where_nobody_looks_lambda_is_the_collections() {
+    let config = Config::default();
+    let mut sick = whole(4, 0, 1, 1, 0);
+    sick.indexes[0].valid = false;
+    sick.memory = None;
+    let of_all = assess(&sick, &config).unwrap().lambda.unwrap();
+    assert!(of_all < 0.5, "{of_all}");
+    let component = asked_for(&sick, vec![NodeKey::Memory], &config).unwrap();
+    assert_eq!(component.lambda, of_all, "no constant stands in for it");
+    let nothing = snapshot(0, 0, 0);
+    let unknown = asked_for(&nothing, vec![NodeKey::Memory], &config).unwrap_err();
+    assert!(matches!(unknown, NotApplicable::MeasurementMissing { .. }), "{unknown}");
 }

@@ -9,11 +9,10 @@
 
 use serde_json::json;
 
-use super::{Limits, NotApplicable, Outcome, Parameter, Params, Remedy};
+use super::{Limits, NotApplicable, Outcome, Parameter, Params, Remedy, asked_for};
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
 use crate::graph::NodeKey;
-use crate::integrity::{Component, component_lambda};
 use crate::lease::LEASE_MAX_S;
 use crate::load;
 use crate::params::ParameterKind;
@@ -177,10 +176,7 @@ impl Remedy for ThrottleIngestion {
                 )
             }
         };
-        let lambda = component_lambda(snapshot, &nodes, config)
-            .map_err(|error| NotApplicable::MeasurementMissing { detail: error.to_string() })?
-            .unwrap_or(1.0);
-        let component = Component { lambda, nodes, witness: vec![] };
+        let component = asked_for(snapshot, nodes, config)?;
         Ok(Problem { class, component, evidence: vec!["asked for by hand".to_owned()] })
     }
 
@@ -299,7 +295,7 @@ fn figures(plan: &Plan) -> (&serde_json::Value, &serde_json::Value) {
 mod tests {
     use super::*;
     use crate::fixtures::{NOW, load, replica, whole};
-    use crate::integrity::IntegrityState;
+    use crate::integrity::{Component, IntegrityState};
     use crate::throttle::{Baseline, InForce};
     use serde_json::Value;
 
