@@ -69,6 +69,50 @@ fn the_healer_waits_for_a_window_and_a_quiet_server_and_then_heals() {
 }
 
 #[test]
+fn a_plan_above_the_permitted_impact_is_not_carried_out_and_what_needs_approval_waits_for_it() {
+    let (_cluster, mut client) = start();
+    load_docs(&mut client, 1_000);
+    configure(
+        &mut client,
+        r#"{"max_auto_heal_impact": 0.4, "require_approval": ["IndexFragmentation"], "verify_window_seconds": 1}"#,
+    );
+    bloated(&mut client, "docs");
+    held_back(&mut client, "over_impact_limit", "max_auto_heal_impact");
+    let actions = |client: &mut Client| {
+        let query = "SELECT coalesce(string_agg(status, ' '), '') FROM ruvector.actions";
+        client.query_one(query, &[]).unwrap().get::<_, String>(0)
+    };
+    assert_eq!(actions(&mut client), "");
+    // The default permits it. This class is asked about.
+    configure(&mut client, r#"{"max_auto_heal_impact": 0.5}"#);
+    let waiting = |client: &mut Client| -> i64 {
+        let query = "SELECT id FROM ruvector.actions WHERE status = 'awaiting_approval'";
+        wait_for("a plan that waits", PATIENCE, || client.query_opt(query, &[]).unwrap())
+            .unwrap_or_else(|error| panic!("{error}: {:?} {}", reason(client), said(client)))
+            .get(0)
+    };
+    let first = waiting(&mut client);
+    client.query_one("SELECT ruvector_healing_reject($1)", &[&first]).unwrap();
+    // And so is this strategy, whatever the class.
+    configure(
+        &mut client,
+        r#"{"require_approval": [], "require_approval_strategies": ["compact_indexes"], "min_healing_interval_seconds": 0}"#,
+    );
+    client.batch_execute("SELECT ruvector_healing_reset('docs')").unwrap();
+    let second = waiting(&mut client);
+    assert!(second > first);
+    client.query_one("SELECT ruvector_healing_reject($1)", &[&second]).unwrap();
+    // When nobody has to be asked, it is done.
+    configure(&mut client, r#"{"require_approval_strategies": []}"#);
+    client.batch_execute("SELECT ruvector_healing_reset('docs')").unwrap();
+    wait_for("healing", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.healing_outcomes WHERE success AND verified AND action_id > $1";
+        client.query_opt(query, &[&second]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:?} {}", reason(&mut client), said(&mut client)));
+}
+
+#[test]
 fn two_indexes_are_not_built_at_once_though_two_actions_may_run() {
     let (_cluster, mut client) = start();
     load_docs(&mut client, 1_000);

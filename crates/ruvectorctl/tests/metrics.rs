@@ -11,19 +11,16 @@ use common::{PATIENCE, run, spoil, start};
 use postgres::Client;
 use serde_json::Value;
 
+/// The specification's names, metrics among them.
+const SPECIFIED: &str = include_str!("../../../tests/fixtures/specified_names.txt");
+
 /// The specification's metrics, each with its labels.
-const SPECIFIED: [(&str, &[&str]); 9] = [
-    ("ruvector_healing_attempts_total", &["collection", "strategy"]),
-    ("ruvector_healing_success_total", &["collection", "strategy"]),
-    ("ruvector_healing_duration_seconds", &["collection", "strategy", "quantile"]),
-    ("ruvector_healing_active", &["collection"]),
-    ("ruvector_healing_cooldown", &["collection"]),
-    ("ruvector_healing_success_rate", &["collection"]),
-    ("ruvector_healing_avg_improvement", &["collection"]),
-    ("ruvector_healing_time_to_recovery_seconds", &["collection"]),
-    // Its alerts need these.
-    ("ruvector_healing_enabled", &["collection"]),
-];
+fn specified() -> impl Iterator<Item = (&'static str, BTreeSet<&'static str>)> {
+    SPECIFIED.lines().filter_map(|line| {
+        let mut words = line.strip_prefix("metric ")?.split(' ');
+        Some((words.next()?, words.collect()))
+    })
+}
 
 /// Metrics of `serve` itself, not of SQL.
 const OF_SERVE: [&str; 6] = [
@@ -129,9 +126,9 @@ fn every_metric_of_the_specification_is_there_once_something_was_healed_and_no_r
     })
     .unwrap();
     let after = samples(&rendered(&mut client));
-    for (name, labels) in SPECIFIED {
+    assert_eq!(specified().count(), 10);
+    for (name, expected) in specified() {
         let of = after.get(name).unwrap_or_else(|| panic!("{name} is missing: {after:?}"));
-        let expected: BTreeSet<&str> = labels.iter().copied().collect();
         assert!(
             of.iter().all(|(have, _)| have.keys().map(String::as_str).collect::<BTreeSet<_>>() == expected),
             "{name}: {of:?}"
