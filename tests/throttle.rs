@@ -6,7 +6,7 @@ use cluster::faults::{Running, partitioned};
 use cluster::writers::{Writers, insert_one};
 use cluster::{Cluster, Signal, wait_for};
 use postgres::Client;
-use tests::{PATIENCE, refused, said, start};
+use tests::{PATIENCE, refused, said, start, version};
 
 /// `docs`, eight partitions, watched and left alone.
 fn watched(client: &mut Client) {
@@ -222,6 +222,67 @@ fn too_many_writers_for_waiting_are_said_to_be_and_rejected_where_wanted() {
     let rejected: i64 = client.query_one("SELECT rejected FROM ruvector_throttles()", &[]).unwrap().get(0);
     assert!(rejected > 0);
     client.query_one("SELECT count(*) FROM docs", &[]).expect("readers are nobody's concern");
+}
+
+#[test]
+fn what_a_subscription_brings_is_not_throttled() {
+    let cluster = Cluster::builder(version())
+        .preload(true)
+        .database("app")
+        .database("source")
+        .setting("wal_level", "logical")
+        .start()
+        .unwrap();
+    let (mut client, mut source) = (cluster.connect("app").unwrap(), cluster.connect("source").unwrap());
+    client
+        .batch_execute(r#"CREATE EXTENSION ruvector CASCADE; SELECT ruvector_healing_configure('{"sample_interval_seconds": 1}')"#)
+        .unwrap();
+    watched(&mut client);
+    with_a_usual_rate(&cluster, &mut client);
+    client
+        .batch_execute(r#"SELECT ruvector_healing_configure('{"throttle_reject": true}', 'docs')"#)
+        .unwrap();
+    throttle(&mut client, 100, "10 minutes");
+    wait_for("a rejection", PATIENCE, || {
+        client.batch_execute("INSERT INTO docs VALUES (1, 1, '[1,2,3]')").err()
+    })
+    .unwrap();
+
+    // What arrives writes by itself, and by a trigger, whose statement passes where those of sessions wait.
+    source
+        .batch_execute(
+            "CREATE TABLE arrivals (id int PRIMARY KEY); INSERT INTO arrivals SELECT generate_series(1, 500);
+             CREATE PUBLICATION arriving FOR TABLE arrivals",
+        )
+        .unwrap();
+    source.batch_execute("SELECT pg_create_logical_replication_slot('arriving', 'pgoutput')").unwrap();
+    let subscribe = format!(
+        "CREATE TABLE arrivals (id int PRIMARY KEY);
+         CREATE FUNCTION arrived() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN INSERT INTO public.docs SELECT 9000000 + NEW.id, 1, '[1,2,3]'::public.vector; RETURN NEW; END$$;
+         CREATE TRIGGER arrived AFTER INSERT ON arrivals FOR EACH ROW EXECUTE FUNCTION arrived();
+         ALTER TABLE arrivals ENABLE ALWAYS TRIGGER arrived;
+         CREATE SUBSCRIPTION arriving CONNECTION 'host={} port={} dbname=source user=postgres' PUBLICATION arriving
+             WITH (create_slot = false, slot_name = 'arriving')",
+        cluster.socket_directory().display(),
+        cluster.port()
+    );
+    client.batch_execute(&subscribe).unwrap();
+    let arrived = |client: &mut Client, wanted: i64| {
+        wait_for(format!("{wanted} rows"), PATIENCE, || {
+            let query = "SELECT count(*) FROM docs WHERE id > 9000000";
+            (client.query_one(query, &[]).unwrap().get::<_, i64>(0) == wanted).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+    };
+    arrived(&mut client, 500);
+    source.batch_execute("INSERT INTO arrivals SELECT generate_series(501, 2500)").unwrap();
+    arrived(&mut client, 2_500);
+    let error = wait_for("sessions to be stopped all the same", PATIENCE, || {
+        client.batch_execute("INSERT INTO docs VALUES (2, 1, '[1,2,3]')").err()
+    })
+    .unwrap();
+    assert_eq!(error.code().map(|code| code.code()), Some("53400"));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! DROP EXTENSION gives back what leases hold: what does not end with shared memory or a process (jobs of pg_cron) is put
-//! back in the same transaction. An extension that goes with its schema or owner (CASCADE) does not pass here.
+//! back in the same transaction. So does what takes the extension along: DROP SCHEMA of the schema that it is in, DROP OWNED of
+//! its owner. If the command is refused after all, its transaction takes this back too.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 
 use pgrx::prelude::*;
 
@@ -46,8 +47,8 @@ unsafe extern "C-unwind" fn on_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    if drops_us((*statement).utilityStmt) {
-        give_back();
+    if !(*statement).utilityStmt.is_null() {
+        give_back_before((*statement).utilityStmt);
     }
     match PREVIOUS {
         Some(previous) => {
@@ -66,25 +67,63 @@ unsafe extern "C-unwind" fn on_utility(
     }
 }
 
-unsafe fn drops_us(statement: *mut pg_sys::Node) -> bool {
-    if statement.is_null() || (*statement).type_ != pg_sys::NodeTag::T_DropStmt {
-        return false;
+/// Where the extension is, and whose it is; None: it is not in this database.
+fn ours() -> Option<(CString, pg_sys::Oid)> {
+    // SAFETY: in a transaction, as every utility command that drops something.
+    let there = unsafe { pg_sys::get_extension_oid(c"ruvector".as_ptr(), true) } != pg_sys::InvalidOid;
+    if !there {
+        return None;
     }
-    let drop = statement.cast::<pg_sys::DropStmt>();
-    let names = (*drop).objects;
-    (*drop).removeType == pg_sys::ObjectType::OBJECT_EXTENSION
-        && !names.is_null()
+    let query = "SELECT n.nspname::text, e.extowner FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'ruvector'";
+    let (schema, owner) = Spi::get_two::<String, pg_sys::Oid>(query).ok()?;
+    Some((CString::new(schema?).ok()?, owner?))
+}
+
+/// Whether a list of names has this one.
+unsafe fn has(names: *mut pg_sys::List, wanted: &CStr) -> bool {
+    !names.is_null()
         && (0..(*names).length).any(|at| {
             let name = (*(*names).elements.add(at as usize)).ptr_value.cast::<pg_sys::String>();
-            CStr::from_ptr((*name).sval) == c"ruvector"
+            CStr::from_ptr((*name).sval) == wanted
         })
 }
 
+unsafe fn drops_us(statement: *mut pg_sys::Node) -> bool {
+    match (*statement).type_ {
+        pg_sys::NodeTag::T_DropStmt => {
+            let drop = statement.cast::<pg_sys::DropStmt>();
+            match (*drop).removeType {
+                pg_sys::ObjectType::OBJECT_EXTENSION => has((*drop).objects, c"ruvector") && ours().is_some(),
+                pg_sys::ObjectType::OBJECT_SCHEMA => {
+                    (*drop).behavior == pg_sys::DropBehavior::DROP_CASCADE
+                        && ours().is_some_and(|(schema, _)| has((*drop).objects, &schema))
+                }
+                _ => false,
+            }
+        }
+        pg_sys::NodeTag::T_DropOwnedStmt => {
+            let roles = (*statement.cast::<pg_sys::DropOwnedStmt>()).roles;
+            !roles.is_null()
+                && ours().is_some_and(|(_, owner)| {
+                    (0..(*roles).length).any(|at| {
+                        let role = (*(*roles).elements.add(at as usize)).ptr_value.cast::<pg_sys::RoleSpec>();
+                        // One that is not there is the command's to refuse.
+                        pg_sys::get_rolespec_oid(role, true) == owner
+                    })
+                })
+        }
+        _ => false,
+    }
+}
+
 #[pg_guard]
-unsafe extern "C-unwind" fn give_back() {
-    // Only where DROP EXTENSION itself will not be refused.
-    let ours = pg_sys::get_extension_oid(c"ruvector".as_ptr(), true) != pg_sys::InvalidOid;
-    if !ours || !pg_sys::superuser() || pg_sys::RecoveryInProgress() {
+unsafe extern "C-unwind" fn give_back_before(statement: *mut pg_sys::Node) {
+    // Only where the command itself will not be refused.
+    if !matches!((*statement).type_, pg_sys::NodeTag::T_DropStmt | pg_sys::NodeTag::T_DropOwnedStmt)
+        || pg_sys::RecoveryInProgress()
+        || !pg_sys::superuser()
+        || !drops_us(statement)
+    {
         return;
     }
     if let Err(error) = Spi::run("SELECT ruvector._release_all()") {
