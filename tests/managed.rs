@@ -321,11 +321,20 @@ fn a_table_handed_back_needs_nothing_of_us() {
     client
         .batch_execute(
             "SELECT ruvector_collection_create('docs', 3, 4, key_table => true, cold_when => 'false');
-             SELECT ruvector._give_back_routing('docs');
-             SELECT ruvector_collection_unregister('docs');
-             DROP EXTENSION ruvector",
+             SELECT ruvector_collection_create('papers', 3, 2); SELECT ruvector_collection_unregister('papers')",
         )
         .unwrap();
+    refused(&mut client, "DROP EXTENSION ruvector");
+    for name in ["docs", "papers"] {
+        let given: bool = client
+            .query_one("SELECT (ruvector_collection_release($1) ->> 'routing_given_back')::boolean", &[&name])
+            .unwrap()
+            .get(0);
+        assert!(given, "{name}");
+    }
+    assert_eq!(refused(&mut client, "SELECT ruvector_collection_release('papers')").0, "42704");
+    client.batch_execute("DROP EXTENSION ruvector").unwrap();
+    insert(&mut client, "papers", 50);
     insert(&mut client, "docs", 400);
     assert_eq!(spread(&mut client, "docs").keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
 }

@@ -86,10 +86,21 @@ fn only_the_owner_among_operators_registers() {
         r#"SELECT ruvector_healing_configure('{"mode": "observe"}', 'mine')"#,
         "SELECT ruvector_healing_reset('mine')",
         "SELECT ruvector_collection_unregister('mine')",
+        // What concerns all collections is the database's owner's.
+        r#"SELECT ruvector_healing_configure('{"max_auto_heal_impact": 1.0}')"#,
+        "SELECT ruvector_healing_pause(now() + interval '1 hour')",
+        "SELECT ruvector_healing_resume()",
+        "SELECT ruvector_audit_rotate_key()",
+        "SELECT ruvector_identity_confirm()",
     ] {
         assert_eq!(refused(&mut other, statement).0, "42501", "{statement}");
     }
     other.query_one("SELECT ruvector_healing_configure(collection => 'mine')", &[]).unwrap();
+    client
+        .batch_execute("CREATE ROLE dba LOGIN IN ROLE ruvector_operator; ALTER DATABASE app OWNER TO dba")
+        .unwrap();
+    let mut dba = cluster.connect_as("dba", "app").unwrap();
+    dba.batch_execute(r#"SELECT ruvector_healing_configure('{"mode": "observe"}')"#).unwrap();
 }
 
 #[test]

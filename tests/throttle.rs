@@ -387,6 +387,15 @@ fn a_throttle_survives_a_crash_and_ends_when_it_should() {
 fn the_throttle_before_comes_back_and_dropping_the_extension_ends_all() {
     let (cluster, mut client) = start();
     watched(&mut client);
+    // A share of nothing is refused; a stop is not.
+    wait_for("a usual rate of nothing", PATIENCE, || {
+        let (state, hint) = refused(&mut client, "SELECT ruvector_throttle_set('docs', 20)");
+        assert_eq!(state, "55000");
+        hint.contains("stops all writers").then_some(())
+    })
+    .unwrap();
+    let stop = throttle(&mut client, 100, "10 minutes");
+    client.query_one("SELECT ruvector_lease_release($1)", &[&stop]).unwrap();
     with_a_usual_rate(&cluster, &mut client);
     let first = throttle(&mut client, 20, "10 minutes");
     let second = throttle(&mut client, 90, "10 minutes");

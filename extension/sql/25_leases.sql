@@ -97,6 +97,14 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'It is counted from the first samples after the start of the server or the registration.';
     END IF;
+    -- A share of nothing would be next to a stop for whoever begins to write.
+    IF present IS NULL AND least(throttle_pct, bulk) < 100
+       AND (seen #>> '{baseline,known,insert}')::double precision + (seen #>> '{baseline,known,bulk_insert}')::double precision = 0
+    THEN
+        RAISE EXCEPTION 'nothing was written to "%" lately: there is no usual rate to take a share of', collection
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'A throttle of 100 stops all writers; a share can be taken once somebody has written for some seconds.';
+    END IF;
     INSERT INTO ruvector.leases (collection_id, kind, subject, effect, restore, ends_at)
     VALUES (entry.id, 'throttle', entry.id::text,
             jsonb_build_object('throttle_pct', throttle_pct, 'bulk_throttle_pct', bulk, 'baseline', coalesce(present -> 'baseline',

@@ -186,6 +186,20 @@ BEGIN
 END
 $$;
 
+-- An ERROR unless the caller is the owner of the database, a member of that role, or a superuser: what concerns all
+-- collections is not for the owner of one.
+CREATE FUNCTION ruvector._check_database_owner() RETURNS void
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_database d WHERE d.datname = current_database() AND NOT pg_has_role(session_user, d.datdba, 'USAGE')) THEN
+        RAISE EXCEPTION 'permission denied: this concerns all collections of database "%"', current_database()
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'The owner of the database, a member of that role or a superuser may do this; for one collection, name it.';
+    END IF;
+END
+$$;
+
 CREATE FUNCTION ruvector._unregister(name text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$

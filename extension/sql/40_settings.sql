@@ -13,6 +13,7 @@ BEGIN
         IF patch = '{}' THEN
             RETURN ruvector._effective_settings(ruvector._server_settings(), '{}');
         END IF;
+        PERFORM ruvector._check_database_owner();
         INSERT INTO ruvector.settings DEFAULT VALUES ON CONFLICT DO NOTHING;
         SELECT s.settings INTO server FROM ruvector.settings s FOR UPDATE;
         before := ruvector._effective_settings(server, '{}');

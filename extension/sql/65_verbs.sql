@@ -120,6 +120,8 @@ BEGIN
     IF collection IS NOT NULL THEN
         entry := ruvector._collection(collection);
         PERFORM ruvector._check_owner(entry);
+    ELSE
+        PERFORM ruvector._check_database_owner();
     END IF;
     INSERT INTO ruvector.healing_pauses AS p (collection_id, until, reason)
     VALUES (entry.id, ruvector_healing_pause.until, ruvector_healing_pause.reason)
@@ -144,6 +146,8 @@ BEGIN
     IF collection IS NOT NULL THEN
         entry := ruvector._collection(collection);
         PERFORM ruvector._check_owner(entry);
+    ELSE
+        PERFORM ruvector._check_database_owner();
     END IF;
     DELETE FROM ruvector.healing_pauses p WHERE p.collection_id IS NOT DISTINCT FROM entry.id RETURNING p.until INTO ended;
     IF coalesce(ended <= clock_timestamp(), true) THEN
@@ -217,17 +221,30 @@ BEGIN ATOMIC
       FROM ruvector._action(ruvector_healing_explain.action_id) a;
 END;
 
--- Hands a collection back as an ordinary table: nothing of the healer stays in force, and its name is free again. What the
--- healer has built stays as it is. Returns what was handed back, and what is left for a human, if anything.
+-- Hands a collection back as an ordinary table: nothing of the healer stays in force, and its name is free again. A managed
+-- one routes by a default of plain SQL from then on, also when it was unregistered before. What the healer has built stays as it is. Returns what was handed back, and what is left for a human, if anything.
 CREATE FUNCTION ruvector_collection_release(name text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    entry   ruvector.collections := ruvector._collection(name);
+    entry   ruvector.collections;
+    managed regclass;
     pending bigint;
     efforts jsonb;
     left_   jsonb;
 BEGIN
+    SELECT * INTO entry FROM ruvector.collections c WHERE c.name = ruvector_collection_release.name;
+    IF NOT FOUND THEN
+        -- A managed table that is not registered any more is handed back by its own name.
+        SELECT min(m.relation::oid)::regclass INTO managed FROM ruvector.managed m JOIN pg_class c ON c.oid = m.relation
+         WHERE m.relation = to_regclass(name) OR c.relname = name HAVING count(*) = 1;
+        IF managed IS NULL THEN
+            entry := ruvector._collection(name);
+        END IF;
+        PERFORM ruvector._give_back_routing(managed);
+        RETURN jsonb_build_object('table', managed::text, 'routing_given_back', true, 'search_efforts_given_back', '[]'::jsonb,
+                                  'left_for_you', '[]'::jsonb);
+    END IF;
     PERFORM ruvector._check_owner(entry);
     SELECT a.id INTO pending FROM ruvector.actions a WHERE a.collection_id = entry.id AND a.unfinished;
     IF pending IS NOT NULL THEN
@@ -242,7 +259,9 @@ BEGIN
      WHERE i.relname LIKE '\_ruvector\_trial\_%'
        AND x.indrelid IN (SELECT entry.relation::regclass UNION SELECT p.relid FROM pg_partition_tree(entry.relation) p);
     PERFORM ruvector._unregister(name);
-    RETURN jsonb_build_object('table', entry.relation::text, 'search_efforts_given_back', coalesce(efforts, '[]'),
+    RETURN jsonb_build_object('table', entry.relation::text,
+                              'routing_given_back', ruvector._give_back_routing(entry.relation),
+                              'search_efforts_given_back', coalesce(efforts, '[]'),
                               'left_for_you', coalesce(left_, '[]'));
 END
 $$;
@@ -256,6 +275,7 @@ DECLARE
     former  jsonb := (SELECT jsonb_object_agg(c.name, c.identity) FROM ruvector.collections c);
     present jsonb := ruvector._identity();
 BEGIN
+    PERFORM ruvector._check_database_owner();
     UPDATE ruvector.collections c SET identity = present WHERE c.identity <> present;
     PERFORM ruvector._audit('identity_confirmed', NULL, NULL, 'SELECT ruvector_identity_confirm()', NULL,
         jsonb_build_object('former', former, 'present', present));

@@ -30,6 +30,7 @@ CREATE FUNCTION ruvector_audit_rotate_key() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM ruvector._check_database_owner();
     PERFORM ruvector._audit('key_rotation_asked', NULL, NULL, 'SELECT ruvector_audit_rotate_key()');
     PERFORM ruvector._wake();
 END

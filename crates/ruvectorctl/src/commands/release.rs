@@ -35,6 +35,15 @@ const LEFT: &str = "
      WHERE i.relname ~ '^_ruvector_trial_'
      ORDER BY 1";
 
+/// Tables whose default calls us: DROP EXTENSION is refused while there are any.
+const ROUTED: &str = "
+    SELECT d.adrelid::regclass::text AS table, a.attname::text AS column
+      FROM pg_catalog.pg_attrdef d
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+      JOIN pg_catalog.pg_class c ON c.oid = d.adrelid
+     WHERE pg_catalog.pg_get_expr(d.adbin, d.adrelid) ~ '\\mruvector_route(_tenant)?\\(' AND NOT c.relispartition
+     ORDER BY 1";
+
 pub(crate) async fn run(call: &Call, arguments: Arguments) -> Result<(), Failure> {
     let Some(name) = arguments.collection else {
         return print(call).await;
@@ -47,6 +56,9 @@ pub(crate) async fn run(call: &Call, arguments: Arguments) -> Result<(), Failure
         return Ok(());
     }
     output::line(&format!("{} is an ordinary table again", output::text(released, "table")));
+    if released["routing_given_back"] == true {
+        output::line("new rows are spread by a default of plain SQL from now on");
+    }
     for effort in released["search_efforts_given_back"].as_array().into_iter().flatten() {
         output::line(&format!(
             "index {} had {} = {}: set it yourself if searches should keep it",
@@ -64,8 +76,9 @@ pub(crate) async fn run(call: &Call, arguments: Arguments) -> Result<(), Failure
 async fn print(call: &Call) -> Result<(), Failure> {
     let session = call.place.connect().await?;
     let left = session.rows(LEFT, &[]).await?;
+    let routed = session.rows(ROUTED, &[]).await?;
     if call.json {
-        output::json(&json!({ "trial_indexes": left }));
+        output::json(&json!({ "trial_indexes": left, "routed_by_us": routed }));
         return Ok(());
     }
     for row in &left {
@@ -84,7 +97,14 @@ async fn print(call: &Call) -> Result<(), Failure> {
             ),
         });
     }
-    if left.is_empty() {
+    for row in &routed {
+        let (table, column) = (output::text(row, "table"), output::text(row, "column"));
+        output::line(&format!(
+            "-- {table} asks ruvector where a new row goes; give {column} a default of your own, for instance a fixed partition's number"
+        ));
+        output::line(&format!("ALTER TABLE {table} ALTER {column} SET DEFAULT …;"));
+    }
+    if left.is_empty() && routed.is_empty() {
         output::line("-- Nothing of ruvector is left in the tables of this database.");
     }
     output::line("-- Then: DROP EXTENSION ruvector; and take it out of shared_preload_libraries.");
