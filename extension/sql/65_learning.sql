@@ -316,7 +316,8 @@ BEGIN ATOMIC
                    'ended_at', (extract(epoch FROM a.ended_at) * 1000)::bigint, 'status', a.status, 'strategy', a.strategy,
                    'problem_class', a.problem_class, 'lambda_before', a.verification -> 'lambda_before',
                    'lambda_after', a.verification -> 'lambda_after', 'lesson', a.lesson,
-                   'lambda_planned', a.problem -> 'component' -> 'lambda', 'nodes', a.problem -> 'component' -> 'nodes',
+                   'lambda_planned', a.problem -> 'component' -> 'lambda', 'lambda_placed', a.plan -> 'params' -> 'lambda_placed',
+                   'nodes', a.problem -> 'component' -> 'nodes',
                    'request', a.request)
           FROM ruvector.actions a JOIN chosen c ON c.id = a.collection_id
          -- A plan that waited for a human and never ran held nothing back.

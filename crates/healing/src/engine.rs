@@ -7,7 +7,7 @@ pub use begin::{Begin, BeginInput, begin};
 pub use pacing::{Arm, Attempt, cooldown_until};
 pub use reason::Reason;
 
-use pacing::{attempts_exhausted_until, ineffective, on_component, waits_here};
+use pacing::{attempts_exhausted_until, gain_share, ineffective, on_component, waits_here};
 
 use crate::classify::{Problem, ProblemClass, diagnose};
 use crate::config::{Config, Mode};
@@ -510,7 +510,10 @@ impl Candidate {
 
 /// Every alternative in the order of preference: the weakest component first, the least impact first.
 fn candidates(input: &DecisionInput<'_>, params: &Params) -> Vec<Result<Candidate, Rejected>> {
-    let limits = Limits::new(input.config, input.state.state, input.snapshot, params.clone());
+    let limits = Limits {
+        by_hand: input.request.by_hand(),
+        ..Limits::new(input.config, input.state.state, input.snapshot, params.clone())
+    };
     if let Request::Execute { strategy, .. } = input.request {
         let Some(remedy) = remedies::find(strategy) else { return vec![] };
         let problem = diagnose(input.assessment, input.snapshot, input.config)
@@ -549,6 +552,15 @@ fn of_problem(
     if let Some((detail, until)) = ineffective(problem, input.history, input.now) {
         return none(Reason::HealingIneffective, detail, Some(until));
     }
+    let of_part;
+    let limits = match gain_share(problem, input.history, input.now).filter(|_| input.config.learning_enabled)
+    {
+        None => limits,
+        share => {
+            of_part = Limits { gain_share: share, ..limits.clone() };
+            &of_part
+        }
+    };
     let mut found: Vec<Result<Candidate, Rejected>> = remedies::ALL
         .iter()
         .filter(|remedy| remedy.treats(problem))
@@ -580,6 +592,7 @@ fn reject(problem: Option<&Problem>, remedy: &dyn Remedy, why: &NotApplicable) -
         strategy: Some(remedy.name().to_owned()),
         reason: match why {
             NotApplicable::NothingToDo { .. } => Reason::NothingToDo,
+            NotApplicable::DoseTooSmall { .. } => Reason::DoseTooSmall,
             NotApplicable::DiskHeadroom { .. } => Reason::DiskHeadroom,
             NotApplicable::NoOrchestrator { .. } => Reason::NoOrchestrator,
             _ => Reason::NotApplicable,

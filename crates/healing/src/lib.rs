@@ -18,6 +18,7 @@ pub mod classify;
 pub mod clean_size;
 pub mod condition;
 pub mod config;
+mod dose;
 pub mod engine;
 pub mod explain;
 #[cfg(test)]

@@ -31,6 +31,12 @@ pub enum NotApplicable {
         /// Why.
         detail: String,
     },
+    /// As much as the limits allow at once is expected to help less than verification asks for: it would be taken back.
+    #[error("as much as may be done at once is too little: {detail}")]
+    DoseTooSmall {
+        /// The figures, and which limit to raise.
+        detail: String,
+    },
     /// Too little free disk.
     #[error("it needs {needed_bytes} bytes of disk, {allowed_bytes} of {free_bytes} free bytes may be used")]
     DiskHeadroom {
@@ -96,6 +102,13 @@ pub struct Limits {
     /// Whether the collection's writers are throttled.
     #[serde(default)]
     pub throttled: bool,
+    /// Share of the gain in λ that the simulated placement promised when rows of this part were last moved, and that was
+    /// measured then; None: not known, then the placement is believed.
+    #[serde(default)]
+    pub gain_share: Option<f64>,
+    /// A human names the strategy: what is expected to be too little is theirs to try.
+    #[serde(default)]
+    pub by_hand: bool,
     /// Parameters of a manual request.
     pub params: Params,
 }
@@ -109,6 +122,8 @@ impl Limits {
             disk_free_bytes: snapshot.disk_free_bytes.known().copied(),
             build_memory_bytes: None,
             throttled: snapshot.ingestion.as_ref().is_some_and(|ingestion| ingestion.throttle.is_some()),
+            gain_share: None,
+            by_hand: false,
             params,
         }
     }

@@ -18,10 +18,13 @@ pub enum Next {
     UndoThisAndStop,
 }
 
-/// Watches λ of the component over the moves of a plan, as the spec's loop does.
+/// Watches λ of the component over the moves of a plan, as the spec's loop does. A move is flat that leaves λ within a tenth
+/// of what it was before the first and brings it no higher than it ever was since: small steps that add up are progress, or a
+/// plan of many would be stopped half-way to what it is verified by.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Watch {
     lambda: f64,
+    best: f64,
     flat: u32,
 }
 
@@ -29,6 +32,8 @@ pub struct Watch {
 const BETTER: f64 = 1.1;
 /// Worse than this times λ before: undo.
 const WORSE: f64 = 0.9;
+/// Above the best λ so far times this: progress.
+const PROGRESS: f64 = 1.005;
 /// Moves in a row that may change nothing.
 const FLAT_MAX: u32 = 5;
 /// λ below this counts as this: it may be 0.
@@ -37,17 +42,19 @@ const LAMBDA_FLOOR: f64 = 0.01;
 impl Watch {
     /// λ of the component before the first move.
     pub fn new(lambda: f64) -> Self {
-        Self { lambda: lambda.max(LAMBDA_FLOOR), flat: 0 }
+        let lambda = lambda.max(LAMBDA_FLOOR);
+        Self { lambda, best: lambda, flat: 0 }
     }
 
     /// λ after a move; None where it could not be measured, which counts as flat.
     pub fn after(&mut self, lambda: Option<f64>) -> Next {
         match lambda {
-            Some(now) if now > BETTER * self.lambda => {
+            Some(now) if now < WORSE * self.lambda => Next::UndoThisAndStop,
+            Some(now) if now > (PROGRESS * self.best).min(BETTER * self.lambda) => {
+                self.best = self.best.max(now);
                 self.flat = 0;
                 Next::GoOn
             }
-            Some(now) if now < WORSE * self.lambda => Next::UndoThisAndStop,
             _ => {
                 self.flat += 1;
                 if self.flat >= FLAT_MAX { Next::Stop } else { Next::GoOn }
@@ -128,6 +135,19 @@ mod tests {
         }
         assert_eq!(again.after(Some(0.2)), Next::GoOn, "better again: counted anew");
         assert_eq!(again.after(Some(0.01)), Next::GoOn);
+    }
+
+    #[test]
+    fn small_steps_that_add_up_are_not_flat() {
+        // A twentieth of the rows in nine moves, each of which gains less than two hundredths: all of it gains 15 %.
+        let mut watch = Watch::new(0.615);
+        for step in 1..=9 {
+            assert_eq!(watch.after(Some(0.615 + 0.0105 * f64::from(step))), Next::GoOn, "move {step}");
+        }
+        // Up and down is no progress.
+        let mut noise = Watch::new(0.5);
+        let found = [0.52, 0.51, 0.52, 0.515, 0.52, 0.5].map(|lambda| noise.after(Some(lambda)));
+        assert_eq!(found, [[Next::GoOn; 5].as_slice(), &[Next::Stop]].concat()[..]);
     }
 
     #[test]

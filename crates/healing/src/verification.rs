@@ -57,6 +57,12 @@ const IMPROVEMENT_MIN: f64 = 1.1;
 /// Share of λ that may be lost to noise where λ was normal before.
 const NOT_WORSE: f64 = 0.9;
 
+/// λ that a part must come to, having been at `then`: 10 % more, or normal; not worse, where it was normal.
+pub(crate) fn asked(then: f64, config: &Config) -> f64 {
+    let normal = config.normal_lambda();
+    if then >= normal { NOT_WORSE * then } else { (IMPROVEMENT_MIN * then.max(LAMBDA_FLOOR)).min(normal) }
+}
+
 /// Whether an action helped: the remedy's own predicate, and λ of the component at least 10 % better or normal
 /// (not worse, where it was normal before, or where the remedy is preventive). A reading that was there before and is
 /// missing now proves nothing.
@@ -107,16 +113,13 @@ pub fn verify(remedy: &dyn Remedy, outcome: &Outcome<'_>) -> Result<Verification
             result(kept, true, format!("λ of the part went from {then:.3} to {now:.3}, {word}"))
         }
         Some(then) => {
-            let normal = now >= config.normal_lambda();
-            let better = now >= IMPROVEMENT_MIN * then.max(LAMBDA_FLOOR);
-            let word = if normal {
-                "normal again"
-            } else if better {
-                "better"
-            } else {
-                "not 10 % better"
+            let enough = now >= asked(then, config);
+            let word = match (now >= config.normal_lambda(), enough) {
+                (true, _) => "normal again",
+                (false, true) => "better",
+                (false, false) => "not 10 % better",
             };
-            result(normal || better, true, format!("λ of the part went from {then:.3} to {now:.3}: {word}"))
+            result(enough, true, format!("λ of the part went from {then:.3} to {now:.3}: {word}"))
         }
     }
 }

@@ -5,16 +5,17 @@
 
 use healing::config::Mode as HealingMode;
 use healing::engine::{Reason, Request};
-use healing::lifecycle::Status;
+use healing::lifecycle::{Lesson, Status};
 use healing::plan::{Plan, Step};
 use healing::recovery::RecoveryCommand;
 use healing::snapshot::{Oid, UnixMs};
 
 use crate::baselines::is_fine;
+use crate::curable;
 use crate::defects::Defect;
 use crate::scenario::{Mode, Scenario};
 use crate::stage::Stage;
-use crate::store::Condition;
+use crate::store::{Action, Condition};
 use crate::worker::Turn;
 use crate::world::index::{Index, Maker};
 use crate::world::observe;
@@ -28,6 +29,8 @@ const ACTIONS_PER_FAULT: u32 = 3;
 /// may take for it.
 const DOSED: [&str; 2] = ["cold_rows_pile", "partition_hot"];
 const DOSES: u32 = 6;
+/// Times in a day that a remedy may move rows that are moved back since that was no gain, with no fault in between.
+const FUTILE_MAX: usize = 2;
 /// λ in truth below which a collection counts as not cured: the boundary of stress, less what the confidence interval of
 /// a panel may hide.
 const CURED: f64 = 0.65;
@@ -50,6 +53,7 @@ pub const ALL: &[&str] = &[
     "ends",
     "false_heal",
     "flapping",
+    "futile",
     "impact",
     "intent_first",
     "lease_ends",
@@ -380,6 +384,7 @@ pub fn ended(stage: &mut Stage, id: i64) {
             format!("action {id} was undone: moved before {before:?}, now {now:?}"),
         );
     }
+    futile(stage, id);
     let planned = action.planned();
     if action.status != Status::Succeeded {
         return;
@@ -404,6 +409,34 @@ pub fn ended(stage: &mut Stage, id: i64) {
     if !(gone || better) {
         let before = &planned.true_before;
         stage.violated("credited", format!("action {id} counts as a success: from {before:?} to {after:?}"));
+    }
+}
+
+/// Rows were moved and moved back: not again and again.
+fn futile(stage: &mut Stage, id: i64) {
+    let action = &stage.store.actions[&id];
+    let number = action.collection;
+    let moves = |action: &Action| {
+        action.planned.as_ref().is_some_and(|planned| {
+            planned.plan.steps.iter().any(|step| matches!(step, Step::MoveRows { .. }))
+        })
+    };
+    let in_vain =
+        |action: &Action| !action.by_hand() && action.lesson == Some(Lesson::NoGain) && moves(action);
+    if !in_vain(action) {
+        return;
+    }
+    let since = stage.world.collections[number].fault_at.max(stage.world.now - 24 * 3_600_000);
+    let strategy = &action.planned().plan.strategy;
+    let others = stage.store.by_collection[number].iter().rev().map(|other| &stage.store.actions[other]);
+    let row = others
+        .filter(|other| in_vain(other) && other.planned().plan.strategy == *strategy)
+        .filter(|other| other.decided.is_some_and(|at| at.real > since))
+        .count();
+    if row > FUTILE_MAX {
+        let detail =
+            format!("{strategy} has moved rows and moved them back {row} times, action {id} the last");
+        stage.violated("futile", detail);
     }
 }
 
@@ -564,6 +597,12 @@ fn cured(stage: &mut Stage, number: usize) {
     // Where the disk has no room nothing can be built, and where it is full nothing dropped.
     let full = stage.world.disk_free() == 0 || stage.store.reasons[number] == Some(Reason::DiskHeadroom);
     if lambda >= CURED || in_flight > 0 || full {
+        return;
+    }
+    // Rows that are hot, and nothing else, and as many as may be moved at once are too few: a human must raise a limit.
+    if curable::lambda_without_hot_rows(&stage.world, number) >= CURED
+        && !curable::a_dose_helps(&stage.world, number)
+    {
         return;
     }
     let reason = stage.store.reasons[number].map_or("none", |reason| reason.as_str());

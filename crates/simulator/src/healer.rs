@@ -252,8 +252,10 @@ fn decide(stage: &mut Stage, collection: usize) {
             stage.coverage.reason(reason);
             if fresh {
                 let window_ms = stage.world.collections[collection].config.attempt_window_seconds * 1000;
-                let tried =
-                    stage.store.history(collection, wall).into_iter().map(|a| a.started_at + window_ms);
+                // A success counts as tried for a window, what moved rows gained is believed for a day.
+                let tried = stage.store.history(collection, wall).into_iter().flat_map(|a| {
+                    [a.started_at + window_ms, a.ended_at.unwrap_or(a.started_at) + 24 * 3_600_000]
+                });
                 let ends = until.into_iter().chain(rejected.iter().filter_map(|r| r.until)).chain(tried);
                 let until = ends.filter(|end| *end > wall).min().unwrap_or(UnixMs::MAX);
                 stage.store.refused[collection] = Some(Refused { basis, until });

@@ -17,6 +17,7 @@ pub mod audit;
 pub mod baselines;
 pub mod checks;
 pub mod coverage;
+pub mod curable;
 pub mod defects;
 pub mod hazards;
 pub mod healer;

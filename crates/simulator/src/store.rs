@@ -373,6 +373,7 @@ impl Store {
                     problem_class: planned.problem.class.as_str().to_owned(),
                     lambda_before: action.verification.as_ref().and_then(|v| v.lambda_before),
                     lambda_after: action.verification.as_ref().and_then(|v| v.lambda_after),
+                    lambda_placed: planned.plan.params.get("lambda_placed").and_then(Value::as_f64),
                     nodes: planned.problem.component.nodes.clone(),
                 })
             })

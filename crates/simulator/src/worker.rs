@@ -48,6 +48,8 @@ pub enum Then {
     Again(i64),
     /// It was no gain: a comparison was lost, no effort finds enough.
     Lost(String),
+    /// There was nothing to do.
+    Noop(String),
     /// Circumstances were in the way for longer than patience lasts.
     PutOff(String),
     /// The process is killed: out of memory.
@@ -146,6 +148,8 @@ pub struct Worker {
     without: Option<(String, Lesson)>,
     /// The action ends with something still to be undone.
     leaves_rest: bool,
+    /// There was nothing to do.
+    noop: bool,
 }
 
 fn simple(name: &'static str, what: What) -> Op {
@@ -175,6 +179,7 @@ impl Worker {
             cancelled: 0,
             without: None,
             leaves_rest: false,
+            noop: false,
         }
     }
 
@@ -302,7 +307,10 @@ impl Worker {
                     turn.tries += 1;
                     self.queue.push_front(Op { name, what: What::Step(run, turn) });
                 }
-                Ok(Then::Lost(reason)) => self.lost(stage, &turn, &reason),
+                Ok(Then::Lost(reason)) => {
+                    self.lost(stage, &turn, format!("the comparison was lost: {reason}"), Lesson::NoGain);
+                }
+                Ok(Then::Noop(why)) => self.lost(stage, &turn, why, Lesson::Nothing),
                 Ok(Then::PutOff(why)) => self.failed(stage, why, Lesson::Postponed),
                 Ok(Then::Killed) => {
                     let id = self.action;
@@ -575,15 +583,15 @@ impl Worker {
         }
     }
 
-    /// A part was no gain: it is taken back, the other parts go on.
-    fn lost(&mut self, stage: &mut Stage, turn: &Turn, reason: &str) {
-        let error = format!("the comparison was lost: {reason}");
+    /// A part was no gain, or there was nothing to do: it is taken back, the other parts go on.
+    fn lost(&mut self, stage: &mut Stage, turn: &Turn, error: String, lesson: Lesson) {
         let part = turn.step.part();
         let action = stage.store.action(self.action);
         let planned = Rc::clone(action.planned());
         let others = planned.plan.steps.iter().any(|step| step.part() != part);
         if !others {
-            self.give_up(error, Lesson::NoGain, None);
+            self.noop = lesson == Lesson::Nothing;
+            self.give_up(error, lesson, None);
             return;
         }
         let back: Vec<Op> = recovery::undo_part(&action.entries, &part)
@@ -598,7 +606,7 @@ impl Worker {
         for op in back.into_iter().rev() {
             self.queue.push_front(op);
         }
-        self.without = Some((error, Lesson::NoGain));
+        self.without = Some((error, lesson));
     }
 
     fn undo_failed(&mut self, error: String) {
@@ -676,6 +684,7 @@ impl Worker {
                     let status = match (stopped, effect) {
                         (true, _) => Status::Aborted,
                         (false, true) => Status::RolledBack,
+                        (false, false) if self.noop => Status::Noop,
                         (false, false) => Status::Failed,
                     };
                     let lesson = if stopped { Lesson::Nothing } else { lesson };

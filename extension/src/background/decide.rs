@@ -29,7 +29,8 @@ SELECT jsonb_build_object('started_at', (extract(epoch FROM coalesce(a.started_a
        'ended_at', (extract(epoch FROM a.ended_at) * 1000)::bigint, 'status', a.status, 'strategy', a.strategy,
        'problem_class', a.problem_class, 'lambda_before', a.verification -> 'lambda_before',
        'lambda_after', a.verification -> 'lambda_after', 'lesson', a.lesson,
-       'lambda_planned', a.problem -> 'component' -> 'lambda', 'nodes', a.problem -> 'component' -> 'nodes')
+       'lambda_planned', a.problem -> 'component' -> 'lambda', 'lambda_placed', a.plan -> 'params' -> 'lambda_placed',
+       'nodes', a.problem -> 'component' -> 'nodes')
        || CASE WHEN a.request ->> 'kind' = 'rollback' AND a.status = 'succeeded' THEN
               jsonb_build_object('lesson', 'no_gain', 'strategy', (SELECT o.strategy FROM ruvector.actions o
                                                                     WHERE o.id = (a.request ->> 'of')::bigint))

@@ -2,7 +2,8 @@
 //!
 //! The breaker is for machinery that fails: steps, undoing, workers that die. An outcome of "not better" is knowledge
 //! about one part: there the remedy waits, twice as long each time, and no longer once that part has become clearly
-//! worse than it was when judged. A lock or a panel that was not to be had only puts the remedy off.
+//! worse than it was when judged. A lock or a panel that was not to be had only puts the remedy off. One that found
+//! nothing to do (a no-op) leaves the others their turn.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,12 @@ const INEFFECTIVE_WINDOW_MS: i64 = 24 * 3_600_000;
 const CLEARLY_WORSE: f64 = 0.8;
 /// What was no gain, or was put off, longer ago than this is another story: a week, seven of the longest waits.
 const SAME_STORY_MS: i64 = 7 * 24 * 3_600_000;
+/// What moving rows gained longer ago than this is not held against moving them again: a day, the longest wait as shipped.
+const GAIN_MS: i64 = 24 * 3_600_000;
+/// Less than this was promised: what was measured then is noise.
+const PROMISE_MIN: f64 = 0.01;
+/// A measured gain counts at most as this many times the promised one: more was luck in the choice of rows.
+const GAIN_SHARE_MAX: f64 = 1.5;
 /// λ below this counts as this: it may be 0.
 const LAMBDA_FLOOR: f64 = 0.01;
 
@@ -45,6 +52,9 @@ pub struct Attempt {
     pub lambda_before: Option<f64>,
     /// λ of its component after.
     pub lambda_after: Option<f64>,
+    /// λ of its component that its simulated placement of rows came to; None where none was made.
+    #[serde(default)]
+    pub lambda_placed: Option<f64>,
     /// Nodes of its component.
     pub nodes: Vec<NodeKey>,
 }
@@ -127,8 +137,23 @@ pub(super) fn ineffective(problem: &Problem, history: &[Attempt], now: UnixMs) -
     })
 }
 
-/// Why a remedy waits on a part, if it does, and until when: since it was no gain there, or was put off. λ of the part
-/// now: `problem`'s.
+/// Share of the gain in λ promised by the simulated placement that was measured when rows of the part were last moved;
+/// None where that was not, or too long ago: the load may lie otherwise by now.
+pub(super) fn gain_share(problem: &Problem, history: &[Attempt], now: UnixMs) -> Option<f64> {
+    on_component(problem, history)
+        .into_iter()
+        .rev()
+        .filter(|attempt| matches!(attempt.lesson(), Lesson::Helped | Lesson::NoGain))
+        .filter(|attempt| attempt.ended_at.is_some_and(|ended| ended > now - GAIN_MS))
+        .find_map(|attempt| {
+            let before = attempt.lambda_before?;
+            let (promised, gained) = (attempt.lambda_placed? - before, attempt.lambda_after? - before);
+            (promised > PROMISE_MIN).then(|| (gained / promised).clamp(0.0, GAIN_SHARE_MAX))
+        })
+}
+
+/// Why a remedy waits on a part, if it does, and until when: since it was no gain there, was put off, or found nothing to do.
+/// λ of the part now: `problem`'s.
 pub(super) fn waits_here(
     problem: &Problem,
     strategy: &str,
@@ -140,6 +165,17 @@ pub(super) fn waits_here(
     let forgotten = arm.and_then(|arm| arm.closed_at).unwrap_or(UnixMs::MIN).max(now - SAME_STORY_MS);
     let mut same: Vec<&Attempt> = on_component(problem, history);
     same.retain(|a| a.strategy == strategy && a.ended_at.is_some_and(|ended| ended > forgotten));
+    // Without a cooldown it would be asked for again at every sample, and no other remedy would get its turn.
+    if let Some(noop) = same.last().filter(|a| a.status == Status::Noop) {
+        let until = noop.ended_at?.saturating_add(config.attempt_window_seconds.saturating_mul(1000));
+        if until > now {
+            let seconds = (until - now + 999) / 1000;
+            return Some((
+                format!("{strategy} found nothing to do here and is asked again in {seconds} s"),
+                until,
+            ));
+        }
+    }
     // What says nothing, or is the breaker's business, neither ends the row nor is part of it.
     same.retain(|a| matches!(a.lesson(), Lesson::Helped | Lesson::NoGain | Lesson::Postponed));
     let last = same.last()?;

@@ -44,11 +44,13 @@ pub enum Reason {
     NotQuiet,
     /// This may be a copy of the server that was set up, and the plan reaches beyond it.
     IdentityChanged,
+    /// As much as may be moved at once is expected to help less than an action must.
+    DoseTooSmall,
     /// Too little free disk.
     DiskHeadroom,
     /// The last two actions left the component weaker than it was.
     HealingIneffective,
-    /// The remedy failed lately, or was no gain for this part, or was put off, and waits.
+    /// The remedy failed lately, or was no gain for this part, found nothing to do or was put off, and waits.
     ArmBackoff,
     /// The remedy failed several times in a row; a human closes its breaker.
     BreakerOpen,
@@ -70,7 +72,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which they are looked at.
-    pub const ALL: [Reason; 30] = [
+    pub const ALL: [Reason; 31] = [
         Reason::InvalidRequest,
         Reason::Disabled,
         Reason::Paused,
@@ -92,6 +94,7 @@ impl Reason {
         Reason::ArmBackoff,
         Reason::NotApplicable,
         Reason::NoOrchestrator,
+        Reason::DoseTooSmall,
         Reason::DiskHeadroom,
         Reason::OverImpactLimit,
         Reason::OverStressImpact,
@@ -125,6 +128,7 @@ impl Reason {
             Reason::OutsideWindow => "outside_window",
             Reason::NotQuiet => "not_quiet",
             Reason::IdentityChanged => "identity_changed",
+            Reason::DoseTooSmall => "dose_too_small",
             Reason::DiskHeadroom => "disk_headroom",
             Reason::HealingIneffective => "healing_ineffective",
             Reason::ArmBackoff => "arm_backoff",
@@ -183,12 +187,15 @@ impl Reason {
             Reason::IdentityChanged => {
                 "This may be a copy of the server that was set up, so nothing beyond it is touched; if it is the one, SELECT ruvector_identity_confirm()."
             }
+            Reason::DoseTooSmall => {
+                "As many rows as may be moved at once are too few to help as much as an action must, so that they would be moved back; the detail says which limit to raise."
+            }
             Reason::DiskHeadroom => "The plan needs more than max_disk_share of the free disk.",
             Reason::HealingIneffective => {
                 "The last two actions left this part weaker than before; a human must look."
             }
             Reason::ArmBackoff => {
-                "The remedy failed, was no gain or was put off lately and waits before it is tried again."
+                "The remedy failed, was no gain, found nothing to do or was put off lately and waits before it is tried again."
             }
             Reason::BreakerOpen => {
                 "The remedy failed several times in a row; look into it and close its breaker."

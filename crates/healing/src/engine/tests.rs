@@ -8,7 +8,7 @@ use crate::graph::NodeKey;
 use crate::integrity::{StateRecord, assess};
 use crate::lifecycle::Lesson;
 use crate::plan::Step;
-use crate::snapshot::{Activity, Horizon, Reading, Replacement};
+use crate::snapshot::{Activity, Horizon, Managed, Place, Reading, Replacement};
 
 /// A decision's circumstances; by default a bloated hnsw index in critical state and nothing in the way.
 #[derive(Clone)]
@@ -104,6 +104,7 @@ fn attempt(ago_s: i64, status: Status) -> Attempt {
         lambda_planned: None,
         lambda_before: Some(0.3),
         lambda_after: Some(0.4),
+        lambda_placed: None,
         nodes: vec![NodeKey::Index { partition: 1000, index: "public.docs_1000_hnsw_0".to_owned() }],
     }
 }
@@ -564,6 +565,110 @@ fn what_was_no_gain_waits_on_its_part_until_that_is_clearly_worse() {
     let by_hand = Case::with(|c| c.history = vec![learned(400, Lesson::NoGain, now)])
         .by_hand("compact_indexes", Value::Null);
     assert_eq!(by_hand.reason(), None);
+}
+
+/// A hot partition of a managed collection of two, read more than written, and replicas that may be scaled.
+fn hot_partition() -> Case {
+    let mut case = Case::new();
+    case.snapshot = crate::fixtures::whole(2, 0, 1, 0, 0);
+    for (partition, blocks) in case.snapshot.partitions.iter_mut().zip([8000.0, 2000.0]) {
+        partition.load = Some(crate::fixtures::load(blocks));
+    }
+    let places = case.snapshot.partitions.iter().map(|partition| Place {
+        oid: partition.oid,
+        number: partition.oid as i32,
+        weight: 1.0,
+        cold: false,
+        elsewhere: false,
+        cold_rows: None,
+    });
+    case.snapshot.managed =
+        Some(Managed { fixed: None, noticed: None, by_tenant: false, places: places.collect() });
+    case.snapshot.orchestrator = Some("/usr/bin/ruvector-scaler".into());
+    case.config.max_replicas = Some(3);
+    case.config.require_approval_strategies = vec![];
+    // Of equals the least impact.
+    case.config.selection = crate::learning::Selection::Greedy;
+    case
+}
+
+fn nothing_is_written(case: &mut Case) {
+    for partition in &mut case.snapshot.partitions {
+        let load = known(&mut partition.load);
+        (load.inserted, load.updated) = (0.0, 0.0);
+    }
+}
+
+/// An attempt on that partition.
+fn on_hot(ago_s: i64, strategy: &str, status: Status, lesson: Lesson) -> Attempt {
+    Attempt {
+        strategy: strategy.to_owned(),
+        problem_class: "HotspotCongestion".to_owned(),
+        lesson: Some(lesson),
+        nodes: vec![NodeKey::Partition { oid: 1000 }],
+        ..attempt(ago_s, status)
+    }
+}
+
+#[test]
+fn a_no_op_leaves_the_others_their_turn() {
+    let mut case = hot_partition();
+    assert_eq!(case.strategy(), "scale_replicas");
+    // There are as many replicas as are allowed, which only the orchestrator knows. No cooldown: the next one acts at once.
+    case.history = vec![on_hot(10, "scale_replicas", Status::Noop, Lesson::Nothing)];
+    assert_ne!(case.strategy(), "scale_replicas");
+    let Decision::Act { rejected, .. } = case.decide() else { panic!() };
+    let waits = rejected.iter().find(|r| r.strategy.as_deref() == Some("scale_replicas")).unwrap();
+    assert_eq!(waits.reason, Reason::ArmBackoff);
+    assert!(waits.detail.contains("found nothing to do here") && waits.until.is_some(), "{}", waits.detail);
+    case.history = vec![on_hot(3601, "scale_replicas", Status::Noop, Lesson::Nothing)];
+    assert_eq!(case.strategy(), "scale_replicas", "an hour is the window of attempts");
+    case.history = vec![on_hot(10, "scale_replicas", Status::Noop, Lesson::Nothing)];
+    assert_eq!(case.clone().by_hand("scale_replicas", Value::Null).strategy(), "scale_replicas");
+    case.arms = vec![Arm::new("scale_replicas").closed(NOW)];
+    assert_eq!(case.strategy(), "scale_replicas", "a human has looked");
+}
+
+#[test]
+fn a_dose_that_is_too_small_is_refused_with_the_limit_to_raise() {
+    let mut case = hot_partition();
+    case.config.max_replicas = None;
+    assert_eq!(case.strategy(), "rebalance_partitions");
+    case.config.max_moves = 100;
+    // Rows come to the partition, and of a drain nobody can tell beforehand.
+    assert_eq!(case.strategy(), "drain_hot_partition");
+    nothing_is_written(&mut case);
+    let Decision::Refuse { reason, detail, .. } = case.decide() else { panic!() };
+    assert_eq!(reason, Reason::DoseTooSmall);
+    assert!(detail.contains("100 rows") && detail.contains("raise max_moves to"), "{detail}");
+    assert_eq!(case.clone().triggered().reason(), Some(Reason::DoseTooSmall));
+    assert_eq!(case.clone().by_hand("rebalance_partitions", Value::Null).strategy(), "rebalance_partitions");
+}
+
+#[test]
+fn what_rows_gained_when_they_were_last_moved_is_believed_for_a_day() {
+    let mut case = hot_partition();
+    case.config.max_replicas = None;
+    nothing_is_written(&mut case);
+    let moved = |ago_s: i64, lambda_after: f64| Attempt {
+        lambda_before: Some(0.3),
+        lambda_placed: Some(0.5),
+        lambda_after: Some(lambda_after),
+        ..on_hot(ago_s, "rebalance_partitions", Status::RolledBack, Lesson::NoGain)
+    };
+    // No longer waiting for being no gain.
+    let since = 12 * 3600;
+    case.history = vec![moved(since, 0.304)];
+    assert_eq!(case.reason(), Some(Reason::DoseTooSmall));
+    case.config.learning_enabled = false;
+    assert_eq!(case.strategy(), "rebalance_partitions");
+    case.config.learning_enabled = true;
+    case.history = vec![moved(since, 0.304), moved(since - 3600, 0.46)];
+    assert_eq!(case.strategy(), "rebalance_partitions", "the last one counts");
+    case.history = vec![moved(86_401, 0.304)];
+    assert_eq!(case.strategy(), "rebalance_partitions", "another day");
+    case.history = vec![Attempt { lambda_placed: None, ..moved(since, 0.304) }];
+    assert_eq!(case.strategy(), "rebalance_partitions", "nothing was promised");
 }
 
 #[test]

@@ -180,8 +180,76 @@ fn a_drain_stops_new_rows_under_a_lease_and_gives_less_weight_after_it() {
     assert!(matches!(plan.steps[1], Step::MoveRows { pause_ratio: 3.0, .. }));
     let mut closed = hot(&HOT);
     closed.managed.as_mut().unwrap().places[2].weight = 0.0;
-    let moves_only = super::tests::plan("drain_hot_partition", &closed).unwrap();
+    let mut limits = limits_of(&closed);
+    // Of nine times 12,000 rows a twentieth leaves the partition with 2.4 times the load of the others.
+    let drain = find("drain_hot_partition").unwrap();
+    let why = drain.plan(&problem(&closed), &closed, &limits).unwrap_err().to_string();
+    assert!(
+        why.contains("below 1.75 times the others'") && why.contains("raise max_move_share to 0.06"),
+        "{why}"
+    );
+    limits.config.max_move_share = 0.1;
+    let moves_only = drain.plan(&problem(&closed), &closed, &limits).unwrap();
     assert!(matches!(moves_only.steps[..], [Step::MoveRows { .. }]));
+}
+
+/// The same load on twenty times as many rows: 10,000 of them are one in 24 of the hot partition.
+fn large() -> Snapshot {
+    let mut large = hot(&HOT);
+    for partition in &mut large.partitions {
+        partition.live_rows = Reading::Known(240_000.0);
+    }
+    large
+}
+
+#[test]
+fn nothing_is_moved_where_as_much_as_may_be_is_too_little() {
+    let large = large();
+    let why = plan("rebalance_partitions", &large).unwrap_err();
+    let NotApplicable::DoseTooSmall { detail } = &why else { panic!("{why:?}") };
+    // From 6 to 5.55 times the load of the others, which is λ 0.322; 5.4 times would be enough.
+    assert!(detail.contains("10000 rows") && detail.contains("from 0.300 to"), "{detail}");
+    assert!(detail.contains("raise max_moves to "), "{detail}");
+    let rows: f64 = detail.rsplit("max_moves to ").next().unwrap().trim_end_matches('.').parse().unwrap();
+    // What the hint says is enough, and a sixteenth less is not.
+    let allows = |rows: f64| {
+        let mut limits = limits_of(&large);
+        limits.config.max_moves = rows as i64;
+        find("rebalance_partitions").unwrap().plan(&problem(&large), &large, &limits)
+    };
+    let enough = allows(rows).unwrap();
+    let placed = enough.params["lambda_placed"].as_f64().unwrap();
+    assert!(placed >= 0.33, "{placed}");
+    assert!(allows(rows * 0.9).is_err());
+    // A human who names the strategy may try.
+    let by_hand = Limits { by_hand: true, ..limits_of(&large) };
+    find("rebalance_partitions").unwrap().plan(&problem(&large), &large, &by_hand).unwrap();
+    // Of a drain nobody knows how much load the rows bring that come no more.
+    plan("drain_hot_partition", &large).unwrap();
+    let mut read_only = large.clone();
+    for partition in &mut read_only.partitions {
+        let Some(Reading::Known(load)) = &mut partition.load else { panic!() };
+        load.inserted = 0.0;
+    }
+    let drained = plan("drain_hot_partition", &read_only).unwrap_err();
+    assert!(matches!(drained, NotApplicable::DoseTooSmall { .. }), "{drained:?}");
+}
+
+#[test]
+fn what_earlier_moves_gained_is_held_against_the_promise() {
+    let sick = hot(&HOT);
+    let with = |gain_share| {
+        let limits = Limits { gain_share, ..limits_of(&sick) };
+        find("rebalance_partitions").unwrap().plan(&problem(&sick), &sick, &limits)
+    };
+    // λ goes from 0.3 to 0.62 by the placement; 0.33 is asked for.
+    let placed = with(None).unwrap().params["lambda_placed"].as_f64().unwrap();
+    assert_eq!(with(Some(0.5)).unwrap().params["lambda_placed"].as_f64(), Some(placed), "the promise stays");
+    let why = with(Some(0.05)).unwrap_err().to_string();
+    assert!(why.contains("brought 5 % of what its placement promised") && why.contains("would do"), "{why}");
+    // Where rows bring nothing, no number of them does.
+    let never = with(Some(0.0)).unwrap_err().to_string();
+    assert!(never.contains("No number of rows would do"), "{never}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{Limits, NotApplicable, Outcome, Parameter, Params, Remedy};
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
+use crate::dose::Dose;
 use crate::health::LOAD_RATIO;
 use crate::load;
 use crate::placement::{
@@ -70,15 +71,25 @@ impl Remedy for DrainHotPartition {
         }
         let allowed = rows_allowed(snapshot, limits);
         let moves = place(&sites, allowed);
-        let disk_bytes = bytes_of(snapshot, &moves);
-        limits.check_disk(disk_bytes)?;
-        let estimated_s = moving_s(&moves, PAUSE_RATIO);
-        limits.check_duration(estimated_s)?;
         let weight = managed(snapshot, &limits.config)?
             .places
             .iter()
             .find(|place| place.oid == hot.oid)
             .map_or(0.0, |place| place.weight);
+        let dose = Dose {
+            problem,
+            snapshot,
+            limits,
+            sites: &sites,
+            allowed,
+            ratio_below: Some((hot.oid, threshold(snapshot, hot.oid))),
+        };
+        // How much load new rows bring, which come no more then, nobody knows beforehand.
+        let lambda_placed = if weight > 0.0 && grows(snapshot, hot.oid) { None } else { dose.check(&moves)? };
+        let disk_bytes = bytes_of(snapshot, &moves);
+        limits.check_disk(disk_bytes)?;
+        let estimated_s = moving_s(&moves, PAUSE_RATIO);
+        limits.check_duration(estimated_s)?;
         let after = hottest(&sites).map_or(weight, |site| weight_after(site, &sites, weight));
         let rows: u64 = moves.iter().map(|one| one.rows).sum();
         let mut steps = Vec::new();
@@ -109,7 +120,10 @@ impl Remedy for DrainHotPartition {
             disk_bytes,
             steps,
             skipped: vec![],
-            params: json!({ "rows": rows, "rows_allowed": allowed, "weight_before": weight, "weight_after": after }),
+            params: json!({
+                "rows": rows, "rows_allowed": allowed, "lambda_placed": lambda_placed,
+                "weight_before": weight, "weight_after": after,
+            }),
         })
     }
 
@@ -141,6 +155,12 @@ impl Remedy for DrainHotPartition {
             Ok(())
         }
     }
+}
+
+/// Whether rows are inserted into a partition, or that is not known.
+fn grows(snapshot: &Snapshot, oid: Oid) -> bool {
+    let load = snapshot.partitions.iter().find(|p| p.oid == oid).and_then(|p| p.load.as_ref()?.known());
+    load.is_none_or(|load| load.inserted > 0.0)
 }
 
 /// Load ratio at which a partition counts as hot: what is usual for it is no fault.

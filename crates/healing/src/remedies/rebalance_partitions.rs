@@ -2,7 +2,8 @@
 //!
 //! Symptom: searches and writes of one partition wait while others idle. Evidence: its load against the others' mean.
 //! Action: moves rows from it to the least loaded partitions, as many as a simulated placement says, within the limits;
-//! after each move λ of the component is measured, one that made it worse is taken back. Never: it touches rows of a
+//! after each move λ of the component is measured, one that made it worse is taken back. Nothing is moved where as much as
+//! may be moved at once is expected to be too little. Never: it touches rows of a
 //! collection whose partition key is its owner's, moves anything to another server or to the cold partition, or holds
 //! writers up for longer than `move_lock_ms` at a stretch. Undone by moving the same rows back, the last batch first.
 
@@ -11,6 +12,7 @@ use serde_json::json;
 use super::{Limits, NotApplicable, Outcome, Parameter, Params, Remedy};
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
+use crate::dose::Dose;
 use crate::placement::{MOVING, bytes_of, manual_hotspot, moved, moving_s, place, rows_allowed, sites};
 use crate::plan::{Plan, Step};
 use crate::snapshot::Snapshot;
@@ -51,6 +53,8 @@ impl Remedy for RebalancePartitions {
                 detail: "no move of rows would even out the load".to_owned(),
             });
         }
+        let dose = Dose { problem, snapshot, limits, sites: &sites, allowed, ratio_below: None };
+        let lambda_placed = dose.check(&moves)?;
         let disk_bytes = bytes_of(snapshot, &moves);
         limits.check_disk(disk_bytes)?;
         let estimated_s = moving_s(&moves, PAUSE_RATIO);
@@ -75,7 +79,7 @@ impl Remedy for RebalancePartitions {
                 pause_ratio: PAUSE_RATIO,
             }],
             skipped: vec![],
-            params: json!({ "rows": rows, "rows_allowed": allowed }),
+            params: json!({ "rows": rows, "rows_allowed": allowed, "lambda_placed": lambda_placed }),
         })
     }
 

@@ -157,6 +157,7 @@ pub(super) fn decided(
                     lambda_planned: Some(planned.problem.component.lambda),
                     lambda_before: None,
                     lambda_after: None,
+                    lambda_placed: None,
                     nodes: planned.problem.component.nodes,
                 }),
             }

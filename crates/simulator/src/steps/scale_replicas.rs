@@ -2,6 +2,7 @@
 
 use healing::plan::Step;
 use healing::recovery::{RecoveryCommand, StepState};
+use healing::scaling::new_count;
 use serde_json::{Value, json};
 
 use super::{SHORT_MS, effect, note};
@@ -26,10 +27,10 @@ pub(super) fn inverse(turn: &Turn) -> Vec<Op> {
 fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let Step::ScaleReplicas { max_replicas, .. } = &turn.step else { return Err("no scaling".to_owned()) };
     let now = stage.world.strain.readers;
-    let wanted = (f64::from(now) * 1.5).ceil().min(*max_replicas as f64) as u32;
-    if wanted <= now {
-        return Ok(Then::Lost(format!("{now} replicas are as many as are allowed")));
-    }
+    let Some(wanted) = new_count(i64::from(now), *max_replicas).and_then(|count| u32::try_from(count).ok())
+    else {
+        return Ok(Then::Noop(format!("{now} replicas are as many as are allowed")));
+    };
     note(stage, turn, StepState::Intent, json!({ "previous_replicas": now, "new_replicas": wanted }));
     Ok(Then::Next(SHORT_MS))
 }

@@ -23,7 +23,10 @@ fn least(stage: &mut Stage, turn: &Turn) -> Result<Result<u32, Then>, String> {
     let Step::TuneSearchEffort { of, objective } = &turn.step else { return Err("no tuning".to_owned()) };
     let collection = &stage.world.collections[turn.collection];
     let queries = collection.config.panel_queries as u32;
-    let index = collection.as_planned(of)?.clone();
+    let index = match collection.as_planned(of) {
+        Ok(index) => index.clone(),
+        Err(changed) => return Ok(Err(Then::PutOff(changed))),
+    };
     let points = match measure::curve(&mut stage.world, &index, queries, *objective, &[]) {
         Ok(points) => points,
         Err(cancelled) => return Ok(Err(Then::patiently(turn.tries, &cancelled))),
@@ -33,7 +36,10 @@ fn least(stage: &mut Stage, turn: &Turn) -> Result<Result<u32, Then>, String> {
 }
 
 fn measured(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    stage.world.collections[turn.collection].as_planned(target(turn)?)?;
+    // A world that is not as planned is no fault of the remedy.
+    if let Err(changed) = stage.world.collections[turn.collection].as_planned(target(turn)?) {
+        return Ok(Then::PutOff(changed));
+    }
     let ms = 15_000.0 * stage.world.slowness();
     Ok(Then::Next(ms as i64))
 }

@@ -1,0 +1,151 @@
+//! Whether as many rows as may be moved at once are expected to help as much as verification asks for.
+//!
+//! The limits of one action are what they are. Where they allow too little (10,000 of a hundred million rows, say), an action
+//! would move users' rows twice for nothing: there and, not verified, back. The simulated placement tells that beforehand. It
+//! takes load to lie evenly on rows; where rows of the part were moved lately, what that gained is held against the promise.
+
+use crate::classify::Problem;
+use crate::integrity::component_lambda;
+use crate::limits::{Limits, NotApplicable};
+use crate::load;
+use crate::placement::{Site, place};
+use crate::plan::Move;
+use crate::snapshot::{Oid, Reading, Snapshot};
+use crate::verification::asked;
+
+/// Bisections of the number of rows that would do, after it was doubled: known to within a sixteenth of itself.
+const BISECTIONS: u32 = 4;
+
+/// A dose of moved rows, and what it is for.
+pub(crate) struct Dose<'a> {
+    /// What is to be treated.
+    pub(crate) problem: &'a Problem,
+    /// The observation.
+    pub(crate) snapshot: &'a Snapshot,
+    /// What the plan must keep to.
+    pub(crate) limits: &'a Limits,
+    /// The partitions as the placement sees them.
+    pub(crate) sites: &'a [Site],
+    /// Rows that may be moved.
+    pub(crate) allowed: u64,
+    /// A partition whose load against the others' must come below this, beside what λ must come to.
+    pub(crate) ratio_below: Option<(Oid, f64)>,
+}
+
+/// What a number of rows is expected to bring.
+struct Expected {
+    /// λ by the placement alone.
+    placed: f64,
+    /// λ with what was measured of earlier moves.
+    lambda: f64,
+    /// Whether that is enough.
+    enough: bool,
+}
+
+impl Dose<'_> {
+    /// λ of the component that the placement comes to with these moves; None where λ is not known.
+    ///
+    /// # Errors
+    /// [`NotApplicable::DoseTooSmall`] when they are expected to be taken back, unless a human named the strategy.
+    pub(crate) fn check(&self, moves: &[Move]) -> Result<Option<f64>, NotApplicable> {
+        let Some(then) = self.lambda(self.snapshot) else { return Ok(None) };
+        let Some(expected) = self.expected(then, moves) else { return Ok(None) };
+        if expected.enough || self.limits.by_hand {
+            return Ok(Some(expected.placed));
+        }
+        let config = &self.limits.config;
+        let measured = self.limits.gain_share.map_or_else(String::new, |share| {
+            format!(" (the last move brought {:.0} % of what its placement promised)", 100.0 * share)
+        });
+        let asks = match self.ratio_below {
+            Some((_, ratio)) => {
+                format!("{:.3}, and a load below {ratio:.2} times the others', are", asked(then, config))
+            }
+            None => format!("{:.3} is", asked(then, config)),
+        };
+        Err(NotApplicable::DoseTooSmall {
+            detail: format!(
+                "{} rows may be moved at once (max_moves {}, max_move_share {}), by which λ of the part is expected to go \
+                 from {then:.3} to {:.3}{measured}; {asks} asked for, so they would be moved back. {}",
+                self.allowed,
+                config.max_moves,
+                config.max_move_share,
+                expected.lambda,
+                self.hint(then)
+            ),
+        })
+    }
+
+    /// Which limit to raise, and to what.
+    fn hint(&self, then: f64) -> String {
+        let rows: f64 = self.sites.iter().filter(|site| site.gives).map(|site| site.rows).sum();
+        // Numbers of rows are far below 2^53.
+        let all = rows.max(0.0) as u64;
+        let does =
+            |rows: u64| self.expected(then, &place(self.sites, rows)).is_some_and(|expected| expected.enough);
+        let mut high = self.allowed.max(1);
+        while !does(high) {
+            if high >= all {
+                return "No number of rows would do: the load does not lie on rows that could be moved. More partitions, read \
+                        replicas, or a look at what is asked of it are for a human."
+                    .to_owned();
+            }
+            high = high.saturating_mul(2).min(all);
+        }
+        let mut low = self.allowed.max(high / 2);
+        for _ in 0..BISECTIONS {
+            let middle = low + (high - low) / 2;
+            if does(middle) { high = middle } else { low = middle }
+        }
+        let config = &self.limits.config;
+        let known = self.snapshot.partitions.iter().filter_map(|partition| partition.live_rows.known());
+        let share = high as f64 / known.sum::<f64>().max(1.0);
+        let mut raise = Vec::new();
+        if high as f64 > config.max_moves as f64 {
+            raise.push(format!("max_moves to {high}"));
+        }
+        if share > config.max_move_share {
+            raise.push(format!("max_move_share to {:.4}", ((share * 10_000.0).ceil() / 10_000.0).min(1.0)));
+        }
+        format!("About {high} rows would do: raise {}.", raise.join(" and "))
+    }
+
+    fn lambda(&self, snapshot: &Snapshot) -> Option<f64> {
+        component_lambda(snapshot, &self.problem.component.nodes, &self.limits.config).ok().flatten()
+    }
+
+    fn expected(&self, then: f64, moves: &[Move]) -> Option<Expected> {
+        let config = &self.limits.config;
+        let after = self.after(moves);
+        let placed = self.lambda(&after)?;
+        let share = self.limits.gain_share.unwrap_or(1.0);
+        let lambda = then + share * (placed - then);
+        let cool = self.ratio_below.is_none_or(|(oid, below)| {
+            let ratio = |snapshot| load::ratios(snapshot, config).get(&oid).cloned().and_then(Result::ok);
+            match (ratio(self.snapshot), ratio(&after)) {
+                (Some(then), Some(placed)) => then + share * (placed - then) < below,
+                // What is not known is no reason to refuse.
+                _ => true,
+            }
+        });
+        Some(Expected { placed, lambda, enough: cool && lambda >= asked(then, config) })
+    }
+
+    /// The observation as it would be with these moves made.
+    fn after(&self, moves: &[Move]) -> Snapshot {
+        let mut after = self.snapshot.clone();
+        let mut add = |oid: Oid, load: f64| {
+            let partition = after.partitions.iter_mut().find(|partition| partition.oid == oid);
+            if let Some(Some(Reading::Known(reading))) = partition.map(|partition| &mut partition.load) {
+                reading.blocks = (reading.blocks + load).max(0.0);
+            }
+        };
+        for one in moves {
+            let Some(from) = self.sites.iter().find(|site| site.place == one.from) else { continue };
+            let load = one.rows as f64 * from.load / from.rows.max(1.0);
+            add(one.from.oid, -load);
+            add(one.to.oid, load);
+        }
+        after
+    }
+}

@@ -1,0 +1,102 @@
+//! What can be cured at all, by the physics of the world and the limits that humans have set: not by what the healer says.
+
+use healing::graph::NodeKey;
+use healing::integrity::component_lambda;
+use healing::snapshot::Oid;
+
+use crate::world::{Collection, World, observe};
+
+/// What the verification of an action asks for: a tenth more, or a part that is normal again.
+const IMPROVED: f64 = 1.1;
+/// A dose that does not clear that by this much may fail for how the rows are shared out: nobody is held to it.
+const CLEARLY: f64 = 1.03;
+/// Doses that are tried, up to the greatest that is allowed, and portions that each is shared out in.
+const DOSES: u32 = 10;
+const PORTIONS: u32 = 20;
+
+/// λ of a collection in truth if no rows of it were hot.
+pub fn lambda_without_hot_rows(world: &World, number: usize) -> f64 {
+    let mut cool = world.clone();
+    cool.collections[number].tables.iter_mut().for_each(|table| table.heat = 0.0);
+    cool.collections[number].touch();
+    observe::true_lambda(&mut cool, number)
+}
+
+/// Whether as many rows as one action may move, moved from a hot partition to where they draw least, would clearly be enough
+/// for its verification. Where it is not, the partition stays hot until a human raises a limit, whoever heals.
+pub fn a_dose_helps(world: &World, number: usize) -> bool {
+    let collection = &world.collections[number];
+    let rows: f64 = collection.tables.iter().map(|table| table.rows).sum();
+    let config = &collection.config;
+    let allowed = (config.max_moves as f64).min(config.max_move_share * rows).floor();
+    let hot = collection.tables.iter().filter(|table| !table.cold && table.heat > 0.0).map(|table| table.oid);
+    collection.managed
+        && hot.into_iter().any(|from| {
+            (1..=DOSES).any(|dose| helps(world, number, from, allowed * f64::from(dose) / f64::from(DOSES)))
+        })
+}
+
+fn helps(world: &World, number: usize, from: Oid, rows: f64) -> bool {
+    let lambda = |world: &World| {
+        let nodes = [NodeKey::Partition { oid: from }];
+        let config = &world.collections[number].config;
+        component_lambda(&observe::truth(world, number), &nodes, config).ok().flatten()
+    };
+    let normal = world.collections[number].config.normal_lambda();
+    let Some(then) = lambda(world).filter(|then| *then < normal) else { return false };
+    let mut moved = world.clone();
+    for _ in 0..PORTIONS {
+        share_out(&mut moved.collections[number], from, rows / f64::from(PORTIONS));
+    }
+    lambda(&moved).is_some_and(|now| now >= CLEARLY * (IMPROVED * then).min(normal))
+}
+
+/// A portion goes where least is drawn.
+fn share_out(collection: &mut Collection, from: Oid, rows: f64) {
+    let takers = collection.tables.iter().filter(|table| !table.cold && table.oid != from);
+    let to = takers.min_by(|a, b| a.heat.total_cmp(&b.heat).then(a.oid.cmp(&b.oid))).map(|table| table.oid);
+    let left = collection.table(from).map_or(0.0, |table| table.rows);
+    if let Some(to) = to {
+        collection.move_rows(from, to, rows.min(left), false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{CollectionSpec, Scenario};
+
+    /// Two partitions of so many rows, one of which draws so many times a table's load.
+    fn world(rows: f64, times: f64) -> World {
+        let mut scenario = Scenario::generate(2, 3600);
+        scenario.collections = vec![CollectionSpec {
+            partitions: 2,
+            rows,
+            value_bytes: 520,
+            ivfflat: true,
+            hnsw: false,
+            managed: true,
+            attached: false,
+            settings: serde_json::json!({}),
+        }];
+        let mut world = World::new(&scenario);
+        world.collections[0].tables[0].heat_up(times);
+        world.collections[0].touch();
+        world
+    }
+
+    #[test]
+    fn a_tenth_of_the_hot_rows_helps_and_a_hundredth_does_not() {
+        let small = world(20_000.0, 4.0);
+        assert!(lambda_without_hot_rows(&small, 0) > 0.99);
+        assert!(a_dose_helps(&small, 0));
+        // 10,000 rows at once are all that is allowed.
+        let large = world(1_000_000.0, 4.0);
+        assert!(!a_dose_helps(&large, 0));
+        let mut raised = large;
+        (raised.collections[0].config.max_moves, raised.collections[0].config.max_move_share) =
+            (1_000_000, 0.2);
+        assert!(a_dose_helps(&raised, 0));
+        assert!(!a_dose_helps(&world(20_000.0, 0.0), 0), "nothing is hot");
+    }
+}
