@@ -30,12 +30,11 @@ BEGIN
 END
 $$;
 
--- Adds a partition that is a table of another PostgreSQL server, which postgres_fdw knows: its number. The table must be
--- there, with the collection's columns and a primary key, the foreign server and a user mapping for the collection's owner too.
--- New rows go there by "weight", against the weights of the others.
---
--- A root with foreign partitions can have no unique index (PostgreSQL refuses it): the first call takes the primary key from
--- the root and gives one to each partition here, which locks the collection until those are built.
+-- Adds a partition that is a table of another PostgreSQL server, which postgres_fdw knows; returns its number. The table must
+-- be there, with the collection's columns and a primary key, and so must the foreign server and a user mapping for the
+-- collection's owner. New rows go there by "weight", against the weights of the others. A root with foreign partitions can
+-- have no unique index (PostgreSQL refuses it): the first call takes the primary key from the root and gives one to each
+-- partition here, which locks the collection until those are built.
 CREATE FUNCTION ruvector_collection_attach(
     relation regclass, server name, "table" text, schema text DEFAULT 'public', weight double precision DEFAULT 0
 ) RETURNS integer
