@@ -8,6 +8,7 @@ DECLARE
         'ruvector_audit_rotate_key',
         'ruvector_collection_adopt',
         'ruvector_collection_adopt_abort',
+        'ruvector_collection_attach',
         'ruvector_collection_cold_when',
         'ruvector_collection_create',
         'ruvector_collection_register',

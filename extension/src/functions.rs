@@ -217,6 +217,16 @@ fn sample(id: i32, last: Option<JsonB>) -> JsonB {
             for partition in &mut snapshot.partitions {
                 let before = last.partitions.iter().find(|before| before.oid == partition.oid);
                 partition.load = before.and_then(|before| before.load.clone());
+                // A session asks no other server.
+                if let Some(before) = before.filter(|before| !before.server.is_empty()) {
+                    partition.live_rows = before.live_rows.clone();
+                    partition.bytes = before.bytes.clone();
+                }
+            }
+            for server in snapshot.servers.iter_mut().filter(|server| !server.name.is_empty()) {
+                if let Some(before) = last.servers.iter().find(|before| before.name == server.name) {
+                    *server = before.clone();
+                }
             }
         }
         let assessment = assess(&snapshot, &config).map_err(|error| Error::refused(error.to_string()))?;

@@ -17,6 +17,7 @@ mod journal;
 mod kept;
 mod leases;
 mod owner;
+mod remote;
 mod routing;
 mod settings;
 mod shared;

@@ -4,13 +4,14 @@
 
 pub mod keyed;
 pub mod ledger;
+pub mod shards;
 
 use std::ops::Range;
 use std::time::Duration;
 
 use cluster::dataset::{Column, Embeddings};
 use cluster::measure::Found;
-use cluster::{Cluster, Version};
+use cluster::{Builder, Cluster, Version};
 use postgres::Client;
 
 /// How long a test waits for something that the healer does at its next sample or two.
@@ -30,7 +31,16 @@ pub fn version() -> Version {
 /// # Panics
 /// When it does not start.
 pub fn start() -> (Cluster, Client) {
-    let cluster = Cluster::builder(version()).preload(true).database("app").start().expect("a cluster");
+    start_with(|builder| builder)
+}
+
+/// The same with settings of its own.
+///
+/// # Panics
+/// When it does not start.
+pub fn start_with(change: impl FnOnce(Builder) -> Builder) -> (Cluster, Client) {
+    let builder = Cluster::builder(version()).preload(true).database("app");
+    let cluster = change(builder).start().expect("a cluster");
     let mut client = cluster.connect("app").expect("a connection");
     client.batch_execute("CREATE EXTENSION ruvector CASCADE").expect("the extension");
     let every_second = r#"SELECT ruvector_healing_configure('{"sample_interval_seconds": 1}')"#;

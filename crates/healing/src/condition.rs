@@ -30,6 +30,8 @@ pub enum Cause {
     Waits,
     /// The server has hardly any connections left.
     Connections,
+    /// The server does not answer.
+    Unreachable,
     /// The replica is behind.
     Lag,
     /// The replica has vanished.
@@ -57,6 +59,7 @@ impl Cause {
             Cause::Load => "load",
             Cause::Waits => "waits",
             Cause::Connections => "connections",
+            Cause::Unreachable => "unreachable",
             Cause::Lag => "lag",
             Cause::Gone => "gone",
             Cause::Blocked => "blocked",
@@ -268,7 +271,10 @@ pub(crate) fn headroom_condition(
     let connections = server.map(|server| {
         Condition::read(config, &health::CONNECTIONS, Cause::Connections, &server.connections_pct)
     });
-    waits.into_iter().chain(connections).fold(Condition::healthy(), Condition::worse)
+    let unreachable = server
+        .and_then(|server| server.unreachable_s)
+        .map(|seconds| Condition::exactly(config, &health::SERVER_GONE, Cause::Unreachable, seconds));
+    [waits, connections, unreachable].into_iter().flatten().fold(Condition::healthy(), Condition::worse)
 }
 
 /// What weakens a partition's `partition_link`s: its load against the others' of its server, one of so many. The

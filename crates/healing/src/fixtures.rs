@@ -62,7 +62,7 @@ pub(crate) fn whole(partitions: u32, groups: u32, hnsw: u32, replicas: u32, jobs
         partition.load = Some(load(2000.0));
         partition.waiting = Some(Reading::Known(0.0));
     }
-    whole.servers = vec![Server { name: String::new(), connections_pct: Reading::Known(20.0) }];
+    whole.servers = vec![server("")];
     whole.replicas = Some(Reading::Known((1..=i64::from(replicas)).map(replica).collect()));
     whole.jobs = Some(Reading::Known((0..jobs).map(|n| job(n, 1000 + n % partitions.max(1))).collect()));
     whole.horizon = Some(Reading::Known(Horizon { held_s: 1.0, holder: None }));
@@ -86,6 +86,11 @@ pub(crate) fn load(blocks: f64) -> Reading<Load> {
         scans: 20.0,
         hit_ratio: Some(0.99),
     })
+}
+
+/// A server that is well; the one that is observed has the empty name.
+pub(crate) fn server(name: &str) -> Server {
+    Server { name: name.to_owned(), connections_pct: Reading::Known(20.0), unreachable_s: None, error: None }
 }
 
 pub(crate) fn replica(id: i64) -> Replica {

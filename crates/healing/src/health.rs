@@ -132,6 +132,15 @@ pub const REPLICA_GONE: Curve = Curve {
     threshold: 30.0,
 };
 
+/// Seconds for which another server that holds partitions has not answered; every search through the root fails then, so
+/// this begins as early as one lost answer can be told from a server that is gone.
+pub const SERVER_GONE: Curve = Curve {
+    name: "server_gone",
+    metric: "unreachable_seconds",
+    points: &[(5.0, 1.0), (15.0, 0.7), (30.0, 0.4), (60.0, 0.0)],
+    threshold: 15.0,
+};
+
 /// Seconds for which a piece of maintenance has been waiting for a lock or for an old transaction.
 pub const JOB_WAIT: Curve = Curve {
     name: "job_wait",
@@ -178,6 +187,7 @@ pub const CURVES: &[Curve] = &[
     MEMORY,
     RECALL_SHORTFALL,
     REPLICA_GONE,
+    SERVER_GONE,
     SKEW_EXCESS,
     SLOTS_QUEUE,
     WAITING,

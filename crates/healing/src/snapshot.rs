@@ -170,6 +170,12 @@ pub struct Server {
     pub name: String,
     /// Percent of the connections that ordinary users may open which are open.
     pub connections_pct: Reading<f64>,
+    /// Seconds for which it has not answered; None while it does, and for the one that is being observed.
+    #[serde(default)]
+    pub unreachable_s: Option<f64>,
+    /// Why it, or something of it, could not be read; None where all was.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// A streaming replica.

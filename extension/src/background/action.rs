@@ -377,6 +377,7 @@ fn observe(context: &Context<'_>, parts: &[Part]) -> Result<Snapshot, Error> {
         return Err(Error::refused("the table was dropped meanwhile"));
     }
     collect::managed::count_cold(collection)?;
+    collect::servers::look(collection)?;
     for row in transaction(|| collect::indexes(collection))? {
         if row.valid && parts.iter().filter_map(Part::index).any(|of| of.name == row.name) {
             collect::take(Kind::Panel, collection, &row, config)?;

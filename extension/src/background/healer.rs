@@ -244,6 +244,10 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
     }
     transaction(|| load::end(collection))?;
     collect::count(collection)?;
+    // What cannot be asked at other servers is no reason not to look at this one.
+    if let Err(error) = collect::servers::look(collection) {
+        pgrx::warning!("ruvector: collection {}: other servers: {error}", collection.name);
+    }
     let mut looked = None;
     // While an action changes the collection its worker measures, and a build should not have to wait for us.
     if !transaction(|| is_acted_on(collection.id))? {

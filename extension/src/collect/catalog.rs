@@ -14,7 +14,9 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::readings::Last;
-use super::{around, ingestion, load, maintenance, managed, memory, replication, server, tables, wal};
+use super::{
+    around, ingestion, load, maintenance, managed, memory, replication, server, servers, tables, wal,
+};
 use crate::error::Error;
 use crate::hooks::TRIAL_PREFIX;
 use crate::kept;
@@ -403,6 +405,8 @@ pub(crate) fn snapshot(
             waiting: Some(Reading::Known(waiting.get(&oid).copied().unwrap_or(0.0))),
         });
     }
+    let (elsewhere, others) = servers::seen(collection, &usual)?;
+    partitions.extend(elsewhere);
     // SAFETY: no preconditions.
     let in_recovery = unsafe { pg_sys::RecoveryInProgress() };
     let state = server::state(collection)?;
@@ -414,7 +418,7 @@ pub(crate) fn snapshot(
         partitions,
         indexes: rows.iter().map(|row| index(row, rows)).collect(),
         disk_free_bytes: disk_free(rows)?,
-        servers: vec![state.server()],
+        servers: [state.server()].into_iter().chain(others).collect(),
         // A standby has its own to feed, of which it knows nothing that could be acted on.
         replicas: if in_recovery {
             None

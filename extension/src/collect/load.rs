@@ -20,7 +20,7 @@ const CARRIED_MAX_MS: i64 = 60_000;
 
 /// Counters of a partition since its statistics began.
 #[derive(Clone, Copy, Deserialize)]
-struct Counters {
+pub(super) struct Counters {
     oid: Oid,
     /// Runs of VACUUM and ANALYZE.
     maintained: i64,
@@ -34,6 +34,13 @@ struct Counters {
     scans: i64,
     fetched: i64,
     hit: i64,
+}
+
+impl Counters {
+    /// Rows inserted, updated and deleted.
+    pub(super) fn changes(&self) -> i64 {
+        self.inserted + self.updated + self.deleted
+    }
 }
 
 /// What this process knows of one partition.
@@ -117,7 +124,7 @@ pub(crate) fn of(partition: Oid) -> Option<Reading<Load>> {
 }
 
 /// Whether maintenance was at work between two looks.
-fn is_maintained(before: &Counters, now: &Counters) -> bool {
+pub(super) fn is_maintained(before: &Counters, now: &Counters) -> bool {
     before.busy || now.busy || before.maintained != now.maintained || before.files != now.files
 }
 
@@ -125,7 +132,7 @@ fn read(collection: &Collection) -> Result<Vec<Counters>, Error> {
     documents(COUNTERS, &[tables::of(collection)?.leaves().into()])
 }
 
-fn rates(before: &Counters, now: &Counters, seconds: f64) -> Reading<Load> {
+pub(super) fn rates(before: &Counters, now: &Counters, seconds: f64) -> Reading<Load> {
     let since = |of: fn(&Counters) -> i64| {
         let difference = of(now) - of(before);
         (difference >= 0).then_some(difference as f64 / seconds)

@@ -55,10 +55,14 @@ pub(crate) struct Leaf {
 const ROUTING: &str = "
 SELECT jsonb_build_object('route', m.route, 'root', format('%I.%I', n.nspname, t.relname),
        'tenant_column', m.tenant_column, 'cold_when', m.cold_when,
-       'keys', (SELECT coalesce(jsonb_agg(jsonb_build_object('name', format('%I', a.attname),
-                               'kind', format_type(a.atttypid, NULL)) ORDER BY a.attnum), '[]')
+       -- A root with foreign partitions has no key of its own (tablecmds.c), its partitions here have.
+       'keys', (SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object('name', format('%I', a.attname),
+                               'kind', format_type(a.atttypid, NULL))), '[]')
                   FROM pg_index x JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey)
-                 WHERE x.indrelid = t.oid AND x.indisprimary AND a.attname <> 'partition_id'),
+                 WHERE x.indisprimary AND a.attname <> 'partition_id'
+                   AND (x.indrelid = t.oid
+                        OR NOT EXISTS (SELECT FROM pg_index r WHERE r.indrelid = t.oid AND r.indisprimary)
+                           AND x.indrelid IN (SELECT h.inhrelid FROM pg_inherits h WHERE h.inhparent = t.oid))),
        'forced_policies', (SELECT bool_or(c.relrowsecurity AND c.relforcerowsecurity)
                              FROM pg_partition_tree(t.oid) p JOIN pg_class c ON c.oid = p.relid),
        'triggers', (SELECT coalesce(jsonb_agg(DISTINCT g.tgname), '[]')

@@ -13,6 +13,7 @@ mod panel;
 mod readings;
 mod replication;
 mod server;
+pub(crate) mod servers;
 pub(crate) mod tables;
 mod wal;
 
@@ -23,4 +24,10 @@ pub(crate) use catalog::{
 pub(crate) use maintenance::jobs;
 pub(crate) use memory::free_bytes as memory_free_bytes;
 pub(crate) use panel::{Panel, draw as draw_panel, search as search_panel};
+/// Texts as the literal of an array, for a parameter that another server reads.
+pub(crate) fn text_array(texts: &[String]) -> String {
+    let quoted = texts.iter().map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")));
+    format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))
+}
+
 pub(crate) use readings::{Kind, seed, take, take_or_say_why};

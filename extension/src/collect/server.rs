@@ -16,7 +16,12 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn server(&self) -> Server {
-        Server { name: String::new(), connections_pct: Reading::Known(self.connections_pct) }
+        Server {
+            name: String::new(),
+            connections_pct: Reading::Known(self.connections_pct),
+            unreachable_s: None,
+            error: None,
+        }
     }
 }
 

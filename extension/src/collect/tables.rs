@@ -20,6 +20,8 @@ pub(crate) struct Tables {
     all: Vec<Oid>,
     /// Those of them that hold rows on this server.
     leaves: Vec<Oid>,
+    /// Those that are foreign tables.
+    foreign: Vec<Oid>,
 }
 
 /// `$1` the collection's table. Children by inheritance are no partitions; what is being detached is none any more.
@@ -30,7 +32,8 @@ WITH RECURSIVE tree AS (
     SELECT h.inhrelid FROM tree JOIN pg_inherits h ON h.inhparent = tree.oid JOIN pg_class p ON p.oid = h.inhrelid
      WHERE p.relispartition AND NOT h.inhdetachpending)
 SELECT jsonb_build_object('all', coalesce(jsonb_agg(t.oid::bigint ORDER BY t.oid), '[]'),
-       'leaves', coalesce(jsonb_agg(t.oid::bigint ORDER BY t.oid) FILTER (WHERE t.relkind = 'r'), '[]'))
+       'leaves', coalesce(jsonb_agg(t.oid::bigint ORDER BY t.oid) FILTER (WHERE t.relkind = 'r'), '[]'),
+       'foreign', coalesce(jsonb_agg(t.oid::bigint ORDER BY t.oid) FILTER (WHERE t.relkind = 'f'), '[]'))
   FROM tree JOIN pg_class t ON t.oid = tree.oid";
 
 thread_local! {
@@ -59,6 +62,11 @@ impl Tables {
     /// As an argument of a query.
     pub(crate) fn all(&self) -> Vec<pg_sys::Oid> {
         self.all.iter().map(|oid| (*oid).into()).collect()
+    }
+
+    /// As an argument of a query.
+    pub(crate) fn foreign(&self) -> Vec<pg_sys::Oid> {
+        self.foreign.iter().map(|oid| (*oid).into()).collect()
     }
 
     /// As an argument of a query.

@@ -120,7 +120,11 @@ impl Builder<'_> {
                 load_condition(ratio, partition.usual_ratio, count, self.config)
             });
             let relative = self.unless_held(&key, relative);
-            let node = self.node(key, partition.name.clone(), absolute.clone().worse(relative.clone()));
+            let name = match partition.server.as_str() {
+                "" => partition.name.clone(),
+                server => format!("{} on server {server}", partition.name),
+            };
+            let node = self.node(key, name, absolute.clone().worse(relative.clone()));
             places.insert(partition.oid, node);
             self.edge(EdgeKind::RoutingLink, core, node, 1.0 / count as f64, absolute);
             rings.entry(&partition.server).or_default().push((node, relative));

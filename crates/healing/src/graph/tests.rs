@@ -296,6 +296,40 @@ fn a_group_is_found_that_no_single_part_reveals() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_is_cut_off_with_its_partitions_and_named() {
+    let mut sick = whole(8, 0, 1, 0, 0);
+    for partition in &mut sick.partitions[5..] {
+        partition.server = "east".to_owned();
+        partition.load = Some(Reading::unknown("its server does not answer"));
+    }
+    let mut east = crate::fixtures::server("east");
+    east.connections_pct = Reading::unknown("it does not answer");
+    for (seconds, expected) in [(5.0, 1.0), (15.0, 0.7), (30.0, 0.4), (3600.0, 0.0)] {
+        east.unreachable_s = Some(seconds);
+        sick.servers = vec![crate::fixtures::server(""), east.clone()];
+        let graph = build(&sick);
+        assert!((lambda(&graph) - expected).abs() < 1e-9, "{seconds}: {}", lambda(&graph));
+        let lost = node(&graph, &NodeKey::Partition { oid: 1006 });
+        assert_eq!(lost.name, "public.docs_6 on server east");
+        assert_eq!(lost.condition.cause, (expected < 1.0).then_some(Cause::Unreachable));
+        assert_eq!(lost.condition.low, 0.0, "what could not be read may be at its worst");
+    }
+    let config = Config::default();
+    let assessed = crate::integrity::assess(&sick, &config).unwrap();
+    let weak = &assessed.components[0];
+    assert_eq!(weak.nodes.iter().filter(|key| matches!(key, NodeKey::Partition { .. })).count(), 3);
+    let problem = crate::classify::classify(weak, &sick, &config);
+    // Nothing of ours mends another server.
+    assert_eq!(problem.class.as_str(), "Unknown");
+    let text = crate::explain::problem(&problem);
+    assert!(text.contains("on server east: unreachable_seconds = 3600.000 (unreachable)"), "{text}");
+    // While it answers it is as well as any.
+    east.unreachable_s = None;
+    sick.servers = vec![east];
+    assert!((lambda(&build(&sick)) - 1.0).abs() < 1e-9);
+}
+
+#[test]
 fn a_job_does_not_hold_a_sick_partition_up() {
     let mut sick = whole(8, 0, 1, 0, 8);
     sick.partitions[2].load = Some(load(2000.0 * 6.0));

@@ -247,10 +247,11 @@ fn worth_building(index: &Index, gone: f64) -> Result<(), String> {
     check_comparable(index).map_err(|why| why.to_string())
 }
 
-/// Share of the buffers of all partitions that were found in shared buffers.
+/// Share of the buffers of this server's partitions that were found in shared buffers.
 fn hit_ratio(snapshot: &Snapshot) -> Option<f64> {
     let (mut hits, mut all) = (0.0, 0.0);
-    for load in snapshot.partitions.iter().filter_map(|partition| partition.load.as_ref()?.known()) {
+    let own = snapshot.partitions.iter().filter(|partition| partition.server.is_empty());
+    for load in own.filter_map(|partition| partition.load.as_ref()?.known()) {
         if let Some(ratio) = load.hit_ratio {
             hits += ratio * load.blocks;
             all += load.blocks;

@@ -33,9 +33,11 @@ fn read_share(snapshot: &Snapshot, partitions: &[Oid]) -> Option<f64> {
     (scans + written > 0.0).then(|| scans / (scans + written))
 }
 
-/// Scans a second in all partitions.
+/// Scans a second in all partitions of this server.
 fn scans(snapshot: &Snapshot) -> Option<f64> {
-    let each = snapshot.partitions.iter().map(|partition| Some(partition.load.as_ref()?.known()?.scans));
+    // Replicas are this server's.
+    let own = snapshot.partitions.iter().filter(|partition| partition.server.is_empty());
+    let each = own.map(|partition| Some(partition.load.as_ref()?.known()?.scans));
     each.sum()
 }
 
