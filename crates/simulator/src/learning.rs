@@ -107,6 +107,13 @@ impl Learning {
         learning::effective(human, self.rungs[collection].iter().find(|rung| rung.strategy == strategy))
     }
 
+    /// A human lets a remedy only plan on a collection.
+    pub fn lower(&mut self, collection: usize, strategy: &str, now: UnixMs) {
+        let rungs = &mut self.rungs[collection];
+        rungs.retain(|rung| rung.strategy != strategy);
+        rungs.push(Rung::top(strategy, now).set(Mode::Observe, now));
+    }
+
     /// A human has looked: every remedy of the collection is at the top again.
     pub fn forgive(&mut self, collection: usize) -> bool {
         let any = self.rungs[collection].iter().any(|rung| rung.level != Mode::Auto);

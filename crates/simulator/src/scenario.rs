@@ -80,6 +80,12 @@ pub struct Scenario {
     /// Streaming replicas.
     #[serde(default)]
     pub replicas: u32,
+    /// Something is there that could start read replicas.
+    #[serde(default = "yes")]
+    pub orchestrator: bool,
+    /// The memory of the server can be read.
+    #[serde(default = "yes")]
+    pub memory_read: bool,
     /// The collections.
     pub collections: Vec<CollectionSpec>,
     /// What happens, in order.
@@ -87,6 +93,10 @@ pub struct Scenario {
     /// Wrong ways to drive the core.
     #[serde(default)]
     pub defects: Vec<Defect>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Scenario {
@@ -105,7 +115,22 @@ impl Scenario {
         let mode = mode.unwrap_or(mode_of(seed));
         let mut random = Random::new(seed, "scenario");
         let count = 1 + random.below(4);
-        let collections: Vec<CollectionSpec> = (0..count).map(|_| collection(&mut random, mode)).collect();
+        let mut collections: Vec<CollectionSpec> =
+            (0..count).map(|_| collection(&mut random, mode)).collect();
+        // What few servers have, apart from the other draws.
+        let mut rare = Random::new(seed, "rare");
+        for collection in &mut collections {
+            if let (true, Some(settings)) = (rare.chance(0.15), collection.settings.as_object_mut()) {
+                settings.insert("control_delay_share".to_owned(), json!(0.5));
+                settings.insert("control_delay_seconds".to_owned(), json!(600));
+            }
+            // So few rows at once help nobody: what is not curable is not asked to be cured.
+            if let (true, Some(settings)) =
+                (rare.chance(0.15) && mode != Mode::Liveness, collection.settings.as_object_mut())
+            {
+                settings.insert("max_moves".to_owned(), json!(100));
+            }
+        }
         let mut scenario = Self {
             seed,
             mode,
@@ -114,6 +139,8 @@ impl Scenario {
             max_concurrent_actions: 1 + random.below(2) as u32,
             disk_factor: random.between(2.5, 6.0),
             replicas: random.below(3) as u32,
+            orchestrator: !rare.chance(0.15),
+            memory_read: !rare.chance(0.1),
             collections,
             events: vec![],
             defects: vec![],

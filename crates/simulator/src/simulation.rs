@@ -95,6 +95,7 @@ pub fn run_with(scenario: &Scenario, trace: bool) -> Run {
 fn calm(stage: &mut Stage) {
     stage.armed.clear();
     stage.armed_drops.clear();
+    stage.armed_aborts.clear();
     for number in 0..stage.world.collections.len() {
         stage.close_breakers(number);
         if stage.store.records[number].is_some_and(|record| record.state != IntegrityState::Normal) {

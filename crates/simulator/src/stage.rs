@@ -39,6 +39,8 @@ pub struct Stage {
     pub armed: Vec<Armed>,
     /// Operations of workers after which a human drops the index that the worker is at.
     pub armed_drops: Vec<u32>,
+    /// Operations of workers after which a human aborts the action that the worker is at.
+    pub armed_aborts: Vec<u32>,
     /// What was met.
     pub coverage: Coverage,
     /// What was broken, with the check that found it.
@@ -76,6 +78,7 @@ impl Stage {
             max_concurrent: i64::from(scenario.max_concurrent_actions),
             armed: vec![],
             armed_drops: vec![],
+            armed_aborts: vec![],
             coverage: Coverage::default(),
             violations: vec![],
             jumped_at: i64::MIN / 2,

@@ -221,6 +221,7 @@ pub fn run_all(stage: &mut Stage) {
             }
             if busy {
                 strike_drops(stage, action);
+                strike_aborts(stage, action);
                 strike_armed(stage, pid);
             }
         }
@@ -240,6 +241,20 @@ fn strike_drops(stage: &mut Stage, action: i64) {
     let bears = stage.world.collections[number].bearing_its_name(of).filter(|index| index.valid);
     if let Some(oid) = bears.map(|index| index.oid) {
         stage.drop_by_hand(number, oid);
+    }
+}
+
+/// A human who aborts an action at work.
+fn strike_aborts(stage: &mut Stage, action: i64) {
+    for after in &mut stage.armed_aborts {
+        *after = after.saturating_sub(1);
+    }
+    let Some(at) = stage.armed_aborts.iter().position(|after| *after == 0) else { return };
+    stage.armed_aborts.remove(at);
+    let now = stage.moment();
+    let action = stage.store.action(action);
+    if action.status.is_in_flight() && !action.keep && action.stop_reason.is_none() {
+        (action.stop_reason, action.stop_asked) = (Some(StopReason::Abort), Some(now));
     }
 }
 

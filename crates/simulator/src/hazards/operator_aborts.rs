@@ -18,7 +18,11 @@ impl Hazard for OperatorAborts {
 
     fn begin(&self, stage: &mut Stage, event: &Event) {
         let open = stage.store.open.clone();
-        let Some(&id) = open.get(event.part % open.len().max(1)) else { return };
+        let Some(&id) = open.get(event.part % open.len().max(1)) else {
+            // The next one, in the middle of it.
+            stage.armed_aborts.push(1 + event.at_s as u32 % 40);
+            return;
+        };
         let at = stage.moment();
         let action = stage.store.action(id);
         match action.status {

@@ -262,6 +262,10 @@ pub struct World {
     pub noise: Random,
     /// What weighs on it beside its indexes.
     pub strain: Strain,
+    /// Something is there that could start read replicas.
+    pub orchestrator: bool,
+    /// Its memory can be read.
+    pub memory_read: bool,
     /// Work spent, whoever spent it.
     pub work: Work,
     next_oid: Oid,
@@ -296,6 +300,8 @@ impl World {
             random: Random::new(scenario.seed, "world"),
             noise: Random::new(scenario.seed, "noise"),
             strain: Strain::new(scenario.replicas),
+            orchestrator: scenario.orchestrator,
+            memory_read: scenario.memory_read,
             work: Work::default(),
             next_oid: 16_384,
             maintained: 0,

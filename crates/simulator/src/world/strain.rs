@@ -202,7 +202,7 @@ impl World {
     pub(super) fn strain(&mut self, ms: i64) {
         let seconds = ms as f64 / 1000.0;
         let (wal, now) = (self.wal(), self.now);
-        let Self { strain, collections, .. } = self;
+        let Self { strain, collections, weather, .. } = self;
         let mut all = false;
         for replica in &mut strain.replicas {
             let replays = if replica.gone_since.is_some() { 0.0 } else { replica.replays };
@@ -216,7 +216,9 @@ impl World {
         if all {
             collections.iter_mut().for_each(Collection::touch);
         }
-        if let Some((readers, _)) = strain.asked.filter(|(_, ready)| *ready <= now) {
+        // What an orchestrator in trouble was asked for before does not come about either.
+        let comes = |(_, ready): &(u32, UnixMs)| *ready <= now && !weather.orchestrator_fails;
+        if let Some((readers, _)) = strain.asked.filter(comes) {
             (strain.readers, strain.asked) = (readers, None);
             collections.iter_mut().for_each(Collection::touch);
         }
