@@ -27,6 +27,7 @@ const SEARCHES_MAX: u32 = u32::MAX / 2 - 1;
 
 /// What is kept of the capacities of a graph with sorted rows.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Certificate {
     /// Of every arc, in steps of `2^shift` units, rounded up; both arcs of an edge agree. Beyond the capacity it means all
     /// of it.
@@ -211,8 +212,15 @@ impl Certificate {
         }
     }
 
-    /// What is kept of an arc, at most its capacity.
+    /// Brings the numbers of searches near their end.
     #[cfg(test)]
+    pub(crate) fn age(&mut self) {
+        self.seen.fill(0);
+        self.search = SEARCHES_MAX - 1;
+    }
+
+    /// What is kept of an arc, at most its capacity.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn kept(&self, graph: &Csr, arc: usize) -> u64 {
         graph.weights[arc].min(u64::from(self.kept[arc]) << self.shift)
     }

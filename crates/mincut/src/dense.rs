@@ -225,7 +225,7 @@ impl<N: Number> Matrix<N> {
         }
     }
 
-    /// The test of [`crate::local`] for a row and the hub.
+    /// The test of [`crate::hub`] for a row and the hub.
     fn holds(&self, rows: usize, row: usize, hub: usize, bound: N) -> bool {
         let stride = Self::stride(rows);
         let cells = |row: usize| self.cells[row * stride..(row + 1) * stride].chunks_exact(LANES);

@@ -23,6 +23,10 @@ use crate::graph::{Scale, scale_for};
 use crate::solve::{Scratch, Tuning, certify, solve};
 use crate::{Cut, GraphError, Interrupted};
 
+#[cfg(any(test, fuzzing))]
+#[path = "tests/invariants.rs"]
+mod invariants;
+
 /// By how much the floor may exceed the minimum, in parts of the minimum, at most all of it. The
 /// larger, the rarer a rebuild and the larger the quotient. Every rebuild begins with twice what the last one ended with.
 const MARGIN_PARTS: u64 = 1024;
@@ -60,8 +64,8 @@ const WORTH_MIN: u64 = 1 << 32;
 /// # Ok::<(), lambda_cut::GraphError>(())
 /// ```
 ///
-/// The cut is exact after every change, at a resolution of 2⁻⁵⁶ of the total capacity (chosen when the graph is made, and
-/// again when the capacities have outgrown it). Which of several minimum cuts is named may depend on the changes made before;
+/// The cut is exact after every change, at a resolution of 2⁻⁵⁵ to 2⁻⁵⁶ of the total capacity (chosen when the graph is
+/// made, and again when the capacities have outgrown it). Which of several minimum cuts is named may depend on the changes made before;
 /// the same changes give the same cut. Memory, with a copy of the edge list:
 /// 57 to 100 bytes an edge as measured, most where no part of the graph holds together much better than the whole.
 #[derive(Debug)]
@@ -99,6 +103,9 @@ pub struct DynamicCut {
     sure: u64,
     /// The floor exceeds the minimum by so many of its [`MARGIN_PARTS`] when the partition is made.
     margin: u64,
+    /// Partitions made.
+    #[cfg(test)]
+    rebuilds: usize,
 }
 
 /// No cut below the floor separates two nodes of a class.
@@ -166,6 +173,8 @@ impl DynamicCut {
             pending: Vec::new(),
             sure: 0,
             margin: MARGIN_PARTS,
+            #[cfg(test)]
+            rebuilds: 0,
         };
         graph.load(scale);
         Ok(graph)
@@ -184,7 +193,8 @@ impl DynamicCut {
     /// Changes the capacity of an edge.
     ///
     /// # Errors
-    /// [`GraphError`] when there is no such edge or the capacity is refused; nothing has changed then.
+    /// [`GraphError`] when there is no such edge or the capacity is refused, be it as one too many for the sum of all to be a
+    /// number; nothing has changed then.
     pub fn set_capacity(&mut self, edge: usize, capacity: f64) -> Result<(), GraphError> {
         let Some(&(u, v, before)) = self.edges.get(edge) else {
             return Err(GraphError::EdgeOutOfRange { edge, edges: self.edges.len() });
@@ -197,7 +207,9 @@ impl DynamicCut {
         }
         let old = self.scale.units(before);
         let new = self.scale.units(capacity);
-        if u != v && (self.total - old).saturating_add(new) >= FLOOR_MAX {
+        // Beyond the first the sum may leave the range of floating-point numbers, which the units, clamped, do not show.
+        let heavy = capacity > f64::MAX / self.edges.len() as f64;
+        if u != v && (heavy || (self.total - old).saturating_add(new) >= FLOOR_MAX) {
             self.edges[edge].2 = capacity;
             let scale = scale_for(self.nodes, &self.edges, TOTAL_BITS);
             if scale.is_err() {
@@ -468,6 +480,10 @@ impl DynamicCut {
             let side = (0..self.nodes).map(|other| other == node).collect();
             self.cut = Some(Cut::new(self.scale.capacity(units), units, side));
         }
+        #[cfg(test)]
+        {
+            self.rebuilds += 1;
+        }
         // While it is being made there is no partition.
         self.forget_partition();
         if self.worth() == 0 {
@@ -477,14 +493,18 @@ impl DynamicCut {
         let part = self.worth() / MARGIN_PARTS + 1;
         let bounds = (self.worth(), self.worth().saturating_add(part * self.margin).min(FLOOR_MAX));
         let Self { graph, scratch, coarse, quotient, .. } = self;
-        let floor =
-            certify(graph, bounds, ROUNDS_MAX, scratch, &mut coarse.class, Some(quotient), interrupt)?;
+        let floor = certify(graph, bounds, ROUNDS_MAX, scratch, &mut coarse.class, quotient, interrupt)?;
         quotient.sort_rows();
         self.margin = (2 * (floor - bounds.0) / part).clamp(1, MARGIN_PARTS);
         self.coarse.count(self.scratch.counts());
         self.coarse.floor = floor;
         self.sure = floor;
         self.solve_quotient(interrupt)?;
+        if self.worth() == 0 {
+            // Fallen apart, though no node is alone. No floor above that has a certificate.
+            self.forget_partition();
+            return Ok(());
+        }
         self.certify_floor(interrupt)
     }
 }

@@ -90,6 +90,14 @@ impl Flow {
         (held, others)
     }
 
+    /// Brings the numbers of searches and flows near their end.
+    #[cfg(test)]
+    pub(crate) fn age(&mut self) {
+        self.seen.fill(0);
+        self.touched.fill(0);
+        (self.search, self.flows) = (SEARCHES_MAX - 1, u32::MAX - 1);
+    }
+
     fn prepare(&mut self, nodes: usize) {
         if self.seen.len() != nodes || self.flows == u32::MAX {
             self.touched.clear();

@@ -4,6 +4,10 @@ use crate::csr::Csr;
 use crate::hub::root;
 use std::fmt;
 
+#[cfg(test)]
+#[path = "tests/graph.rs"]
+mod tests;
+
 /// The sum of all capacities, in units, stays below `2^TOTAL_BITS_MAX` (before rounding each edge to a unit), so no
 /// sum of capacities in the crate can overflow a `u64`.
 const TOTAL_BITS_MAX: i32 = 60;
@@ -212,13 +216,15 @@ pub(crate) fn scale_for(
 }
 
 /// Twice a bound on the minimum cut, rounded up to a power of two: above the bound even after the rounding of the sums
-/// it comes from. A graph without a positive bound keeps its capacities.
+/// it comes from. A graph without a positive bound keeps its capacities, as does one for which no number is so large.
 fn clamp_above(bound: f64) -> f64 {
-    if bound > 0.0 && bound < f64::INFINITY { power_of_two(exponent_above(2.0 * bound)) } else { f64::MAX }
+    let twice = 2.0 * bound;
+    if bound > 0.0 && twice < power_of_two(1023) { power_of_two(exponent_above(twice)) } else { f64::MAX }
 }
 
 /// The value of the cut that the lightest edge of a maximum spanning forest makes. All edges across it are at most
 /// that light, and every cut has one at least as heavy: the value is above the minimum by at most the number of edges.
+/// There must be a node.
 fn bottleneck_cut(nodes: usize, edges: &[(u32, u32, f64)]) -> f64 {
     let mut by_capacity: Vec<u32> = (0..edges.len() as u32).collect();
     by_capacity.sort_by(|&a, &b| edges[b as usize].2.total_cmp(&edges[a as usize].2));
@@ -236,7 +242,7 @@ fn bottleneck_cut(nodes: usize, edges: &[(u32, u32, f64)]) -> f64 {
         }
     }
     // Two components are left, or more if the graph is not connected: then the cut is worth nothing.
-    let side = if nodes > 0 { root(&mut parent, 0) } else { 0 };
+    let side = root(&mut parent, 0);
     edges
         .iter()
         .filter(|&&(u, v, _)| (root(&mut parent, u) == side) != (root(&mut parent, v) == side))
@@ -247,7 +253,7 @@ fn bottleneck_cut(nodes: usize, edges: &[(u32, u32, f64)]) -> f64 {
 /// The least `e` with `x < 2^e`, for a positive normal `x`; for a subnormal one an `e` that is not too small.
 fn exponent_above(x: f64) -> i32 {
     let biased = ((x.to_bits() >> 52) & 0x7ff) as i32;
-    (biased - 1022).min(1023)
+    biased - 1022
 }
 
 /// `2^e` for `e` in −1022..=1023.

@@ -23,6 +23,9 @@ mod dense;
 mod dynamic;
 mod exact;
 mod flow;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod graph;
 mod grow;
 mod hub;

@@ -218,7 +218,7 @@ pub(crate) fn certify(
     rounds_max: usize,
     scratch: &mut Scratch,
     class: &mut Vec<u32>,
-    mut quotient: Option<&mut Csr>,
+    quotient: &mut Csr,
     interrupt: &mut dyn FnMut() -> bool,
 ) -> Result<u64, Interrupted> {
     let Scratch { order, buckets, grow, hub, regroup, placed, front, back, .. } = scratch;
@@ -256,15 +256,11 @@ pub(crate) fn certify(
             for class in class.iter_mut() {
                 *class = order.class[*class as usize] & !VISITED;
             }
-            if quotient.is_some() {
-                if !(grown && grow.contract(current, order, placed, back)) {
-                    contract(current, order, tuning.stream_arcs, placed, back);
-                }
-                std::mem::swap(front, back);
-                current = front;
-            } else {
-                debug_assert!(last, "without a quotient there is one round");
+            if !(grown && grow.contract(current, order, placed, back)) {
+                contract(current, order, tuning.stream_arcs, placed, back);
             }
+            std::mem::swap(front, back);
+            current = front;
         }
         if last {
             break;
@@ -273,11 +269,9 @@ pub(crate) fn certify(
             bound = lower + (bound - lower) / 2;
         }
     }
-    if let Some(quotient) = &mut quotient {
-        // What is next solved in these is the quotient, which may be much smaller than what it was made from.
-        **quotient = std::mem::take(front);
-        *back = Csr::default();
-    }
+    // What is next solved in these is the quotient, which may be much smaller than what it was made from.
+    *quotient = std::mem::take(front);
+    *back = Csr::default();
     Ok(bound)
 }
 

@@ -2,10 +2,12 @@
 
 mod certificate;
 mod classes;
+mod csr;
 mod dynamic;
-mod families;
+pub(crate) mod families;
 mod flow;
-mod reference;
+mod queue;
+pub(crate) mod reference;
 mod solver;
 
 use crate::Graph;

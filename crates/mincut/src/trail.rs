@@ -2,6 +2,10 @@
 
 use crate::scan::VISITED;
 
+#[cfg(test)]
+#[path = "tests/trail.rs"]
+mod tests;
+
 /// The smallest cut seen, kept as nodes of the graph of its time, and the contractions made since the beginning.
 #[derive(Debug, Default)]
 pub(crate) struct Trail {

@@ -33,6 +33,34 @@ impl Bytes<'_> {
     }
 }
 
+impl Bytes<'_> {
+    /// Edges, and with few bytes groups, stars and paths of them, on at least two nodes.
+    pub(crate) fn graph(&mut self, nodes: usize) -> Edges {
+        let mut edges = Edges::new();
+        for _ in 0..self.byte() {
+            if self.0.is_empty() {
+                break;
+            }
+            let kind = self.byte() % 8;
+            if kind > 2 {
+                edges.push(self.edge(nodes));
+                continue;
+            }
+            let (first, len) = (self.node(nodes), 2 + u32::from(self.byte()) % (nodes as u32 - 1));
+            let capacity = self.capacity();
+            let node = |nth: u32| (first + nth) % nodes as u32;
+            match kind {
+                0 => edges.extend(
+                    (0..len.min(24)).flat_map(|u| (0..u).map(move |v| (u, v))).map(|(u, v)| (node(u), node(v), capacity)),
+                ),
+                1 => edges.extend((1..len).map(|u| (node(0), node(u), capacity))),
+                _ => edges.extend((1..len).map(|u| (node(u - 1), node(u), capacity))),
+            }
+        }
+        edges
+    }
+}
+
 /// The sum of what crosses a side.
 pub(crate) fn worth(edges: &Edges, side: &[bool]) -> f64 {
     edges.iter().filter(|(u, v, _)| side[*u as usize] != side[*v as usize]).map(|edge| edge.2).sum()

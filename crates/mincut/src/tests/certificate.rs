@@ -41,6 +41,9 @@ fn what_is_kept_holds_every_cut() {
                 let bound = 1 + (least as f64 * (0.2 + random.unit())) as u64;
                 let bits = 2 + random.below(11) as u32;
                 certificate.make(&graph, bound, bits, scratch.for_scans(), &mut || false).unwrap();
+                if random.below(4) == 0 {
+                    certificate.age();
+                }
                 let promised: Vec<u64> = cuts(&graph, |arc| graph.weights[arc])
                     .into_iter()
                     .map(|value| value.min(bound))
@@ -78,4 +81,99 @@ fn what_is_kept_holds_every_cut() {
     }
     let seen = [spared, mended, flows, refused];
     assert!(seen.into_iter().all(|times| times > 100), "{seen:?}");
+}
+
+fn made(graph: &Csr, bound: u64) -> Certificate {
+    let mut certificate = Certificate::default();
+    assert!(!certificate.is_valid());
+    certificate.make(graph, bound, 12, Scratch::new().for_scans(), &mut || false).unwrap();
+    assert!(certificate.is_valid() && !certificate.is_worn());
+    certificate
+}
+
+/// An edge of 9 between nodes 0 and 1 of which 8 are kept, and `paths` between the two with 1 to spare.
+fn spare(paths: u32) -> Csr {
+    let mut edges: super::Edges = vec![(0, 1, 9.0)];
+    edges.extend((2..2 + paths).flat_map(|node| [(0, node, 9.0), (node, 1, 1.0)]));
+    let mut graph = Csr::from_edges(2 + paths as usize, &edges, |c| Some(c as u64));
+    graph.sort_rows();
+    graph
+}
+
+fn lose(certificate: &mut Certificate, graph: &mut Csr, u: u32, v: u32, units: u64) -> bool {
+    let before = graph.change(u, v, |weight| weight - units);
+    certificate.withstands(graph, u, v, before)
+}
+
+#[test]
+fn what_is_not_kept_may_go_and_the_rest_is_made_up_for_on_paths() {
+    let mut graph = spare(8);
+    let mut certificate = made(&graph, 8);
+    let kept: Vec<u64> = (0..graph.arcs()).map(|arc| certificate.kept(&graph, arc)).collect();
+    assert!(lose(&mut certificate, &mut graph, 0, 1, 1));
+    assert!(
+        kept.into_iter().eq((0..graph.arcs()).map(|arc| certificate.kept(&graph, arc))),
+        "nothing was needed"
+    );
+    // Halved twice, 4 go over four paths.
+    assert!(lose(&mut certificate, &mut graph, 0, 1, 4));
+    // 3 more would need two halvings as well; of 5, a part of 2 is left, for which no path has room.
+    assert!(lose(&mut certificate.clone(), &mut graph.clone(), 0, 1, 3));
+    let mut graph = spare(8);
+    let mut certificate = made(&graph, 8);
+    assert!(!lose(&mut certificate, &mut graph, 0, 1, 6));
+    assert!(!certificate.is_valid());
+    // What is not valid withstands nothing more.
+    assert!(!lose(&mut certificate, &mut graph, 0, 2, 1));
+    certificate.keep_flow([0, 0], 0);
+    assert!(certificate.is_valid());
+    certificate.invalidate();
+    assert!(!certificate.is_valid());
+}
+
+#[test]
+fn a_certificate_wears_with_every_loss_that_is_made_up_for() {
+    // Of sixteen nodes an eighth is two.
+    let mut graph = spare(14);
+    let mut certificate = made(&graph, 8);
+    assert!(lose(&mut certificate, &mut graph, 0, 1, 1));
+    for (mended, worn) in [(1, false), (2, false), (3, true), (4, true)] {
+        assert!(lose(&mut certificate, &mut graph, 0, 1, 1));
+        assert_eq!(certificate.is_worn(), worn, "{mended}");
+    }
+    certificate.make(&graph, 4, 12, Scratch::new().for_scans(), &mut || false).unwrap();
+    assert!(!certificate.is_worn());
+}
+
+/// The way round a cycle is looked for from both ends, to a limit.
+#[test]
+fn a_search_for_paths_is_bounded() {
+    for (nodes, found) in [(1000, true), (8000, true), (8500, false), (40_000, false)] {
+        let edges: super::Edges = (0..nodes).map(|u| (u, (u + 1) % nodes, 4.0)).collect();
+        let mut graph = Csr::from_edges(nodes as usize, &edges, |c| Some(c as u64));
+        graph.sort_rows();
+        let mut certificate = made(&graph, 1);
+        assert_eq!(lose(&mut certificate, &mut graph, 0, 1, 4), found, "{nodes}");
+    }
+}
+
+/// Node 0 in a clique of 200, and a chain of eleven nodes from there to the last, which is joined to node 0 as well.
+pub(super) fn clique_and_chain() -> Csr {
+    let mut edges: super::Edges = (0..200).flat_map(|u| (0..u).map(move |v| (u, v, 4.0))).collect();
+    edges.push((0, 211, 4.0));
+    edges.push((0, 200, 4.0));
+    edges.extend((200..211).map(|u| (u, u + 1, 4.0)));
+    let mut graph = Csr::from_edges(212, &edges, |c| Some(c as u64));
+    graph.sort_rows();
+    graph
+}
+
+/// The end that has done less goes on: where one is in a thicket the other finds the way.
+#[test]
+fn a_search_goes_on_at_the_end_that_is_cheaper() {
+    for (u, v) in [(0, 211), (211, 0)] {
+        let mut graph = clique_and_chain();
+        let mut certificate = made(&graph, 1);
+        assert!(lose(&mut certificate, &mut graph, u, v, 4));
+    }
 }

@@ -6,6 +6,7 @@ use crate::{DynamicCut, Graph, GraphError};
 
 /// The value must be that of a fresh solve, and the side must be worth it.
 fn agree(dynamic: &mut DynamicCut, context: &dyn Fn() -> String) {
+    dynamic.check(context);
     let edges = dynamic.edges().to_vec();
     let expected = Graph::from_edges(dynamic.nodes(), &edges).unwrap().minimum_cut().unwrap().value;
     let cut = dynamic.minimum_cut().unwrap();
@@ -19,6 +20,8 @@ fn agree(dynamic: &mut DynamicCut, context: &dyn Fn() -> String) {
         "the larger side: {}",
         context()
     );
+    dynamic.check(context);
+    dynamic.check_maintained(context);
 }
 
 /// Single changes and bunches of them, of every size, on every family.
@@ -51,6 +54,41 @@ fn random_streams_on_every_family() {
             }
         }
     }
+}
+
+/// Small enough for all that is kept to be compared with all cuts, before and after every question.
+#[test]
+fn what_is_kept_holds_on_small_graphs() {
+    let mut questions = 0;
+    for seed in 0..4 {
+        for shape in SHAPES {
+            for weights in [Weights::Unit, Weights::Small, Weights::Real, Weights::Huge] {
+                let mut random = Random(seed);
+                let nodes = 4 + random.below(6);
+                let edges = graph(shape, weights, nodes, &mut random);
+                let mut dynamic = DynamicCut::new(nodes, &edges).unwrap();
+                for step in 0..60 {
+                    let context = || format!("seed {seed} {shape:?} {weights:?} step {step}");
+                    for _ in 0..1 + random.below(3) * random.below(4) {
+                        let edge = random.below(edges.len());
+                        let now = dynamic.edges()[edge].2;
+                        let capacity = match random.below(10) {
+                            0 => 0.0,
+                            1 => now * 2.0,
+                            2..6 => now * (0.8 + 0.2 * random.unit()),
+                            6 | 7 => now * random.unit(),
+                            _ => weights.draw(&mut random),
+                        };
+                        dynamic.set_capacity(edge, capacity).unwrap();
+                        dynamic.check(&context);
+                    }
+                    agree(&mut dynamic, &context);
+                    questions += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(questions, 4 * 13 * 4 * 60);
 }
 
 /// A larger graph, whose partitions matter, over a long stream.
@@ -168,6 +206,69 @@ fn a_refused_change_changes_nothing() {
     assert_eq!(dynamic.minimum_cut().unwrap().value, 1.0);
 }
 
+/// A sum of capacities beyond all numbers is refused, and nothing has changed.
+#[test]
+fn a_change_that_overflows_changes_nothing() {
+    let (most, part) = (f64::MAX, f64::MAX / 8.0);
+    let edges = [(0, 1, part), (1, 2, part), (2, 0, part), (1, 1, 1.0)];
+    let mut dynamic = DynamicCut::new(3, &edges).unwrap();
+    assert_eq!(dynamic.minimum_cut().unwrap().value, 2.0 * part);
+    // The cut around node 2 is worth no more, so one may be as large as a number can be.
+    dynamic.set_capacity(0, most).unwrap();
+    let before = dynamic.minimum_cut().unwrap().clone();
+    assert_eq!((before.value, before.side.as_slice()), (2.0 * part, [false, false, true].as_slice()));
+    assert_eq!(dynamic.set_capacity(1, most), Err(GraphError::CapacityOverflow));
+    assert_eq!(dynamic.edges(), [(0, 1, most), (1, 2, part), (2, 0, part), (1, 1, 1.0)]);
+    assert_eq!(dynamic.minimum_cut(), Some(&before));
+    // A loop never crosses, whatever it is worth.
+    dynamic.set_capacity(3, f64::MAX).unwrap();
+    assert_eq!(dynamic.edges()[3].2, f64::MAX);
+    agree(&mut dynamic, &|| "after".to_string());
+    assert_eq!(dynamic.nodes(), 3);
+}
+
+/// Losses in groups that hold together much better than the whole: none asks for a search, and what they look at is little.
+#[test]
+fn most_losses_cost_a_comparison() {
+    let mut random = Random(9);
+    let (groups, size) = (12u32, 20u32);
+    let mut edges: Edges = Vec::new();
+    for group in 0..groups {
+        let node = |nth: u32| group * size + nth;
+        edges.extend(
+            (0..size).flat_map(|u| (0..u).map(move |v| (u, v))).map(|(u, v)| (node(u), node(v), 1.0)),
+        );
+        edges.extend((0..4).map(|nth| (node(nth), (node(nth) + size) % (groups * size), 0.5)));
+    }
+    let nodes = groups * size;
+    let mut dynamic = DynamicCut::new(nodes as usize, &edges).unwrap();
+    agree(&mut dynamic, &|| "before".to_string());
+    let (mut losses, mut searches, mut looked, mut without) = (0, 0, 0, 0);
+    for step in 0..4000 {
+        let side = &dynamic.minimum_cut().unwrap().side;
+        let edge = random.below(edges.len());
+        let (u, v, capacity) = edges[edge];
+        if u / size != v / size || side[u as usize] != side[v as usize] {
+            continue;
+        }
+        let now = capacity * (0.9 + 0.1 * random.unit());
+        losses += usize::from(now < dynamic.edges()[edge].2);
+        dynamic.set_capacity(edge, now).unwrap();
+        searches += usize::from(dynamic.is_unsettled());
+        without += usize::from(!dynamic.is_certified());
+        looked += dynamic.arcs_looked_at();
+        if step % 100 == 0 {
+            agree(&mut dynamic, &|| format!("step {step}"));
+        }
+    }
+    assert_eq!(dynamic.rebuilds(), 1, "no other partition was needed");
+    assert!(
+        losses > 2000 && searches + without == 0,
+        "{losses} losses, {searches} searches, {without} without"
+    );
+    assert!(looked < 40 * losses, "{looked} arcs for {losses} losses");
+}
+
 #[test]
 fn fewer_than_two_nodes_have_no_cut() {
     assert!(DynamicCut::new(1, &[(0, 0, 1.0)]).unwrap().minimum_cut().is_none());
@@ -218,7 +319,10 @@ fn weak_components_are_ranked_and_capacities_restored() {
     assert_eq!(dynamic.edges(), edges);
     agree(&mut dynamic, &|| "afterwards".to_string());
     assert_eq!(dynamic.weak_components(0.7, 2, heal).unwrap().len(), 2);
-    // A caller that heals nothing gets one component, not the same one again.
+    // Up to the boundary, not at it.
+    assert_eq!(dynamic.weak_components(found[1].value, 8, heal).unwrap().len(), 1);
+    // A caller that heals nothing gets one component, not the same one again, in whatever words it says so.
+    assert_eq!(dynamic.weak_components(0.7, 8, |_, edges| vec![(0, edges[0].2)]).unwrap().len(), 1);
     assert_eq!(dynamic.weak_components(0.7, 8, |_, _| Vec::new()).unwrap().len(), 1);
     let wrong = dynamic.weak_components(0.7, 8, |_, _| vec![(0, 3.0), (99, 1.0)]);
     assert_eq!(wrong, Err(GraphError::EdgeOutOfRange { edge: 99, edges: 27 }));

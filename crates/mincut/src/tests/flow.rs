@@ -45,6 +45,9 @@ fn flows_find_the_smallest_cut_between_two_nodes() {
                 let bound = 1 + (least as f64 * 2.0 * random.unit()) as u64;
                 let alone = random.next();
                 let lonely = |node: u32| alone >> node & 1 == 1;
+                if random.below(4) == 0 {
+                    flow.age();
+                }
                 let (held, others) = flow.run(&mut graph, (u, v), bound, &mut 1_000_000, lonely);
                 assert!(same(&graph, &before), "the weights have changed: {context}");
                 if bound <= least {
@@ -99,4 +102,34 @@ fn a_flow_that_is_stopped_is_a_lower_bound() {
         }
     }
     assert!(stopped > 50, "{stopped}");
+}
+
+/// What a flow looks at is counted, and where a small side is cut off, or a short way is found from one end, it is little.
+#[test]
+fn a_flow_looks_at_few_arcs_where_one_end_is_narrow() {
+    let mut graph = super::certificate::clique_and_chain();
+    let mut flow = Flow::default();
+    let mut looked = |graph: &mut Csr, ends: (u32, u32), bound: u64, arcs_max: usize| {
+        let mut arcs = arcs_max;
+        let (held, _) = flow.run(graph, ends, bound, &mut arcs, |_| false);
+        (held, arcs_max - arcs)
+    };
+    for ends in [(0, 211), (211, 0), (7, 205), (205, 7)] {
+        // Two ways, and then nothing more from the chain's end.
+        let (held, arcs) = looked(&mut graph, ends, 100, usize::MAX);
+        assert_eq!(held, Held::Exactly(8), "{ends:?}");
+        assert!((20..6000).contains(&arcs), "{arcs} of {} arcs between {ends:?}", graph.arcs());
+        // A search that a path was found in goes on a little; then the limit counts.
+        let (held, arcs) = looked(&mut graph, ends, 100, 1);
+        assert!(matches!(held, Held::AtLeast(0..=8)), "{held:?}");
+        assert_eq!(arcs, 1);
+    }
+    let edges: super::Edges = (0..20_000).map(|u| (u, (u + 1) % 20_000, 1.0)).collect();
+    let mut cycle = Csr::from_edges(20_000, &edges, |_| Some(1));
+    cycle.sort_rows();
+    for (arcs_max, expected) in [(1000, Held::AtLeast(0)), (1_000_000, Held::Exactly(2))] {
+        let (held, arcs) = looked(&mut cycle, (0, 10_000), 3, arcs_max);
+        assert_eq!(held, expected);
+        assert!(arcs <= 200_000, "{arcs}");
+    }
 }

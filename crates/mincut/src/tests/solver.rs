@@ -119,3 +119,25 @@ fn a_cycle_of_equal_real_capacities_contracts_without_rounding() {
     assert_eq!(cut.units, 2);
     assert!((cut.value - 0.2).abs() < 1e-15);
 }
+
+#[test]
+fn a_cut_names_the_edges_that_cross_it() {
+    let edges = [(0, 1, 3.0), (1, 2, 1.0), (2, 3, 3.0), (3, 0, 0.5), (0, 2, 0.0), (1, 1, 9.0), (3, 2, 1.0)];
+    let cut = Graph::from_edges(4, &edges).unwrap().minimum_cut().unwrap();
+    // Of two equal sides, the one without node 0.
+    assert_eq!((cut.value, cut.side.as_slice()), (1.5, [false, false, true, true].as_slice()));
+    assert_eq!(
+        (cut.side_len(), cut.units as f64),
+        (2, 1.5 / Graph::from_edges(4, &edges).unwrap().resolution())
+    );
+    assert_eq!(cut.witness(&edges), [1, 3, 4]);
+    // Nodes that are not in the graph are on no side.
+    assert_eq!(cut.witness(&[(0, 4, 1.0), (9, 2, 1.0), (3, 1, 1.0)]), [2]);
+    // The smaller side, wherever node 0 is.
+    let star =
+        |hub: u32| -> Edges { (0..5).filter(|&u| u != hub).map(|u| (hub, u, 1.0 + f64::from(u))).collect() };
+    for (hub, side) in [(4, 0), (0, 1)] {
+        let cut = Graph::from_edges(5, &star(hub)).unwrap().minimum_cut().unwrap();
+        assert_eq!((cut.side_len(), cut.side[side]), (1, true));
+    }
+}
