@@ -387,15 +387,22 @@ fn a_throttle_survives_a_crash_and_ends_when_it_should() {
 fn the_throttle_before_comes_back_and_dropping_the_extension_ends_all() {
     let (cluster, mut client) = start();
     watched(&mut client);
-    // A share of nothing is refused; a stop is not.
+    // Of a table that nobody writes a share is refused; a stop is not.
+    client
+        .batch_execute(
+            r#"CREATE TABLE idle (id int, embedding vector(3));
+               SELECT ruvector_collection_register('idle', 'idle', settings => '{"mode": "observe"}')"#,
+        )
+        .unwrap();
     wait_for("a usual rate of nothing", PATIENCE, || {
-        let (state, hint) = refused(&mut client, "SELECT ruvector_throttle_set('docs', 20)");
+        let (state, hint) = refused(&mut client, "SELECT ruvector_throttle_set('idle', 20)");
         assert_eq!(state, "55000");
         hint.contains("stops all writers").then_some(())
     })
     .unwrap();
-    let stop = throttle(&mut client, 100, "10 minutes");
+    let stop: i64 = client.query_one("SELECT ruvector_throttle_set('idle', 100)", &[]).unwrap().get(0);
     client.query_one("SELECT ruvector_lease_release($1)", &[&stop]).unwrap();
+    client.batch_execute("SELECT ruvector_collection_unregister('idle')").unwrap();
     with_a_usual_rate(&cluster, &mut client);
     let first = throttle(&mut client, 20, "10 minutes");
     let second = throttle(&mut client, 90, "10 minutes");
