@@ -98,6 +98,9 @@ pub struct OutcomeRecord {
     /// A human's judgement, 0 (of no use) to 1 (helped); None: none was given.
     #[serde(default)]
     pub feedback: Option<f64>,
+    /// When that judgement was given; None: none was, or it is not known when.
+    #[serde(default)]
+    pub feedback_at: Option<UnixMs>,
 }
 
 impl OutcomeRecord {
@@ -162,11 +165,11 @@ impl Learned {
 }
 
 #[cfg(test)]
-mod fixtures {
+pub(crate) mod fixtures {
     use super::*;
 
     /// An outcome of `strategy` that ended at `at` ms after 10 s: verified or rolled back.
-    pub(super) fn outcome(
+    pub(crate) fn outcome(
         strategy: &str,
         at: UnixMs,
         verified: bool,
@@ -186,10 +189,11 @@ mod fixtures {
             improvement_pct,
             recovery_s: None,
             feedback: None,
+            feedback_at: None,
         }
     }
 
-    pub(super) fn context() -> Context {
+    pub(crate) fn context() -> Context {
         Context { problem_class: "HotspotCongestion".to_owned(), index_kind: "none".to_owned() }
     }
 }
