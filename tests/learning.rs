@@ -573,6 +573,12 @@ fn a_replay_tells_what_other_settings_would_have_done() {
     let actions = "SELECT count(*) FROM ruvector.actions";
     assert_eq!(number(&mut client, actions), 0, "a replay does nothing");
 
+    let (code, hint) = refused(&mut client, "SELECT ruvector_recorded(now(), collection => 'x')");
+    assert_eq!((code.as_str(), hint.contains("Registered: docs")), ("42704", true));
+    let none = "SELECT count(*) FROM ruvector_recorded(now() + interval '1 day')";
+    assert_eq!(number(&mut client, none), 0);
+    assert_eq!(number(&mut client, "SELECT count(*) FROM ruvector_recorded(NULL)"), 0);
+
     // What a human took back is recorded as no gain of what was taken back, and a plan that was refused from then on.
     client
         .batch_execute(
@@ -610,10 +616,4 @@ fn a_replay_tells_what_other_settings_would_have_done() {
         ("rebuild_centroids", Lesson::NoGain, true),
     ];
     assert_eq!(attempts, expected.map(|(strategy, lesson, at_once)| (strategy.to_owned(), lesson, at_once)));
-
-    let (code, hint) = refused(&mut client, "SELECT ruvector_recorded(now(), collection => 'x')");
-    assert_eq!((code.as_str(), hint.contains("Registered: docs")), ("42704", true));
-    let none = "SELECT count(*) FROM ruvector_recorded(now() + interval '1 day')";
-    assert_eq!(number(&mut client, none), 0);
-    assert_eq!(number(&mut client, "SELECT count(*) FROM ruvector_recorded(NULL)"), 0);
 }

@@ -202,6 +202,37 @@ pub(crate) mod fixtures {
 mod tests {
     use super::fixtures::outcome;
     use super::*;
+    use crate::classify::diagnose;
+    use crate::config::Config;
+    use crate::fixtures::{drift, fragment, snapshot};
+    use crate::integrity::{Component, assess};
+
+    #[test]
+    fn a_context_is_the_problems_class_and_the_kind_of_its_index() {
+        let mut sick = snapshot(1, 4, 1);
+        drift(&mut sick.indexes[0], 9.0);
+        fragment(&mut sick.indexes[1], 80.0);
+        let config = Config::default();
+        let problems = diagnose(&assess(&sick, &config).unwrap(), &sick, &config);
+        let mut found: Vec<Context> = problems.iter().map(|problem| Context::of(problem, &sick)).collect();
+        found.sort();
+        let context = |class: &str, kind: &str| Context {
+            problem_class: class.to_owned(),
+            index_kind: kind.to_owned(),
+        };
+        assert_eq!(found, [context("CentroidSkew", "ivfflat"), context("IndexFragmentation", "hnsw")]);
+        let component = Component { lambda: 0.1, nodes: vec![], witness: vec![] };
+        let class = ProblemClass::MemoryPressure { current_usage_pct: 99.0, largest_consumers: vec![] };
+        let problem = Problem { class, component, evidence: vec![] };
+        assert_eq!(Context::of(&problem, &sick), context("MemoryPressure", "none"));
+    }
+
+    #[test]
+    fn each_collection_has_another_seed_with_each_outcome() {
+        assert_eq!(Learned::seed(3, 9), (3 << 40) + 9);
+        assert_eq!(Learned::seed(1, 1 << 40), 0);
+        assert_ne!(Learned::seed(1, 0), Learned::seed(2, 0));
+    }
 
     #[test]
     fn what_an_end_says_of_the_remedy() {

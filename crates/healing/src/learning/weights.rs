@@ -27,10 +27,10 @@ pub struct Weight {
 /// The outcomes of a strategy that count at `now`.
 pub(super) fn recent<'a>(
     outcomes: &'a [OutcomeRecord],
-    strategy: &'a str,
+    strategy: &str,
     now: UnixMs,
-) -> impl Iterator<Item = &'a OutcomeRecord> {
-    outcomes.iter().filter(move |o| o.strategy == strategy && o.completed_at > now - WINDOW_MS)
+) -> Vec<&'a OutcomeRecord> {
+    outcomes.iter().filter(|o| o.strategy == strategy && o.completed_at > now - WINDOW_MS).collect()
 }
 
 /// The improvement as a ratio; what was not measured, or is no number, counts as 0.
@@ -49,7 +49,7 @@ pub fn weights(strategies: &[&str], outcomes: &[OutcomeRecord], last: &[Weight],
         };
         // The window of `now`, or the last one that was not empty.
         let at = now.min(latest.saturating_add(WINDOW_MS - 1));
-        let recent: Vec<&OutcomeRecord> = recent(outcomes, strategy, at).collect();
+        let recent = recent(outcomes, strategy, at);
         let n = recent.len() as f64;
         let success_rate = recent.iter().filter(|o| o.is_verified_success()).count() as f64 / n;
         let average = recent.iter().map(|o| improvement(o)).sum::<f64>() / n;
@@ -72,6 +72,7 @@ mod tests {
 
     #[test]
     fn by_hand() {
+        assert_eq!(WINDOW_MS, 2_592_000_000);
         // Three of four verified; improvements 0.5, 0.3, none (0), -0.2: average 0.15; 0.75 × 1.15.
         let four = [
             outcome("a", NOW - 1, true, Some(50.0)),

@@ -150,7 +150,7 @@ pub(super) fn decided(
         history,
         arms: &arms(history, known, config),
         learned: &known.learned,
-        in_flight: InFlight { this_table: running, server: running, ..InFlight::default() },
+        in_flight: InFlight { this_table: running, ..InFlight::default() },
         now,
         request: &Request::Automatic,
     });
@@ -217,6 +217,78 @@ mod tests {
     use crate::learning::fixtures::{context, outcome};
 
     const REMEDY: &str = "compact_indexes";
+
+    fn attempt(strategy: &str, started_at: UnixMs, ended_at: UnixMs, lesson: Lesson) -> Attempt {
+        Attempt {
+            started_at,
+            ended_at: Some(ended_at),
+            status: Status::Failed,
+            strategy: strategy.to_owned(),
+            problem_class: "IndexFragmentation".to_owned(),
+            lesson: Some(lesson),
+            lambda_planned: Some(0.1),
+            lambda_before: Some(0.1),
+            lambda_after: Some(0.2),
+            nodes: vec![],
+        }
+    }
+
+    #[test]
+    fn an_attempt_is_known_from_its_beginning_and_its_end_from_then() {
+        let one = attempt(REMEDY, 10, 20, Lesson::Fault);
+        assert_eq!(as_of(&one, 9), None);
+        let running = Attempt {
+            ended_at: None,
+            status: Status::Executing,
+            lesson: None,
+            lambda_after: None,
+            ..one.clone()
+        };
+        assert_eq!([10, 19].map(|now| as_of(&one, now)), [Some(running.clone()), Some(running)]);
+        assert_eq!(as_of(&one, 20), Some(one));
+    }
+
+    #[test]
+    fn arms_are_as_the_ends_in_the_order_of_time_leave_them() {
+        let weight = |strategy: &str, weight| Weight { strategy: strategy.to_owned(), weight };
+        let known =
+            Known { weights: vec![weight("x", 1.5), weight(REMEDY, 0.4)], learned: Learned::default() };
+        let history = [
+            attempt(REMEDY, 15, 20, Lesson::Fault),
+            attempt(REMEDY, 1, 10, Lesson::Helped),
+            attempt(REMEDY, 3, 9, Lesson::Fault),
+            attempt("former", 2, 5, Lesson::Fault),
+            Attempt { ended_at: None, ..attempt("x", 7, 8, Lesson::Fault) },
+        ];
+        let told: Vec<(String, u32, f64)> = arms(&history, &known, &Config::default())
+            .into_iter()
+            .map(|arm| (arm.strategy, arm.failures, arm.weight))
+            .collect();
+        let expected = [("x", 0, 1.5), (REMEDY, 1, 0.4), ("former", 1, 1.0)];
+        assert_eq!(
+            told,
+            expected.map(|(strategy, failures, weight)| (strategy.to_owned(), failures, weight))
+        );
+    }
+
+    #[test]
+    fn what_would_have_been_done_takes_as_long_as_its_plan_and_its_measurement() {
+        use crate::fixtures::{NOW, fragment, snapshot};
+        use crate::integrity::IntegrityState;
+        let mut sick = snapshot(1, 0, 1);
+        fragment(&mut sick.indexes[0], 80.0);
+        let state = StateRecord { state: IntegrityState::Critical, ..StateRecord::new(NOW) };
+        let took = |verify_window_seconds| {
+            let config = Config { verify_window_seconds, ..Config::default() };
+            let would = decided(&sick, &config, &state, &[], &Known::default(), NOW);
+            assert_eq!((would.outcome, would.propensity), (Outcome::Act(REMEDY.to_owned()), Some(1.0)));
+            let attempt = would.attempt.unwrap();
+            assert_eq!(attempt.started_at, NOW);
+            attempt.ended_at.unwrap() - NOW
+        };
+        assert_eq!(took(300) - took(10), 290_000);
+        assert!(took(10) >= 10_000);
+    }
 
     fn outcomes(all: &[OutcomeRecord]) -> Vec<Recorded> {
         all.iter().map(|one| Recorded::Outcome { outcome: Box::new(one.clone()) }).collect()
