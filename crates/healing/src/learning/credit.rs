@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn a_delay_is_for_stress_with_learning_on_and_ends() {
         let config = Config { control_delay_share: 0.5, ..Config::default() };
-        let since = (0..).find(|since| is_control(1, *since, 0.5)).unwrap();
+        let since = (0..1000).find(|since| is_control(1, *since, 0.5)).unwrap();
         let state = StateRecord { state: IntegrityState::Stress, ..StateRecord::new(since) };
         let until = since + 60_000;
         assert_eq!(control_until(1, &state, &config, since + 1), Some(until));

@@ -351,7 +351,7 @@ mod tests {
         let unwatched = one(&[short, long], &[]);
         assert_eq!((unwatched.natural, unwatched.own_part(0.4)), (None, 0.4));
         // One that was never tried here is met with what is known of the context.
-        let other = Posterior::untried(&[a.clone()], &context(), "b");
+        let other = Posterior::untried(std::slice::from_ref(&a), &context(), "b");
         assert_eq!((other.natural, other.tries, other.effect), (a.natural, 0, effect(&[])));
     }
 
