@@ -18,6 +18,9 @@ fn settings_and_collections_survive_and_are_watched_again() {
                ALTER TABLE docs RENAME COLUMN former TO embedding;
                CREATE TABLE gone (embedding vector(3));
                SELECT ruvector_collection_register('gone', 'gone');
+               SELECT ruvector_healing_autonomy('docs', 'rebuild_centroids', 'observe');
+               SELECT ruvector_healing_autonomy('docs', 'compact_indexes', 'auto');
+               SELECT ruvector_healing_autonomy('gone', 'compact_indexes', 'observe');
                DROP TABLE gone;
                SELECT ruvector_healing_configure('{"recall_objective": 0.9}')"#,
         )
@@ -58,6 +61,10 @@ fn settings_and_collections_survive_and_are_watched_again() {
     assert_eq!(row.get::<_, &str>(3), r#"{"panel_queries": 16}"#);
     assert_eq!(row.get::<_, i16>(4), 2, "the restored table numbers its columns anew");
     assert_eq!(row.get::<_, &str>(5), "0.9");
+    // What may not act by itself may not in the copy.
+    let ladder = "SELECT string_agg(concat_ws(' ', c.name, a.strategy, a.level), ', ')
+                    FROM ruvector.healing_autonomy a LEFT JOIN ruvector.collections c ON c.id = a.collection_id";
+    assert_eq!(client.query_one(ladder, &[]).unwrap().get::<_, &str>(0), "docs rebuild_centroids observe");
     wait_for("a sample", PATIENCE, || {
         let query =
             "SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut IS NOT NULL AND collection = 'docs'";
@@ -87,7 +94,9 @@ fn a_dump_without_a_table_restores_the_other_collections() {
             "CREATE SCHEMA s;
              CREATE TABLE s.left_out (embedding vector(3)); CREATE TABLE docs (embedding vector(3));
              SELECT ruvector_collection_register('left out', 's.left_out');
-             SELECT ruvector_collection_register('docs', 'docs')",
+             SELECT ruvector_collection_register('docs', 'docs');
+             SELECT ruvector_healing_autonomy('left out', 'compact_indexes', 'observe');
+             SELECT ruvector_healing_autonomy('docs', 'compact_indexes', 'approve')",
         )
         .unwrap();
     client.batch_execute("CREATE DATABASE restored").unwrap();
@@ -112,6 +121,8 @@ fn a_dump_without_a_table_restores_the_other_collections() {
     let mut client = cluster.connect("restored").unwrap();
     let query = "SELECT string_agg(name || ' ' || relation, ', ') FROM ruvector.collections";
     assert_eq!(client.query_one(query, &[]).unwrap().get::<_, &str>(0), "docs docs");
+    let query = "SELECT string_agg(level, ', ') FROM ruvector.healing_autonomy";
+    assert_eq!(client.query_one(query, &[]).unwrap().get::<_, &str>(0), "approve");
     wait_for("a sample", PATIENCE, || {
         client
             .query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE sampled_at IS NOT NULL", &[])

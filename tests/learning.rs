@@ -3,6 +3,7 @@
 
 use cluster::dataset::Column;
 use cluster::{Signal, wait_for};
+use healing::lifecycle::Lesson;
 use postgres::Client;
 use std::time::Duration;
 use tests::{PATIENCE, load_docs, refused, said, start};
@@ -119,7 +120,8 @@ fn a_remedy_made_to_fail_is_abandoned_for_the_other_and_the_history_says_why() {
         number(client, &query)
     };
     let failed = "strategy_name = 'tune_search_effort' AND NOT success AND verified IS NOT TRUE AND error_message LIKE '%made to fail%'
-                  AND status = 'failed' AND feedback_score IS NULL";
+                  AND status = 'failed' AND feedback_score IS NULL AND actions_taken IS NOT NULL
+                  AND strategy_params #>> '{steps,0,kind}' IS NOT NULL";
     assert!(filled(&mut client, failed) >= 4);
     let helped = "strategy_name = 'rebuild_centroids' AND success AND verified AND error_message IS NULL AND actions_taken > 0
                   AND improvement_pct > 10 AND final_lambda > initial_lambda AND strategy_params #>> '{steps,0,kind}' IS NOT NULL";
@@ -316,6 +318,10 @@ fn a_humans_judgement_counts_and_bad_ones_are_refused() {
         .unwrap();
     assert_eq!((row.get::<_, f32>(0), row.get::<_, &str>(1)), (0.0, "it only looked better"));
     assert!(row.get::<_, bool>(2) && row.get::<_, bool>(3));
+    // A replay knows since when it was known.
+    let known = "SELECT count(*) FROM ruvector_recorded(now() - interval '1 day') r JOIN ruvector.healing_outcomes o ON o.id = (r ->> 'id')::bigint
+                  WHERE r ->> 'kind' = 'outcome' AND (r ->> 'feedback_at')::bigint = (extract(epoch FROM o.feedback_at) * 1000)::bigint";
+    assert_eq!(number(&mut client, known), 1);
     let signed = signed(&mut client, "judged");
     assert_eq!(signed.len(), 1);
     assert!(signed[0].contains("'it only looked better'") && signed[0].contains("NULL, NULL"), "{signed:?}");
@@ -572,4 +578,42 @@ fn a_replay_tells_what_other_settings_would_have_done() {
     let none = "SELECT count(*) FROM ruvector_recorded(now() + interval '1 day')";
     assert_eq!(number(&mut client, none), 0);
     assert_eq!(number(&mut client, "SELECT count(*) FROM ruvector_recorded(NULL)"), 0);
+
+    // What a human took back is recorded as no gain of what was taken back, and a plan that was refused from then on.
+    client
+        .batch_execute(
+            "WITH made AS (
+                 INSERT INTO ruvector.actions (collection_id, collection_name, relation, request, status, strategy, lesson, problem_class, problem,
+                        plan, decided_at, started_at, ended_at)
+                 SELECT c.id, c.name, c.relation, x.request, x.status, x.strategy, x.lesson, 'CentroidSkew',
+                        '{\"component\": {\"lambda\": 0.1, \"nodes\": []}}', '{}', now() - interval '9 seconds', x.started_at, now()
+                   FROM ruvector.collections c,
+                        (VALUES ('{}'::jsonb, 'rolled_back', 'rebuild_centroids', 'helped', now() - interval '8 seconds'),
+                                ('{}', 'aborted', 'compact_indexes', 'no_gain', NULL)) x (request, status, strategy, lesson, started_at)
+                 RETURNING *)
+             INSERT INTO ruvector.actions (collection_id, collection_name, relation, request, status, strategy, lesson, problem_class, problem,
+                    plan, decided_at, started_at, ended_at)
+             SELECT collection_id, collection_name, relation, jsonb_build_object('kind', 'rollback', 'of', id), 'succeeded', 'rollback', 'nothing',
+                    problem_class, problem, plan, decided_at, ended_at, ended_at
+               FROM made WHERE status = 'rolled_back'",
+        )
+        .unwrap();
+    let mut attempts: Vec<_> = recorded(&mut client)
+        .into_iter()
+        .filter_map(|row| match row {
+            healing::replay::Recorded::Action { attempt, .. } => Some((
+                attempt.strategy.clone(),
+                attempt.lesson(),
+                attempt.ended_at == Some(attempt.started_at),
+            )),
+            _ => None,
+        })
+        .collect();
+    attempts.sort();
+    let expected = [
+        ("compact_indexes", Lesson::NoGain, true),
+        ("rebuild_centroids", Lesson::Helped, false),
+        ("rebuild_centroids", Lesson::NoGain, true),
+    ];
+    assert_eq!(attempts, expected.map(|(strategy, lesson, at_once)| (strategy.to_owned(), lesson, at_once)));
 }

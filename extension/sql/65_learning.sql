@@ -73,6 +73,21 @@ CREATE TABLE ruvector.healing_autonomy (
     times_wrong     integer NOT NULL,
     PRIMARY KEY (collection_id, strategy)
 );
+-- A dump keeps what is held back, by a human or by failures: a copy is never less careful than what it was made from. The
+-- top is where a strategy without a row is too.
+SELECT pg_catalog.pg_extension_config_dump('ruvector.healing_autonomy',
+    $$WHERE level <> 'auto' AND EXISTS (SELECT FROM ruvector.collections d JOIN pg_catalog.pg_class c ON c.oid = d.relation WHERE d.id = collection_id)$$);
+
+-- Of a collection that a dump left out there is nothing to hold back.
+CREATE FUNCTION ruvector._skip_unregistered() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN CASE WHEN EXISTS (SELECT FROM ruvector.collections d WHERE d.id = NEW.collection_id) THEN NEW END;
+END
+$$;
+CREATE TRIGGER skip_unregistered BEFORE INSERT ON ruvector.healing_autonomy
+    FOR EACH ROW EXECUTE FUNCTION ruvector._skip_unregistered();
 
 -- Every move on that ladder.
 CREATE TABLE ruvector.healing_autonomy_moves (
@@ -127,7 +142,7 @@ BEGIN ATOMIC
                'completed_at', (extract(epoch FROM o.completed_at) * 1000)::bigint,
                'status', o.status, 'lesson', coalesce(a.lesson, 'nothing'), 'success', o.success, 'verified', o.verified,
                'improvement_pct', nullif(o.improvement_pct, 'NaN'), 'recovery_s', extract(epoch FROM back.at - weak.since),
-               'feedback', o.feedback_score)
+               'feedback', o.feedback_score, 'feedback_at', (extract(epoch FROM o.feedback_at) * 1000)::bigint)
       FROM ruvector.healing_outcomes o
       JOIN ruvector.actions a ON a.id = o.action_id
       -- From the change of state that the action answered to the first time that all was normal again.
@@ -311,17 +326,23 @@ BEGIN ATOMIC
           FROM ruvector.integrity_history h JOIN chosen c ON c.id = h.collection_id
          WHERE h.sampled_at >= since AND h.sampled_at <= until
         UNION ALL
-        SELECT a.started_at, 2, jsonb_build_object('kind', 'action', 'collection_id', a.collection_id,
-                   'action_id', a.id, 'started_at', (extract(epoch FROM a.started_at) * 1000)::bigint,
+        SELECT coalesce(a.started_at, a.ended_at), 2, jsonb_build_object('kind', 'action', 'collection_id', a.collection_id,
+                   'action_id', a.id, 'started_at', (extract(epoch FROM coalesce(a.started_at, a.ended_at)) * 1000)::bigint,
                    'ended_at', (extract(epoch FROM a.ended_at) * 1000)::bigint, 'status', a.status, 'strategy', a.strategy,
                    'problem_class', a.problem_class, 'lambda_before', a.verification -> 'lambda_before',
                    'lambda_after', a.verification -> 'lambda_after', 'lesson', a.lesson,
                    'lambda_planned', a.problem -> 'component' -> 'lambda', 'lambda_placed', a.plan -> 'params' -> 'lambda_placed',
                    'nodes', a.problem -> 'component' -> 'nodes',
                    'request', a.request)
+                   -- As decisions see them: what a human took back is no gain.
+                   || CASE WHEN a.request ->> 'kind' = 'rollback' AND a.status = 'succeeded' THEN
+                          jsonb_build_object('lesson', 'no_gain', 'strategy', (SELECT o.strategy FROM ruvector.actions o
+                                                                                WHERE o.id = (a.request ->> 'of')::bigint))
+                      ELSE '{}' END
           FROM ruvector.actions a JOIN chosen c ON c.id = a.collection_id
-         -- A plan that waited for a human and never ran held nothing back.
-         WHERE a.plan IS NOT NULL AND a.started_at <= until AND a.started_at > since - interval '30 days'
+         -- A plan that waits for a human holds nothing back; one that was refused does from then on.
+         WHERE a.plan IS NOT NULL AND coalesce(a.started_at, a.ended_at) <= until
+           AND coalesce(a.started_at, a.ended_at) > since - interval '30 days'
         UNION ALL
         SELECT m.moved_at, 3, jsonb_build_object('kind', 'move', 'collection_id', m.collection_id, 'strategy', m.strategy,
                    'level', m.to_level, 'since', (extract(epoch FROM m.moved_at) * 1000)::bigint, 'strikes', 0, 'right', 0, 'wrong', 0)

@@ -51,6 +51,7 @@ DECLARE
         '_sample',
         '_server_settings',
         '_share_out',
+        '_skip_unregistered',
         '_stop_at_commit',
         '_unregister',
         '_wake'

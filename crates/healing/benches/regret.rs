@@ -126,6 +126,7 @@ fn row(id: i64, strategy: &str, at: i64, success: bool) -> OutcomeRecord {
         improvement_pct: success.then_some(IMPROVEMENT_PCT),
         recovery_s: None,
         feedback: None,
+        feedback_at: None,
     }
 }
 

@@ -67,6 +67,7 @@ impl Learning {
             improvement_pct: None,
             recovery_s: None,
             feedback: None,
+            feedback_at: None,
             strategy: strategy.clone(),
         });
         self.posteriors = posteriors(&self.outcomes, &self.periods);

@@ -181,6 +181,7 @@ mod tests {
                 improvement_pct: None,
                 recovery_s: None,
                 feedback: None,
+                feedback_at: None,
             })
             .collect();
         let learned = Learned { seed, posteriors: posteriors(&rows, &[]), rungs: vec![] };

@@ -810,6 +810,7 @@ fn taught(strategy: &str, lessons: &[Lesson]) -> Learned {
         improvement_pct: None,
         recovery_s: None,
         feedback: None,
+        feedback_at: None,
     };
     let rows: Vec<_> = (0..).zip(lessons).map(row).collect();
     Learned { posteriors: crate::learning::posteriors(&rows, &[]), ..Learned::default() }

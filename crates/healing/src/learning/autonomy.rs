@@ -206,6 +206,18 @@ mod tests {
     }
 
     #[test]
+    fn each_move_says_why() {
+        let why = |rung: Rung, evidence| rung.after(evidence, 1).1.map(|moved| moved.reason);
+        let top = Rung::top("a", 0);
+        let could_not = Some("it could not be undone".to_owned());
+        assert_eq!(why(top.clone(), Evidence::Ended(Lesson::UndoFailed)), could_not);
+        let failing = Rung { strikes: 2, ..top.clone() };
+        assert_eq!(why(failing, BAD), Some("it failed several times in a row".to_owned()));
+        let rising = Rung { right: 4, wrong: 1, ..top.set(Mode::Approve, 0) };
+        assert_eq!(why(rising, OK), Some("right 5 of 6 times: above 0.5 with probability 0.9".to_owned()));
+    }
+
+    #[test]
     fn what_says_nothing_changes_nothing() {
         let rung = Rung { strikes: 1, ..Rung::top("a", 0) };
         for lesson in [Lesson::Postponed, Lesson::Nothing] {

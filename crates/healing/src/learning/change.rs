@@ -92,6 +92,45 @@ mod tests {
         assert!((counting(&[(0, 1.0), (0, 0.5)])[0] - 0.99f64.powi(3)).abs() < 1e-12);
     }
 
+    /// The same from its definition: of each time of the last change its prior and the likelihood of what came after it, an
+    /// outcome between two changes being explained by those of its remedy since the first of them, decayed.
+    fn from_the_definition(outcomes: &[(usize, f64)]) -> Vec<f64> {
+        let n = outcomes.len();
+        let explained = |first: usize, until: usize| -> f64 {
+            (first..until)
+                .map(|at| {
+                    let (remedy, success) = outcomes[at];
+                    let mut counts = (1.0, 1.0);
+                    for (before, (other, s)) in outcomes.iter().enumerate().take(at).skip(first) {
+                        if *other == remedy {
+                            let decayed = DECAY.powi((at - before - 1) as i32);
+                            counts.0 += decayed * s;
+                            counts.1 += decayed * (1.0 - s);
+                        }
+                    }
+                    let expected = counts.0 / (counts.0 + counts.1);
+                    success * expected + (1.0 - success) * (1.0 - expected)
+                })
+                .product()
+        };
+        // Evidence of all before a change: of what came since the change before that, summed over when it was.
+        let mut evidence = vec![1.0];
+        let prior = |first: usize, until: usize| {
+            let change = if first == 0 { 1.0 } else { CHANGE };
+            change * (1.0 - CHANGE).powi((until - first) as i32 - 1)
+        };
+        for until in 1..=n {
+            let all = (0..until).map(|first| evidence[first] * prior(first, until) * explained(first, until));
+            evidence.push(all.sum::<f64>());
+        }
+        let last: Vec<f64> = (0..n)
+            .map(|first| evidence[first] * prior(first, n + 1) * explained(first, n))
+            .chain([evidence[n] * CHANGE])
+            .collect();
+        let total: f64 = last.iter().sum();
+        (0..n).map(|at| DECAY.powi((n - 1 - at) as i32) * last[..=at].iter().sum::<f64>() / total).collect()
+    }
+
     #[test]
     fn what_suddenly_fails_forgets_its_successes_and_what_goes_on_does_not() {
         let mut outcomes = vec![(0, 1.0); 60];
@@ -106,8 +145,33 @@ mod tests {
         assert!(counting(&mixed)[50] > 0.8, "{:?}", counting(&mixed));
     }
 
+    #[test]
+    fn of_more_times_than_are_followed_the_least_probable_are_given_up_and_the_others_share_what_they_had() {
+        // Half a success explains nothing, so that each time is as probable as it was beforehand: nothing changed after the
+        // outcome that is `n` from the end with probability 0.99^n.
+        let weights = counting(&[(0, 0.5); 200]);
+        assert!((weights[199] - (1.0 - CHANGE)).abs() < 1e-12, "all are one together: {}", weights[199]);
+        for n in 1..40 {
+            let exact = (1.0 - CHANGE).powi(n) * DECAY.powi(n - 1);
+            let weight = weights[200 - n as usize];
+            assert!((weight - exact).abs() < 0.05 && weight <= exact + 1e-12, "{n}: {weight} and {exact}");
+        }
+        // What is far more probable than the rest is not given up: ten successes, and then nothing else.
+        let steady = counting(&[(0, 1.0); 300]);
+        assert!(steady[200] / DECAY.powi(99) > 0.9, "{}", steady[200]);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn they_are_what_the_definition_says(
+            outcomes in prop::collection::vec((0usize..3, prop_oneof![Just(0.0), Just(1.0), 0.0f64..=1.0]), 1..40),
+        ) {
+            for (weight, exact) in counting(&outcomes).into_iter().zip(from_the_definition(&outcomes)) {
+                prop_assert!((weight - exact).abs() < 1e-9, "{weight} and {exact}");
+            }
+        }
+
         #[test]
         fn weights_are_shares_and_later_outcomes_count_no_less(
             outcomes in prop::collection::vec((0usize..5, 0.0f64..=1.0), 1..200),

@@ -196,6 +196,22 @@ mod tests {
         // A clock set back, and what stood for more than a day.
         assert_eq!(watch(&open, &[], false, false, 500), (vec![], vec![]));
         assert_eq!(watch(&open, &[], false, false, 2 * 86_400_000).1, [period(86_400.0, false)]);
+        assert_eq!(
+            watch(&open, &[], false, false, 1000 + 86_400_000).1,
+            [period(86_400.0, true)],
+            "a day still counts"
+        );
+        assert_eq!(watch(&open, &[], false, false, 1000).1, [period(0.0, true)]);
+        // Another problem that stands is watched beside it, from when it was seen.
+        let other = Context { index_kind: "hnsw".to_owned(), ..context() };
+        let (both, ended) = watch(&open, &[context(), other.clone()], false, false, 9000);
+        assert_eq!(
+            both.iter().map(|one| (one.since, one.context == other)).collect::<Vec<_>>(),
+            [(1000, false), (9000, true)]
+        );
+        assert!(ended.is_empty());
+        let (left, ended) = watch(&both, &[other], false, false, 11_000);
+        assert_eq!((left.len(), left[0].since, ended), (1, 9000, vec![period(10.0, true)]));
         let delayed = watch(&[], &here, false, true, 1000).0;
         assert!(watch(&delayed, &[], false, false, 2000).1[0].randomised);
     }
@@ -206,13 +222,15 @@ mod tests {
             (0..10_000).filter(|episode| is_control(7, 1_700_000_000_000 + episode * 60_000, 0.2)).count();
         assert!((1800..2200).contains(&drawn), "{drawn}");
         assert!((0..1000).all(|since| !is_control(1, since, 0.0) && is_control(1, since, 1.0)));
-        assert_eq!(is_control(3, 99, 0.5), is_control(3, 99, 0.5));
+        // After a restart and in the next version too.
+        let delayed: Vec<i64> = (0..20).filter(|since| is_control(7, *since, 0.5)).collect();
+        assert_eq!(delayed, [0, 1, 2, 4, 6, 7, 11, 17, 19]);
     }
 
     #[test]
     fn a_delay_is_for_stress_with_learning_on_and_ends() {
         let config = Config { control_delay_share: 0.5, ..Config::default() };
-        let since = (0..).find(|since| is_control(1, *since, 0.5)).unwrap();
+        let since = (0..1000).find(|since| is_control(1, *since, 0.5)).unwrap();
         let state = StateRecord { state: IntegrityState::Stress, ..StateRecord::new(since) };
         let until = since + 60_000;
         assert_eq!(control_until(1, &state, &config, since + 1), Some(until));

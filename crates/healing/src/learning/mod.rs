@@ -98,6 +98,9 @@ pub struct OutcomeRecord {
     /// A human's judgement, 0 (of no use) to 1 (helped); None: none was given.
     #[serde(default)]
     pub feedback: Option<f64>,
+    /// When that judgement was given; None: none was, or it is not known when.
+    #[serde(default)]
+    pub feedback_at: Option<UnixMs>,
 }
 
 impl OutcomeRecord {
@@ -162,11 +165,11 @@ impl Learned {
 }
 
 #[cfg(test)]
-mod fixtures {
+pub(crate) mod fixtures {
     use super::*;
 
     /// An outcome of `strategy` that ended at `at` ms after 10 s: verified or rolled back.
-    pub(super) fn outcome(
+    pub(crate) fn outcome(
         strategy: &str,
         at: UnixMs,
         verified: bool,
@@ -186,10 +189,11 @@ mod fixtures {
             improvement_pct,
             recovery_s: None,
             feedback: None,
+            feedback_at: None,
         }
     }
 
-    pub(super) fn context() -> Context {
+    pub(crate) fn context() -> Context {
         Context { problem_class: "HotspotCongestion".to_owned(), index_kind: "none".to_owned() }
     }
 }
@@ -198,6 +202,37 @@ mod fixtures {
 mod tests {
     use super::fixtures::outcome;
     use super::*;
+    use crate::classify::diagnose;
+    use crate::config::Config;
+    use crate::fixtures::{drift, fragment, snapshot};
+    use crate::integrity::{Component, assess};
+
+    #[test]
+    fn a_context_is_the_problems_class_and_the_kind_of_its_index() {
+        let mut sick = snapshot(1, 4, 1);
+        drift(&mut sick.indexes[0], 9.0);
+        fragment(&mut sick.indexes[1], 80.0);
+        let config = Config::default();
+        let problems = diagnose(&assess(&sick, &config).unwrap(), &sick, &config);
+        let mut found: Vec<Context> = problems.iter().map(|problem| Context::of(problem, &sick)).collect();
+        found.sort();
+        let context = |class: &str, kind: &str| Context {
+            problem_class: class.to_owned(),
+            index_kind: kind.to_owned(),
+        };
+        assert_eq!(found, [context("CentroidSkew", "ivfflat"), context("IndexFragmentation", "hnsw")]);
+        let component = Component { lambda: 0.1, nodes: vec![], witness: vec![] };
+        let class = ProblemClass::MemoryPressure { current_usage_pct: 99.0, largest_consumers: vec![] };
+        let problem = Problem { class, component, evidence: vec![] };
+        assert_eq!(Context::of(&problem, &sick), context("MemoryPressure", "none"));
+    }
+
+    #[test]
+    fn each_collection_has_another_seed_with_each_outcome() {
+        assert_eq!(Learned::seed(3, 9), (3 << 40) + 9);
+        assert_eq!(Learned::seed(1, 1 << 40), 0);
+        assert_ne!(Learned::seed(1, 0), Learned::seed(2, 0));
+    }
 
     #[test]
     fn what_an_end_says_of_the_remedy() {

@@ -15,7 +15,6 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
-use super::beta::quantile;
 use super::change::counting;
 use super::{Context, Natural, OutcomeRecord, Period, cleared_within};
 
@@ -88,11 +87,6 @@ impl Posterior {
     /// Mean of the observed success.
     pub fn mean(&self) -> f64 {
         self.alpha() / (self.alpha() + self.beta())
-    }
-
-    /// The observed success lies above this with probability 0.9.
-    pub fn lower_bound(&self) -> f64 {
-        quantile(self.alpha(), self.beta(), 0.1)
     }
 
     /// The remedy's own part of an observed success rate: what does not clear by itself.
@@ -310,8 +304,55 @@ mod tests {
         assert!((effect(&[seen(0.0, 0.0)]).mean - 1.0 / 9.0).abs() < 1e-4);
         // A success where half clears alone: ½ at 0, over the slab ∫ (1 + p) / 2 = ¾, ∫ p (1 + p) / 2 = 5/12.
         assert!((effect(&[seen(1.0, 0.5)]).mean - (5.0 / 24.0) / (1.0 / 4.0 + 3.0 / 8.0)).abs() < 1e-4);
+        // What is untried is at 0 with probability one half: nine tenths of the rest lie below the upper end.
+        let untried = effect(&[]);
+        assert!((untried.median, untried.low) == (0.0, 0.0) && (untried.high - 0.9).abs() < 0.01);
+        // Two successes where one half clears alone, with the standard error 0.2. With q = 1 − p, and v the variance of the
+        // nine points × 0.04: 1 − q + c q², c = ¼ + v; at 0 it is c, over the slab ½ + c/3, and times p 1/3 + c/12.
+        let v = 0.04 * NATURAL_POINTS.iter().map(|z| z * z).sum::<f64>() / 9.0;
+        let unsure = [Seen { uncertainty: 0.2, ..seen(1.0, 0.5) }; 2];
+        let c = 0.25 + v;
+        assert!((effect(&unsure).mean - (1.0 / 3.0 + c / 12.0) / (c + 0.5 + c / 3.0)).abs() < 1e-4);
+        // What counts half is the root of its likelihood: over the slab ∫ √p = 2/3, ∫ p √p = 2/5.
+        let half = effect(&[Seen { weight: 0.5, ..seen(1.0, 0.0) }]);
+        assert!((half.mean - (2.0 / 5.0) / (2.0 / 3.0)).abs() < 1e-3, "{half:?}");
+        // A quarter of a success: p^¼ (1 − p)^¾, nothing at 0: the mean of Beta(1.25, 1.75).
+        assert!((effect(&[seen(0.25, 0.0)]).mean - 1.25 / 3.0).abs() < 1e-3);
+        // However many there are, the likelihood stays a number.
+        assert!((effect(&vec![seen(0.5, 0.0); 4000]).mean - 0.5).abs() < 1e-3);
+        assert!((log_mean(&[0.0, 3f64.ln()]) - 2f64.ln()).abs() < 1e-12);
+        assert_eq!(log_mean(&[f64::NEG_INFINITY; 2]), f64::NEG_INFINITY);
         // Four failures in a row bring the upper end below a quarter; three do not.
         assert!(effect(&[seen(0.0, 0.0); 4]).high < 0.25 && effect(&[seen(0.0, 0.0); 3]).high > 0.25);
+    }
+
+    #[test]
+    fn what_clears_alone_is_matched_to_how_long_each_action_took_and_taken_off() {
+        let period = |seconds, cleared| Period { context: context(), seconds, cleared, randomised: false };
+        // Within 10 s one of three cleared, within 30 s another; one is added that never does.
+        let periods = [period(5.0, true), period(20.0, true), period(60.0, false)];
+        let short = outcome("a", 100_000, true, None);
+        let long = OutcomeRecord { started_at: 170_000, ..outcome("a", 200_000, false, None) };
+        let a = one(&[short.clone(), long.clone()], &periods);
+        assert_eq!(a.natural.map(|natural| natural.periods), Some(3));
+        assert!((a.natural.unwrap().rate - 0.5).abs() < 1e-12, "of the latest");
+        let says = counting(&[(0, 1.0), (0, 0.0)]);
+        let seen = |weight, success, rate: f64| Seen {
+            weight,
+            success,
+            natural: rate,
+            uncertainty: (rate * (1.0 - rate) / 4.0).sqrt(),
+        };
+        let expected = effect(&[seen(says[1], 0.0, 0.5), seen(says[0], 1.0, 0.25)]);
+        assert!((a.effect.mean - expected.mean).abs() < 1e-9, "{:?} and {expected:?}", a.effect);
+        // Of an observed success rate what clears alone is not the remedy's.
+        assert!((a.own_part(0.75) - 0.5).abs() < 1e-12);
+        assert_eq!((a.own_part(0.4), a.own_part(1.0)), (0.0, 1.0));
+        let unwatched = one(&[short, long], &[]);
+        assert_eq!((unwatched.natural, unwatched.own_part(0.4)), (None, 0.4));
+        // One that was never tried here is met with what is known of the context.
+        let other = Posterior::untried(std::slice::from_ref(&a), &context(), "b");
+        assert_eq!((other.natural, other.tries, other.effect), (a.natural, 0, effect(&[])));
     }
 
     /// The number of the plan of the bench: 60 % clear alone, the remedy does nothing.
@@ -365,7 +406,6 @@ mod tests {
                 prop_assert!(low <= median && median <= high);
                 prop_assert!(0.0 <= low && low <= high && high <= 1.0 && (0.0..=1.0).contains(&mean));
                 prop_assert!(p.alpha() > 0.0 && p.beta() > 0.0);
-                prop_assert!((0.0..=1.0).contains(&p.lower_bound()) && p.lower_bound() < p.mean() + 0.2);
                 prop_assert!((0.0..=1.0).contains(&p.own_part(p.mean())));
                 // No more than a decaying series can hold.
                 prop_assert!(p.successes + p.failures <= 1.0 / (1.0 - DECAY));

@@ -88,6 +88,7 @@ mod tests {
     fn it_is_held_against_what_happens() {
         let open = Prediction { lasts: 0.8, ..prediction(&[]) };
         assert_eq!(open.score(true, false, 30_999), None, "the time is not over");
+        assert_eq!(open.score(true, false, 1000), None, "at once");
         let at = |stands, now| open.score(stands, false, now).unwrap();
         assert_eq!(at(true, 31_000).lasted, Some(true));
         assert!((at(true, 31_000).brier.unwrap() - 0.04).abs() < 1e-12);

@@ -65,7 +65,7 @@ pub fn report(
     now: UnixMs,
 ) -> Report {
     let rows = strategies.iter().map(|name| {
-        let own: Vec<&OutcomeRecord> = recent(outcomes, name, now).collect();
+        let own = recent(outcomes, name, now);
         let weight = weights.iter().find(|weight| weight.strategy == *name).map_or(UNTRIED, |w| w.weight);
         let beliefs: Vec<&Posterior> = posteriors.iter().filter(|p| p.strategy == *name).collect();
         StrategyReport {
@@ -83,11 +83,8 @@ pub fn report(
 
 /// The mean over contexts, weighted with the tries in each.
 fn by_tries(beliefs: &[&Posterior], value: impl Fn(&Posterior) -> Option<f64>) -> Option<f64> {
-    let known: Vec<(f64, f64)> = beliefs
-        .iter()
-        .filter(|p| p.tries > 0)
-        .filter_map(|p| Some((f64::from(p.tries), value(p)?)))
-        .collect();
+    let known: Vec<(f64, f64)> =
+        beliefs.iter().filter_map(|p| Some((f64::from(p.tries), value(p)?))).collect();
     let tries: f64 = known.iter().map(|(tries, _)| tries).sum();
     (tries > 0.0).then(|| known.iter().map(|(tries, value)| tries * value).sum::<f64>() / tries)
 }
@@ -99,7 +96,8 @@ fn summary(outcomes: &[&OutcomeRecord]) -> StrategyReport {
     let rolled_back =
         outcomes.iter().filter(|o| matches!(o.status, Status::RolledBack | Status::RollbackFailed)).count();
     let average = (attempts > 0).then(|| outcomes.iter().map(|o| improvement(o)).sum::<f64>() / n);
-    let half_width = average.filter(|_| attempts > 1).and_then(|average| {
+    let half_width = average.and_then(|average| {
+        // Of a single attempt there is no such distribution.
         let squares: f64 = outcomes.iter().map(|o| (improvement(o) - average).powi(2)).sum();
         let t = StudentsT::new(0.0, 1.0, n - 1.0).ok()?.inverse_cdf(f64::midpoint(1.0, CONFIDENCE));
         Some(t * (squares / (n - 1.0) / n).sqrt())
@@ -151,6 +149,7 @@ mod tests {
         let weights = weights(&["a", "b", "c"], &outcomes, &[], NOW);
         let report = report(&["a", "b", "c"], &outcomes, &weights, &[], NOW);
         let [a, b, c] = &report.strategies[..] else { panic!() };
+        assert_eq!((a.strategy.as_deref(), report.total.strategy.as_deref()), (Some("a"), None));
         assert_eq!((a.attempts, a.verified, a.rolled_back), (3, 2, 1));
         assert_eq!(a.last_outcomes, [NOW - 1, NOW - 2, NOW - 3]);
         assert!((a.success_rate.unwrap() - 2.0 / 3.0).abs() < 1e-12);
@@ -162,9 +161,42 @@ mod tests {
         assert!((a.weight.unwrap() - 2.0 / 3.0 * 1.2).abs() < 1e-12);
         assert_eq!((b.attempts, b.avg_improvement, b.improvement_low), (1, Some(0.0), None));
         assert_eq!((c.attempts, c.success_rate, c.weight), (0, None, Some(1.0)));
+        assert_eq!((c.avg_improvement, c.improvement_low, c.improvement_high), (None, None, None));
         assert_eq!((report.total.attempts, report.total.verified), (4, 3));
         assert_eq!(report.total.success_rate, Some(0.75));
         assert_eq!(report.total.weight, None);
+    }
+
+    #[test]
+    fn what_is_believed_is_the_mean_over_contexts_by_tries() {
+        use super::super::{Context, Effect, Natural};
+        let belief = |kind: &str, tries, natural: Option<f64>, median| Posterior {
+            context: Context { problem_class: "CentroidSkew".to_owned(), index_kind: kind.to_owned() },
+            strategy: "a".to_owned(),
+            tries,
+            successes: 0.0,
+            failures: 0.0,
+            prior_mean: 0.5,
+            natural: natural.map(|rate| Natural { rate, periods: 1 }),
+            effect: Effect { mean: 0.9, median, low: 0.0, high: 1.0 },
+        };
+        let beliefs = [
+            belief("ivfflat", 3, Some(0.2), 0.4),
+            belief("hnsw", 1, Some(0.6), 0.8),
+            belief("none", 0, Some(1.0), 1.0),
+        ];
+        let row = |beliefs: &[Posterior]| report(&["a"], &[], &[], beliefs, NOW).strategies.remove(0);
+        let a = row(&beliefs);
+        assert!((a.spontaneous_rate.unwrap() - 0.3).abs() < 1e-12);
+        assert!((a.credited.unwrap() - 0.5).abs() < 1e-12);
+        let unwatched = row(&[belief("ivfflat", 3, None, 0.4)]);
+        assert_eq!(
+            (unwatched.spontaneous_rate, unwatched.credited.map(|c| (c * 10.0).round())),
+            (None, Some(4.0))
+        );
+        assert_eq!((row(&[]).spontaneous_rate, row(&[]).credited), (None, None));
+        let other = Posterior { strategy: "b".to_owned(), ..belief("ivfflat", 3, Some(0.2), 0.4) };
+        assert_eq!(row(&[other]).credited, None);
     }
 
     #[test]

@@ -220,6 +220,11 @@ fn one_collection(
                 replay.from = Some(replay.from.map_or(now, |from| from.min(now)));
                 replay.until = Some(replay.until.map_or(now, |until| until.max(now)));
 
+                // The two worlds are one again, and what was done in the other alone is over.
+                if record.state == IntegrityState::Normal && world.record.state == IntegrityState::Normal {
+                    world.diverged = false;
+                    world.invented.clear();
+                }
                 let history: Vec<Attempt> = attempts.iter().filter_map(|a| as_of(a, now)).collect();
                 let known = lessons.by(id, now);
                 let of_recorded = decided(snapshot, &recorded_config, record, &history, &known, now);
@@ -229,15 +234,9 @@ fn one_collection(
                 replay.reproduced += u64::from(is_recorded(&of_recorded.outcome, decision));
                 replay.recorded.count(&of_recorded.outcome);
                 replay.other.count(&of_other.outcome);
-                seen.sampled |= of_other.propensity.is_some_and(|p| p < 1.0);
 
-                if record.state == IntegrityState::Normal && world.record.state == IntegrityState::Normal {
-                    world.diverged = false;
-                    world.invented.clear();
-                }
                 let now_pair = (of_recorded.outcome.clone(), of_other.outcome.clone());
                 if now_pair.0 != now_pair.1 && pair.as_ref() != Some(&now_pair) {
-                    seen.conjecture |= world.diverged;
                     replay.differences.push(Difference {
                         at: now,
                         collection: snapshot.collection.clone(),
@@ -367,6 +366,12 @@ mod tests {
         assert_eq!((same.snapshots, same.reproduced, same.differences.len()), (8, 8, 0));
         assert_eq!(same.recorded, same.other);
         assert_eq!(same.caveats, Vec::<String>::new());
+        assert_eq!((same.from, same.until, same.gaps), (Some(NOW), Some(NOW + 70_000), 0));
+        // The third sample below the boundary, the fifth of all, turns the state.
+        let seconds = [("critical".to_owned(), 30.0), ("normal".to_owned(), 40.0)];
+        assert_eq!(same.recorded.seconds, seconds.into());
+        let refusals = [("dwelling", 2), ("observe_mode", 4), ("state_normal", 2)];
+        assert_eq!(same.recorded.refusals, refusals.map(|(reason, n)| (reason.to_owned(), n)).into());
         assert!(same.in_words(&|at| at.to_string()).contains("Nothing would have been decided differently."));
     }
 
@@ -454,6 +459,105 @@ mod tests {
                 if let Recorded::Action { attempt, .. } = row { Some((**attempt).clone()) } else { None }
             })
             .unwrap()
+    }
+
+    #[test]
+    fn points_further_apart_than_three_intervals_are_a_gap() {
+        let mut rows = recording(&json!({"mode": "observe"}), &[0.0; 4]);
+        let mut later = |row: usize, ms: i64| {
+            let Recorded::Snapshot { snapshot, .. } = &mut rows[row] else { panic!() };
+            snapshot.taken_at += ms;
+        };
+        later(2, 20_000);
+        later(3, 40_001);
+        let replayed = replay(&rows, &json!({})).unwrap();
+        assert_eq!(replayed.gaps, 1, "30 s are none, 30.001 s are one");
+        // A sample between closes it, but not one of another collection; what comes after a sample may be a gap too.
+        let sample = |collection_id, ms| Recorded::Lambda { collection_id, at: NOW + ms, lambda: Some(1.0) };
+        let with = |at: usize, row| [&rows[..at], &[row], &rows[at..]].concat();
+        assert_eq!(replay(&with(3, sample(1, 50_000)), &json!({})).unwrap().gaps, 0);
+        assert_eq!(replay(&with(3, sample(2, 50_000)), &json!({})).unwrap().gaps, 1);
+        assert_eq!(replay(&with(4, sample(1, 110_000)), &json!({})).unwrap().gaps, 2);
+        let slow = recording(&json!({"mode": "observe", "sample_interval_seconds": 4}), &[0.0; 4]);
+        assert_eq!(replay(&slow, &json!({})).unwrap().gaps, 0, "10 s are within three times 4 s");
+        let fast = recording(&json!({"mode": "observe", "sample_interval_seconds": 3}), &[0.0; 4]);
+        assert_eq!(replay(&fast, &json!({})).unwrap().gaps, 3, "and not within three times 3 s");
+    }
+
+    #[test]
+    fn what_nobody_knew_is_the_same_unknown_under_both_settings() {
+        let mut rows = recording(&json!({"mode": "observe"}), &[0.0; 3]);
+        for row in &mut rows {
+            let Recorded::Snapshot { snapshot, .. } = row else { panic!() };
+            (snapshot.partitions, snapshot.indexes) = (vec![], vec![]);
+        }
+        let Recorded::Snapshot { snapshot, .. } = &rows[0] else { panic!() };
+        assert_eq!(assess(snapshot, &Config::default()).unwrap().lambda, None);
+        let other = replay(&rows, &json!({"mode": "auto"})).unwrap();
+        assert!(other.caveats.iter().all(|caveat| !caveat.contains("λ itself")), "{:?}", other.caveats);
+    }
+
+    #[test]
+    fn the_worlds_are_one_again_when_both_are_normal() {
+        let values: Vec<f64> = [[0.0; 2], [70.0; 2], [70.0; 2], [70.0; 2]].concat();
+        let values = [values, vec![0.0; 12], vec![70.0; 5]].concat();
+        let rows = recording(&json!({"mode": "observe"}), &values);
+        let other = replay(&rows, &json!({"mode": "auto", "min_healing_interval_seconds": 0})).unwrap();
+        let told: Vec<(i64, bool)> =
+            other.differences.iter().map(|d| ((d.at - NOW) / 10_000, d.certain)).collect();
+        // It acts at the third weak sample of either story; what follows is conjecture until the story is over.
+        assert_eq!(told, [(4, true), (5, false), (8, false), (22, true), (23, false)]);
+        assert!(other.caveats.iter().any(|caveat| caveat.contains("conjecture")), "{:?}", other.caveats);
+        // Under way in the other world: the next sample does not act again.
+        assert!(other.other.refusals.contains_key("action_in_flight"), "{:?}", other.other);
+    }
+
+    #[test]
+    fn as_long_as_one_world_is_not_normal_it_is_conjecture() {
+        let values = [[0.0; 2], [70.0; 2], [70.0; 2], [20.0; 2], [20.0; 2], [20.0; 2]].concat();
+        let rows = recording(&json!({"mode": "observe"}), &values);
+        let boundaries = json!({"mode": "auto", "stress_lambda": 0.9, "hysteresis": 0.05});
+        let other = replay(&rows, &boundaries).unwrap();
+        let last = other.differences.last().unwrap();
+        assert_eq!(
+            (last.state, last.other_state),
+            (IntegrityState::Normal, IntegrityState::Stress),
+            "{other:?}"
+        );
+        assert!(!last.certain, "{last:?}");
+    }
+
+    #[test]
+    fn differences_of_collections_are_in_the_order_of_time() {
+        let mut rows = recording(&json!({"mode": "observe"}), &OBSERVED);
+        let mut second = recording(&json!({"mode": "observe"}), &OBSERVED);
+        for row in &mut second {
+            let Recorded::Snapshot { snapshot, .. } = row else { panic!() };
+            snapshot.collection_id = 2;
+            snapshot.collection = "a".to_owned();
+        }
+        rows.extend(second);
+        let other = replay(&rows, &json!({"mode": "approve"})).unwrap();
+        let told: Vec<(i64, &str)> =
+            other.differences.iter().map(|d| (d.at - NOW, d.collection.as_str())).collect();
+        assert_eq!(told, [(40_000, "a"), (40_000, "docs")]);
+        assert_eq!(other.other.asked, [("compact_indexes".to_owned(), 8)].into());
+        assert_eq!((other.snapshots, other.until), (16, Some(NOW + 70_000)));
+    }
+
+    #[test]
+    fn a_decision_is_the_recorded_one_by_reason_and_strategy() {
+        let refused = Outcome::Refuse("cooldown".to_owned());
+        let asks = Outcome::Ask("a".to_owned());
+        let acts = Outcome::Act("a".to_owned());
+        assert!(is_recorded(&refused, &json!({"reason": "cooldown", "strategy": "b"})));
+        assert!(!is_recorded(&refused, &json!({"reason": "disabled"})));
+        assert!(is_recorded(&asks, &json!({"reason": "awaiting_approval", "strategy": "a"})));
+        assert!(!is_recorded(&asks, &json!({"reason": "awaiting_approval", "strategy": "b"})));
+        assert!(!is_recorded(&asks, &json!({"reason": "cooldown", "strategy": "a"})));
+        assert!(is_recorded(&acts, &json!({"strategy": "a"})));
+        assert!(!is_recorded(&acts, &json!({"strategy": "b"})));
+        assert!(!is_recorded(&acts, &json!({"reason": "cooldown", "strategy": "a"})));
     }
 
     #[test]

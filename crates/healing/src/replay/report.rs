@@ -62,6 +62,13 @@ pub struct Difference {
     pub expected: Option<Effect>,
 }
 
+impl Difference {
+    /// Whether another seed may choose another remedy.
+    fn is_sampled(&self) -> bool {
+        self.propensity.is_some_and(|propensity| propensity < 1.0)
+    }
+}
+
 /// What one setting comes to.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Tally {
@@ -107,7 +114,6 @@ pub struct Replay {
 pub(super) struct Seen {
     pub(super) lambda_differs: bool,
     pub(super) conjecture: bool,
-    pub(super) sampled: bool,
 }
 
 impl Seen {
@@ -139,7 +145,7 @@ impl Seen {
                 "The settings change λ itself: between snapshots it is not known, so that states may turn later than they would have.".to_owned(),
             );
         }
-        if self.sampled {
+        if replay.differences.iter().any(|difference| difference.is_sampled()) {
             all.push("Remedies are chosen by sampling: another seed may choose another one, with the propensity shown.".to_owned());
         }
         if replay.gaps > 0 {
@@ -213,7 +219,7 @@ impl Replay {
             });
             let propensity = difference
                 .propensity
-                .filter(|propensity| *propensity < 1.0)
+                .filter(|_| difference.is_sampled())
                 .map_or_else(String::new, |propensity| format!("; chosen with probability {propensity:.2}"));
             line(format!(
                 "{} {}: λ {lambda}, {state}: instead of {} it would {}{}{}{}.",
@@ -233,5 +239,114 @@ impl Replay {
             line(format!("Note: {caveat}"));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn difference() -> Difference {
+        Difference {
+            at: 5,
+            collection: "docs".to_owned(),
+            lambda: Some(0.456),
+            state: IntegrityState::Stress,
+            other_state: IntegrityState::Stress,
+            recorded: Outcome::Ask("drain_hot_partition".to_owned()),
+            other: Outcome::Act("throttle_ingestion".to_owned()),
+            certain: true,
+            propensity: None,
+            expected: None,
+        }
+    }
+
+    fn replay(differences: Vec<Difference>) -> Replay {
+        Replay {
+            from: Some(1),
+            until: Some(9),
+            snapshots: 8,
+            samples: 20,
+            gaps: 0,
+            reproduced: 8,
+            recorded: Tally::default(),
+            other: Tally::default(),
+            differences,
+            more_differences: 0,
+            caveats: vec![],
+        }
+    }
+
+    #[test]
+    fn a_report_in_words() {
+        let effect = Effect { mean: 0.5, median: 0.5, low: 0.25, high: 0.75 };
+        let mut told = replay(vec![
+            difference(),
+            Difference {
+                at: 7,
+                lambda: None,
+                other_state: IntegrityState::Critical,
+                recorded: Outcome::Refuse("cooldown".to_owned()),
+                certain: false,
+                propensity: Some(0.75),
+                expected: Some(effect),
+                ..difference()
+            },
+            Difference { at: 8, propensity: Some(1.0), ..difference() },
+        ]);
+        told.recorded.count(&Outcome::Ask("drain_hot_partition".to_owned()));
+        told.recorded.count(&Outcome::Refuse("cooldown".to_owned()));
+        told.recorded.count(&Outcome::Refuse("cooldown".to_owned()));
+        told.other.count(&Outcome::Act("throttle_ingestion".to_owned()));
+        told.recorded.seconds = [("normal".to_owned(), 60.0), ("stress".to_owned(), 20.4)].into();
+        told.more_differences = 3;
+        told.caveats = vec!["So it is.".to_owned()];
+        let expected = "\
+Replayed 8 snapshots and 20 samples from t1 to t9.
+With the recorded settings: actions none; asked drain_hot_partition 1; nothing done cooldown 2; normal 60 s, stress 20 s.
+With the other settings: actions throttle_ingestion 1; asked none; nothing done none; .
+t5 docs: λ 0.46, stress: instead of ask for drain_hot_partition it would act: throttle_ingestion.
+t7 docs: λ not known, stress, with the other settings critical: instead of nothing (cooldown) it would act: throttle_ingestion; chosen with probability 0.75; expected effect 0.50 (0.25 to 0.75) [conjecture].
+t8 docs: λ 0.46, stress: instead of ask for drain_hot_partition it would act: throttle_ingestion.
+3 more differences are not listed.
+Note: So it is.
+";
+        assert_eq!(told.in_words(&|at| format!("t{at}")), expected);
+        let same = "Nothing would have been decided differently.";
+        assert!(replay(vec![]).in_words(&|_| String::new()).contains(same));
+        assert!(!told.in_words(&|_| String::new()).contains(same));
+        let nothing = Replay { snapshots: 0, from: None, until: None, ..replay(vec![]) };
+        let words = nothing.in_words(&|_| String::new());
+        assert!(
+            !words.contains(same) && !words.contains("Replayed") && !words.contains("more differences"),
+            "{words}"
+        );
+    }
+
+    #[test]
+    fn each_caveat_is_told_when_it_holds() {
+        let all = |seen: Seen, replay: &Replay| seen.caveats(replay).join(" | ");
+        assert_eq!(all(Seen::default(), &replay(vec![difference()])), "");
+        let some = Replay { reproduced: 6, gaps: 2, ..replay(vec![]) };
+        let told = all(Seen::default(), &some);
+        assert!(told.contains("at 75 % of the snapshots: differences of the other 25 %"), "{told}");
+        assert!(told.contains("The recording has 2 gaps."), "{told}");
+        let effect = Effect { mean: 0.5, median: 0.5, low: 0.25, high: 0.75 };
+        let expected = replay(vec![difference(), Difference { expected: Some(effect), ..difference() }]);
+        assert!(all(Seen::default(), &expected).starts_with("What an action would have done is not known"));
+        let seen = [
+            (Seen { conjecture: true, ..Seen::default() }, "Where another action would have been taken"),
+            (Seen { lambda_differs: true, ..Seen::default() }, "The settings change λ itself"),
+        ];
+        for (seen, begins) in seen {
+            let told = all(seen, &replay(vec![]));
+            assert!(told.starts_with(begins) && !told.contains(" | "), "{told}");
+        }
+        let chosen = |propensity| replay(vec![difference(), Difference { propensity, ..difference() }]);
+        assert!(all(Seen::default(), &chosen(Some(0.75))).starts_with("Remedies are chosen by sampling"));
+        assert_eq!(all(Seen::default(), &chosen(Some(1.0))), "");
+        let nothing = Replay { snapshots: 0, reproduced: 0, ..replay(vec![]) };
+        let seen = Seen { conjecture: true, ..Seen::default() };
+        assert_eq!(all(seen, &nothing), "Nothing was recorded in this time.");
     }
 }
