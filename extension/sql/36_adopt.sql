@@ -60,7 +60,8 @@ BEGIN
     END;
     IF why IS NOT NULL THEN
         RAISE EXCEPTION '% cannot be adopted: %', source, why USING ERRCODE = 'feature_not_supported',
-            HINT = 'Remove that first, or make a new collection with ruvector_collection_create() and fill it yourself.';
+            HINT = CASE WHEN why = 'it has no primary key of one column' THEN 'Give it a primary key of one column first.'
+                        ELSE 'Remove that first, or make a new collection with ruvector_collection_create() and fill it yourself.' END;
     END IF;
 END
 $$;

@@ -177,6 +177,15 @@ fn what(problem: &Problem) -> String {
                 "Searches through {index} find {} of the true neighbours, {objective:.2} is the objective.",
                 figure(*recall)
             ),
+            _ if work_ratio.is_some_and(|ratio| ratio <= 1.0)
+                && distance_ratio.is_some_and(|ratio| ratio <= 1.0) =>
+            {
+                format!(
+                    "The lists of {index} fit its rows as well as fresh ones would (distance to their centres {} times, rows to look at {} times those of fresh lists).",
+                    figure(*distance_ratio),
+                    figure(*work_ratio)
+                )
+            }
             _ => format!(
                 "The lists of {index} no longer fit its rows: these lie {} times as far from their centres as with fresh lists, and a search must look at {} times as many of them.",
                 figure(*distance_ratio),
@@ -253,11 +262,15 @@ fn figure(value: Option<f64>) -> String {
 /// A plan: what it does in which order, what it costs, and what it leaves out.
 pub fn plan(plan: &Plan) -> String {
     let steps: Vec<String> = plan.steps.iter().map(step).collect();
+    // What takes another back by its journal alone has no steps of its own.
+    let steps = match steps.is_empty() {
+        true => String::new(),
+        false => format!(" Steps: {}.", steps.join("; then ")),
+    };
     let mut text = format!(
-        "{}: {} Steps: {}. Estimated {:.0} s (at most {:.0} s), {} MiB of disk, impact {}, {}.",
+        "{}: {}{steps} Estimated {:.0} s (at most {:.0} s), {} MiB of disk, impact {}, {}.",
         plan.strategy,
         plan.reason,
-        steps.join("; then "),
         plan.estimated_s,
         plan.timeout_s,
         plan.disk_bytes.div_ceil(1 << 20),
@@ -401,6 +414,23 @@ mod tests {
              exchange the names of public.docs_1000_hnsw_0 and the new index; then drop the former \
              public.docs_1000_hnsw_0. Estimated 60 s (at most 120 s), 20 MiB of disk, impact 0.5, can be undone."
         );
+    }
+
+    #[test]
+    fn lists_that_fit_are_not_called_unfit_when_a_rebuild_is_asked_for() {
+        let config = Config::default();
+        let told = |distance: f64, work: f64| {
+            let mut seen = snapshot(1, 8, 0);
+            let ivf = crate::fixtures::ivf(&mut seen.indexes[0]);
+            (ivf.distance_ratio, ivf.work_ratio) = (Reading::Known(distance), Reading::Known(work));
+            let remedy = find("rebuild_centroids").unwrap();
+            let asked = remedy.manual_problem(&seen, &config, &Params::default()).unwrap();
+            let limits = Limits::new(&config, IntegrityState::Normal, &seen, Params::default());
+            problem(&asked) + &remedy.plan(&asked, &seen, &limits).unwrap().reason
+        };
+        let fit = told(0.97, 0.89);
+        assert!(fit.contains("0.97") && fit.contains("0.89") && !fit.contains("no longer fit"), "{fit}");
+        assert_eq!(told(1.10, 0.89).matches("no longer fit").count(), 2);
     }
 
     #[test]

@@ -148,7 +148,7 @@ pub fn give_back(
             strategy: STRATEGY.to_owned(),
             impact: if builds > 0 { REBUILD_IMPACT } else { RESTORE_IMPACT },
             reversible: true,
-            reason: format!("a human takes {} back: {}", plan.strategy, words.join("; ")),
+            reason: format!("A human takes {} back: {}.", plan.strategy, words.join("; ")),
             estimated_s,
             timeout_s: limits.timeout_s(estimated_s),
             disk_bytes,
@@ -388,6 +388,8 @@ mod tests {
         let entries = [done(step, json!({ "former": null, "point": { "effort": 31 } }))];
         let back = asked(&entries, &seen).unwrap();
         assert!(back.undo && back.plan.steps.is_empty() && back.plan.impact < 0.2);
+        let told = crate::explain::plan(&back.plan);
+        assert!(told.contains(" is restored. Estimated "), "{told}");
         seen.indexes[0].effort = 30;
         assert!(asked(&entries, &seen).unwrap_err().to_string().contains("30 by now"));
         (seen.indexes[0].effort, seen.indexes[0].relfilenode) = (31, 1);

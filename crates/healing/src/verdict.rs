@@ -150,16 +150,14 @@ fn better(comparison: &Comparison<'_>, old: &Curve, new: &Curve, verdict: &Verdi
             ));
         }
     }
-    Err(format!(
-        "it is not clearly better than the old index at recall {recall:.3} nor at the present effort"
-    ))
+    Err(format!("the new one is not clearly better, neither at recall {recall:.3} nor at the present effort"))
 }
 
 fn smaller(comparison: &Comparison<'_>, old: &Curve, new: &Curve, verdict: &Verdict) -> Outcome {
     let Sizes { old_bytes, new_bytes } = comparison.sizes;
     // Sizes far below 2^53.
     if new_bytes as f64 > (1.0 - SAVING_MIN) * old_bytes as f64 {
-        return Err(format!("it is not clearly smaller: {new_bytes} bytes instead of {old_bytes}"));
+        return Err(format!("the new one is not clearly smaller: {new_bytes} bytes instead of {old_bytes}"));
     }
     let Some(recall) = verdict.compared_recall else {
         return Err("there is no measurement of both indexes to compare".to_owned());
@@ -181,14 +179,14 @@ fn not_worse(
     let at_objective = c.effort_managed || c.criterion == Criterion::Smaller;
     if at_objective && let Some((new_work, old_work)) = clear_saving(new, old, recall) {
         return Err(format!(
-            "at recall {recall:.3} it reads {new_work:.0} blocks a query instead of {old_work:.0}"
+            "at recall {recall:.3} the new one reads {new_work:.0} blocks a query instead of {old_work:.0}"
         ));
     }
     let reaches = |curve: &Curve, sign: f64| {
         curve.0.iter().map(|p| p.recall + sign * p.recall_ci).fold(0.0, f64::max) >= c.objective
     };
     if at_objective && reaches(old, -1.0) && !reaches(new, 1.0) {
-        return Err(format!("it does not reach recall {:.3}, which the old index does", c.objective));
+        return Err(format!("the new one does not reach recall {:.3}, which this one does", c.objective));
     }
     if !c.effort_managed
         && let (Some(before), Some(after)) = (verdict.old_at_present, verdict.new_at_present)

@@ -4,7 +4,8 @@ use std::fmt::Display;
 
 use serde_json::{Value, json};
 
-/// Exit code: what was asked about is not well (doctor found a fault, an action did not succeed, nothing was waiting).
+/// Exit code: what was asked about is not well (doctor found a fault, an action did not succeed, nothing was there to stop,
+/// approve or resume).
 pub(crate) const NOT_WELL: u8 = 1;
 /// Exit code: wrong usage.
 pub(crate) const USAGE: u8 = 2;
@@ -20,11 +21,12 @@ pub(crate) const LOCAL: u8 = 6;
 /// The exit codes in words, for help and manual.
 pub(crate) const CODES: &str = "\
 Exit codes:
-  0  done, and what was asked about is well
-  1  what was asked about is not well: doctor found a fault, an action did not succeed, there was nothing to do
+  0  done, or there was nothing to heal
+  1  not well: doctor found a fault, an action that was waited for did not succeed, or nothing was there to stop,
+     approve, reject or resume
   2  wrong usage
   3  no connection to the server
-  4  the server refused, or the connection was lost; SQLSTATE and hint are shown
+  4  the server refused (a dry run that has nothing to do, too), or the connection was lost; SQLSTATE and hint are shown
   5  the database has no extension ruvector, or another one of that name
   6  a file, port or terminal of this machine";
 

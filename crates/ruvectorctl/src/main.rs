@@ -24,7 +24,7 @@ use failure::Failure;
 struct Arguments {
     #[command(flatten)]
     place: Place,
-    /// Write JSON; errors too, to standard error.
+    /// Write JSON; errors too, to standard error, but those of usage.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]

@@ -141,11 +141,23 @@ fn the_manual_and_completions_name_every_subcommand() {
     completions.args(["completions", "bash"]);
     let completions = said(completions).code(0).out;
     for subcommand in [
-        "discover", "doctor", "status", "watch", "explain", "history", "execute", "approve", "abort", "serve",
+        "discover",
+        "doctor",
+        "status",
+        "watch",
+        "explain",
+        "history",
+        "execute",
+        "approve",
+        "abort",
+        "serve",
+        "collection",
     ] {
         assert!(folder.join(format!("ruvectorctl-{subcommand}.1")).is_file(), "{subcommand}");
         assert!(completions.contains(subcommand), "{subcommand}");
     }
+    let nested = std::fs::read_to_string(folder.join("ruvectorctl-collection-register.1")).unwrap();
+    assert!(nested.contains("username") && nested.contains("settings"), "{nested}");
     let mut page = common::program();
     page.arg("man");
     let page = said(page).code(0).out;

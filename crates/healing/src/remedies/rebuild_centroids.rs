@@ -21,6 +21,12 @@ use crate::snapshot::{Index, Method, Reading, Replacement, Snapshot};
 /// See the module.
 pub(super) struct RebuildCentroids;
 
+/// Whether fresh lists would be no better by what was measured of these: then only a human asks for a rebuild.
+fn lists_fit(problem: &Problem) -> bool {
+    let ProblemClass::CentroidSkew { distance_ratio, work_ratio, .. } = &problem.class else { return false };
+    [distance_ratio, work_ratio].iter().all(|ratio| ratio.is_some_and(|ratio| ratio <= 1.0))
+}
+
 impl Remedy for RebuildCentroids {
     fn name(&self) -> &'static str {
         "rebuild_centroids"
@@ -86,6 +92,9 @@ impl Remedy for RebuildCentroids {
         let why = match cause(problem) {
             Some(Cause::Skew) => "some lists are far longer than the others",
             Some(Cause::Recall) => "searches find too little",
+            _ if lists_fit(problem) => {
+                "the lists fit the rows as well as fresh ones would, but it was asked for"
+            }
             _ => "the lists no longer fit the rows",
         };
         let how = match (&index.replacement, lists) {

@@ -558,7 +558,7 @@ fn the_reason_for_more_effort_says_what_is_known_of_the_index() {
         let problem = first_problem(&sick);
         remedy("tune_search_effort").plan(&problem, &sick, &limits(&sick)).unwrap().reason
     };
-    assert!(reason(&|_| ()).contains("is in good shape"));
+    assert!(reason(&|_| ()).contains("has a structure as good as a fresh one's"));
     let unknown = reason(&|i| ivf(i).work_ratio = Reading::unknown("too many lists"));
     assert!(unknown.contains("not known") && !unknown.contains("good"), "{unknown}");
     // By hand it may be raised all the same.

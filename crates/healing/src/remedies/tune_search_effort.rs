@@ -32,12 +32,12 @@ fn shape(problem: &Problem) -> &'static str {
     match &problem.class {
         ProblemClass::CentroidSkew { structure, .. } | ProblemClass::IndexFragmentation { structure, .. } => {
             match structure {
-                Structure::Good => "is in good shape",
+                Structure::Good => "has a structure as good as a fresh one's",
                 Structure::Bad => "would be better for a rebuild",
-                Structure::Unknown => "is of a shape that is not known",
+                Structure::Unknown => "has a structure that is not known",
             }
         }
-        _ => "is of a shape that is not known",
+        _ => "has a structure that is not known",
     }
 }
 

@@ -129,7 +129,13 @@ fn print(table: &Value) {
     } else if let Some(obstacle) = table["obstacle"].as_str() {
         output::line(&format!("  cannot be registered by you: {obstacle}"));
     } else {
-        output::line(&format!("  to have it watched and healed: {};", output::text(table, "register")));
+        let statement = output::text(table, "register");
+        // The statement is one call: its last parenthesis is the call's.
+        let call = statement.strip_suffix(')').unwrap_or(&statement);
+        output::line(&format!(
+            "  to have it watched only: {call}, settings => '{{\"mode\": \"observe\"}}');"
+        ));
+        output::line(&format!("  to have it watched and healed: {statement};"));
     }
     output::line("");
 }

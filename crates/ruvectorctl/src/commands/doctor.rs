@@ -15,6 +15,16 @@ pub(crate) struct Arguments {}
 
 const FACTS: &str = include_str!("doctor.sql");
 
+/// What the next start will preload, by the configuration files; a superuser alone may read them.
+const CONFIGURED: &str = "
+    SELECT (SELECT f.setting FROM pg_file_settings f WHERE f.name = 'shared_preload_libraries'
+             ORDER BY f.seqno DESC LIMIT 1) AS setting";
+
+/// The healer's own switch, which ruvector_healing_configure() sets.
+const SWITCH: &str = "
+    SELECT (ruvector._effective_settings(coalesce((SELECT s.settings FROM ruvector.settings s), '{}'), '{}')
+            ->> 'enabled')::boolean AS enabled";
+
 /// What the control file of this extension says of it: another of the same name says something else.
 const COMMENT: &str = "keeps pgvector collections healthy";
 
@@ -87,6 +97,9 @@ pub(crate) async fn run(call: &Call, _: Arguments) -> Result<(), Failure> {
     {
         tokio::time::sleep(Duration::from_millis(250)).await;
         facts = session.row(FACTS, &[]).await?;
+    }
+    if facts["superuser"] == true {
+        facts["preload_configured"] = session.row(CONFIGURED, &[]).await?["setting"].take();
     }
     let mut checks = of_server(&facts);
     checks.extend(of_pgvector(&facts));
@@ -203,25 +216,80 @@ fn of_pgvector(facts: &Value) -> Vec<Check> {
     checks
 }
 
-fn of_extension(facts: &Value) -> Vec<Check> {
-    use Outcome::{Fault, Note, Unknown, Well};
-    let mut checks = Vec::new();
-    let preload = facts["preload"].as_str().map(|libraries| {
-        libraries
-            .split(',')
-            .map(|name| name.trim().trim_matches('"'))
-            .any(|name| name == "ruvector" || name.ends_with("/ruvector"))
-    });
-    checks.push(match preload {
-        Some(true) => check("preload", Well, "shared_preload_libraries has ruvector", ""),
-        Some(false) => check(
+/// The libraries that a value of shared_preload_libraries names, as the server reads it: separated by commas, a name in
+/// double quotes taken as it stands, commas too.
+fn libraries(value: &str) -> Vec<String> {
+    let mut names = vec![String::new()];
+    let mut quoted = false;
+    for letter in value.chars() {
+        match letter {
+            '"' => quoted = !quoted,
+            ',' if !quoted => names.push(String::new()),
+            _ => {
+                if let Some(name) = names.last_mut() {
+                    name.push(letter);
+                }
+            }
+        }
+    }
+    names.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+}
+
+fn names_ruvector(value: &str) -> bool {
+    libraries(value).iter().any(|name| name == "ruvector" || name.ends_with("/ruvector"))
+}
+
+/// The statement that adds ruvector to this value. Each library has quotes of its own: a list within one pair is taken for
+/// the name of one library, and the server does not start.
+fn preload_statement(value: &str) -> String {
+    let names = libraries(value);
+    // No library has a comma in its name: what has one is such a list, set by mistake.
+    let each = names.iter().flat_map(|name| name.split(',')).map(str::trim).filter(|name| !name.is_empty());
+    let mut list: Vec<String> = each.map(|name| format!("'{}'", name.replace('\'', "''"))).collect();
+    if !list.iter().any(|name| name == "'ruvector'" || name.ends_with("/ruvector'")) {
+        list.push("'ruvector'".to_owned());
+    }
+    format!("ALTER SYSTEM SET shared_preload_libraries = {};", list.join(", "))
+}
+
+/// Whether the library is preloaded, and what to do if not.
+fn of_preload(facts: &Value) -> Check {
+    use Outcome::{Fault, Unknown, Well};
+    let Some(value) = facts["preload"].as_str() else {
+        return check(
+            "preload",
+            Unknown,
+            "only members of pg_read_all_settings see it",
+            format!("GRANT pg_read_all_settings TO {};", output::text(facts, "role")),
+        );
+    };
+    if names_ruvector(value) {
+        return check("preload", Well, "shared_preload_libraries has ruvector", "");
+    }
+    let configured = facts["preload_configured"].as_str();
+    if configured.is_some_and(names_ruvector) {
+        return check(
             "preload",
             Fault,
-            "shared_preload_libraries lacks ruvector: nothing is watched or healed",
-            "Add it (ALTER SYSTEM SET shared_preload_libraries = 'ruvector', or with what is there already) and restart the server.",
+            "shared_preload_libraries has ruvector in the configuration, not yet in force: nothing is watched or healed",
+            "Set in the configuration: restart the server.",
+        );
+    }
+    check(
+        "preload",
+        Fault,
+        "shared_preload_libraries lacks ruvector: nothing is watched or healed",
+        format!(
+            "{} then restart the server. (Each library in quotes of its own: with a list in one pair it does not start.)",
+            preload_statement(configured.unwrap_or(value))
         ),
-        None => check("preload", Unknown, "only members of pg_read_all_settings see it", "GRANT pg_read_all_settings."),
-    });
+    )
+}
+
+fn of_extension(facts: &Value) -> Vec<Check> {
+    use Outcome::{Fault, Note, Well};
+    let mut checks = Vec::new();
+    checks.push(of_preload(facts));
     match facts["available"].as_str() {
         None => checks.push(check(
             "extension files",
@@ -291,7 +359,7 @@ fn of_workers(facts: &Value) -> Vec<Check> {
             "workers",
             Unknown,
             "only members of pg_read_all_stats see them",
-            "GRANT pg_read_all_stats.",
+            format!("GRANT pg_read_all_stats TO {};", output::text(facts, "role")),
         )];
     };
     // Those of ours that run are counted among the used ones.
@@ -339,13 +407,23 @@ fn of_role(facts: &Value) -> Vec<Check> {
             "role",
             Fault,
             format!("{role} may neither read nor act"),
-            format!("GRANT ruvector_monitor TO {role}; or ruvector_operator"),
+            format!("GRANT ruvector_monitor TO {role}; (or ruvector_operator)"),
         )
     }]
 }
 
 async fn of_collections(session: &Session) -> Result<Vec<Check>, Failure> {
     use Outcome::{Fault, Note, Well};
+    let mut checks = Vec::new();
+    // Of an older extension it may not be readable; then nothing is said of it.
+    if session.row(SWITCH, &[]).await.is_ok_and(|row| row["enabled"] == false) {
+        checks.push(check(
+            "switch",
+            Note,
+            "the setting enabled is false: nothing is healed",
+            "SELECT ruvector_healing_configure('{\"enabled\": true}');",
+        ));
+    }
     let rows = session
         .rows(
             "SELECT i.collection, i.state, i.note, extract(epoch FROM clock_timestamp() - i.sampled_at)::float8 AS age_s,
@@ -356,14 +434,13 @@ async fn of_collections(session: &Session) -> Result<Vec<Check>, Failure> {
         )
         .await?;
     if rows.is_empty() {
-        return Ok(vec![check(
+        checks.push(check(
             "collections",
             Note,
             "none is registered",
             "`ruvectorctl discover` shows what could be.",
-        )]);
+        ));
     }
-    let mut checks = Vec::new();
     for row in &rows {
         let name = output::text(row, "collection");
         let age = row["age_s"].as_f64();
@@ -398,6 +475,36 @@ mod tests {
     fn versions_compare_by_number() {
         assert!(version_of("0.10") > version_of("0.8.6"));
         assert_eq!(version_of("0.8"), [0, 8, 0]);
+    }
+
+    #[test]
+    fn the_statement_that_adds_the_library_quotes_each_by_itself() {
+        let set = |list: &str| format!("ALTER SYSTEM SET shared_preload_libraries = {list};");
+        assert_eq!(preload_statement(""), set("'ruvector'"));
+        assert_eq!(preload_statement("pg_stat_statements"), set("'pg_stat_statements', 'ruvector'"));
+        assert_eq!(
+            preload_statement(" auto_explain ,pg_cron,  \"$libdir/My Lib\""),
+            set("'auto_explain', 'pg_cron', '$libdir/My Lib', 'ruvector'")
+        );
+        assert_eq!(preload_statement("it's"), set("'it''s', 'ruvector'"));
+        // What one pair of quotes around the list leaves in the configuration.
+        let mistaken = "\"pg_stat_statements,ruvector\"";
+        assert!(!names_ruvector(mistaken));
+        assert_eq!(preload_statement(mistaken), set("'pg_stat_statements', 'ruvector'"));
+        assert!(names_ruvector("pg_stat_statements, ruvector") && names_ruvector("\"$libdir/ruvector\""));
+        assert!(!names_ruvector("") && !names_ruvector("my_ruvector"));
+    }
+
+    #[test]
+    fn what_is_only_configured_wants_a_restart() {
+        let mend = |facts: Value| of_preload(&facts).mend.unwrap_or_default();
+        let waiting = mend(json!({ "preload": "pg_cron", "preload_configured": "pg_cron, ruvector" }));
+        assert_eq!(waiting, "Set in the configuration: restart the server.");
+        // The statement keeps what was configured since the start.
+        let lacking = mend(json!({ "preload": "pg_cron", "preload_configured": "pg_cron, auto_explain" }));
+        assert!(lacking.contains("= 'pg_cron', 'auto_explain', 'ruvector';"), "{lacking}");
+        let unseen = mend(json!({ "preload": null, "role": "guest" }));
+        assert_eq!(unseen, "GRANT pg_read_all_settings TO guest;");
     }
 
     #[test]

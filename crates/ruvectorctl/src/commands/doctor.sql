@@ -1,7 +1,7 @@
 -- What `doctor` judges, from catalogs and statistics views alone: each NULL is something this role may not see.
 SELECT current_database() AS database, current_setting('server_version') AS server_version,
        current_setting('server_version_num')::int AS server_version_num, pg_is_in_recovery() AS standby,
-       (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = session_user) AS superuser, session_user::text AS role,
+       (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = session_user) AS superuser, quote_ident(session_user) AS role,
        (SELECT s.setting FROM pg_settings s WHERE s.name = 'shared_preload_libraries') AS preload,
        (SELECT s.setting FROM pg_settings s WHERE s.name = 'ruvector.enabled') AS enabled,
        current_setting('track_counts') AS track_counts, current_setting('autovacuum') AS autovacuum,

@@ -20,6 +20,11 @@ pub(crate) struct Arguments {
     story: bool,
 }
 
+/// When it ended, to the second, as the session's time zone has it.
+fn ended(row: &serde_json::Value) -> String {
+    output::text(row, "completed_at").chars().take(19).collect::<String>().replace('T', " ")
+}
+
 pub(crate) async fn run(call: &Call, arguments: Arguments) -> Result<(), Failure> {
     let session = call.place.open().await?;
     let rows = session
@@ -42,7 +47,13 @@ pub(crate) async fn run(call: &Call, arguments: Arguments) -> Result<(), Failure
     }
     if arguments.story {
         for row in &rows {
-            output::line(&format!("{}\n", output::text(row, "story")));
+            output::line(&format!(
+                "Action {}, {}, {}:\n{}\n",
+                output::text(row, "action_id"),
+                output::text(row, "collection"),
+                ended(row),
+                output::text(row, "story")
+            ));
         }
         return Ok(());
     }
@@ -60,7 +71,7 @@ pub(crate) async fn run(call: &Call, arguments: Arguments) -> Result<(), Failure
     for row in &rows {
         table.row([
             output::text(row, "action_id"),
-            output::text(row, "completed_at").chars().take(19).collect::<String>().replace('T', " "),
+            ended(row),
             output::text(row, "collection"),
             output::text(row, "problem_class"),
             output::text(row, "strategy"),

@@ -1,6 +1,6 @@
 //! `man`: the manual pages, made from the same definitions as --help.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap_mangen::Man;
 
@@ -10,7 +10,7 @@ use crate::output;
 /// Print the manual page, or write one for each subcommand into a folder.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Folder for ruvectorctl.1, ruvectorctl-status.1 and so on.
+    /// Folder for ruvectorctl.1, ruvectorctl-status.1, ruvectorctl-collection-register.1 and so on.
     #[arg(long)]
     dir: Option<PathBuf>,
 }
@@ -24,22 +24,13 @@ pub(crate) fn run(command: clap::Command, arguments: &Arguments) -> Result<(), F
     };
     std::fs::create_dir_all(folder)
         .map_err(|error| Failure::local(format!("{} cannot be made", folder.display()), error))?;
-    write(folder, "ruvectorctl", command.clone())?;
-    for subcommand in command.get_subcommands() {
-        let name = format!("ruvectorctl-{}", subcommand.get_name());
-        write(folder, &name, subcommand.clone().name(name.clone()))?;
-    }
-    Ok(())
+    // Those of nested verbs too, each with the options of the connection.
+    clap_mangen::generate_to(command, folder)
+        .map_err(|error| Failure::local(format!("{} cannot be written", folder.display()), error))
 }
 
 fn page(command: clap::Command) -> Result<Vec<u8>, Failure> {
     let mut roff = Vec::new();
     Man::new(command).render(&mut roff).map_err(|error| Failure::local("the page cannot be made", error))?;
     Ok(roff)
-}
-
-fn write(folder: &Path, name: &str, command: clap::Command) -> Result<(), Failure> {
-    let path = folder.join(format!("{name}.1"));
-    std::fs::write(&path, page(command)?)
-        .map_err(|error| Failure::local(format!("{} cannot be written", path.display()), error))
 }

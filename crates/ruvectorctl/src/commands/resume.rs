@@ -23,6 +23,21 @@ pub(crate) async fn run(call: &Call, arguments: Arguments) -> Result<(), Failure
         output::json(&json!({ "collection": arguments.collection, "resumed": true }));
     } else {
         output::line("healing goes on");
+        if arguments.collection.is_none() {
+            let own = session
+                .rows(
+                    "SELECT c.name, p.until FROM ruvector.healing_pauses p
+                       JOIN ruvector.collections c ON c.id = p.collection_id
+                      WHERE p.until > clock_timestamp() ORDER BY c.name",
+                    &[],
+                )
+                .await
+                .unwrap_or_default();
+            for pause in &own {
+                let (name, until) = (output::text(pause, "name"), output::text(pause, "until"));
+                output::line(&format!("{name} has a pause of its own until {until}"));
+            }
+        }
     }
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use cluster::{Cluster, Version};
+use anyhow::{Context, Result, anyhow};
+use cluster::{Cluster, ClusterError, Version};
 
 /// Makes it, with the extension preloaded and created in the database `postgres`. Prints the URI as the last line.
 pub(super) fn up(version: Version, directory: &Path) -> Result<()> {
@@ -24,7 +24,15 @@ pub(super) fn up(version: Version, directory: &Path) -> Result<()> {
 
 /// Stops it and removes its directory.
 pub(super) fn down(directory: &Path) -> Result<()> {
-    Cluster::open_at(directory)?.destroy()?;
+    let cluster = Cluster::open_at(directory).map_err(|error| match error {
+        // Its own hint is for programs.
+        ClusterError::NotACluster { directory, reason } => anyhow!(
+            "{} is no sandbox: {reason}\nhint: give the directory that `ruvectorctl sandbox` or `make sandbox DIR=…` was given",
+            directory.display()
+        ),
+        other => other.into(),
+    })?;
+    cluster.destroy()?;
     eprintln!("stopped and removed {}", directory.display());
     Ok(())
 }
