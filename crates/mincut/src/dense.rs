@@ -150,6 +150,12 @@ impl<N: Number> Matrix<N> {
         }
     }
 
+    /// Memory of the cells.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.cells.capacity() * size_of::<N>()
+    }
+
     fn stride(rows: usize) -> usize {
         rows.next_multiple_of(BLOCK)
     }

@@ -51,7 +51,9 @@ impl Bytes<'_> {
             let node = |nth: u32| (first + nth) % nodes as u32;
             match kind {
                 0 => edges.extend(
-                    (0..len.min(24)).flat_map(|u| (0..u).map(move |v| (u, v))).map(|(u, v)| (node(u), node(v), capacity)),
+                    (0..len.min(24))
+                        .flat_map(|u| (0..u).map(move |v| (u, v)))
+                        .map(|(u, v)| (node(u), node(v), capacity)),
                 ),
                 1 => edges.extend((1..len).map(|u| (node(0), node(u), capacity))),
                 _ => edges.extend((1..len).map(|u| (node(u - 1), node(u), capacity))),

@@ -200,6 +200,7 @@ fn regrouped_classes_hold_together() {
 /// What was reached before a scan began anew hangs on the rest by less than a key can tell.
 fn check_reached(graph: &Csr, order: &Order, least_key: u64, context: &str) {
     let reached = &order.nodes[..order.reached];
+    assert!(!reached.is_empty(), "{context}");
     if order.reached < graph.nodes() {
         assert!(order.starts.contains(&(order.reached as u32)), "{context}");
         let inside = |node: u32| reached.contains(&node);
@@ -348,6 +349,21 @@ fn a_matrix_certifies_what_holds_together() {
         }
     }
     assert!(merged > 10_000 && found > 200, "{merged} {found}");
+}
+
+#[test]
+fn a_matrix_that_is_too_large_to_keep_is_given_back() {
+    let (mut trail, mut order) = (Trail::default(), Order::default());
+    let mut matrix = Matrix::<f32>::default();
+    let mut kept = |bytes_max: Option<usize>| {
+        trail.reset(100);
+        trail.found(99, &[0]);
+        matrix.run(&complete(100), &mut trail, &mut order, &mut || false).unwrap();
+        matrix.keep_within(bytes_max.unwrap_or(usize::MAX));
+        matrix.bytes()
+    };
+    let bytes = kept(None);
+    assert_eq!((bytes, kept(Some(bytes)), kept(Some(bytes - 1))), (100 * 128 * 4, bytes, 0));
 }
 
 /// Sizes at which rows take more than one block, avalanches happen and sets are large.
