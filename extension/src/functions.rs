@@ -154,8 +154,12 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
         })),
         Decision::Refuse { reason, detail, .. } => {
             let detail = detail.strip_prefix(&format!("{strategy}: ")).unwrap_or(&detail);
+            let of_indexes = matches!(
+                strategy,
+                "rebuild_centroids" | "compact_indexes" | "repair_invalid_index" | "tune_search_effort"
+            );
             let hint = match reason {
-                Reason::NotApplicable => {
+                Reason::NotApplicable if of_indexes => {
                     "ruvector_index_health() shows each index with what was measured of it."
                 }
                 _ => reason.explain(),
