@@ -229,6 +229,7 @@ mod tests {
             lesson: Some(lesson),
             lambda_planned: Some(0.1),
             lambda_before: Some(0.1),
+            lambda_placed: None,
             lambda_after: Some(0.2),
             nodes: vec![],
         }
