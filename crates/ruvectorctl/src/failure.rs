@@ -22,11 +22,12 @@ pub(crate) const LOCAL: u8 = 6;
 pub(crate) const CODES: &str = "\
 Exit codes:
   0  done, or there was nothing to heal
-  1  not well: doctor found a fault, an action that was waited for did not succeed, or nothing was there to stop,
-     approve, reject or resume
+  1  not well: doctor found a fault, an action that was waited for did not succeed, or nothing
+     was there to stop, approve, reject or resume
   2  wrong usage
   3  no connection to the server
-  4  the server refused (a dry run that has nothing to do, too), or the connection was lost; SQLSTATE and hint are shown
+  4  the server refused (a dry run that has nothing to do, too), or the connection was lost;
+     SQLSTATE and hint are shown
   5  the database has no extension ruvector, or another one of that name
   6  a file, port or terminal of this machine";
 
