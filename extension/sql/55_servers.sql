@@ -113,3 +113,18 @@ BEGIN ATOMIC
      WHERE s ->> 'name' <> ''
      ORDER BY c.name, s ->> 'name';
 END;
+
+-- Batches of rows that an action moves to another server, or back, by two-phase commit: what is noted here decides. "intent" is
+-- committed before anything is done there; "decided" with the change here, from when on the other server is told to commit until it
+-- has; "done" afterwards. What is "given_up" is rolled back there. Its prepared transaction is called
+-- ruvector_<system identifier>_<database>_<id>.
+CREATE TABLE ruvector.server_batches (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    collection_id integer NOT NULL,
+    action_id     bigint NOT NULL,
+    leaf          oid NOT NULL,        -- the foreign table
+    keys          text[] NOT NULL,
+    state         text NOT NULL DEFAULT 'intent' CHECK (state IN ('intent', 'decided', 'done', 'given_up')),
+    noted_at      timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX ON ruvector.server_batches (collection_id) WHERE state IN ('intent', 'decided');

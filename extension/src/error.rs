@@ -14,6 +14,8 @@ pub(crate) enum Error {
     Stored(serde_json::Error),
     /// A build was cancelled since it took longer than it may.
     TooLong { limit_s: f64 },
+    /// Another server did not do what it was asked for; no SQLSTATE: it did not answer.
+    Remote { server: String, sqlstate: Option<String>, message: String },
     /// Something of the world is not as a step needs it; the text is for a human.
     Refused(String),
 }
@@ -34,7 +36,7 @@ impl Error {
     pub(crate) fn lesson(&self) -> Lesson {
         match self {
             Error::Raised { sqlstate, .. } if sqlstate != "55P03" && sqlstate != "57014" => Lesson::Fault,
-            Error::TooLong { .. } => Lesson::Fault,
+            Error::TooLong { .. } | Error::Remote { sqlstate: Some(_), .. } => Lesson::Fault,
             _ => Lesson::Postponed,
         }
     }
@@ -56,6 +58,10 @@ impl std::fmt::Display for Error {
             Error::TooLong { limit_s } => {
                 write!(f, "the build was cancelled after its time limit of {limit_s:.0} s")
             }
+            Error::Remote { server, sqlstate: Some(sqlstate), message } => {
+                write!(f, "server {server}: {message} (SQLSTATE {sqlstate})")
+            }
+            Error::Remote { server, sqlstate: None, message } => write!(f, "server {server}: {message}"),
             Error::Refused(reason) => f.write_str(reason),
         }
     }

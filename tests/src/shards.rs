@@ -1,9 +1,9 @@
 //! Two servers: one with the extension and a managed collection, the other with a table that becomes a partition of it.
 
-use cluster::Cluster;
+use cluster::{Cluster, wait_for};
 use postgres::Client;
 
-use crate::{start_with, version};
+use crate::{PATIENCE, start_with, version};
 
 /// Both servers, with a session on each.
 pub struct Two {
@@ -60,5 +60,12 @@ impl Two {
             .expect("a partition")
             .get(0);
         assert_eq!(number, 3);
+        // The healer puts its share into shared memory.
+        wait_for("rows that are routed there", PATIENCE, || {
+            let query =
+                "SELECT 1 FROM generate_series(0, 99) i WHERE ruvector_route('docs', 2 + 0 * i) = 3 LIMIT 1";
+            self.client.query_opt(query, &[]).expect("routing")
+        })
+        .expect("rows that are routed there");
     }
 }

@@ -161,8 +161,15 @@ mod tests {
     fn a_partition_for_cold_rows_makes_no_other_hot() {
         let mut loaded = of(&[1000.0, 1000.0, 0.0]);
         assert_eq!(ratio(&loaded, 1000), Some(2.0));
-        let place =
-            Place { oid: 1002, number: 0, weight: 0.0, cold: true, elsewhere: false, cold_rows: None };
+        let place = Place {
+            oid: 1002,
+            number: 0,
+            weight: 0.0,
+            cold: true,
+            elsewhere: false,
+            refuses: None,
+            cold_rows: None,
+        };
         loaded.managed = Some(Managed { fixed: None, noticed: None, by_tenant: false, places: vec![place] });
         assert_eq!((ratio(&loaded, 1000), ratio(&loaded, 1002)), (Some(1.0), None));
     }

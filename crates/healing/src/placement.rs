@@ -113,8 +113,14 @@ pub(crate) const MOVING: &[Parameter] = &[
         kind: ParameterKind::Names("partition names"),
         doc: "Partitions to take rows from, with their schema; otherwise those of the problem.",
     },
+    Parameter {
+        name: SERVERS,
+        kind: ParameterKind::Names("server names"),
+        doc: "Other servers whose partitions take the rows; otherwise partitions of this one do, if it has any that are not hot.",
+    },
 ];
 const PARTITIONS: &str = "partitions";
+const SERVERS: &str = "servers";
 
 /// The routing, where rows are ours to move.
 pub(crate) fn managed<'a>(snapshot: &'a Snapshot, config: &Config) -> Result<&'a Managed, NotApplicable> {
@@ -190,11 +196,46 @@ pub(crate) fn sites(
         partition_ids.contains(&partition.oid)
             && named.as_ref().is_none_or(|names| names.contains(&partition.name.as_str()))
     };
+    let servers = limits.params.names(SERVERS);
+    // Another server takes rows where one is asked for, or where this one as a whole is what is hot.
+    let has_room = managed
+        .places
+        .iter()
+        .any(|place| !place.cold && !place.elsewhere && !partition_ids.contains(&place.oid));
     let mut sites = Vec::new();
-    for place in managed.places.iter().filter(|place| !place.cold && !place.elsewhere) {
+    let mut refused = Vec::new();
+    for place in managed.places.iter().filter(|place| !place.cold) {
         let Some(partition) = snapshot.partitions.iter().find(|partition| partition.oid == place.oid) else {
             continue;
         };
+        if place.elsewhere {
+            let wanted = match &servers {
+                Some(names) => names.contains(&partition.server.as_str()),
+                None => !has_room,
+            };
+            if !wanted {
+                continue;
+            }
+            match (&place.refuses, &partition.live_rows, &partition.load) {
+                (None, Reading::Known(rows), Some(Reading::Known(load))) => sites.push(Site {
+                    place: place_ref(partition, place),
+                    rows: *rows,
+                    load: load.blocks,
+                    takes: true,
+                    gives: false,
+                }),
+                (Some(why), ..)
+                | (None, Reading::Unknown(why), _)
+                | (None, _, Some(Reading::Unknown(why))) => {
+                    refused.push(format!("{} on server {}: {why}", partition.name, partition.server));
+                }
+                (None, _, None) => refused.push(format!(
+                    "{} on server {}: its load is not known yet",
+                    partition.name, partition.server
+                )),
+            }
+            continue;
+        }
         let missing = |what: &str, why: &str| NotApplicable::MeasurementMissing {
             detail: format!("{what} of {}: {why}", partition.name),
         };
@@ -208,14 +249,21 @@ pub(crate) fn sites(
             None => return Err(missing("load", "nobody has looked yet")),
         };
         let gives = gives(partition);
-        sites.push(Site { place: place_ref(partition, place), rows, load, takes: !gives, gives });
+        sites.push(Site {
+            place: place_ref(partition, place),
+            rows,
+            load,
+            takes: !gives && servers.is_none(),
+            gives,
+        });
     }
     if !sites.iter().any(|site| site.gives) {
         return Err(NotApplicable::NoTarget { detail: "no partition that may give rows is hot".to_owned() });
     }
     if !sites.iter().any(|site| site.takes) {
+        let why = if refused.is_empty() { String::new() } else { format!(" ({})", refused.join("; ")) };
         return Err(NotApplicable::NoTarget {
-            detail: "there is no other partition to take rows".to_owned(),
+            detail: format!("there is no other partition to take rows{why}"),
         });
     }
     Ok(sites)
@@ -234,7 +282,12 @@ pub(crate) fn manual_hotspot(
         .partitions
         .iter()
         .filter(|partition| named.as_ref().is_none_or(|names| names.contains(&partition.name.as_str())))
-        .filter_map(|partition| Some((partition, ratio(partition.oid)?)))
+        .filter(|partition| partition.server.is_empty())
+        // One that is alone here is held against those of other servers.
+        .filter_map(|partition| {
+            let others = || load::group_ratio(snapshot, &[partition.oid], config);
+            Some((partition, ratio(partition.oid).or_else(others)?))
+        })
         .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.oid.cmp(&a.0.oid)));
     let Some((partition, load_ratio)) = hottest else {
         return Err(NotApplicable::NoTarget { detail: "no partition whose load is known".to_owned() });

@@ -131,6 +131,9 @@ pub struct Place {
     pub cold: bool,
     /// It is on another server.
     pub elsewhere: bool,
+    /// Why rows can be moved neither to another server nor back; None: they can, or it is on this one.
+    #[serde(default)]
+    pub refuses: Option<String>,
     /// Its rows that belong into the cold partition; None where no condition says so.
     #[serde(default)]
     pub cold_rows: Option<Reading<f64>>,

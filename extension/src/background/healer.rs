@@ -248,6 +248,10 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
     if let Err(error) = collect::servers::look(collection) {
         pgrx::warning!("ruvector: collection {}: other servers: {error}", collection.name);
     }
+    // What a worker that died has left prepared there.
+    if let Err(error) = execute::settle(collection, execute::Whose::Orphans) {
+        pgrx::warning!("ruvector: collection {}: {error}", collection.name);
+    }
     let mut looked = None;
     // While an action changes the collection its worker measures, and a build should not have to wait for us.
     if !transaction(|| is_acted_on(collection.id))? {

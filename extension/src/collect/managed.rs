@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::catalog::live_rows;
-use super::{Collection, documents};
+use super::{Collection, documents, servers};
 use crate::error::Error;
 use crate::transaction::transaction;
 
@@ -20,6 +20,8 @@ pub(crate) struct Routing {
     pub(crate) root: String,
     pub(crate) tenant_column: Option<String>,
     pub(crate) cold_when: Option<String>,
+    /// Quoted name of its key table.
+    pub(crate) key_table: Option<String>,
     /// Columns of the primary key beside `partition_id`.
     keys: Vec<Key>,
     forced_policies: bool,
@@ -47,7 +49,7 @@ pub(crate) struct Leaf {
     pub(crate) name: String,
     weight: f64,
     cold: bool,
-    elsewhere: bool,
+    pub(crate) elsewhere: bool,
 }
 
 /// `$1` the root. Our own triggers, those of the key table, are nobody else's, also when the root was renamed since; a row trigger sees a delete and an insert
@@ -55,6 +57,8 @@ pub(crate) struct Leaf {
 const ROUTING: &str = "
 SELECT jsonb_build_object('route', m.route, 'root', format('%I.%I', n.nspname, t.relname),
        'tenant_column', m.tenant_column, 'cold_when', m.cold_when,
+       'key_table', (SELECT format('%I.%I', kn.nspname, k.relname) FROM pg_class k JOIN pg_namespace kn ON kn.oid = k.relnamespace
+                      WHERE k.oid = m.key_table),
        -- A root with foreign partitions has no key of its own (tablecmds.c), its partitions here have.
        'keys', (SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object('name', format('%I', a.attname),
                                'kind', format_type(a.atttypid, NULL))), '[]')
@@ -154,18 +158,22 @@ pub(super) fn managed(collection: &Collection) -> Result<Option<Managed>, Error>
         (has_cold && !leaf.cold && !leaf.elsewhere)
             .then(|| counted.unwrap_or_else(|| Reading::unknown("not counted yet")))
     };
-    let places = routing.places.iter().map(|leaf| Place {
-        oid: leaf.oid,
-        number: leaf.number,
-        weight: leaf.weight,
-        cold: leaf.cold,
-        elsewhere: leaf.elsewhere,
-        cold_rows: cold_rows(leaf),
-    });
+    let mut places = Vec::with_capacity(routing.places.len());
+    for leaf in &routing.places {
+        places.push(Place {
+            oid: leaf.oid,
+            number: leaf.number,
+            weight: leaf.weight,
+            cold: leaf.cold,
+            elsewhere: leaf.elsewhere,
+            refuses: if leaf.elsewhere { servers::refuses(collection, leaf.oid)? } else { None },
+            cold_rows: cold_rows(leaf),
+        });
+    }
     Ok(Some(Managed {
         fixed: routing.fixed(),
         noticed: routing.noticed(),
         by_tenant: routing.tenant_column.is_some(),
-        places: places.collect(),
+        places,
     }))
 }

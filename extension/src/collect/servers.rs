@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::load::{Counters, is_maintained, rates};
 use super::{Collection, documents, now_ms, tables};
 use crate::error::Error;
+use crate::execute::gid_prefix;
 use crate::kept;
 use crate::owner::owner_of;
 use crate::remote::{Connection, Credentials, Failed, credentials};
@@ -38,13 +39,13 @@ const WINDOW_MIN_MS: i64 = 900;
 
 /// A foreign leaf of the collection.
 #[derive(Clone, Deserialize)]
-struct Leaf {
+pub(crate) struct Leaf {
     oid: Oid,
     name: String,
-    server: String,
-    server_oid: Oid,
+    pub(crate) server: String,
+    pub(crate) server_oid: Oid,
     /// Quoted name of the table there.
-    there: String,
+    pub(crate) there: String,
 }
 
 /// `$1` the foreign leaf tables.
@@ -65,10 +66,19 @@ fn leaves(collection: &Collection) -> Result<Vec<Leaf>, Error> {
     }
 }
 
+/// The foreign leaf of this OID, if it still is one of the collection's. Must run in a transaction.
+pub(crate) fn leaf(collection: &Collection, partition: Oid) -> Result<Option<Leaf>, Error> {
+    Ok(leaves(collection)?.into_iter().find(|leaf| leaf.oid == partition))
+}
+
 /// What a server says of itself and of the tables it was asked about.
 #[derive(Deserialize)]
 struct State {
     connections_pct: Option<f64>,
+    /// Why no transaction can be prepared there, with what to do about it.
+    cannot_prepare: Option<String>,
+    /// Whether it holds a prepared transaction of ours.
+    has_prepared: bool,
     tables: Vec<Seen>,
 }
 
@@ -79,10 +89,11 @@ struct Seen {
     kind: Option<String>,
     bytes: Option<u64>,
     may_read: Option<bool>,
+    may_write: Option<bool>,
     counters: Option<Counters>,
 }
 
-/// `$1` quoted names, `$2` the numbers that we know them by.
+/// `$1` quoted names, `$2` the numbers that we know them by, `$3` what the names of our prepared transactions begin with.
 const STATE: &str = "
 WITH working AS MATERIALIZED (
     SELECT v.relid FROM pg_stat_progress_vacuum v UNION SELECT a.relid FROM pg_stat_progress_analyze a
@@ -93,8 +104,14 @@ SELECT jsonb_build_object(
         100 * (SELECT count(*) FROM pg_stat_activity s WHERE s.backend_type = 'client backend')
             / greatest(current_setting('max_connections')::float8 - current_setting('superuser_reserved_connections')::float8
                        - coalesce(current_setting('reserved_connections', true)::float8, 0), 1) END,
+    'cannot_prepare', CASE
+        WHEN pg_is_in_recovery() THEN 'it is a standby'
+        WHEN current_setting('max_prepared_transactions')::integer = 0
+            THEN 'max_prepared_transactions is 0 there: set it to 8 or more and restart that server' END,
+    'has_prepared', EXISTS (SELECT FROM pg_prepared_xacts x WHERE x.database = current_database() AND starts_with(x.gid, $3)),
     'tables', (SELECT jsonb_agg(jsonb_build_object('oid', n.known, 'kind', t.relkind, 'bytes', pg_relation_size(t.oid),
         'may_read', has_table_privilege(t.oid, 'SELECT'),
+        'may_write', has_table_privilege(t.oid, 'INSERT') AND has_table_privilege(t.oid, 'DELETE'),
         'counters', CASE WHEN t.oid IS NOT NULL THEN jsonb_build_object('oid', n.known,
             'maintained', pg_stat_get_vacuum_count(t.oid) + pg_stat_get_autovacuum_count(t.oid)
                         + pg_stat_get_analyze_count(t.oid) + pg_stat_get_autoanalyze_count(t.oid)
@@ -124,6 +141,7 @@ struct Known {
     failures: u32,
     next_try: i64,
     connections_pct: Option<f64>,
+    has_prepared: bool,
     tables: HashMap<Oid, Table>,
 }
 
@@ -132,6 +150,8 @@ struct Table {
     live_rows: Reading<f64>,
     bytes: Reading<u64>,
     load: Option<Reading<Load>>,
+    /// Why rows can be moved neither there nor back.
+    refuses: Option<String>,
     counters: Option<(Counters, i64)>,
     counted: Option<Counted>,
 }
@@ -259,7 +279,7 @@ fn read(
     };
     let connection = known.connection.insert(connection);
     let state = state(connection, leaves, soon(ANSWER))?;
-    known.connections_pct = state.connections_pct;
+    (known.connections_pct, known.has_prepared) = (state.connections_pct, state.has_prepared);
     let mut error = None;
     let mut counted = false;
     for seen in &state.tables {
@@ -268,6 +288,7 @@ fn read(
             live_rows: Reading::unknown("not looked at yet"),
             bytes: Reading::unknown("not looked at yet"),
             load: None,
+            refuses: None,
             counters: None,
             counted: None,
         });
@@ -280,6 +301,9 @@ fn read(
         }
         let (Some(counters), Some(bytes)) = (seen.counters, seen.bytes) else { continue };
         let now = now_ms();
+        let unwritable = (seen.may_write != Some(true))
+            .then(|| "its user mapping may not INSERT and DELETE there".to_owned());
+        table.refuses = state.cannot_prepare.clone().or(unwritable);
         table.bytes = Reading::Known(bytes);
         end_window(table, counters, now);
         match count(connection, leaf, table, counters, bytes, soon(ANSWER)) {
@@ -309,7 +333,7 @@ fn state(connection: &mut Connection, leaves: &[Leaf], until: Instant) -> Result
     let array = |texts: Vec<String>| Some(super::text_array(&texts));
     let names = array(leaves.iter().map(|leaf| leaf.there.clone()).collect());
     let known = array(leaves.iter().map(|leaf| leaf.oid.to_string()).collect());
-    let rows = connection.ask(STATE, &[names, known], until)?;
+    let rows = connection.ask(STATE, &[names, known, Some(gid_prefix())], until)?;
     let text = rows.into_iter().flatten().flatten().next();
     let told = text.and_then(|text| serde_json::from_str(&text).ok());
     told.ok_or_else(|| Failed {
@@ -366,6 +390,36 @@ fn count(
     table.counted = Some(Counted { rows, changes, bytes, at: now });
     table.live_rows = Reading::Known(rows);
     Ok(true)
+}
+
+/// Why rows can be moved neither to a partition on another server nor back, by the last look of this process; None: they can.
+/// Must run in a transaction.
+pub(super) fn refuses(collection: &Collection, partition: Oid) -> Result<Option<String>, Error> {
+    let Some(leaf) = leaf(collection, partition)? else {
+        return Ok(Some("it is no foreign table of the collection".to_owned()));
+    };
+    let owner = owner_of(collection.relation.into()).map_or(0, pg_sys::Oid::to_u32);
+    Ok(KNOWN.with_borrow(|all| match all.get(&(leaf.server_oid, owner)) {
+        None => Some("its server was not looked at yet".to_owned()),
+        Some(known) => match known.tables.get(&partition) {
+            Some(table) => table.refuses.clone(),
+            None => {
+                Some(known.error.clone().unwrap_or_else(|| "its server was not looked at yet".to_owned()))
+            }
+        },
+    }))
+}
+
+/// One partition of each server that holds a prepared transaction of ours, by the last look of this process. Must run in a
+/// transaction.
+pub(crate) fn with_prepared(collection: &Collection) -> Result<Vec<Oid>, Error> {
+    let owner = owner_of(collection.relation.into()).map_or(0, pg_sys::Oid::to_u32);
+    let mut found = leaves(collection)?;
+    found.dedup_by_key(|leaf| leaf.server_oid);
+    found.retain(|leaf| {
+        KNOWN.with_borrow(|all| all.get(&(leaf.server_oid, owner)).is_some_and(|known| known.has_prepared))
+    });
+    Ok(found.into_iter().map(|leaf| leaf.oid).collect())
 }
 
 /// The partitions on other servers and those servers, as they were seen at the last look of this process. Must run in a

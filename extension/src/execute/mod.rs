@@ -25,6 +25,8 @@ mod suppress;
 mod toplevel;
 mod weight;
 
+pub(crate) use rows::{Whose, gid_prefix, settle};
+
 /// What a step needs to know beside itself.
 pub(crate) struct Context<'a> {
     pub(crate) action_id: i64,

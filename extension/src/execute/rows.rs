@@ -26,6 +26,10 @@ use crate::journal;
 use crate::owner::{as_role, owner_of};
 use crate::transaction::{look_again, transaction};
 
+mod far;
+
+pub(crate) use far::{Whose, gid_prefix, settle};
+
 /// Time over which the load is counted that λ after a move is read from. Counters reach the statistics once a second.
 const LOOK: Duration = Duration::from_secs(3);
 /// A replica that is further behind than this has the moving wait for it.
@@ -53,6 +57,8 @@ struct Mover<'a> {
     held_ms: f64,
     moved: u64,
     taken_back: u64,
+    /// Connections to other servers.
+    fars: far::Fars,
 }
 
 /// One row of the journal of batches.
@@ -117,6 +123,7 @@ impl<'a> Mover<'a> {
             held_ms: 0.0,
             moved: 0,
             taken_back: 0,
+            fars: far::Fars::default(),
         }
     }
 
@@ -134,14 +141,27 @@ impl<'a> Mover<'a> {
                 work(self)
             })
         })?;
-        let held = since.elapsed();
+        self.held(rows, since.elapsed());
+        Ok(done)
+    }
+
+    /// Learns from how long a batch held the lock, and rests.
+    fn held(&mut self, rows: u64, held: Duration) {
         let held_ms = held.as_secs_f64() * 1000.0;
         self.pace.learn(rows, held_ms);
         self.batches += 1;
         self.longest_ms = self.longest_ms.max(held_ms);
         self.held_ms += held_ms;
         process::pause(held.mul_f64(self.pause_ratio).max(PAUSE_MIN));
-        Ok(done)
+    }
+
+    /// Notes that a batch is where it was.
+    fn undone(&self, batch: &Batch) -> Result<(), Error> {
+        self.restore_homes(&batch.homes)?;
+        Ok(Spi::run_with_args(
+            "UPDATE ruvector.moved_rows SET undone_at = clock_timestamp() WHERE id = $1",
+            &[batch.id.into()],
+        )?)
     }
 
     /// Sets the `partition_id` of these rows, as the owner; returns the keys of those that were there.
@@ -173,6 +193,11 @@ impl<'a> Mover<'a> {
         keys: &[String],
         tenants: &[String],
     ) -> Result<u64, Error> {
+        if self.is_far(one.to.number) {
+            let moved = self.give(move_no, one, keys, tenants)?;
+            self.moved += moved;
+            return Ok(moved);
+        }
         let (action, step_no) = (self.context.action_id, self.step_no as i32);
         let moved = self.locked(keys.len() as u64, |mover| {
             let moved = mover.update(keys, one.from.number, one.to.number)?;
@@ -246,28 +271,24 @@ impl<'a> Mover<'a> {
             else {
                 return Ok(rows);
             };
+            if self.is_far(batch.to) {
+                rows += self.fetch(&batch)?;
+                continue;
+            }
             // Where a slower disk or a larger index would hold the lock for too long, a batch goes back in parts.
             let parts: Vec<&[String]> = batch.keys.chunks(self.pace.rows().max(1) as usize).collect();
             let last_part = parts.len().saturating_sub(1);
-            let undone = |mover: &Self| {
-                mover.restore_homes(&batch.homes)?;
-                Spi::run_with_args(
-                    "UPDATE ruvector.moved_rows SET undone_at = clock_timestamp() WHERE id = $1",
-                    &[batch.id.into()],
-                )?;
-                Ok::<(), Error>(())
-            };
             for (at, keys) in parts.iter().enumerate() {
                 rows += self.locked(keys.len() as u64, |mover| {
                     let back = mover.update(keys, batch.to, batch.from)?.len() as u64;
                     if at == last_part {
-                        undone(mover)?;
+                        mover.undone(&batch)?;
                     }
                     Ok(back)
                 })?;
             }
             if parts.is_empty() {
-                self.locked(0, |mover| undone(mover).map(|()| 0))?;
+                self.locked(0, |mover| mover.undone(&batch).map(|()| 0))?;
             }
         }
     }
@@ -418,6 +439,7 @@ pub(super) fn carry_out(
     let nodes = transaction(|| journal::load(context.action_id))?
         .map(|action| action.problem.component.nodes)
         .unwrap_or_default();
+    settle(context.collection, Whose::All)?;
     let mut mover = Mover::new(context, step_no, pause_ratio, found);
     let mut watch = lambda.map(Watch::new);
     let mut stopped = None;
@@ -467,6 +489,10 @@ pub(super) fn carry_out(
 /// Moves everything back that the step has moved. Rows of a table that was dropped meanwhile are gone with it.
 pub(super) fn revert(context: &Context<'_>, step_no: u32, pause_ratio: f64) -> Result<u64, Error> {
     let dropped = transaction(|| Ok(owner_of(context.collection.relation.into()).is_none()))?;
+    if !dropped {
+        // What another server is to commit counts as moved only once it has.
+        settle(context.collection, Whose::All)?;
+    }
     if dropped || transaction(|| last_batch(context.action_id, step_no))?.is_none() {
         return Ok(0);
     }

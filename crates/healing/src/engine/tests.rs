@@ -581,6 +581,7 @@ fn hot_partition() -> Case {
         cold: false,
         elsewhere: false,
         cold_rows: None,
+        refuses: None,
     });
     case.snapshot.managed =
         Some(Managed { fixed: None, noticed: None, by_tenant: false, places: places.collect() });

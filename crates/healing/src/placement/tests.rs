@@ -94,6 +94,7 @@ fn hot(loads: &[f64]) -> Snapshot {
         weight: 1.0,
         cold: at == loads.len(),
         elsewhere: false,
+        refuses: None,
         cold_rows: None,
     });
     snapshot.managed =
@@ -451,4 +452,89 @@ fn by_hand_the_hottest_is_meant_or_the_one_named() {
     assert_eq!(meant(json!({})).unwrap(), [1002]);
     assert_eq!(meant(json!({"partitions": ["public.docs_0"]})).unwrap(), [1000]);
     assert!(meant(json!({"partitions": ["nobody"]})).is_err());
+}
+
+/// The same with one more partition, on the server east.
+fn with_east(loads: &[f64], east: f64) -> Snapshot {
+    let mut sick = hot(loads);
+    let oid = 1000 + loads.len() as u32 + 1;
+    let far = crate::snapshot::Partition {
+        oid,
+        name: "public.docs_east".to_owned(),
+        server: "east".to_owned(),
+        load: Some(load(east)),
+        ..sick.partitions[0].clone()
+    };
+    sick.partitions.push(far);
+    sick.servers.push(crate::fixtures::server("east"));
+    sick.managed.as_mut().unwrap().places.push(Place {
+        oid,
+        number: 99,
+        weight: 1.0,
+        cold: false,
+        elsewhere: true,
+        refuses: None,
+        cold_rows: None,
+    });
+    sick
+}
+
+fn plan_with(params: &str, snapshot: &Snapshot) -> Result<Plan, NotApplicable> {
+    let config = Config::default();
+    let params = Params::parse("rebalance_partitions", &serde_json::from_str(params).unwrap()).unwrap();
+    let remedy = find("rebalance_partitions").unwrap();
+    let problem = remedy.manual_problem(snapshot, &config, &params)?;
+    remedy.plan(&problem, snapshot, &Limits::new(&config, IntegrityState::Stress, snapshot, params))
+}
+
+fn takers(plan: &Plan) -> Vec<u32> {
+    let Step::MoveRows { moves, .. } = &plan.steps[0] else { panic!("{plan:?}") };
+    let mut oids: Vec<u32> = moves.iter().map(|one| one.to.oid).collect();
+    oids.sort_unstable();
+    oids.dedup();
+    oids
+}
+
+#[test]
+fn another_server_takes_rows_where_it_is_asked_for_and_where_this_one_has_no_room() {
+    let sick = with_east(&HOT, 100.0);
+    let east = 1009;
+    assert!(!takers(&plan("rebalance_partitions", &sick).unwrap()).contains(&east), "there is room here");
+    assert_eq!(takers(&plan_with(r#"{"servers": ["east"]}"#, &sick).unwrap()), [east]);
+    let none = plan_with(r#"{"servers": ["west"]}"#, &sick).unwrap_err().to_string();
+    assert!(none.contains("no other partition to take rows"), "{none}");
+    // One partition here: it is held against the other server's.
+    let alone = with_east(&[12_000.0], 100.0);
+    assert_eq!(takers(&plan_with("{}", &alone).unwrap()), [1002]);
+    // All partitions of this server are hot together: its connections run out.
+    let mut whole = with_east(&[4000.0; 4], 100.0);
+    whole.servers[0].connections_pct = Reading::Known(97.0);
+    let problem = problem(&whole);
+    assert_eq!(problem.class.as_str(), "HotspotCongestion", "{problem:?}");
+    let planned = find("rebalance_partitions").unwrap().plan(&problem, &whole, &limits_of(&whole)).unwrap();
+    assert_eq!(takers(&planned), [1005]);
+}
+
+#[test]
+fn why_another_server_takes_no_rows_is_said() {
+    for (change, expected) in [
+        (
+            (|s: &mut Snapshot| {
+                let places = &mut s.managed.as_mut().unwrap().places;
+                places.last_mut().unwrap().refuses = Some("max_prepared_transactions is 0 there".to_owned());
+            }) as fn(&mut Snapshot),
+            "public.docs_east on server east: max_prepared_transactions is 0 there",
+        ),
+        (
+            |s| s.partitions.last_mut().unwrap().load = Some(Reading::unknown("its server does not answer")),
+            "its server does not answer",
+        ),
+        (|s| s.partitions.last_mut().unwrap().load = None, "its load is not known yet"),
+        (|s| s.partitions.last_mut().unwrap().live_rows = Reading::unknown("no privilege"), "no privilege"),
+    ] {
+        let mut sick = with_east(&HOT, 100.0);
+        change(&mut sick);
+        let why = plan_with(r#"{"servers": ["east"]}"#, &sick).unwrap_err().to_string();
+        assert!(why.contains(expected), "{why}");
+    }
 }

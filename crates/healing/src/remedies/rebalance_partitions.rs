@@ -3,9 +3,10 @@
 //! Symptom: searches and writes of one partition wait while others idle. Evidence: its load against the others' mean.
 //! Action: moves rows from it to the least loaded partitions, as many as a simulated placement says, within the limits;
 //! after each move λ of the component is measured, one that made it worse is taken back. Nothing is moved where as much as
-//! may be moved at once is expected to be too little. Never: it touches rows of a
-//! collection whose partition key is its owner's, moves anything to another server or to the cold partition, or holds
-//! writers up for longer than `move_lock_ms` at a stretch. Undone by moving the same rows back, the last batch first.
+//! may be moved at once is expected to be too little. To a partition on another server only
+//! where this one has no other that could take rows, or where that server is asked for. Never: it touches rows of a
+//! collection whose partition key is its owner's, moves anything to the cold partition, or holds writers up for longer than
+//! `move_lock_ms` at a stretch. Undone by moving the same rows back, the last batch first.
 
 use serde_json::json;
 

@@ -228,6 +228,7 @@ fn managed(tables: &[Table]) -> Managed {
         weight: table.weight,
         cold: table.cold,
         elsewhere: false,
+        refuses: None,
         cold_rows: (!table.cold).then_some(Reading::Known(table.cold_rows)),
     };
     Managed { fixed: None, noticed: None, by_tenant: false, places: (0..).zip(tables).map(place).collect() }

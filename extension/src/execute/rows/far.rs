@@ -1,0 +1,679 @@
+//! Rows that go to a partition on another server, or come back from it, by two-phase commit over a connection of our own.
+//!
+//! ```text
+//! here   intent ─────────── lock root · rows unchanged? · DELETE · ─ note, decided, COMMIT ─ unlock · done
+//! there        BEGIN · INSERT                             PREPARE ─┘                       └ COMMIT PREPARED
+//! ```
+//!
+//! What is committed here decides: a batch that is `decided` is committed there, whoever dies meanwhile, any other is rolled
+//! back. Rows are sent before the lock, so that building their index entries there keeps no writer waiting, and sent again
+//! when somebody changed one of them. The lock of the root outlasts the transaction, until the other server has committed:
+//! a writer never finds a row in neither place. A reader may, for that moment (docs/decisions/0011). They come back alike, deleted
+//! there and inserted here.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use healing::plan::Move;
+use healing::snapshot::Oid;
+use pgrx::JsonB;
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Batch, Mover};
+use crate::background::process;
+use crate::collect::servers::{self, Leaf};
+use crate::collect::{self, Collection, text_array};
+use crate::error::Error;
+use crate::execute::patiently;
+use crate::owner::{as_role, owner_of, set_local};
+use crate::remote::{Connection, Credentials, credentials};
+use crate::transaction::{look_again, transaction};
+
+/// Longest wait for a connection, and for rows to be taken there.
+const CONNECT: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(6);
+/// Longest wait for an answer while writers here wait for us: whoever waits for a second sends the action away.
+const LOCKED: Duration = Duration::from_millis(800);
+/// Times that rows are sent anew because somebody changed one of them meanwhile.
+const SENT_MAX: u32 = 6;
+/// Values of one statement, of which PostgreSQL takes 65,535.
+const VALUES_MAX: usize = 60_000;
+/// An intent without a worker is given up, and a decision carried out by the healer, after this long.
+const ORPHAN_S: f64 = 15.0;
+
+/// The answer to COMMIT or ROLLBACK PREPARED of what is not there: done before.
+const UNDEFINED_OBJECT: &str = "42704";
+
+/// A column, quoted, under its names here and there, and its type.
+#[derive(Deserialize)]
+struct Column {
+    here: String,
+    there: String,
+    kind: String,
+    name: String,
+    is_generated: bool,
+}
+
+/// `$1` the foreign table.
+const COLUMNS: &str = "
+SELECT jsonb_build_object('here', format('%I', a.attname), 'name', a.attname, 'kind', format_type(a.atttypid, a.atttypmod),
+       'there', format('%I', coalesce((SELECT o.option_value FROM pg_options_to_table(a.attfdwoptions) o
+                                        WHERE o.option_name = 'column_name'), a.attname)),
+       'is_generated', a.attgenerated <> '')
+  FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+/// One value a column, as text.
+type Values = Vec<Option<String>>;
+
+/// A partition on another server.
+pub(super) struct Far {
+    leaf: Leaf,
+    columns: Vec<Column>,
+    credentials: Credentials,
+    connection: Option<Connection>,
+    /// A transaction is open there: what fails now must not go on outside of it.
+    is_open: bool,
+}
+
+impl Far {
+    /// Must run in a transaction.
+    fn look(collection: &Collection, partition: Oid) -> Result<Far, Error> {
+        let leaf = servers::leaf(collection, partition)?
+            .ok_or_else(|| Error::refused("the partition on another server is not there any more"))?;
+        let owner =
+            owner_of(collection.relation.into()).ok_or_else(|| Error::refused("the table is gone"))?;
+        let credentials = credentials(leaf.server_oid, owner)?
+            .map_err(|why| Error::refused(format!("server {}: {why}", leaf.server)))?;
+        let columns: Vec<Column> = collect::documents(COLUMNS, &[pg_sys::Oid::from(partition).into()])?;
+        if let Some(column) = columns.iter().find(|column| column.is_generated) {
+            return Err(Error::refused(format!("column {} is generated", column.here)));
+        }
+        Ok(Far { leaf, columns, credentials, connection: None, is_open: false })
+    }
+
+    fn failed(&self, failed: crate::remote::Failed) -> Error {
+        Error::Remote { server: self.leaf.server.clone(), sqlstate: failed.sqlstate, message: failed.message }
+    }
+
+    /// Asks over the connection that there is: a transaction never goes on over another one.
+    fn ask(
+        &mut self,
+        statement: &str,
+        values: &[Option<String>],
+        time: Duration,
+    ) -> Result<Vec<Values>, Error> {
+        let asked = match &mut self.connection {
+            Some(connection) => connection.ask(statement, values, Instant::now() + time),
+            None => return Err(Error::refused("there is no connection to the other server")),
+        };
+        asked.map_err(|failed| self.failed(failed))
+    }
+
+    /// A connection without a transaction; the former one is closed where it was in the middle of something.
+    fn connect(&mut self) -> Result<(), Error> {
+        if self.is_open || self.connection.as_ref().is_some_and(Connection::is_broken) {
+            (self.connection, self.is_open) = (None, false);
+        }
+        if self.connection.is_none() {
+            let opened = Connection::open(&self.credentials, Instant::now() + CONNECT);
+            self.connection = Some(opened.map_err(|failed| self.failed(failed))?);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), Error> {
+        self.connect()?;
+        self.is_open = true;
+        self.ask("BEGIN", &[], ANSWER).map(drop)
+    }
+
+    fn prepare(&mut self, gid: &str) -> Result<(), Error> {
+        self.ask(&format!("PREPARE TRANSACTION '{gid}'"), &[], LOCKED)?;
+        self.is_open = false;
+        Ok(())
+    }
+
+    /// Commits or rolls back what was prepared; what is not there any more was.
+    fn end(&mut self, verb: &str, gid: &str) -> Result<(), Error> {
+        match self.ask(&format!("{verb} PREPARED '{gid}'"), &[], LOCKED) {
+            Err(Error::Remote { sqlstate: Some(state), .. }) if state == UNDEFINED_OBJECT => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Values read back as this says are equal to what was sent.
+    fn returned(&self) -> String {
+        let text =
+            |column: &Column| format!("CASE WHEN {0} IS NOT NULL THEN format('%s', {0}) END", column.there);
+        self.columns.iter().map(text).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Inserts rows there, and holds what they have become against what they are.
+    fn insert(&mut self, rows: &[Values]) -> Result<(), Error> {
+        let names = self.columns.iter().map(|column| column.there.as_str()).collect::<Vec<_>>().join(", ");
+        for some in rows.chunks((VALUES_MAX / self.columns.len().max(1)).max(1)) {
+            let statement = format!(
+                "INSERT INTO {} ({names}) OVERRIDING SYSTEM VALUE VALUES {} RETURNING {}",
+                self.leaf.there,
+                numbered(some.len(), self.columns.len(), |_, number| format!("${number}")),
+                self.returned()
+            );
+            let values: Vec<Option<String>> = some.iter().flatten().cloned().collect();
+            if self.ask(&statement, &values, ANSWER)? != some {
+                return Err(Error::refused(format!(
+                    "{} there does not keep rows as they are: another type, a trigger or a rule",
+                    self.leaf.there
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the rows of these keys there; what they were.
+    fn delete(&mut self, key: &str, kind: &str, keys: &[String]) -> Result<Vec<Values>, Error> {
+        let key = self.columns.iter().find(|column| column.here == key);
+        let key = key.ok_or_else(|| Error::refused("the key's column is not there"))?;
+        let statement = format!(
+            "DELETE FROM {} WHERE {} = ANY (($1::text[])::{kind}[]) RETURNING {}",
+            self.leaf.there,
+            key.there,
+            self.returned()
+        );
+        self.ask(&statement, &[Some(text_array(keys))], LOCKED)
+    }
+}
+
+/// `($1, $2), ($3, $4)`, each as `one` writes it of its column and number.
+fn numbered(rows: usize, columns: usize, one: impl Fn(usize, usize) -> String) -> String {
+    let row = |row: usize| {
+        let values = (0..columns).map(|column| one(column, row * columns + column + 1));
+        format!("({})", values.collect::<Vec<_>>().join(", "))
+    };
+    (0..rows).map(row).collect::<Vec<_>>().join(", ")
+}
+
+/// A lock of the root that outlasts the transaction which took it. A transaction that aborts ends it too.
+struct RootLock(pg_sys::LockRelId);
+
+impl RootLock {
+    /// This transaction has it already, so that nothing is waited for.
+    fn keep(root: Oid) -> Self {
+        // SAFETY: no preconditions.
+        let mut root = pg_sys::LockRelId { relId: root.into(), dbId: unsafe { pg_sys::MyDatabaseId } };
+        // SAFETY: a complete tag.
+        unsafe { pg_sys::LockRelationIdForSession(&mut root, pg_sys::ExclusiveLock as i32) }
+        RootLock(root)
+    }
+}
+
+impl Drop for RootLock {
+    fn drop(&mut self) {
+        // SAFETY: as it was taken.
+        unsafe { pg_sys::UnlockRelationIdForSession(&mut self.0, pg_sys::ExclusiveLock as i32) }
+    }
+}
+
+/// A batch as noted before anything is done.
+struct Intent {
+    id: i64,
+    gid: String,
+}
+
+/// What the name of each of our prepared transactions begins with: nobody else's, of no other server and no other database.
+pub(crate) fn gid_prefix() -> String {
+    // SAFETY: no preconditions.
+    unsafe { format!("ruvector_{}_{}_", pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId.to_u32()) }
+}
+
+/// Notes that a batch is to be carried out. Must run in a transaction.
+fn intend(collection: &Collection, action: i64, partition: Oid, keys: &[String]) -> Result<Intent, Error> {
+    let id: Option<i64> = Spi::get_one_with_args(
+        "INSERT INTO ruvector.server_batches (collection_id, action_id, leaf, keys) VALUES ($1, $2, $3, $4) RETURNING id",
+        &[collection.id.into(), action.into(), pg_sys::Oid::from(partition).into(), keys.to_vec().into()],
+    )?;
+    let id = id.ok_or_else(|| Error::refused("the intent could not be noted"))?;
+    Ok(Intent { id, gid: format!("{}{id}", gid_prefix()) })
+}
+
+/// Moves a batch from one state to another; whether it was there.
+fn advance(id: i64, from: &str, to: &str) -> Result<bool, Error> {
+    let moved = Spi::get_one_with_args::<bool>(
+        "WITH moved AS (UPDATE ruvector.server_batches SET state = $3, noted_at = clock_timestamp()
+                         WHERE id = $1 AND state = $2 RETURNING 1)
+         SELECT EXISTS (SELECT FROM moved)",
+        &[id.into(), from.into(), to.into()],
+    )?;
+    Ok(moved == Some(true))
+}
+
+/// The decision, in the transaction that changes what is here. It is on disk before the other server is told, whatever this
+/// one's `synchronous_commit` says: else a crash could leave the rows in both places.
+fn decide(intent: &Intent) -> Result<(), Error> {
+    Spi::run("SET LOCAL synchronous_commit = on")?;
+    match advance(intent.id, "intent", "decided")? {
+        true => Ok(()),
+        false => Err(Error::refused("the batch was given up meanwhile")),
+    }
+}
+
+/// Takes back there what was not decided here, so that it is in nobody's way when it is tried again. What cannot be reached now is
+/// rolled back by [`settle`].
+fn give_up(far: &mut Far, intent: &Intent) {
+    let given_up = transaction(|| advance(intent.id, "intent", "given_up")).and_then(|mine| {
+        if mine {
+            far.connect()?;
+            far.end("ROLLBACK", &intent.gid)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = given_up {
+        pgrx::log!("ruvector: {} is left to be rolled back: {error}", intent.gid);
+    }
+}
+
+/// A row here: its values, and its version.
+struct Here {
+    values: Values,
+    version: (String, String),
+    key: String,
+}
+
+impl Mover<'_> {
+    /// Whether a partition is on another server.
+    pub(super) fn is_far(&self, number: i32) -> bool {
+        self.routing.places.iter().any(|leaf| leaf.number == number && leaf.elsewhere)
+    }
+
+    fn far(&mut self, partition: Oid) -> Result<Far, Error> {
+        match self.fars.remove(&partition) {
+            Some(far) => Ok(far),
+            None => transaction(|| Far::look(self.context.collection, partition)),
+        }
+    }
+
+    fn partition(&self, number: i32) -> Result<(Oid, String), Error> {
+        let leaf = self.routing.places.iter().find(|leaf| leaf.number == number);
+        leaf.map(|leaf| (leaf.oid, leaf.name.clone()))
+            .ok_or_else(|| Error::refused(format!("there is no partition {number} any more")))
+    }
+
+    /// Sends one batch to another server; how many rows went.
+    pub(super) fn give(
+        &mut self,
+        move_no: usize,
+        one: &Move,
+        keys: &[String],
+        tenants: &[String],
+    ) -> Result<u64, Error> {
+        let mut far = self.far(one.to.oid)?;
+        let outcome = patiently(self.context.config.move_lock_ms, || {
+            for _ in 0..SENT_MAX {
+                if let Some(done) = self.try_to_give(&mut far, move_no, one, keys, tenants)? {
+                    return Ok(done);
+                }
+            }
+            Err(Error::refused("its rows are changed faster than they can be sent to another server"))
+        });
+        self.came_out(one.to.oid, far, keys.len() as u64, outcome)
+    }
+
+    /// Learns from a batch, rests, and keeps the connection for the next.
+    fn came_out(
+        &mut self,
+        partition: Oid,
+        far: Far,
+        rows: u64,
+        outcome: Result<(u64, Duration), Error>,
+    ) -> Result<u64, Error> {
+        match outcome {
+            Ok((moved, held)) => {
+                self.fars.insert(partition, far);
+                self.held(rows, held);
+                Ok(moved)
+            }
+            Err(error) => {
+                // What is open there then ends with its connection; what is prepared, or decided, now if it can be.
+                drop(far);
+                if let Err(later) = settle(self.context.collection, Whose::All) {
+                    pgrx::log!("ruvector: {later}; the healer goes on trying");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// None where a row was changed by somebody else meanwhile.
+    fn try_to_give(
+        &self,
+        far: &mut Far,
+        move_no: usize,
+        one: &Move,
+        keys: &[String],
+        tenants: &[String],
+    ) -> Result<Option<(u64, Duration)>, Error> {
+        let Some((intent, rows)) = transaction(|| {
+            let rows = self.rows_here(far, &one.from.name, keys, one.to.number)?;
+            if rows.is_empty() {
+                return Ok(None);
+            }
+            let keys: Vec<String> = rows.iter().map(|row| row.key.clone()).collect();
+            let intent = intend(self.context.collection, self.context.action_id, one.to.oid, &keys)?;
+            Ok(Some((intent, rows)))
+        })?
+        else {
+            return Ok(Some((0, Duration::ZERO)));
+        };
+        far.begin()?;
+        let values: Vec<Values> = rows.iter().map(|row| row.values.clone()).collect();
+        far.insert(&values)?;
+        let mut since = Instant::now();
+        let mut lock = None;
+        let given = transaction(|| {
+            Spi::run(&format!("LOCK TABLE {} IN EXCLUSIVE MODE", self.routing.root))?;
+            since = Instant::now();
+            look_again();
+            lock = Some(RootLock::keep(self.context.collection.relation));
+            if !self.take_from_here(&one.from.name, &rows)? {
+                return Ok(false);
+            }
+            let moved: Vec<String> = rows.iter().map(|row| row.key.clone()).collect();
+            self.follow(&moved, one.to.number)?;
+            far.prepare(&intent.gid)?;
+            let homes = self.give_homes(tenants, one.to.number)?;
+            self.note(move_no, one, moved, homes)?;
+            decide(&intent)?;
+            Ok(true)
+        });
+        match given {
+            Ok(true) => self.told(far, &intent, lock, since).map(|held| Some((rows.len() as u64, held))),
+            Ok(false) => {
+                drop(lock);
+                far.ask("ROLLBACK", &[], ANSWER)?;
+                far.is_open = false;
+                transaction(|| advance(intent.id, "intent", "given_up"))?;
+                process::pause(Duration::from_millis(20));
+                Ok(None)
+            }
+            Err(error) => {
+                // The abort has ended that lock.
+                std::mem::forget(lock);
+                give_up(far, &intent);
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the other server commit what is decided, before any writer here goes on; how long the lock was held.
+    fn told(
+        &self,
+        far: &mut Far,
+        intent: &Intent,
+        lock: Option<RootLock>,
+        since: Instant,
+    ) -> Result<Duration, Error> {
+        let told = far.end("COMMIT", &intent.gid);
+        drop(lock);
+        let held = since.elapsed();
+        told?;
+        transaction(|| advance(intent.id, "decided", "done"))?;
+        Ok(held)
+    }
+
+    /// Fetches one batch back from another server; how many rows came.
+    pub(super) fn fetch(&mut self, batch: &Batch) -> Result<u64, Error> {
+        let (partition, _) = self.partition(batch.to)?;
+        let (_, home) = self.partition(batch.from)?;
+        let mut far = self.far(partition)?;
+        let outcome = patiently(self.context.config.move_lock_ms, || {
+            self.try_to_fetch(&mut far, partition, &home, batch)
+        });
+        self.came_out(partition, far, batch.keys.len() as u64, outcome)
+    }
+
+    fn try_to_fetch(
+        &self,
+        far: &mut Far,
+        partition: Oid,
+        home: &str,
+        batch: &Batch,
+    ) -> Result<(u64, Duration), Error> {
+        let intent =
+            transaction(|| intend(self.context.collection, self.context.action_id, partition, &batch.keys))?;
+        far.begin()?;
+        let mut since = Instant::now();
+        let mut lock = None;
+        let fetched = transaction(|| {
+            Spi::run(&format!("LOCK TABLE {} IN EXCLUSIVE MODE", self.routing.root))?;
+            since = Instant::now();
+            look_again();
+            lock = Some(RootLock::keep(self.context.collection.relation));
+            let rows = far.delete(&self.key.name, &self.key.kind, &batch.keys)?;
+            far.prepare(&intent.gid)?;
+            self.put_here(far, home, &rows, batch.from)?;
+            self.follow(&batch.keys, batch.from)?;
+            self.undone(batch)?;
+            decide(&intent)?;
+            Ok(rows.len() as u64)
+        });
+        match fetched {
+            Ok(rows) => self.told(far, &intent, lock, since).map(|held| (rows, held)),
+            Err(error) => {
+                std::mem::forget(lock);
+                give_up(far, &intent);
+                Err(error)
+            }
+        }
+    }
+
+    /// Rows of a partition here, as they are to be where they go.
+    fn rows_here(&self, far: &Far, leaf: &str, keys: &[String], number: i32) -> Result<Vec<Here>, Error> {
+        let text = |column: &Column| match column.name.as_str() {
+            "partition_id" => format!("'{number}'"),
+            _ => format!("CASE WHEN {0} IS NOT NULL THEN format('%s', {0}) END", column.here),
+        };
+        let values = far.columns.iter().map(text).collect::<Vec<_>>().join(", ");
+        let query = format!(
+            "SELECT ARRAY[{values}]::text[], ctid::text, xmin::text, {name}::text FROM ONLY {leaf}
+              WHERE {name} = ANY (($1::text[])::{kind}[])",
+            name = self.key.name,
+            kind = self.key.kind,
+        );
+        as_role(self.owner, || {
+            read_as_the_other_does();
+            Spi::connect(|client| {
+                let mut rows = Vec::new();
+                for row in client.select(&query, None, &[keys.to_vec().into()])? {
+                    let text = |at| Ok::<_, Error>(row.get::<String>(at)?.unwrap_or_default());
+                    rows.push(Here {
+                        values: row.get::<Vec<Option<String>>>(1)?.unwrap_or_default(),
+                        version: (text(2)?, text(3)?),
+                        key: text(4)?,
+                    });
+                }
+                Ok(rows)
+            })
+        })
+    }
+
+    /// Deletes these rows here, if they still are the ones that were sent. Their partition is named, not the root: statement
+    /// triggers of the root, the key table's, would take it for a deletion.
+    fn take_from_here(&self, leaf: &str, rows: &[Here]) -> Result<bool, Error> {
+        let (places, writers): (Vec<String>, Vec<String>) =
+            rows.iter().map(|row| row.version.clone()).unzip();
+        let condition =
+            "ctid = ANY (($1::text[])::tid[]) AND (ctid::text, xmin::text) IN (SELECT * FROM unnest($1, $2))";
+        let arguments = || -> [DatumWithOid<'_>; 2] { [places.clone().into(), writers.clone().into()] };
+        Spi::run("SET CONSTRAINTS ALL IMMEDIATE")?;
+        as_role(self.owner, || {
+            let query = format!("SELECT count(*) FROM ONLY {leaf} WHERE {condition}");
+            if Spi::get_one_with_args::<i64>(&query, &arguments())? != Some(rows.len() as i64) {
+                return Ok(false);
+            }
+            let statement = format!("DELETE FROM ONLY {leaf} WHERE {condition} RETURNING 1");
+            let deleted = Spi::connect_mut(|client| {
+                client.update(&statement, None, &arguments()).map(|done| done.len())
+            })?;
+            // A row trigger of the owner's may keep a row.
+            match deleted == rows.len() {
+                true => Ok(true),
+                false => Err(Error::refused("rows could not be deleted here")),
+            }
+        })
+    }
+
+    /// Inserts rows that came from another server into their former partition.
+    fn put_here(&self, far: &Far, leaf: &str, rows: &[Values], number: i32) -> Result<(), Error> {
+        let names = far.columns.iter().map(|column| column.here.as_str()).collect::<Vec<_>>().join(", ");
+        let value = |column: usize, at: usize| match far.columns[column].name.as_str() {
+            "partition_id" => number.to_string(),
+            _ => format!("CAST(${at} AS {})", far.columns[column].kind),
+        };
+        Spi::run("SET CONSTRAINTS ALL IMMEDIATE")?;
+        as_role(self.owner, || {
+            read_as_the_other_does();
+            for some in rows.chunks((VALUES_MAX / far.columns.len().max(1)).max(1)) {
+                let statement = format!(
+                    "INSERT INTO {leaf} ({names}) OVERRIDING SYSTEM VALUE VALUES {}",
+                    numbered(some.len(), far.columns.len(), value)
+                );
+                let arguments: Vec<DatumWithOid<'_>> =
+                    some.iter().flatten().cloned().map(Into::into).collect();
+                Spi::connect_mut(|client| client.update(&statement, None, &arguments).map(drop))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Notes in the key table, where there is one, where these rows are now.
+    fn follow(&self, keys: &[String], number: i32) -> Result<(), Error> {
+        let Some(table) = &self.routing.key_table else { return Ok(()) };
+        let statement = format!(
+            "UPDATE {table} SET partition_id = $1 WHERE id = ANY (($2::text[])::{}[])",
+            self.key.kind
+        );
+        as_role(self.owner, || Ok(Spi::run_with_args(&statement, &[number.into(), keys.to_vec().into()])?))
+    }
+
+    fn note(
+        &self,
+        move_no: usize,
+        one: &Move,
+        keys: Vec<String>,
+        homes: serde_json::Map<String, Value>,
+    ) -> Result<(), Error> {
+        Ok(Spi::run_with_args(
+            "INSERT INTO ruvector.moved_rows (action_id, step_no, move_no, from_id, to_id, keys, homes)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            &[
+                self.context.action_id.into(),
+                (self.step_no as i32).into(),
+                (move_no as i32).into(),
+                one.from.number.into(),
+                one.to.number.into(),
+                keys.into(),
+                JsonB(Value::Object(homes)).into(),
+            ],
+        )?)
+    }
+}
+
+/// Until the nest level of `as_role` ends: values read and write as on a connection of ours.
+fn read_as_the_other_does() {
+    set_local(c"datestyle", c"ISO");
+    set_local(c"intervalstyle", c"postgres");
+    set_local(c"extra_float_digits", c"3");
+    set_local(c"timezone", c"GMT");
+}
+
+/// Which open batches are to be brought to their end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// Those of the calling worker, which has the collection for itself.
+    All,
+    /// Those that no worker goes on with.
+    Orphans,
+}
+
+/// A batch that is not at its end.
+#[derive(Deserialize)]
+struct Open {
+    id: i64,
+    leaf: Oid,
+    state: String,
+}
+
+/// Brings every two-phase commit of the collection that is open to its end: what is decided is committed there, anything else
+/// rolled back, and noted before it is. Outside any transaction.
+pub(crate) fn settle(collection: &Collection, whose: Whose) -> Result<(), Error> {
+    let open: Vec<Open> = transaction(|| {
+        collect::documents(
+            "SELECT jsonb_build_object('id', b.id, 'leaf', b.leaf::bigint, 'state', b.state) FROM ruvector.server_batches b
+              WHERE b.collection_id = $1 AND b.state IN ('intent', 'decided')
+                AND ($2 < 0 OR b.noted_at < clock_timestamp() - make_interval(secs => $2))
+              ORDER BY b.id",
+            &[collection.id.into(), if whose == Whose::All { -1.0 } else { ORPHAN_S }.into()],
+        )
+    })?;
+    let mut partitions: Vec<Oid> = open.iter().map(|batch| batch.leaf).collect();
+    // What a server has prepared of ours although nothing is open: its worker died over the PREPARE.
+    partitions.extend(transaction(|| servers::with_prepared(collection))?);
+    partitions.sort_unstable();
+    partitions.dedup();
+    for partition in partitions {
+        let mut far = transaction(|| Far::look(collection, partition))?;
+        far.connect()?;
+        let own: Vec<&Open> = open.iter().filter(|batch| batch.leaf == partition).collect();
+        settle_on(&mut far, &own)?;
+    }
+    Ok(())
+}
+
+fn settle_on(far: &mut Far, open: &[&Open]) -> Result<(), Error> {
+    // From here on none of them can be decided any more.
+    for batch in open.iter().filter(|batch| batch.state == "intent") {
+        transaction(|| advance(batch.id, "intent", "given_up"))?;
+    }
+    let prefix = gid_prefix();
+    let prepared = far.ask(
+        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1)",
+        &[Some(prefix.clone())],
+        ANSWER,
+    )?;
+    for gid in prepared.into_iter().flatten().flatten() {
+        let Some(id) = gid.strip_prefix(&prefix).and_then(|id| id.parse::<i64>().ok()) else { continue };
+        let state: Option<String> = transaction(|| {
+            Ok(Spi::get_one_with_args(
+                "SELECT (SELECT b.state FROM ruvector.server_batches b WHERE b.id = $1)",
+                &[id.into()],
+            )?)
+        })?;
+        match state.as_deref() {
+            Some("decided" | "done") => {
+                far.end("COMMIT", &gid)?;
+                pgrx::log!("ruvector: {gid} was committed on server {}", far.leaf.server);
+            }
+            Some("given_up") => {
+                far.end("ROLLBACK", &gid)?;
+                pgrx::log!("ruvector: {gid} was rolled back on server {}", far.leaf.server);
+            }
+            // A worker is at it.
+            Some(_) => {}
+            // A restored database knows nothing of what it decided: that is for a human to look at.
+            None => pgrx::warning!(
+                "ruvector: server {} holds the prepared transaction {gid}, of which nothing is known here",
+                far.leaf.server
+            ),
+        }
+    }
+    // What was decided and is not prepared any more is committed.
+    for batch in open.iter().filter(|batch| batch.state == "decided") {
+        transaction(|| advance(batch.id, "decided", "done"))?;
+    }
+    Ok(())
+}
+
+/// The connections of a mover, by partition.
+pub(super) type Fars = HashMap<Oid, Far>;

@@ -1,0 +1,427 @@
+//! Rows move to a partition on another server and back, by two-phase commit: while an application writes, and with the worker
+//! or either server killed at each step. Afterwards each row is there once, as it was, and nothing is left prepared.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use cluster::{Cluster, Signal, wait_for};
+use postgres::Client;
+use tests::ledger::{Manner, Writers};
+use tests::shards::Two;
+use tests::{PATIENCE, said};
+
+/// Restart of a server, recovery, moving back.
+const HEALING: Duration = Duration::from_secs(240);
+
+/// One session that reads rows of `docs_1` three times as often as those of `docs_2`, each by its key: the load follows the rows.
+struct Hot {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hot {
+    fn start(cluster: &Cluster) -> Hot {
+        let mut client = cluster.connect("app").unwrap();
+        client
+            .batch_execute("SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = on; SET jit = off; SET synchronous_commit = local")
+            .unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let read =
+                |table: &str| format!("SELECT count(b.embedding) FROM {table} a JOIN {table} b USING (id)");
+            while !stopped.load(Ordering::Relaxed) {
+                for table in ["docs_1"; 3].into_iter().chain(["docs_2"]) {
+                    // The server may be killed as part of a test.
+                    if client.simple_query(&read(table)).is_err() {
+                        return;
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        Hot { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Hot {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Two partitions of 1,000 rows here, a third one on the other server.
+fn two(settings: &[(&str, &str)]) -> Two {
+    let mut two = Two::start(settings);
+    two.client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"max_move_share": 0.3, "verify_window_seconds": 4, "mode": "observe",
+                                                   "move_lock_ms": 1000}');
+               SELECT setseed(0.5);
+               INSERT INTO docs (embedding, metadata, partition_id)
+               SELECT ARRAY[random(), -random() * 1e-20, 1]::vector, CASE WHEN i % 3 > 0 THEN '{"a \" b": "{1,2}\\"}'::jsonb END, 1 + i % 2
+                 FROM generate_series(1, 2000) i"#,
+        )
+        .unwrap();
+    two.attach();
+    two.client.batch_execute("ANALYZE docs_1; ANALYZE docs_2").unwrap();
+    two
+}
+
+/// Each row of before the writers as text, without where it is.
+fn content(client: &mut Client) -> Vec<String> {
+    let query = "SELECT concat_ws('|', id, embedding, created_at, coalesce(metadata::text, 'none')) FROM docs WHERE id <= 2000 ORDER BY 1";
+    client.query(query, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+fn act(client: &mut Client, params: &str) -> i64 {
+    wait_for("a hot partition, and figures of the other server", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector_integrity_status() WHERE problems::text LIKE '%HotspotCongestion%'
+                        AND EXISTS (SELECT FROM ruvector_servers() WHERE blocks_per_second IS NOT NULL)";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+    client
+        .query_one(
+            "SELECT action_id FROM ruvector_healing_execute('docs', 'rebalance_partitions', $1::text::jsonb)",
+            &[&params],
+        )
+        .unwrap()
+        .get(0)
+}
+
+fn ended(client: &mut Client, action: i64) -> String {
+    wait_for("the end of the action", HEALING, || {
+        let query =
+            "SELECT status FROM ruvector.actions WHERE id = $1 AND ended_at IS NOT NULL AND NOT unfinished";
+        client.query_opt(query, &[&action]).unwrap().map(|row| row.get(0))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)))
+}
+
+fn rows_there(other: &mut Client) -> i64 {
+    other
+        .query_one("SELECT count(*) FROM docs_east WHERE id <= 2000 AND partition_id = 3", &[])
+        .unwrap()
+        .get(0)
+}
+
+/// Nothing is prepared there, and nothing open here.
+fn nothing_is_left(client: &mut Client, other: &mut Client) {
+    wait_for("the end of every two-phase commit", PATIENCE, || {
+        let open: i64 = client
+            .query_one(
+                "SELECT count(*) FROM ruvector.server_batches WHERE state IN ('intent', 'decided')",
+                &[],
+            )
+            .unwrap()
+            .get(0);
+        let prepared: i64 = other.query_one("SELECT count(*) FROM pg_prepared_xacts", &[]).unwrap().get(0);
+        (open == 0 && prepared == 0).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+}
+
+const TO_EAST: &str = r#"{"servers": ["east"]}"#;
+
+#[test]
+fn rows_go_to_another_server_while_an_application_writes_and_come_back() {
+    let mut two = two(&[("max_prepared_transactions", "8")]);
+    let before = content(&mut two.client);
+    assert_eq!(before.len(), 2000);
+    let _hot = Hot::start(&two.here);
+    let writers =
+        Writers::start(&two.here, "docs", 1_000_000_000, 3, Duration::from_millis(10), Manner::ReadCommitted);
+    let stop = Arc::new(AtomicBool::new(false));
+    let reader = {
+        let (mut client, stop) = (two.here.connect("app").unwrap(), stop.clone());
+        std::thread::spawn(move || {
+            let (mut looks, mut fewer, mut more) = (0u64, 0u64, 0u64);
+            while !stop.load(Ordering::Relaxed) {
+                let query = "SELECT count(*) FROM docs WHERE id <= 2000";
+                let rows: i64 = client.query_one(query, &[]).unwrap().get(0);
+                looks += 1;
+                fewer += u64::from(rows < 2000);
+                more += u64::from(rows > 2000);
+                // What it reads of all partitions alike must not hide which one is hot.
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            (looks, fewer, more)
+        })
+    };
+    let action = act(&mut two.client, TO_EAST);
+    let status = ended(&mut two.client, action);
+    stop.store(true, Ordering::Relaxed);
+    let (looks, fewer, more) = reader.join().unwrap();
+    assert_eq!(status, "succeeded", "{}", said(&mut two.client));
+    let met = writers.stop_and_compare(&mut two.client, "docs");
+    assert!(met.errors.is_empty() && met.missed == 0 && met.writes > 200, "{met:?}");
+    assert_eq!(content(&mut two.client), before);
+    let there = rows_there(&mut two.other);
+    assert!(there >= 100, "{there} rows are there");
+    nothing_is_left(&mut two.client, &mut two.other);
+    let figures: String = two
+        .client
+        .query_one(
+            "SELECT strategy_params::text FROM ruvector.healing_outcomes ORDER BY id DESC LIMIT 1",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    eprintln!(
+        "{there} rows there; {} writes, p95 {:.1} ms; of {looks} looks through the root {fewer} saw fewer rows, {more} more; {figures}",
+        met.writes,
+        met.p95_ms()
+    );
+    let back: i64 = two.client.query_one("SELECT ruvector_healing_rollback('docs')", &[]).unwrap().get(0);
+    assert_eq!(ended(&mut two.client, back), "succeeded", "{}", said(&mut two.client));
+    assert_eq!(rows_there(&mut two.other), 0);
+    assert_eq!(content(&mut two.client), before);
+    nothing_is_left(&mut two.client, &mut two.other);
+    assert!(!two.here.log().contains("sesame"));
+}
+
+#[test]
+fn a_server_that_cannot_prepare_takes_no_rows_and_says_why() {
+    let mut two = two(&[("max_prepared_transactions", "0")]);
+    let _hot = Hot::start(&two.here);
+    let action = act(&mut two.client, TO_EAST);
+    assert_eq!(ended(&mut two.client, action), "refused");
+    let detail: String =
+        two.client.query_one("SELECT detail FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
+    assert!(detail.contains("max_prepared_transactions is 0 there: set it"), "{detail}");
+}
+
+#[test]
+fn a_table_there_that_changes_rows_takes_none() {
+    let mut two = two(&[("max_prepared_transactions", "8")]);
+    two.other
+        .batch_execute(
+            "CREATE FUNCTION rounds() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.metadata := '{}'; RETURN NEW; END $$;
+             CREATE TRIGGER rounds BEFORE INSERT ON docs_east FOR EACH ROW EXECUTE FUNCTION rounds()",
+        )
+        .unwrap();
+    let before = content(&mut two.client);
+    let _hot = Hot::start(&two.here);
+    let action = act(&mut two.client, TO_EAST);
+    assert_eq!(ended(&mut two.client, action), "failed", "{}", said(&mut two.client));
+    assert_eq!(content(&mut two.client), before);
+    assert_eq!(rows_there(&mut two.other), 0);
+    nothing_is_left(&mut two.client, &mut two.other);
+}
+
+#[test]
+fn what_is_prepared_there_and_not_decided_here_is_rolled_back_and_what_nobody_knows_is_left_alone() {
+    let mut two = two(&[("max_prepared_transactions", "8")]);
+    let prefix: String = two
+        .client
+        .query_one("SELECT format('ruvector_%s_%s_', (SELECT system_identifier FROM pg_control_system()), (SELECT oid FROM pg_database WHERE datname = current_database()))", &[])
+        .unwrap()
+        .get(0);
+    let batch = |client: &mut Client, state: &str| -> i64 {
+        client
+            .query_one(
+                "INSERT INTO ruvector.server_batches (collection_id, action_id, leaf, keys, state, noted_at)
+                 SELECT id, 0, 'docs_3'::regclass, '{}', $1, now() - interval '1 hour' FROM ruvector.collections RETURNING id",
+                &[&state],
+            )
+            .unwrap()
+            .get(0)
+    };
+    let mut prepare = |gid: &str, id: i32| {
+        two.other
+            .batch_execute(&format!(
+                "BEGIN; INSERT INTO docs_east VALUES ({id}, '[1,2,3]', now(), NULL, 3); PREPARE TRANSACTION '{gid}'"
+            ))
+            .unwrap();
+    };
+    let decided = batch(&mut two.client, "decided");
+    let given_up = batch(&mut two.client, "given_up");
+    prepare(&format!("{prefix}{decided}"), 5001);
+    prepare(&format!("{prefix}{given_up}"), 5002);
+    // Of another server, and of a number that nobody has noted.
+    prepare("ruvector_1_1_1", 5003);
+    prepare(&format!("{prefix}4711"), 5004);
+    wait_for("the ends of both", PATIENCE, || {
+        let query = "SELECT count(*) FROM pg_prepared_xacts";
+        (two.other.query_one(query, &[]).unwrap().get::<_, i64>(0) == 2).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+    let ids: Vec<i64> =
+        two.other.query("SELECT id FROM docs_east", &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(ids, [5001], "what was decided is there");
+    assert!(two.here.log().contains("of which nothing is known here"));
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    /// Rows are sent, nothing is prepared: a writer's open transaction holds the lock of the root.
+    Sent,
+    /// It is prepared there, and nothing decided here: the journal's table is locked.
+    Prepared,
+    /// It is decided here, and not committed there: the commit here waits for a standby that does not exist.
+    Decided,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Victim {
+    /// `pg_terminate_backend` of the worker.
+    Terminate,
+    /// SIGKILL of the worker, after which PostgreSQL restarts every process.
+    Kill,
+    /// SIGKILL of the postmaster here.
+    Here,
+    /// SIGKILL of the postmaster there.
+    There,
+}
+
+fn worker(client: &mut Client) -> Option<i32> {
+    let query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ruvector action'";
+    client.query_opt(query, &[]).ok().flatten().map(|row| row.get(0))
+}
+
+fn hold(cluster: &Cluster, statement: &str) -> Client {
+    let mut holder = cluster.connect("app").unwrap();
+    holder.batch_execute(&format!("BEGIN; {statement}")).unwrap();
+    holder
+}
+
+fn prepared(other: &mut Client) -> Option<()> {
+    other.query_opt("SELECT 1 FROM pg_prepared_xacts LIMIT 1", &[]).unwrap().map(drop)
+}
+
+fn dies(phase: Phase, victim: Victim) {
+    let mut two = two(&[("max_prepared_transactions", "8")]);
+    two.client.batch_execute("SET synchronous_commit = local").unwrap();
+    let before = content(&mut two.client);
+    let _hot = Hot::start(&two.here);
+    let statement = match phase {
+        Phase::Sent => "DELETE FROM docs_2 WHERE id = -1",
+        _ => "LOCK TABLE ruvector.moved_rows IN SHARE MODE",
+    };
+    let mut held = Some(hold(&two.here, statement));
+    let action = act(&mut two.client, TO_EAST);
+    match phase {
+        Phase::Sent => {
+            wait_for("rows that are sent", PATIENCE, || {
+                let query = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'ruvector' AND state = 'idle in transaction'";
+                two.other.query_opt(query, &[]).unwrap()
+            })
+            .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+        }
+        Phase::Prepared => {
+            wait_for("a prepared transaction", PATIENCE, || prepared(&mut two.other))
+                .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+        }
+        Phase::Decided => {
+            // The lock may be given up in the very moment; then once more.
+            let reached = (0..5).any(|_| {
+                wait_for("a prepared transaction", PATIENCE, || prepared(&mut two.other))
+                    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+                // Each by itself: ALTER SYSTEM runs in no block. The checkpointer takes a moment to tell everybody.
+                for statement in [
+                    "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
+                    "SELECT pg_reload_conf()",
+                    "SELECT pg_sleep(0.2)",
+                ] {
+                    two.client.batch_execute(statement).unwrap();
+                }
+                held = None;
+                let decided = wait_for("the commit of the decision", Duration::from_secs(3), || {
+                    let query = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ruvector action' AND wait_event = 'SyncRep'";
+                    two.client.query_opt(query, &[]).unwrap().and_then(|_| prepared(&mut two.other))
+                })
+                .is_ok();
+                if !decided {
+                    held = Some(hold(&two.here, "LOCK TABLE ruvector.moved_rows IN SHARE MODE"));
+                    release(&mut two.client);
+                }
+                decided
+            });
+            assert!(reached, "{}", said(&mut two.client));
+        }
+    }
+    let pid = worker(&mut two.client);
+    match (victim, pid) {
+        (Victim::Terminate, Some(pid)) => {
+            two.client.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
+        }
+        (Victim::Kill, Some(pid)) => {
+            two.here.kill(pid, Signal::KILL).unwrap();
+            // Every session ends then, this one too.
+            wait_for("the crash", PATIENCE, || two.client.simple_query("SELECT 1").err()).unwrap();
+        }
+        (Victim::Here, _) => {
+            two.here.kill_postmaster().unwrap();
+            two.here.restart().unwrap();
+        }
+        (Victim::There, _) => {
+            two.there.kill_postmaster().unwrap();
+            drop(held.take());
+            two.there.restart().unwrap();
+        }
+        // It has just ended by itself: what follows must hold all the same.
+        (_, None) => {}
+    }
+    drop(held);
+    two.here.wait_ready(HEALING).unwrap();
+    let mut client = wait_for("a connection", HEALING, || two.here.connect("app").ok()).unwrap();
+    release(&mut client);
+    let mut other = wait_for("a connection", HEALING, || two.there.connect("app").ok()).unwrap();
+    let status = ended(&mut client, action);
+    nothing_is_left(&mut client, &mut other);
+    // A connection of postgres_fdw that was lost is made again at the second try.
+    let after = wait_for("a search through the root", PATIENCE, || {
+        client.query_one("SELECT count(*) FROM docs", &[]).ok()
+    });
+    assert!(after.is_ok(), "{phase:?} {victim:?}");
+    assert_eq!(content(&mut client), before, "{phase:?} {victim:?}: {status}");
+    let noted: i64 = client
+        .query_one(
+            "SELECT coalesce(sum(cardinality(keys)), 0)::bigint FROM ruvector.moved_rows WHERE undone_at IS NULL",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(rows_there(&mut other), noted, "{phase:?} {victim:?}: {status}");
+    assert!(status == "succeeded" || noted == 0, "{phase:?} {victim:?}: {status}, {noted} rows are there");
+    eprintln!("{phase:?} {victim:?}: {status}, {noted} rows there");
+}
+
+/// Commits wait for no standby any more.
+fn release(client: &mut Client) {
+    for statement in [
+        "SET synchronous_commit = local",
+        "ALTER SYSTEM RESET synchronous_standby_names",
+        "SELECT pg_reload_conf()",
+    ] {
+        client.batch_execute(statement).unwrap();
+    }
+}
+
+#[test]
+fn killed_before_anything_is_prepared() {
+    for victim in [Victim::Terminate, Victim::Kill, Victim::Here, Victim::There] {
+        dies(Phase::Sent, victim);
+    }
+}
+
+#[test]
+fn killed_between_prepare_and_decision() {
+    for victim in [Victim::Terminate, Victim::Kill, Victim::Here, Victim::There] {
+        dies(Phase::Prepared, victim);
+    }
+}
+
+#[test]
+fn killed_between_decision_and_commit_there() {
+    for victim in [Victim::Terminate, Victim::Kill, Victim::Here, Victim::There] {
+        dies(Phase::Decided, victim);
+    }
+}
