@@ -13,6 +13,8 @@ use crate::plan::Move;
 use crate::snapshot::{Oid, Reading, Snapshot};
 use crate::verification::asked;
 
+/// λ is the same within this.
+const SAME_LAMBDA: f64 = 1e-9;
 /// Bisections of the number of rows that would do, after it was doubled: known to within a sixteenth of itself.
 const BISECTIONS: u32 = 4;
 
@@ -53,6 +55,12 @@ impl Dose<'_> {
         if expected.enough || self.limits.by_hand {
             return Ok(Some(expected.placed));
         }
+        // Where no placement at all changes λ it is not the load that weakens the part, but what its server has left: what
+        // rows that leave would give back of that is not known beforehand.
+        let all = place(self.sites, self.rows());
+        if self.lambda(&self.after(&all)).is_some_and(|lambda| (lambda - then).abs() < SAME_LAMBDA) {
+            return Ok(None);
+        }
         let config = &self.limits.config;
         let measured = self.limits.gain_share.map_or_else(String::new, |share| {
             format!(" (the last move brought {:.0} % of what its placement promised)", 100.0 * share)
@@ -76,11 +84,16 @@ impl Dose<'_> {
         })
     }
 
-    /// Which limit to raise, and to what.
-    fn hint(&self, then: f64) -> String {
+    /// All rows that could be moved.
+    fn rows(&self) -> u64 {
         let rows: f64 = self.sites.iter().filter(|site| site.gives).map(|site| site.rows).sum();
         // Numbers of rows are far below 2^53.
-        let all = rows.max(0.0) as u64;
+        rows.max(0.0) as u64
+    }
+
+    /// Which limit to raise, and to what.
+    fn hint(&self, then: f64) -> String {
+        let all = self.rows();
         let does =
             |rows: u64| self.expected(then, &place(self.sites, rows)).is_some_and(|expected| expected.enough);
         let mut high = self.allowed.max(1);
