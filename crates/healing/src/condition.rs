@@ -347,3 +347,61 @@ pub(crate) fn memory_condition(memory: &Reading<Memory>, config: &Config) -> Con
         Reading::Unknown(reason) => Condition::unread(health::MEMORY.metric, reason),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{drift, ivf, recall, replica, snapshot};
+
+    #[test]
+    fn of_recall_only_what_is_proven_counts_and_the_worst_is_said() {
+        let config = Config::default();
+        let mut seen = snapshot(1, 0, 1);
+        let point = crate::snapshot::RecallPoint { recall_ci: 0.1, ..recall(1, 0.75) };
+        seen.indexes[0].recall = Reading::Known(point);
+        let found = recall_condition(&seen.indexes[0], &config);
+        let health = |recall: f64| health::RECALL_SHORTFALL.at(1.0 - recall / config.recall_objective);
+        assert!((found.health - health(0.85)).abs() < 1e-12);
+        assert!((found.low - health(0.65)).abs() < 1e-12);
+        assert!((found.high - health(0.85)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn lists_that_are_as_far_as_is_allowed_are_not_bad_and_an_index_without_groups_is_one() {
+        let config = Config::default();
+        let mut seen = snapshot(1, 4, 0);
+        for group in &mut ivf(&mut seen.indexes[0]).groups {
+            group.skew_factor = 8.0;
+        }
+        drift(&mut seen.indexes[0], 1.2);
+        let excess = drift_excess(seen.indexes[0].ivf.known().unwrap()).unwrap();
+        assert!(excess > health::DRIFT_EXCESS.threshold);
+        let cause = |index: &Index| centroid_conditions(index, &config)[0].cause;
+        assert_eq!(cause(&seen.indexes[0]), Some(Cause::Skew));
+        // The greatest drift that is no fault yet.
+        let (mut low, mut high) = (1.0, 1.2);
+        for _ in 0..200 {
+            let middle = f64::midpoint(low, high);
+            drift(&mut seen.indexes[0], middle);
+            let excess = drift_excess(seen.indexes[0].ivf.known().unwrap()).unwrap();
+            if excess > health::DRIFT_EXCESS.threshold { high = middle } else { low = middle }
+        }
+        drift(&mut seen.indexes[0], low);
+        assert_ne!(cause(&seen.indexes[0]), Some(Cause::Skew));
+        ivf(&mut seen.indexes[0]).groups.clear();
+        assert_eq!(centroid_conditions(&seen.indexes[0], &config).len(), 1);
+    }
+
+    #[test]
+    fn a_lag_in_bytes_is_read_in_mib_and_a_queue_for_each_worker() {
+        let config = Config::default();
+        let mut behind = replica(1);
+        behind.lag_bytes = Reading::Known(10.0 * f64::from(1 << 30));
+        let found = replica_condition(&behind, &config);
+        assert_eq!((found.metric.as_deref(), found.value), (Some(health::LAG_BYTES.metric), Some(10_240.0)));
+        let queue = |busy, waiting| {
+            slots_condition(&Reading::Known(Slots { busy, total: 3, waiting }), &config).value
+        };
+        assert_eq!((queue(3, 6), queue(2, 6)), (Some(2.0), Some(0.0)));
+    }
+}

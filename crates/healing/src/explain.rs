@@ -388,6 +388,7 @@ mod tests {
     use crate::integrity::assess;
     use crate::remedies::{Limits, Params, find};
     use crate::snapshot::Reading;
+    use crate::snapshot::RecallPoint;
 
     #[test]
     fn a_story_in_plain_words() {
@@ -431,6 +432,112 @@ mod tests {
         let fit = told(0.97, 0.89);
         assert!(fit.contains("0.97") && fit.contains("0.89") && !fit.contains("no longer fit"), "{fit}");
         assert_eq!(told(1.10, 0.89).matches("no longer fit").count(), 2);
+    }
+
+    /// A problem of one hnsw index, with another class put in its place.
+    fn said_of(class: ProblemClass) -> String {
+        let config = Config::default();
+        let mut sick = snapshot(1, 0, 1);
+        fragment(&mut sick.indexes[0], 60.0);
+        let found = diagnose(&assess(&sick, &config).unwrap(), &sick, &config).remove(0);
+        what(&Problem { class, ..found })
+    }
+
+    #[test]
+    fn each_cause_has_its_own_sentence() {
+        let config = Config::default();
+        let mut seen = snapshot(1, 4, 1);
+        seen.indexes[1].recall = Reading::Known(recall(1, 0.4));
+        let [ivf, hnsw] = [&seen.indexes[0], &seen.indexes[1]];
+        let of_lists = |cause| said_of(crate::classify::centroid_skew_of(ivf, cause, &[], &config));
+        assert!(of_lists(Cause::Skew).starts_with("Some lists of public.docs_1000_ivf are far longer"));
+        assert!(of_lists(Cause::Recall).starts_with("Searches through public.docs_1000_ivf find "));
+        let of_index = |cause| said_of(crate::classify::index_fragmentation_of(&[hnsw], cause, &config));
+        assert!(of_index(Cause::Invalid).contains("is not valid: no search uses it"));
+        assert!(
+            of_index(Cause::Dead).starts_with("Many entries of public.docs_1000_hnsw_0 lead to dead rows")
+        );
+        assert!(of_index(Cause::Recall).contains("find 0.40 of the true neighbours, 0.95 is the objective"));
+        assert!(
+            of_index(Cause::Bloat)
+                .ends_with("% of the bytes of public.docs_1000_hnsw_0 are more than a clean build needs.")
+        );
+    }
+
+    #[test]
+    fn a_replica_is_behind_or_gone_and_a_snapshot_or_a_queue_is_in_the_way() {
+        let config = Config::default();
+        let told = |change: &dyn Fn(&mut crate::snapshot::Snapshot)| {
+            let mut sick = whole(4, 0, 1, 1, 0);
+            change(&mut sick);
+            let found = assess(&sick, &config).unwrap();
+            problem(&diagnose(&found, &sick, &config).remove(0))
+        };
+        let behind = told(&|sick| known(&mut sick.replicas)[0].lag_seconds = Reading::Known(60.0));
+        assert!(behind.contains("standby1 is up to 60 s behind"), "{behind}");
+        let gone = told(&|sick| known(&mut sick.replicas)[0].gone_s = Some(600.0));
+        assert!(gone.contains("standby1 has not been connected for 600 s"), "{gone}");
+        let held = told(&|sick| known(&mut sick.horizon).held_s = 1e6);
+        assert!(held.contains("an old snapshot is held"), "{held}");
+        let queued = told(&|sick| {
+            let mut job = crate::fixtures::job(0, 1000);
+            job.waits_s = Some(1e6);
+            known(&mut sick.jobs).push(job);
+        });
+        assert!(queued.contains("pieces of maintenance wait (autovacuum)"), "{queued}");
+    }
+
+    #[test]
+    fn long_lists_of_names_are_cut() {
+        let names: Vec<String> = (1..=6).map(|n| format!("t{n}")).collect();
+        assert_eq!(few(&names[..5]), "t1, t2, t3, t4, t5");
+        assert_eq!(few(&names), "t1, t2, t3, t4, t5 and 1 more");
+        let mut sick = whole(8, 0, 1, 0, 0);
+        sick.servers[0].connections_pct = Reading::Known(98.0);
+        let text = assessment(&assess(&sick, &Config::default()).unwrap());
+        assert!(text.contains("one part is weak: ") && text.contains(" and 5 more."), "{text}");
+    }
+
+    #[test]
+    fn a_verdict_has_its_figures_and_a_step_its_lock() {
+        let sizes = crate::verdict::Sizes { old_bytes: 2, new_bytes: 1 };
+        let (at_old, at_new) =
+            (Some(recall(20, 0.95)), Some(RecallPoint { blocks: 40.0, ..recall(10, 0.95) }));
+        let figures = Verdict {
+            keep: true,
+            reason: "it reads less".to_owned(),
+            effort: Some(10),
+            compared_recall: Some(0.95),
+            old_at_objective: at_old,
+            new_at_objective: at_new,
+            old_at_present: None,
+            new_at_present: None,
+            sizes,
+        };
+        assert_eq!(
+            verdict(&figures),
+            "The new index is kept: it reads less. At recall 0.950 the old index reads 100 blocks a query (effort 20), \
+             the new one 40 (effort 10)."
+        );
+        let bare = Verdict { keep: false, compared_recall: None, ..figures };
+        assert_eq!(verdict(&bare), "The old index is kept: it reads less.");
+
+        let config = Config::default();
+        let mut sick = snapshot(1, 0, 1);
+        fragment(&mut sick.indexes[0], 60.0);
+        let diagnosed = diagnose(&assess(&sick, &config).unwrap(), &sick, &config).remove(0);
+        let limits = Limits::new(&config, IntegrityState::Stress, &sick, Params::default());
+        let planned = find("compact_indexes").unwrap().plan(&diagnosed, &sick, &limits).unwrap();
+        let taken: Vec<&str> = planned.steps.iter().map(locks).collect();
+        let begins = [
+            "SHARE UPDATE EXCLUSIVE on the table",
+            "ACCESS SHARE on the table",
+            "SHARE UPDATE EXCLUSIVE on the two",
+        ];
+        for (lock, begin) in taken.iter().zip([begins[0], begins[1], begins[2], begins[0]]) {
+            assert!(lock.starts_with(begin), "{taken:?}");
+        }
+        assert_eq!(locks(&Step::PauseAutovacuum { lease_s: 1 }), "those that its own words name");
     }
 
     #[test]

@@ -263,6 +263,19 @@ mod tests {
     use crate::config::Config;
 
     #[test]
+    fn a_curve_is_found_by_its_name_and_the_bound_of_its_end_is_no_end() {
+        for curve in CURVES {
+            assert_eq!(Curve::find(curve.name).map(|found| found.name), Some(curve.name));
+        }
+        assert!(Curve::find("nobody").is_none());
+        let points = |worst: f64| [(0.0, 1.0), (1.0, worst)];
+        assert!(fault(&points(0.69), 0.7).is_none());
+        assert!(fault(&points(0.7), 0.7).is_some(), "it never gets below");
+        assert!(fault(&[(0.0, 0.9), (1.0, 0.1)], 0.7).is_some(), "it does not begin at 1");
+        assert!(fault(&[(0.0, 1.0), (1.0, 0.5), (2.0, 0.5)], 0.7).is_none(), "it may stay");
+    }
+
+    #[test]
     fn each_threshold_is_the_boundary_of_stress() {
         let stress = Config::default().stress_lambda;
         for curve in CURVES {

@@ -371,3 +371,52 @@ fn faults_at_once_are_all_named_weakest_first() {
         assert!(pair[0].component.lambda <= pair[1].component.lambda);
     }
 }
+
+#[test]
+fn evidence_counts_groups_that_read_the_same_and_names_each_reading_once() {
+    let mut sick = snapshot(2, 16, 0);
+    drift(&mut sick.indexes[0], 1.2);
+    let problem = only(&sick);
+    let mut witness = problem.component.witness.clone();
+    witness.truncate(1);
+    let NodeKey::Centroid { partition, index, .. } = witness[0].to.clone() else { panic!("{witness:?}") };
+    for group in [1, 2, 2, 1] {
+        let to = NodeKey::Centroid { partition, index: index.clone(), group };
+        witness.push(WitnessEdge { to, ..witness[0].clone() });
+    }
+    let said = evidence(&witness);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("3 centroid groups of public.docs_1000_ivf: drift_excess"), "{said:?}");
+    assert!(evidence(&witness[..1])[0].starts_with("centroid group "), "one is named");
+    let mut hot = whole(8, 0, 1, 0, 0);
+    hot.partitions[5].load = Some(load(2000.0 * 6.0));
+    let problem = only(&hot);
+    let readings = problem.evidence.iter().filter(|line| line.contains("load_ratio")).count();
+    assert_eq!(readings, 1, "seven edges, one reading: {:?}", problem.evidence);
+}
+
+#[test]
+fn an_index_is_found_by_its_table_and_its_name_and_a_problem_is_narrowed_to_parts() {
+    let mut sick = snapshot(2, 0, 2);
+    for index in [0, 1, 2] {
+        fragment(&mut sick.indexes[index], 60.0);
+    }
+    let key = |at: usize| NodeKey::Index {
+        partition: sick.indexes[at].partition,
+        index: sick.indexes[at].name.clone(),
+    };
+    for at in 0..sick.indexes.len() {
+        assert_eq!(find_index(&sick, &key(at)).map(|index| index.oid), Some(sick.indexes[at].oid));
+    }
+    let elsewhere = NodeKey::Index { partition: 1001, index: sick.indexes[0].name.clone() };
+    assert!(find_index(&sick, &elsewhere).is_none());
+
+    let mut problem = problems(&sick).remove(0);
+    problem.component.nodes = vec![key(0), key(1), key(2)];
+    let part = |at: usize| {
+        let Index { oid, relfilenode, name, partition, method, .. } = sick.indexes[at].clone();
+        Part::Index(crate::plan::IndexRef { oid, relfilenode, name, table: partition, method })
+    };
+    assert_eq!(problem.only(&[part(1)]).component.nodes, [key(1)]);
+    assert_eq!(problem.only(&[part(3)]).component.nodes.len(), 3, "none of them is meant: all of it");
+}
