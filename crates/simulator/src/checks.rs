@@ -368,21 +368,19 @@ pub fn ended(stage: &mut Stage, id: i64) {
     if action.outcomes != 1 {
         stage.violated("one_outcome", format!("action {id} has {} outcomes", action.outcomes));
     }
-    let planned = action.planned();
     let collection = &stage.world.collections[action.collection];
     let struck = collection.fault_at;
     let unfinished = stage.store.unfinished.iter().any(|left| left.action == id);
-    let now = collection.moved();
-    let elsewhere = now.iter().zip(&planned.moved_before).any(|(now, before)| (now.1 - before.1).abs() > 0.5);
-    if matches!(action.status, Status::RolledBack | Status::Failed | Status::Aborted)
-        && !unfinished
-        && elsewhere
-    {
-        let before = &planned.moved_before;
-        stage.violated(
-            "rows_elsewhere",
-            format!("action {id} was undone: moved before {before:?}, now {now:?}"),
-        );
+    let undone =
+        matches!(action.status, Status::RolledBack | Status::Failed | Status::Aborted) && !unfinished;
+    if let (true, Some(before)) = (undone, &action.moved_before) {
+        let now = collection.moved();
+        if now.iter().zip(before).any(|(now, before)| (now.1 - before.1).abs() > 0.5) {
+            stage.violated(
+                "rows_elsewhere",
+                format!("action {id} was undone: moved before {before:?}, now {now:?}"),
+            );
+        }
     }
     futile(stage, id);
     let planned = action.planned();

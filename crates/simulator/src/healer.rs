@@ -341,7 +341,6 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
     if checks::is_needless(stage, collection, &planned.plan) && !stage.store.actions[&id].by_hand() {
         stage.false_heals += 1;
     }
-    let moved_before = stage.world.collections[collection].moved();
     let action = stage.store.action(id);
     action.decided = Some(at);
     action.needs_approval = needs_approval;
@@ -352,7 +351,6 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
         observed: observed_at,
         panel,
         true_before,
-        moved_before,
     }));
     let status = if needs_approval { Status::AwaitingApproval } else { Status::Approved };
     if let Err(error) = stage.store.advance(id, status, at) {

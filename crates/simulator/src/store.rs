@@ -62,6 +62,8 @@ pub struct Action {
     pub approved_at: Option<Moment>,
     /// When its worker began.
     pub started: Option<Moment>,
+    /// Rows that had been moved into each table by then: what another action moved while this one waited is not its own.
+    pub moved_before: Option<Vec<(Oid, f64)>>,
     /// When it ended.
     pub ended: Option<Moment>,
     /// The healer stops the worker then (wall clock).
@@ -99,8 +101,6 @@ pub struct Planned {
     pub panel: UnixMs,
     /// The indexes that the plan names in truth, when it was made.
     pub true_before: Vec<Condition>,
-    /// Rows that had been moved into each table before it began.
-    pub moved_before: Vec<(Oid, f64)>,
 }
 
 /// An index in truth.
@@ -275,6 +275,7 @@ impl Store {
                 status: Status::Proposed,
                 request,
                 planned: None,
+                moved_before: None,
                 needs_approval: false,
                 approved: false,
                 keep: false,

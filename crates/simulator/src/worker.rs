@@ -301,7 +301,10 @@ impl Worker {
                     stage.violated("lifecycle", error);
                     return false;
                 }
+                let of = stage.store.actions[&self.action].collection;
+                let moved = stage.world.collections[of].moved();
                 let action = stage.store.action(self.action);
+                action.moved_before = Some(moved);
                 action.deadline = Some(at.wall + (action.planned().plan.timeout_s * 1000.0) as i64);
                 stage.coverage.began(&action.planned().plan.strategy);
             }
