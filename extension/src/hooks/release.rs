@@ -74,7 +74,10 @@ fn ours() -> Option<(CString, pg_sys::Oid)> {
     if !there {
         return None;
     }
-    let query = "SELECT n.nspname::text, e.extowner FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'ruvector'";
+    // In the session of whoever drops it, whose search_path may hold anything: nothing of it is looked up.
+    let query = "SELECT n.nspname::pg_catalog.text, e.extowner
+           FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
+          WHERE e.extname OPERATOR(pg_catalog.=) 'ruvector'::pg_catalog.name";
     let (schema, owner) = Spi::get_two::<String, pg_sys::Oid>(query).ok()?;
     Some((CString::new(schema?).ok()?, owner?))
 }
