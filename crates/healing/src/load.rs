@@ -62,6 +62,17 @@ pub(crate) fn group_ratio(snapshot: &Snapshot, group: &[Oid], config: &Config) -
     Some((mean(true)? / mean(false)?.max(config.load_floor_blocks)).min(RATIO_MAX))
 }
 
+/// By how much the load of these partitions has grown: blocks a second now and then, of each. 1 where none had any then.
+///
+/// A partition whose load cannot be measured for a while is taken to keep its share of all: with the load that it had, it
+/// would look hot when the others' falls at night, and cold when it rises.
+pub fn growth(partitions: impl IntoIterator<Item = (f64, f64)>) -> f64 {
+    let (now, then) = partitions
+        .into_iter()
+        .fold((0.0, 0.0), |sums: (f64, f64), loads| (sums.0 + loads.0, sums.1 + loads.1));
+    if then > 0.0 { now / then } else { 1.0 }
+}
+
 /// The usual load ratios of a collection's partitions, learned slowly: one whose tenants differ in size is not in
 /// stress for ever.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -183,6 +194,15 @@ mod tests {
         assert_eq!(all[&1001], Err("no statistics".to_owned()));
         blind.partitions[1].load = None;
         assert!(!ratios(&blind, &Config::default()).contains_key(&1001));
+    }
+
+    #[test]
+    fn what_is_not_measured_grows_with_the_others() {
+        assert_eq!(growth([(10.0, 40.0), (20.0, 20.0)]), 0.5);
+        assert_eq!(growth([(0.0, 5.0)]), 0.0);
+        assert_eq!((growth([(7.0, 0.0)]), growth([])), (1.0, 1.0));
+        let times = load(300.0).known().unwrap().times(0.5);
+        assert_eq!((times.blocks, times.hit_ratio), (150.0, load(300.0).known().unwrap().hit_ratio));
     }
 
     #[test]

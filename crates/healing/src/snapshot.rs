@@ -322,6 +322,21 @@ pub struct Load {
     pub hit_ratio: Option<f64>,
 }
 
+impl Load {
+    /// So many times of everything that is done, with the same share found in shared buffers.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Self {
+        Self {
+            blocks: self.blocks * factor,
+            inserted: self.inserted * factor,
+            updated: self.updated * factor,
+            deleted: self.deleted * factor,
+            scans: self.scans * factor,
+            hit_ratio: self.hit_ratio,
+        }
+    }
+}
+
 /// A leaf table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Partition {

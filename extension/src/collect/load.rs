@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use healing::load::growth;
 use healing::snapshot::{Load, Oid, Reading};
 use serde::Deserialize;
 
@@ -15,7 +16,8 @@ use crate::error::Error;
 /// Sessions report their counters at most once a second: rates over less time than this would be chance.
 const WINDOW_MIN_MS: i64 = 900;
 
-/// While maintenance works on a table, its load counts as it was in the last window without, for this long.
+/// While maintenance works on a table, it counts with the share of the collection's load that it had in the last window
+/// without, for this long.
 const CARRIED_MAX_MS: i64 = 60_000;
 
 /// Counters of a partition since its statistics began.
@@ -47,8 +49,10 @@ impl Counters {
 struct Known {
     at: i64,
     counters: Counters,
-    /// Load over the last window that was long enough, and when it ended.
+    /// Load over the last window that was long enough, and when the last ended that was measured.
     load: Option<(Reading<Load>, i64)>,
+    /// Its load in the last window in which any of the collection's was measured: what [`growth`] is told by.
+    then: Option<Load>,
 }
 
 thread_local! {
@@ -83,19 +87,44 @@ SELECT jsonb_build_object('oid', t.oid::bigint,
 pub(crate) fn end(collection: &Collection) -> Result<(), Error> {
     let (now, counters) = (now_ms(), read(collection)?);
     KNOWN.with_borrow_mut(|known| {
+        let (mut measured, mut carried) = (Vec::new(), Vec::new());
         for counters in counters {
-            if let Some(before) = known.get_mut(&counters.oid) {
-                let window_ms = now - before.at;
-                if window_ms < WINDOW_MIN_MS {
-                    continue;
-                }
-                if !is_maintained(&before.counters, &counters) {
-                    before.load =
-                        Some((rates(&before.counters, &counters, window_ms as f64 / 1000.0), now));
-                } else if before.load.as_ref().is_some_and(|(_, at)| now - at > CARRIED_MAX_MS) {
-                    let reason = "maintenance has been at work on it for more than a minute, and what that reads cannot \
-                                  be told from what users read";
-                    before.load = Some((Reading::unknown(reason), now));
+            let Some(before) = known.get(&counters.oid) else { continue };
+            let window_ms = now - before.at;
+            if window_ms < WINDOW_MIN_MS {
+                continue;
+            }
+            if is_maintained(&before.counters, &counters) {
+                carried.push(counters.oid);
+            } else {
+                measured.push((counters.oid, rates(&before.counters, &counters, window_ms as f64 / 1000.0)));
+            }
+        }
+        let pairs = measured
+            .iter()
+            .filter_map(|(oid, load)| Some((load.known()?.blocks, known.get(oid)?.then?.blocks)));
+        let growth = growth(pairs);
+        // Nothing is told by a window in which nobody did anything: what was before it counts on.
+        let told = growth > 0.0;
+        for (oid, load) in measured {
+            let Some(table) = known.get_mut(&oid) else { continue };
+            if told && let Reading::Known(load) = load {
+                table.then = Some(load);
+            }
+            table.load = Some((load, now));
+        }
+        for oid in carried {
+            let Some(table) = known.get_mut(&oid) else { continue };
+            let Some((load, at)) = &mut table.load else { continue };
+            if now - *at > CARRIED_MAX_MS {
+                *load = Reading::unknown(
+                    "maintenance has been at work on it for more than a minute, and what that reads cannot be told from \
+                     what users read",
+                );
+            } else if let Some(then) = &mut table.then {
+                *load = Reading::Known(then.times(growth));
+                if told {
+                    *then = then.times(growth);
                 }
             }
         }
@@ -109,8 +138,9 @@ pub(crate) fn begin(collection: &Collection) -> Result<(), Error> {
     let (now, counters) = (now_ms(), read(collection)?);
     KNOWN.with_borrow_mut(|known| {
         for counters in counters {
-            let load = known.remove(&counters.oid).and_then(|before| before.load);
-            known.insert(counters.oid, Known { at: now, counters, load });
+            let (load, then) =
+                known.remove(&counters.oid).map_or((None, None), |before| (before.load, before.then));
+            known.insert(counters.oid, Known { at: now, counters, load, then });
         }
         // Tables that nobody asks about any more are gone.
         known.retain(|_, known| (0..86_400_000).contains(&(now - known.at)));
