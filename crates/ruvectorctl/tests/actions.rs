@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::io::{Read, Write};
+
 use cluster::wait_for;
 use common::{PATIENCE, against, run, said, spoil, start};
 
@@ -96,7 +98,7 @@ fn a_plan_is_approved_and_another_aborted() {
 
 /// A terminal of its own, as a person has it: `script` lends one and `q` ends the view.
 #[test]
-fn the_live_view_is_drawn_in_a_terminal_and_ends_at_q() {
+fn the_live_view_is_drawn_in_a_terminal_and_outlives_the_extension() {
     let (cluster, mut client) = start();
     spoil(&mut client, r#"{"mode": "observe"}"#);
     assert_eq!(run(&cluster, &["watch"]).code, 6, "there is no terminal");
@@ -108,27 +110,34 @@ fn the_live_view_is_drawn_in_a_terminal_and_ends_at_q() {
         .collect();
     let mut script = std::process::Command::new("script");
     script
-        .args(["-qefc", &format!("stty rows 30 cols 120; exec {}", words.join(" ")), "/dev/null"])
+        .args([
+            "-qefc",
+            &format!("stty rows 30 cols 120; exec timeout --foreground 120 {}", words.join(" ")),
+            "/dev/null",
+        ])
         .env("TERM", "xterm-256color")
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped());
     let mut child = script.spawn().unwrap();
-    let mut keys = child.stdin.take().unwrap();
-    let writer = std::thread::spawn(move || {
-        use std::io::Write;
-        // Keys are read once the view is up; more of them do no harm.
-        for _ in 0..200 {
-            std::thread::sleep(std::time::Duration::from_millis(500));
-            if keys.write_all(b"q").is_err() {
-                break;
-            }
+    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut picture = Vec::new();
+    let mut read_until = |words: &str| {
+        let mut some = [0; 4096];
+        while !String::from_utf8_lossy(&picture).contains(words) {
+            let count = screen.read(&mut some).unwrap();
+            assert!(count > 0, "it ended before it showed {words}: {}", String::from_utf8_lossy(&picture));
+            picture.extend_from_slice(&some[..count]);
         }
-    });
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap();
-    let picture = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{picture}");
-    assert!(picture.contains("witness") && picture.contains("docs"), "{picture}");
+    };
+    read_until("witness");
+    read_until("docs");
+    // What goes while it is watched is said.
+    client.batch_execute("DROP EXTENSION ruvector").unwrap();
+    read_until("database app has no extension ruvector");
+    keys.write_all(b"q").unwrap();
+    // Its last words are read, so that it can say them.
+    std::io::copy(&mut screen, &mut std::io::sink()).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

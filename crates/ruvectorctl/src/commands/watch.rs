@@ -124,18 +124,18 @@ async fn show(
             Some((KeyCode::Up | KeyCode::Char('k'), _)) => view.chosen = at(chosen + count - 1),
             _ => {}
         }
-        // An outage is shown, with what was last seen, until the server is back.
-        let seen = if session.client.is_closed() {
-            match call.place.open().await {
+        // An outage is shown, with what was last seen, until the server is back. A new connection also tells, and finds
+        // again, an extension that was dropped and created meanwhile.
+        let mut seen = look(&session, &mut view).await;
+        if seen.is_err() {
+            seen = match call.place.open().await {
                 Ok(anew) => {
                     session = anew;
                     look(&session, &mut view).await
                 }
                 Err(failure) => Err(failure),
-            }
-        } else {
-            look(&session, &mut view).await
-        };
+            };
+        }
         view.trouble = seen.err().map(|failure| failure.to_string());
     }
 }
@@ -274,8 +274,11 @@ fn draw_lambda(frame: &mut Frame, area: Rect, view: &View, chosen: &Value) {
             .style(Style::new().fg(colour(&state)))
             .data(&view.lambda),
     );
-    let title =
-        format!(" λ of {}: {} ", output::text(chosen, "collection"), output::number(chosen, "lambda_cut", 3));
+    let title = if chosen.is_null() {
+        " no collection is registered ".to_owned()
+    } else {
+        format!(" λ of {}: {} ", output::text(chosen, "collection"), output::number(chosen, "lambda_cut", 3))
+    };
     let chart = Chart::new(sets)
         .block(Block::bordered().title(title))
         .x_axis(
