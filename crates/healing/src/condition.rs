@@ -354,6 +354,21 @@ mod tests {
     use crate::fixtures::{drift, ivf, recall, replica, snapshot};
 
     #[test]
+    fn of_two_that_are_as_bad_the_measured_one_is_told() {
+        let bare = |health| Condition { health, ..Condition::healthy() };
+        let measured = |health| Condition { metric: Some("lag_seconds".to_owned()), ..bare(health) };
+        assert!(bare(1.0).worse(measured(1.0)).is_measured());
+        assert!(measured(1.0).worse(bare(1.0)).is_measured());
+        let worst = bare(0.5).worse(measured(1.0));
+        assert_eq!(
+            (worst.health, worst.is_measured()),
+            (0.5, false),
+            "what is worse counts, measured or not"
+        );
+        assert_eq!(measured(1.0).worse(bare(0.5)).health, 0.5);
+    }
+
+    #[test]
     fn of_recall_only_what_is_proven_counts_and_the_worst_is_said() {
         let config = Config::default();
         let mut seen = snapshot(1, 0, 1);

@@ -488,6 +488,52 @@ mod tests {
     }
 
     #[test]
+    fn edges_are_counted_by_kind_end_and_reading_and_the_list_is_cut() {
+        let mut sick = whole(8, 0, 1, 0, 0);
+        sick.partitions[5].load = Some(load(12_000.0));
+        let config = Config::default();
+        let mut hot = diagnose(&assess(&sick, &config).unwrap(), &sick, &config).remove(0);
+        let lines = edges(&hot);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(
+            lines[0].starts_with("6 partition_link to ") && lines[1].starts_with("1 routing_link to "),
+            "{lines:?}"
+        );
+        // The same end by another reading, and the same reading at another end, are lines of their own.
+        let one = hot.component.witness.iter().find(|edge| edge.condition.cause.is_some()).unwrap().clone();
+        let mut another = one.clone();
+        another.condition.value = Some(99.0);
+        let elsewhere = crate::integrity::WitnessEdge { to_name: "elsewhere".to_owned(), ..one.clone() };
+        hot.component.witness = vec![one.clone(), another, elsewhere.clone()];
+        assert_eq!(edges(&hot).len(), 3);
+        let ends = |count: u32| -> Vec<String> {
+            let end = |n| crate::integrity::WitnessEdge { to_name: format!("part {n}"), ..one.clone() };
+            let mut many = hot.clone();
+            many.component.witness = (0..count).map(end).collect();
+            edges(&many)
+        };
+        assert_eq!((ends(8).len(), ends(10).len()), (8, 9));
+        assert_eq!(ends(10)[8], "and 2 more kinds of edges");
+    }
+
+    #[test]
+    fn a_group_of_partitions_goes_by_its_own_name() {
+        let group = NodeKey::Partitions { first: 1000, count: 40 };
+        let edge = crate::integrity::WitnessEdge {
+            kind: crate::graph::EdgeKind::RoutingLink,
+            from: NodeKey::Core,
+            from_name: "core".to_owned(),
+            to: group.clone(),
+            to_name: "40 partitions of server b".to_owned(),
+            weight: 1.0,
+            capacity: 0.3,
+            condition: crate::graph::Condition::healthy(),
+        };
+        let component = Component { lambda: 0.3, nodes: vec![group], witness: vec![edge] };
+        assert_eq!(names(&component), "40 partitions of server b");
+    }
+
+    #[test]
     fn long_lists_of_names_are_cut() {
         let names: Vec<String> = (1..=6).map(|n| format!("t{n}")).collect();
         assert_eq!(few(&names[..5]), "t1, t2, t3, t4, t5");
@@ -529,6 +575,16 @@ mod tests {
         let limits = Limits::new(&config, IntegrityState::Stress, &sick, Params::default());
         let planned = find("compact_indexes").unwrap().plan(&diagnosed, &sick, &limits).unwrap();
         let taken: Vec<&str> = planned.steps.iter().map(locks).collect();
+        let Step::BuildIndex { of, .. } = &planned.steps[0] else { panic!("{planned:?}") };
+        let mut thicker = planned.steps[0].clone();
+        if let Step::BuildIndex { options, .. } = &mut thicker {
+            options.m = Some(24);
+        }
+        let said = step(&thicker);
+        assert!(
+            said.starts_with(&format!("build a new index beside {} with ", of.name)) && said.contains("24"),
+            "{said}"
+        );
         let begins = [
             "SHARE UPDATE EXCLUSIVE on the table",
             "ACCESS SHARE on the table",

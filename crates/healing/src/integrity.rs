@@ -391,6 +391,47 @@ mod tests {
     }
 
     #[test]
+    fn of_parts_that_nothing_joins_the_first_is_kept() {
+        let kept = |weak: &[bool], edges: &[(u32, u32, f64)]| {
+            let mut weak = weak.to_vec();
+            keep_one_part(&mut weak, edges);
+            weak
+        };
+        let three = [false, true, true, true];
+        assert_eq!(kept(&three, &[(0, 1, 0.5), (0, 2, 0.5)]), [false, true, false, false]);
+        // An edge that carries nothing joins nothing; the second joins from its later end.
+        assert_eq!(kept(&three, &[(1, 2, 0.0), (3, 1, 0.1)]), [false, true, false, true]);
+        assert_eq!(kept(&three, &[(3, 2, 0.1), (2, 1, 0.1)]), three);
+        assert_eq!(kept(&[false, false], &[(0, 1, 1.0)]), [false, false]);
+    }
+
+    #[test]
+    fn states_are_read_as_they_are_written() {
+        for state in [IntegrityState::Normal, IntegrityState::Stress, IntegrityState::Critical] {
+            assert_eq!(IntegrityState::parse(state.as_str()), Some(state));
+        }
+        assert_eq!(IntegrityState::parse("Normal"), None);
+        let names = [IntegrityState::Normal, IntegrityState::Stress, IntegrityState::Critical]
+            .map(IntegrityState::as_str);
+        assert_eq!(names, ["normal", "stress", "critical"]);
+    }
+
+    #[test]
+    fn a_record_keeps_the_last_lambda_and_counts_anew_when_samples_turn() {
+        let config = config();
+        let stress = StateRecord { state: IntegrityState::Stress, ..StateRecord::new(NOW) };
+        let (down, _) = stress.advance(Some(0.1), NOW, &config);
+        assert_eq!(
+            (down.candidate, down.streak, down.lambda),
+            (Some(IntegrityState::Critical), 1, Some(0.1))
+        );
+        let (up, _) = down.advance(Some(1.0), NOW, &config);
+        assert_eq!((up.candidate, up.streak, up.lambda), (Some(IntegrityState::Normal), 1, Some(1.0)));
+        let (same, none) = up.advance(Some(0.6), NOW, &config);
+        assert_eq!((same.candidate, same.streak, same.lambda, none), (None, 0, Some(0.6), None));
+    }
+
+    #[test]
     fn a_healthy_collection_has_no_weak_component() {
         let assessment = assess(&snapshot(4, 8, 1), &config()).unwrap();
         assert!((assessment.lambda.unwrap() - 1.0).abs() < 1e-9);

@@ -151,6 +151,9 @@ mod tests {
         assert_eq!(ratio(&loaded, 1000), Some(4.5));
         assert!((ratio(&loaded, 1002).unwrap() - 3.0 / 14.0).abs() < 1e-12);
         assert_eq!(group_ratio(&loaded, &[1000, 1001], &Config::default()), Some(4.0));
+        // 9000 against the mean of the other three; that of three against 2000.
+        assert_eq!(group_ratio(&loaded, &[1000], &Config::default()), Some(4.5));
+        assert_eq!(group_ratio(&loaded, &[1000, 1001, 1002], &Config::default()), Some(13.0 / 6.0));
     }
 
     #[test]
@@ -192,6 +195,10 @@ mod tests {
         let all = ratios(&blind, &Config::default());
         assert_eq!(all[&1000], Err("the load of the other partitions is not known".to_owned()));
         assert_eq!(all[&1001], Err("no statistics".to_owned()));
+        for no_number in [f64::NAN, f64::INFINITY, -1.0] {
+            blind.partitions[1].load = Some(load(no_number));
+            assert_eq!(ratios(&blind, &Config::default())[&1001], Err("it is no number".to_owned()));
+        }
         blind.partitions[1].load = None;
         assert!(!ratios(&blind, &Config::default()).contains_key(&1001));
     }

@@ -420,3 +420,114 @@ fn an_index_is_found_by_its_table_and_its_name_and_a_problem_is_narrowed_to_part
     assert_eq!(problem.only(&[part(1)]).component.nodes, [key(1)]);
     assert_eq!(problem.only(&[part(3)]).component.nodes.len(), 3, "none of them is meant: all of it");
 }
+
+/// A component whose witness has these edges, all to this weak node.
+fn cut(edges: &[(EdgeKind, usize)], nodes: &[NodeKey]) -> Component {
+    let edge = |kind| WitnessEdge {
+        kind,
+        from: NodeKey::Core,
+        from_name: "core".to_owned(),
+        to: nodes[0].clone(),
+        to_name: nodes[0].label(),
+        weight: 0.1,
+        capacity: 0.05,
+        condition: Condition::healthy(),
+    };
+    let witness =
+        edges.iter().flat_map(|(kind, count)| std::iter::repeat_n(*kind, *count)).map(edge).collect();
+    Component { lambda: 0.5, nodes: nodes.to_vec(), witness }
+}
+
+#[test]
+fn a_pattern_holds_from_the_number_of_edges_that_the_specification_names() {
+    let eight = snapshot(8, 0, 1);
+    let partition = |oid| [NodeKey::Partition { oid }];
+    let hot = |links, all: &Snapshot| {
+        hotspot::fits(&cut(&[(EdgeKind::PartitionLink, links)], &partition(1000)), all)
+    };
+    assert_eq!((hot(3, &eight), hot(4, &eight)), (false, true));
+    // Of four partitions each has three links at most, of five four.
+    let (four, five) = (snapshot(4, 0, 1), snapshot(5, 0, 1));
+    assert_eq!((hot(1, &four), hot(0, &four), hot(3, &five)), (true, false, false));
+    let job = [NodeKey::Job { id: "vacuum".to_owned() }];
+    let waits = |edges| contention::fits(&cut(&[(EdgeKind::Dependency, edges)], &job), &eight);
+    assert_eq!((waits(2), waits(3)), (false, true));
+    assert!(contention::fits(&cut(&[(EdgeKind::Dependency, 1)], &[NodeKey::Slots]), &eight));
+    let index = [NodeKey::Index { partition: 1000, index: "i".to_owned() }];
+    assert!(fragmentation::fits(&cut(&[(EdgeKind::IndexLink, 1)], &index), &eight));
+    assert!(!fragmentation::fits(&cut(&[(EdgeKind::RoutingLink, 9)], &index), &eight));
+}
+
+#[test]
+fn a_whole_server_is_hot_only_beside_another() {
+    let mut two = snapshot(6, 0, 1);
+    for partition in &mut two.partitions[4..] {
+        partition.server = "other".to_owned();
+    }
+    let nodes: Vec<NodeKey> = two.partitions[4..].iter().map(|p| NodeKey::Partition { oid: p.oid }).collect();
+    let routed =
+        |nodes: &[NodeKey], all: &Snapshot| hotspot::fits(&cut(&[(EdgeKind::RoutingLink, 2)], nodes), all);
+    assert!(routed(&nodes, &two), "all of the other server's");
+    assert!(!routed(&nodes[..1], &two), "one of its two");
+    let own: Vec<NodeKey> =
+        snapshot(6, 0, 1).partitions.iter().map(|p| NodeKey::Partition { oid: p.oid }).collect();
+    assert!(!routed(&own, &snapshot(6, 0, 1)), "there is no other server");
+}
+
+#[test]
+fn a_skew_takes_more_than_five_groups_or_all_that_a_small_index_has() {
+    let sick = |groups| snapshot(1, groups, 0);
+    let named = |count: u32, all: &Snapshot| {
+        let index = all.indexes.first().map_or_else(|| "none".to_owned(), |index| index.name.clone());
+        let group = |group| NodeKey::Centroid { partition: 1000, index: index.clone(), group };
+        let nodes: Vec<NodeKey> = (0..count).map(group).collect();
+        let mut found = cut(&[(EdgeKind::CentroidLink, count as usize)], &[group(0)]);
+        for (edge, node) in found.witness.iter_mut().zip(&nodes) {
+            edge.to = node.clone();
+        }
+        skew::fits(&found, all)
+    };
+    assert_eq!((named(5, &sick(16)), named(6, &sick(16))), (false, true));
+    assert_eq!((named(1, &sick(5)), named(1, &sick(6))), (true, false));
+    assert!(!named(1, &snapshot(1, 0, 0)), "an index that is gone has no groups that it could have all of");
+    let none = cut(&[(EdgeKind::IndexLink, 1)], &[NodeKey::Index { partition: 1000, index: "i".to_owned() }]);
+    assert!(!skew::fits(&none, &sick(2)));
+    let weak_without_edge = Component {
+        nodes: vec![NodeKey::Centroid { partition: 1000, index: sick(2).indexes[0].name.clone(), group: 0 }],
+        ..none
+    };
+    assert!(!skew::fits(&weak_without_edge, &sick(2)), "no group is in the witness");
+}
+
+#[test]
+fn autovacuum_s_queue_counts_only_while_its_workers_are_all_busy() {
+    let mut waiting = whole(2, 0, 1, 0, 0);
+    let queue = |waiting: &Snapshot, busy: u32| {
+        let mut waiting = waiting.clone();
+        let slots = known(&mut waiting.slots);
+        (slots.busy, slots.total, slots.waiting) = (busy, 3, 7);
+        let mut component = cut(&[(EdgeKind::Dependency, 1)], &[NodeKey::Slots]);
+        component.witness[0].condition.cause = Some(Cause::Slots);
+        match contention::class(&component, &component.witness[0], &waiting, &Config::default()) {
+            Some(ProblemClass::MaintenanceContention { queue_depth, .. }) => queue_depth,
+            other => panic!("{other:?}"),
+        }
+    };
+    waiting.jobs = Some(Reading::Known(vec![]));
+    assert_eq!((queue(&waiting, 2), queue(&waiting, 3)), (0, 7));
+}
+
+#[test]
+fn evidence_of_two_parts_that_read_the_same_names_both() {
+    let mut sick = snapshot(2, 16, 0);
+    drift(&mut sick.indexes[0], 1.2);
+    let edge = only(&sick).component.witness[0].clone();
+    let NodeKey::Centroid { partition, .. } = edge.to.clone() else { panic!("{edge:?}") };
+    let other = WitnessEdge {
+        to: NodeKey::Centroid { partition: partition + 1, index: "another".to_owned(), group: 0 },
+        to_name: "centroid group 0 of another".to_owned(),
+        ..edge.clone()
+    };
+    let said = evidence(&[edge, other]);
+    assert_eq!(said.len(), 2, "the same reading of another index is another line: {said:?}");
+}

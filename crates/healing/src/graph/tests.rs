@@ -400,3 +400,12 @@ fn a_site_may_set_its_own_curves() {
     let graph = ContractedGraph::build(&sick, &config, Held::Nothing);
     assert!((lambda(&graph) - 0.8).abs() < 1e-9);
 }
+
+#[test]
+fn one_repair_concerns_the_groups_of_one_index_of_one_table() {
+    let group =
+        |partition, index: &str, group| NodeKey::Centroid { partition, index: index.to_owned(), group };
+    assert!(group(1, "a", 0).same_unit(&group(1, "a", 9)));
+    assert!(!group(1, "a", 0).same_unit(&group(2, "a", 0)) && !group(1, "a", 0).same_unit(&group(1, "b", 0)));
+    assert!(NodeKey::Memory.same_unit(&NodeKey::Memory) && !NodeKey::Memory.same_unit(&NodeKey::Slots));
+}
