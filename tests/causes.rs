@@ -65,6 +65,30 @@ fn a_hot_partition_is_named_with_its_load() {
 }
 
 #[test]
+fn a_load_that_is_usual_for_its_partition_is_no_fault() {
+    let (cluster, mut client) = start();
+    eight(&mut client, "{}");
+    let _hot = Readers::hot(&cluster, "docs", 8, 5, 2).unwrap();
+    named(&mut client, "HotspotCongestion");
+    let learned: f64 = wait_for("something learned", PATIENCE, || {
+        let query = "SELECT (usual #>> ARRAY['log_ratios', 'docs_5'::regclass::oid::text])::float8 FROM ruvector.integrity
+                      WHERE (usual ->> 'seen_s')::float8 > 0";
+        client.query_opt(query, &[]).unwrap().map(|row| row.get(0))
+    })
+    .unwrap();
+    assert!(learned > 0.3, "e^{learned} times the others' load");
+    // As after a day of it.
+    client
+        .execute(
+            "UPDATE ruvector.integrity SET usual = jsonb_build_object('seen_s', 86400, 'log_ratios',
+                    jsonb_build_object('docs_5'::regclass::oid::text, ln(2.0)))",
+            &[],
+        )
+        .unwrap();
+    normal(&mut client);
+}
+
+#[test]
 fn even_load_is_no_fault() {
     let (cluster, mut client) = start();
     eight(&mut client, "{}");

@@ -296,7 +296,7 @@ impl End<'_> {
 
     /// Of the table's indexes.
     fn indexes(&self, client: &mut Client) -> Vec<String> {
-        let Self { fault, strike, status, table, .. } = *self;
+        let Self { fault, strike, status, action, table } = *self;
         let query =
             "SELECT c.relname::text, x.indisvalid FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid
                       WHERE x.indrelid = to_regclass($1) AND NOT x.indisprimary ORDER BY 1";
@@ -313,9 +313,15 @@ impl End<'_> {
             .filter(|(name, valid)| !(*valid || was_invalid && is_former(name)))
             .map(|(name, _)| format!("{name} is invalid"))
             .collect();
+        // A surplus one that was dropped before the strike is not built again: gone is what was wanted.
+        let mut dropped = || {
+            let query = "SELECT EXISTS (SELECT FROM ruvector.action_steps
+                          WHERE action_id = $1 AND step ->> 'kind' = 'drop_invalid' AND state IN ('intent', 'done'))";
+            client.query_one(query, &[&action]).is_ok_and(|row| row.get(0))
+        };
         let expected = match (fault, status) {
             (Fault::Surplus, "succeeded") => 1,
-            (Fault::Surplus, _) => 2,
+            (Fault::Surplus, _) if found.len() != 1 || !dropped() => 2,
             _ => 1,
         };
         // What a human drops or rebuilds under it is theirs; the former index may be shown beside it. A rival that came
