@@ -6,6 +6,7 @@ use cluster::{Signal, wait_for};
 use healing::lifecycle::Lesson;
 use postgres::Client;
 use std::time::Duration;
+use tests::keyed::KeyedReaders;
 use tests::{PATIENCE, load_docs, refused, said, start};
 
 /// Several actions after one another, on a busy machine.
@@ -299,36 +300,47 @@ fn outcomes(client: &mut Client, strategy: &str, count: i32, improvement_pct: Op
                  RETURNING id, status, ended_at)
              INSERT INTO ruvector.healing_outcomes (collection_id, problem_class, problem_details, strategy_name, started_at,
                     completed_at, success, verified, improvement_pct, initial_lambda, action_id, status, story, index_kind)
-             SELECT 7777, 'CentroidSkew', '{}', $1, ended_at - interval '5 seconds', ended_at, $3 IS NOT NULL, $3 IS NOT NULL,
-                    $3, 0.5, id, status, 'made', 'ivfflat' FROM action",
+             SELECT 7777, 'HotspotCongestion', '{}', $1, ended_at - interval '5 seconds', ended_at, $3 IS NOT NULL, $3 IS NOT NULL,
+                    $3, 0.5, id, status, 'made', 'none' FROM action",
             &[&strategy, &count, &improvement_pct],
         )
         .unwrap();
 }
 
+/// Within a step of impact, which comes first: both of these move rows away from a hot partition.
 #[test]
 fn the_specifications_rule_takes_the_highest_weight() {
-    let (_cluster, mut client) = start();
-    spoiled(&mut client, r#"{"mode": "observe", "selection": "greedy"}"#);
-    let mut last = 0i64;
-    let mut chosen = |client: &mut Client, strategy: &str| {
-        last = wait_for(format!("{strategy} to be chosen"), PATIENCE, || {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"mode": "observe", "selection": "greedy", "max_move_share": 0.3}');
+               SELECT ruvector_collection_create('docs', 3, 8, index_method => 'none', key_table => true);
+               INSERT INTO docs (embedding, metadata, partition_id)
+               SELECT ARRAY[random(), random(), random()]::vector, '{}', 1 + i % 8 FROM generate_series(1, 16000) i;
+               ANALYZE docs"#,
+        )
+        .unwrap();
+    let _hot = KeyedReaders::start(&cluster, "docs", 6, 6);
+    let mut chosen = |strategy: &str| {
+        wait_for(format!("{strategy} to be chosen"), PATIENCE, || {
             // The newest says what is chosen now: a choice that stays the same is not written again.
-            let query = "SELECT d.id FROM ruvector.healing_decisions d
-                          WHERE d.reason = 'observe_mode' AND d.strategy = $1 AND d.id > $2 AND d.id = (SELECT max(id) FROM ruvector.healing_decisions)";
-            client.query_opt(query, &[&strategy, &last]).unwrap().map(|row| row.get(0))
+            let query =
+                "SELECT 1 FROM ruvector.healing_decisions WHERE reason = 'observe_mode' AND strategy = $1
+                          AND id = (SELECT max(id) FROM ruvector.healing_decisions)";
+            client.query_opt(query, &[&strategy]).unwrap()
         })
-        .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     };
+    let mut teacher = cluster.connect("app").unwrap();
     // 1.5 against 1.0, the weight of what was never tried.
-    outcomes(&mut client, "rebuild_centroids", 3, Some(50.0));
-    chosen(&mut client, "rebuild_centroids");
+    outcomes(&mut teacher, "drain_hot_partition", 3, Some(50.0));
+    chosen("drain_hot_partition");
     // 1.9 against 1.5.
-    outcomes(&mut client, "tune_search_effort", 4, Some(90.0));
-    chosen(&mut client, "tune_search_effort");
-    // A quarter of its tries helped: a quarter of 1.225 against 1.5.
-    outcomes(&mut client, "tune_search_effort", 12, None);
-    chosen(&mut client, "rebuild_centroids");
+    outcomes(&mut teacher, "rebalance_partitions", 4, Some(90.0));
+    chosen("rebalance_partitions");
+    // A quarter of its tries helped, which is a quarter of 1.225.
+    outcomes(&mut teacher, "rebalance_partitions", 12, None);
+    chosen("drain_hot_partition");
 }
 
 #[test]
