@@ -113,3 +113,65 @@ fn add(into: &mut Edge, other: Edge) {
     (condition.health, condition.low, condition.high) = (health, low, high);
     (into.weight, into.condition) = (weight, condition);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sick(health: f64, metric: &str) -> Condition {
+        Condition {
+            health,
+            low: health / 2.0,
+            high: health,
+            metric: Some(metric.to_owned()),
+            ..Condition::healthy()
+        }
+    }
+
+    fn graph(healths: &[f64]) -> ContractedGraph {
+        let core = Node { key: NodeKey::Core, name: "core".to_owned(), condition: Condition::healthy() };
+        let partition = |(at, health): (usize, &f64)| Node {
+            key: NodeKey::Partition { oid: at as u32 },
+            name: format!("p{at}"),
+            condition: sick(*health, "load_ratio"),
+        };
+        let nodes = std::iter::once(core).chain(healths.iter().enumerate().map(partition)).collect();
+        ContractedGraph { nodes, edges: vec![] }
+    }
+
+    #[test]
+    fn the_sickest_stay_and_of_those_that_are_well_one() {
+        let kept = |cap, healths: &[f64]| kept(cap, &graph(healths), Held::Nothing);
+        assert_eq!(kept(9, &[1.0, 0.5, 1.0, 0.2]), [true, false, true, false, true]);
+        assert_eq!(
+            kept(2, &[1.0, 0.5, 1.0, 0.2]),
+            [true, false, false, false, true],
+            "there is room for one"
+        );
+        assert_eq!(kept(9, &[1.0, 1.0]), [true, true, false]);
+    }
+
+    #[test]
+    fn edges_that_become_parallel_are_added_up_and_dependencies_are_counted() {
+        let edge =
+            |kind, a, b, weight, health, metric| Edge { kind, a, b, weight, condition: sick(health, metric) };
+        let link = EdgeKind::PartitionLink;
+        let merged = edges(
+            vec![
+                edge(link, 0, 1, 1.0, 0.2, "worse"),
+                edge(link, 2, 0, 3.0, 0.6, "better"),
+                edge(link, 1, 2, 9.0, 1.0, "inside"),
+                edge(EdgeKind::Dependency, 0, 1, 1.0, 1.0, "waits"),
+                edge(EdgeKind::Dependency, 0, 2, 1.0, 1.0, "waits"),
+            ],
+            &[0, 1, 1],
+        );
+        let kinds: Vec<EdgeKind> = merged.iter().map(|edge| edge.kind).collect();
+        assert_eq!(kinds, [EdgeKind::Dependency, EdgeKind::Dependency, link]);
+        // (1 × 0.2 + 3 × 0.6) ÷ 4, and half of each at the low end.
+        let sum = &merged[2];
+        assert_eq!((sum.a, sum.b, sum.weight), (0, 1, 4.0));
+        assert!((sum.condition.health - 0.5).abs() < 1e-12 && (sum.condition.low - 0.25).abs() < 1e-12);
+        assert_eq!(sum.condition.metric.as_deref(), Some("worse"));
+    }
+}
