@@ -3,7 +3,7 @@
 PG ?= 18
 export RUST_BACKTRACE ?= 0
 
-.PHONY: demo test test-all chaos gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean install package reference bench-throttle bench-monitor
+.PHONY: demo test test-all chaos gallery sim sim-report lint bench bench-rows sandbox sandbox-down clean install package reference bench-throttle bench-monitor bench-times
 
 # Sets everything up and heals three collections of real embeddings while an application reads and writes.
 demo:
@@ -122,6 +122,11 @@ bench-rows:
 bench-monitor:
 	toolchain/extension $(PG) >/dev/null
 	RUVECTOR_TEST_PG=$(PG) cargo bench --quiet -p tests --bench monitor --profile dev
+
+# How long users wait with the default settings: an invalid index, lists that do not fit, an abort (ROUNDS=10 of each).
+bench-times:
+	toolchain/extension $(PG) >/dev/null
+	RUVECTOR_TEST_PG=$(PG) cargo bench --quiet -p tests --bench times --profile dev
 
 # What a throttle holds and what the hooks cost without one (ONLY=held or ONLY=cost): tests/benches/README.md.
 bench-throttle:
