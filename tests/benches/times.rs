@@ -162,7 +162,12 @@ fn lists(times: &mut Times) {
     client.batch_execute("ANALYZE docs").expect("statistics");
     let began = clock(&mut client);
     // By other lists, or at first by a greater search effort: either way searches find their neighbours again.
-    follow(&mut client, &began, "SELECT 1 FROM ruvector.actions WHERE status IN ('verifying', 'succeeded')", times);
+    follow(
+        &mut client,
+        &began,
+        "SELECT 1 FROM ruvector.actions WHERE status IN ('verifying', 'succeeded')",
+        times,
+    );
 }
 
 /// Seconds from the call of an abort until the worker of a rebuild has stopped, so that nothing is built any more.

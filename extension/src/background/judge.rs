@@ -143,7 +143,7 @@ fn remedy(
     Some(shown.into())
 }
 
-/// Forgets samples, changes of state and decisions that are older than the settings say.
+/// Forgets samples, changes of state, decisions and finished batches that are older than the settings say.
 pub(super) fn forget(config: &Config) -> Result<(), Error> {
     for (table, column, days) in [
         ("integrity_history", "sampled_at", config.history_days),
@@ -159,6 +159,11 @@ pub(super) fn forget(config: &Config) -> Result<(), Error> {
             &[(days as i32).into()],
         )?;
     }
+    Spi::run_with_args(
+        "DELETE FROM ruvector.server_batches
+          WHERE state IN ('done', 'given_up') AND noted_at < now() - make_interval(days => $1)",
+        &[(config.events_days as i32).into()],
+    )?;
     kept::change(
         "DELETE FROM ruvector.index_builds b WHERE NOT EXISTS (SELECT FROM pg_class i WHERE i.oid = b.index_id)",
         &[],
