@@ -1,10 +1,11 @@
-//! `throttle_ingestion` by itself: a replica that replays slowly falls behind under an import and is let catch up.
+//! `throttle_ingestion` by itself: a replica that replays slowly falls behind under an import and is let catch up; a partition
+//! that is hot because it is written to cools.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cluster::faults::partitioned;
+use cluster::faults::{Readers, partitioned};
 use cluster::writers::{Statement, Writers};
 use cluster::{Cluster, Signal, wait_for};
 use postgres::Client;
@@ -154,6 +155,72 @@ fn an_import_that_a_replica_cannot_follow_is_slowed_until_it_can() {
         import.slowest(),
         row.get::<_, String>(2)
     );
+    assert_eq!(import.errors(), Vec::<String>::new());
+    let written: u64 = import.stop().values().sum();
+    let kept: i64 = client.query_one("SELECT count(*) FROM docs WHERE id >= 1000000", &[]).unwrap().get(0);
+    assert_eq!(kept, written as i64, "content and ledger");
+}
+
+/// The outcome of a throttle that the healer set by itself, once it is verified: its parameters and the problem's class.
+fn throttled(client: &mut Client) -> (serde_json::Value, String) {
+    let row = wait_for("a verified throttle", LONG, || {
+        let query = "SELECT strategy_params, problem_class, story FROM ruvector.healing_outcomes
+                      WHERE strategy_name = 'throttle_ingestion' AND verified";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+    eprintln!("{}", row.get::<_, String>(2));
+    (row.get(0), row.get(1))
+}
+
+/// A row into partition 5.
+const INTO_ONE: Statement = |client, number| {
+    let id = number as i32;
+    client.execute(
+        "INSERT INTO docs SELECT $1::int, 5, ARRAY[random(), random(), random()]::real[]::vector",
+        &[&id],
+    )
+};
+
+#[test]
+fn a_partition_that_is_hot_by_what_is_written_cools() {
+    let cluster = Cluster::builder(version())
+        .preload(true)
+        .database("app")
+        .setting("autovacuum", "off")
+        .start()
+        .unwrap();
+    let mut client = cluster.connect("app").unwrap();
+    client.batch_execute("CREATE EXTENSION ruvector CASCADE").unwrap();
+    partitioned(&mut client, "docs", 8, 2000).unwrap();
+    let _readers = Readers::hot(&cluster, "docs", 8, 5, 1).unwrap();
+    // One session: a tenth of what it writes can be reached by waits of 200 ms.
+    let import = Writers::start(&cluster, 1, Some(60.0), 1_000_000, INTO_ONE).unwrap();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"sample_interval_seconds": 1, "verify_window_seconds": 10,
+                   "min_healing_interval_seconds": 5, "backoff_base_seconds": 5}');
+               SELECT ruvector_collection_register('docs', 'docs')"#,
+        )
+        .unwrap();
+    let (params, class) = throttled(&mut client);
+    assert_eq!(class, "HotspotCongestion");
+    let ratio = |client: &mut Client, snapshot: &str| -> f64 {
+        let query = format!(
+            "SELECT (p #>> '{{load,known,blocks}}')::float8 / (SELECT avg((o #>> '{{load,known,blocks}}')::float8)
+                      FROM jsonb_array_elements(s -> 'partitions') o WHERE o ->> 'oid' <> p ->> 'oid')
+               FROM ({snapshot}) a (s), jsonb_array_elements(s -> 'partitions') p WHERE p ->> 'name' = 'public.docs_5'"
+        );
+        client.query_one(query.as_str(), &[]).unwrap().get(0)
+    };
+    let planned =
+        "SELECT before FROM ruvector.actions WHERE strategy = 'throttle_ingestion' ORDER BY id LIMIT 1";
+    let before = ratio(&mut client, planned);
+    let after = ratio(&mut client, "SELECT snapshot FROM ruvector.integrity");
+    eprintln!(
+        "{params}: docs_5 took {before:.1} times the load of the others, {after:.1} under the throttle"
+    );
+    assert!(before > 2.0 && after < before / 2.0, "{before} -> {after}");
     assert_eq!(import.errors(), Vec::<String>::new());
     let written: u64 = import.stop().values().sum();
     let kept: i64 = client.query_one("SELECT count(*) FROM docs WHERE id >= 1000000", &[]).unwrap().get(0);
