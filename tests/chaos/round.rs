@@ -15,6 +15,8 @@ use crate::strike::{Pids, Strike};
 /// How long anything may take before the round counts as failed: a restart of the server, a build, its verification,
 /// and the pauses between two workers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
+/// A healer that outlives a strike by so much has not met a crash.
+const UNHARMED: Duration = Duration::from_secs(3);
 /// How long an abort is waited for while something holds the action.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Sessions that ask at once.
@@ -113,7 +115,7 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
         // Its children see that it is gone and end; one that is left keeps the next from starting.
         cluster.restart().map_err(|error| error.to_string())?;
     }
-    let mut client = if strike.crashes() { back(cluster, &pids)? } else { client };
+    let mut client = if strike.crashes() { back(cluster, &pids, strike.victim(&pids))? } else { client };
     if let Some(session) = striker {
         match session.join() {
             Ok(Ok(())) => {}
@@ -223,12 +225,22 @@ fn consistent(client: &mut Client, action: i64, table: &str) -> Result<String, S
     ended.map_err(|error| format!("{error}: {}", said(client, table)))
 }
 
-/// A connection to the server once it is up again and has another healer.
-fn back(cluster: &Cluster, pids: &Pids) -> Result<Client, String> {
+/// A connection to the server once it is up again and has another healer; or the one it had, where whom it struck had just
+/// ended by itself, so that nothing crashed.
+fn back(cluster: &Cluster, pids: &Pids, struck: Option<i32>) -> Result<Client, String> {
+    let mut unharmed: Option<Instant> = None;
     wait_for("the server and its healer", PATIENCE, || {
         let mut client = cluster.connect("app").ok()?;
-        let query = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ruvector healer' AND pid <> $1";
-        client.query_opt(query, &[&pids.healer]).ok()?.map(|_| client)
+        let query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ruvector healer'";
+        let healer: i32 = client.query_opt(query, &[]).ok()??.get(0);
+        let ended = struck != Some(pids.healer)
+            && struck.is_none_or(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists());
+        if healer != pids.healer {
+            return Some(client);
+        }
+        // A postmaster that has lost a child to SIGKILL ends all others at once.
+        let since = if ended { unharmed.get_or_insert_with(Instant::now).elapsed() } else { Duration::ZERO };
+        (since > UNHARMED).then_some(client)
     })
     .map_err(|error| error.to_string())
 }

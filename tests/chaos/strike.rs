@@ -56,6 +56,16 @@ impl Strike {
         )
     }
 
+    /// Whom it kills, where there is one to kill.
+    pub(crate) fn victim(self, pids: &Pids) -> Option<i32> {
+        match self {
+            Strike::KillWorker => pids.worker,
+            Strike::KillBackend => pids.backend,
+            // Without these nothing goes on: there is always another.
+            _ => Some(pids.healer),
+        }
+    }
+
     /// Whether the table is not what it was afterwards: no healing is awaited.
     pub(crate) fn changes_table(self) -> bool {
         matches!(self, Strike::TruncateTable | Strike::DropTable | Strike::DropIndex)

@@ -5,6 +5,7 @@
 //! takes load to lie evenly on rows; where rows of the part were moved lately, what that gained is held against the promise.
 
 use crate::classify::Problem;
+use crate::config::Config;
 use crate::integrity::component_lambda;
 use crate::limits::{Limits, NotApplicable};
 use crate::load;
@@ -110,17 +111,7 @@ impl Dose<'_> {
             let middle = low + (high - low) / 2;
             if does(middle) { high = middle } else { low = middle }
         }
-        let config = &self.limits.config;
-        let known = self.snapshot.partitions.iter().filter_map(|partition| partition.live_rows.known());
-        let share = high as f64 / known.sum::<f64>().max(1.0);
-        let mut raise = Vec::new();
-        if high as f64 > config.max_moves as f64 {
-            raise.push(format!("max_moves to {high}"));
-        }
-        if share > config.max_move_share {
-            raise.push(format!("max_move_share to {:.4}", ((share * 10_000.0).ceil() / 10_000.0).min(1.0)));
-        }
-        format!("About {high} rows would do: raise {}.", raise.join(" and "))
+        raise(high, self.snapshot, &self.limits.config)
     }
 
     fn lambda(&self, snapshot: &Snapshot) -> Option<f64> {
@@ -161,4 +152,18 @@ impl Dose<'_> {
         }
         after
     }
+}
+
+/// Which limits to raise so that so many rows may be moved at once.
+pub(crate) fn raise(rows: u64, snapshot: &Snapshot, config: &Config) -> String {
+    let known = snapshot.partitions.iter().filter_map(|partition| partition.live_rows.known());
+    let share = rows as f64 / known.sum::<f64>().max(1.0);
+    let mut raise = Vec::new();
+    if rows as f64 > config.max_moves as f64 {
+        raise.push(format!("max_moves to {rows}"));
+    }
+    if share > config.max_move_share {
+        raise.push(format!("max_move_share to {:.4}", ((share * 10_000.0).ceil() / 10_000.0).min(1.0)));
+    }
+    format!("About {rows} rows would do: raise {}.", raise.join(" and "))
 }

@@ -8,7 +8,7 @@ use healing::engine::{Reason, Request};
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::{Plan, Step};
 use healing::recovery::RecoveryCommand;
-use healing::snapshot::{Oid, UnixMs};
+use healing::snapshot::{Oid, Snapshot, UnixMs};
 
 use crate::baselines::is_fine;
 use crate::curable;
@@ -36,6 +36,8 @@ const FUTILE_MAX: usize = 2;
 const CURED: f64 = 0.65;
 /// Calm that is surely enough to cure everything: longer than the longest wait that the core knows.
 const CALM_S: u64 = 30 * 3600;
+/// Memory that a throttle which holds may have grown by, percent: what its verification lets pass, and the time since then.
+const MEMORY_NOISE_PCT: f64 = 2.5;
 
 /// Names of all checks.
 pub const ALL: &[&str] = &[
@@ -406,10 +408,22 @@ pub fn ended(stage: &mut Stage, id: i64) {
     // One that is gone was surplus.
     let gone = after.len() < planned.true_before.len();
     let better = after.iter().zip(&planned.true_before).any(|(after, before)| after.is_better(before));
-    if !(gone || better) {
+    if !(gone || better || eased(stage, &planned.plan, &planned.before)) {
         let before = &planned.true_before;
         stage.violated("credited", format!("action {id} counts as a success: from {before:?} to {after:?}"));
     }
+}
+
+/// Whether a throttle takes less off writers than the one before it, and memory is no shorter for that.
+fn eased(stage: &Stage, plan: &Plan, before: &Snapshot) -> bool {
+    let taken = before.ingestion.as_ref().and_then(|ingestion| ingestion.throttle.as_ref());
+    let taken = taken.map_or(0, |throttle| throttle.percentages.throttle_pct);
+    let used =
+        before.memory.as_ref().and_then(|memory| memory.known()).map_or(100.0, |memory| memory.used_pct);
+    plan.steps.iter().any(|step| match step {
+        Step::SetThrottle { percentages, .. } => percentages.throttle_pct < taken,
+        _ => false,
+    }) && stage.world.strain.memory_pct <= used + MEMORY_NOISE_PCT
 }
 
 /// Rows were moved and moved back: not again and again.
@@ -599,16 +613,15 @@ fn cured(stage: &mut Stage, number: usize) {
     if lambda >= CURED || in_flight > 0 || full {
         return;
     }
-    // Rows that are hot, and nothing else, and as many as may be moved at once are too few: a human must raise a limit.
-    if curable::lambda_without_hot_rows(&stage.world, number) >= CURED
-        && !curable::a_dose_helps(&stage.world, number)
-    {
+    // As many rows as may be moved at once are too few: a human must raise a limit.
+    if curable::lambda_without_the_incurable(&stage.world, number) >= CURED {
         return;
     }
     let reason = stage.store.reasons[number].map_or("none", |reason| reason.as_str());
     let struck = stage.struck[number].join(", ");
+    let weak = observe::weak_in_truth(&stage.world, number);
     stage.violated(
         "liveness",
-        format!("collection {number} is at λ = {lambda:.3} in truth long after the calm; {reason}; struck by {struck}"),
+        format!("collection {number}, long after the calm and in truth: {weak} {reason}; struck by {struck}"),
     );
 }

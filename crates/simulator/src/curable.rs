@@ -14,12 +14,35 @@ const CLEARLY: f64 = 1.03;
 const DOSES: u32 = 10;
 const PORTIONS: u32 = 20;
 
-/// λ of a collection in truth if no rows of it were hot.
-pub fn lambda_without_hot_rows(world: &World, number: usize) -> f64 {
-    let mut cool = world.clone();
-    cool.collections[number].tables.iter_mut().for_each(|table| table.heat = 0.0);
-    cool.collections[number].touch();
-    observe::true_lambda(&mut cool, number)
+/// Share of an index's rows that must leave before a new build of it takes less memory to any purpose.
+const SMALLER: f64 = 0.1;
+
+/// λ of a collection in truth without what nobody could cure: hot rows of it of which no dose is enough, and cold rows in any
+/// collection of the server where so few may leave at once that no index becomes smaller.
+pub fn lambda_without_the_incurable(world: &World, number: usize) -> f64 {
+    let mut cured = world.clone();
+    if !a_dose_helps(world, number) {
+        cured.collections[number].tables.iter_mut().for_each(|table| table.heat = 0.0);
+    }
+    for (collection, before) in cured.collections.iter_mut().zip(&world.collections) {
+        if !an_eviction_helps(before) {
+            collection.tables.iter_mut().for_each(|table| table.cold_rows = 0.0);
+        }
+    }
+    cured.settle_memory();
+    cured.collections[number].touch();
+    observe::true_lambda(&mut cured, number)
+}
+
+/// Whether as many cold rows as one action may move are enough for an index of the first table that they leave to become
+/// smaller.
+fn an_eviction_helps(collection: &Collection) -> bool {
+    let config = &collection.config;
+    let all: f64 = collection.tables.iter().map(|table| table.rows).sum();
+    let allowed = (config.max_moves as f64).min(config.max_move_share * all).floor();
+    let most = collection.tables.iter().filter(|table| !table.cold);
+    let most = most.max_by(|a, b| a.cold_rows.total_cmp(&b.cold_rows));
+    collection.managed && most.is_some_and(|table| allowed.min(table.cold_rows) + 1.0 >= SMALLER * table.rows)
 }
 
 /// Whether as many rows as one action may move, moved from a hot partition to where they draw least, would clearly be enough
@@ -88,15 +111,34 @@ mod tests {
     #[test]
     fn a_tenth_of_the_hot_rows_helps_and_a_hundredth_does_not() {
         let small = world(20_000.0, 4.0);
-        assert!(lambda_without_hot_rows(&small, 0) > 0.99);
         assert!(a_dose_helps(&small, 0));
+        assert!(lambda_without_the_incurable(&small, 0) < 0.7, "what can be cured counts");
         // 10,000 rows at once are all that is allowed.
         let large = world(1_000_000.0, 4.0);
         assert!(!a_dose_helps(&large, 0));
+        assert!(lambda_without_the_incurable(&large, 0) > 0.99);
         let mut raised = large;
         (raised.collections[0].config.max_moves, raised.collections[0].config.max_move_share) =
             (1_000_000, 0.2);
         assert!(a_dose_helps(&raised, 0));
         assert!(!a_dose_helps(&world(20_000.0, 0.0), 0), "nothing is hot");
+    }
+
+    #[test]
+    fn cold_rows_are_incurable_where_too_few_may_leave_at_once() {
+        // A twentieth of all rows is a tenth of one of two tables, of one of one it is not.
+        let mut two = world(20_000.0, 0.0);
+        two.collections[0]
+            .tables
+            .iter_mut()
+            .filter(|table| !table.cold)
+            .for_each(|table| table.cold_rows = 11_000.0);
+        two.settle_memory();
+        two.collections[0].touch();
+        assert!(an_eviction_helps(&two.collections[0]));
+        assert!(lambda_without_the_incurable(&two, 0) < 0.7);
+        two.collections[0].config.max_moves = 100;
+        assert!(!an_eviction_helps(&two.collections[0]));
+        assert!(lambda_without_the_incurable(&two, 0) > 0.99);
     }
 }

@@ -320,6 +320,30 @@ fn full() -> Snapshot {
 }
 
 #[test]
+fn cold_rows_stay_where_so_few_may_leave_that_no_index_becomes_smaller() {
+    let full = full();
+    let allows = |rows: i64| {
+        let mut limits = limits_of(&full);
+        limits.config.max_moves = rows;
+        find("evict_cold_data").unwrap().plan(&problem(&full), &full, &limits)
+    };
+    // A tenth of 12,000 rows, less the one that rounding may take.
+    let NotApplicable::DoseTooSmall { detail } = &allows(1198).unwrap_err() else { panic!() };
+    assert!(
+        detail.contains("1198 rows may be moved") && detail.ends_with("raise max_moves to 1200."),
+        "{detail}"
+    );
+    allows(1200).unwrap();
+    // Of rows that are too few, all of them, no limit is to blame.
+    let mut few = full.clone();
+    for place in few.managed.as_mut().unwrap().places.iter_mut().filter(|place| !place.cold) {
+        place.cold_rows = Some(Reading::Known(500.0));
+    }
+    let why = plan("evict_cold_data", &few).unwrap_err();
+    assert!(matches!(why, NotApplicable::NothingToDo { .. }), "{why:?}");
+}
+
+#[test]
 fn cold_rows_leave_one_partition_after_the_other_and_its_index_is_built_anew() {
     let full = full();
     let plan = plan("evict_cold_data", &full).unwrap();

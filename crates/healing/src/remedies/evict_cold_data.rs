@@ -14,6 +14,7 @@ use super::{
 };
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
+use crate::dose;
 use crate::graph::NodeKey;
 use crate::placement::{MOVING, bytes_of, managed, moved, moving_s, place_ref, rows_allowed};
 use crate::plan::{BuildOptions, Criterion, Move, Plan, Skipped, Step};
@@ -104,7 +105,8 @@ impl Remedy for EvictColdData {
         let (mut moves, mut left) = (Vec::new(), allowed);
         let (mut rebuilt, mut skipped): (Vec<&Index>, Vec<Skipped>) = (Vec::new(), Vec::new());
         // One partition after the other: indexes become smaller only where many rows leave.
-        for (partition, place, rows) in sources(managed, snapshot)? {
+        let sources = sources(managed, snapshot)?;
+        for &(partition, place, rows) in &sources {
             let rows = (rows as u64).min(left);
             if rows == 0 {
                 break;
@@ -123,6 +125,16 @@ impl Remedy for EvictColdData {
             return Err(NotApplicable::NothingToDo { detail: "no row is cold".to_owned() });
         }
         if rebuilt.is_empty() {
+            if let Some(enough) = enough(&sources, snapshot) {
+                let Config { max_moves, max_move_share, .. } = limits.config;
+                return Err(NotApplicable::DoseTooSmall {
+                    detail: format!(
+                        "{allowed} rows may be moved at once (max_moves {max_moves}, max_move_share {max_move_share}), after \
+                         which no index would be smaller when built anew. {}",
+                        dose::raise(enough, snapshot, &limits.config)
+                    ),
+                });
+            }
             let why: Vec<String> =
                 skipped.iter().map(|one| format!("{}: {}", one.target, one.reason)).collect();
             return Err(NotApplicable::NothingToDo {
@@ -225,6 +237,21 @@ fn sources_of(plan: &Plan) -> Vec<Oid> {
     found.sort_unstable();
     found.dedup();
     found
+}
+
+/// Cold rows that would have to leave before the first index becomes smaller; None where all of them are too few.
+fn enough(sources: &[(&Partition, &Place, f64)], snapshot: &Snapshot) -> Option<u64> {
+    let mut before = 0.0;
+    for (partition, _, cold) in sources {
+        let own = snapshot.indexes.iter().filter(|index| index.partition == partition.oid);
+        let worth = own.filter(|index| worth_building(index, *cold).is_ok());
+        if let Some(rows) = worth.filter_map(|index| index.rows.known()).copied().reduce(f64::min) {
+            // Numbers of rows are far below 2^53.
+            return Some((before + REBUILD_SHARE * rows).ceil() as u64);
+        }
+        before += cold;
+    }
+    None
 }
 
 /// Whether a new build of the index would be clearly smaller once so many rows are gone.

@@ -445,6 +445,19 @@ pub fn true_lambda(world: &mut World, number: usize) -> f64 {
     world.collections[number].truth.1
 }
 
+/// What is weak in a collection in truth, in words.
+pub fn weak_in_truth(world: &World, number: usize) -> String {
+    let collection = &world.collections[number];
+    let assessment = judge(&truth(world, number), &collection.config, collection.facts);
+    let readings = assessment.witness.iter().filter_map(|edge| {
+        let condition = &edge.condition;
+        Some(format!("{} = {:.3}", condition.metric.as_ref()?, condition.value?))
+    });
+    let readings: std::collections::BTreeSet<String> = readings.collect();
+    let readings: Vec<String> = readings.into_iter().collect();
+    format!("{} ({})", healing::explain::assessment(&assessment), readings.join(", "))
+}
+
 /// Identity of an index for a plan of our own (baselines).
 pub fn reference(table: &Table, index: &Index) -> IndexRef {
     IndexRef {

@@ -198,6 +198,13 @@ impl World {
             + ROW_WAL * self.collections.iter().map(|collection| collection.ingest.written()).sum::<f64>()
     }
 
+    /// The memory that is taken in the end, at once.
+    pub fn settle_memory(&mut self) {
+        let wanted = REST_MEMORY + self.collections.iter().map(Collection::memory_pct).sum::<f64>();
+        self.strain.memory_pct = wanted.min(99.0);
+        self.strain.memory_seen = self.strain.memory_pct;
+    }
+
     /// Strain moves on.
     pub(super) fn strain(&mut self, ms: i64) {
         let seconds = ms as f64 / 1000.0;
