@@ -154,6 +154,7 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
         && !(strike == Strike::RenameTable && matches!(fault, Fault::Hot | Fault::Filling))
         && status != "succeeded"
         && violations.is_empty()
+        && !is_cured(&mut client, fault, &table)?
     {
         violations.extend(heal_again(&mut client, place, fault, &table).err());
     }
@@ -164,6 +165,12 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
         client.batch_execute(&format!("DROP TABLE IF EXISTS {now_named}")).map_err(text)?;
     }
     Ok(Went { status, recovered, acknowledged: written.acknowledged, violations })
+}
+
+/// Whether what was wrong is gone although the action did not succeed: a surplus index that was dropped stays away.
+fn is_cured(client: &mut Client, fault: Fault, table: &str) -> Result<bool, String> {
+    let query = "SELECT to_regclass($1) IS NULL";
+    Ok(fault == Fault::Surplus && client.query_one(query, &[&format!("{table}_i")]).map_err(text)?.get(0))
 }
 
 /// Has the table watched and left alone, with intervals that a round can wait for.
