@@ -100,9 +100,14 @@ impl Dose<'_> {
         let mut high = self.allowed.max(1);
         while !does(high) {
             if high >= all {
-                return "No number of rows would do: the load does not lie on rows that could be moved. More partitions, read \
-                        replicas, or a look at what is asked of it are for a human."
-                    .to_owned();
+                let gives = self.sites.iter().filter(|site| site.gives).count();
+                return if gives < self.problem.component.nodes.len() {
+                    "No number of its rows would do: other partitions are hot beside it.".to_owned()
+                } else {
+                    "No number of rows would do: the load does not lie on rows that could be moved. More partitions, read \
+                     replicas, or a look at what is asked of it are for a human."
+                        .to_owned()
+                };
             }
             high = high.saturating_mul(2).min(all);
         }

@@ -9,7 +9,7 @@ pub use reason::Reason;
 
 use pacing::{attempts_exhausted_until, gain_share, ineffective, on_component, waits_here};
 
-use crate::classify::{Problem, ProblemClass, diagnose};
+use crate::classify::{Problem, ProblemClass, classify, diagnose};
 use crate::config::{Config, Mode};
 use crate::integrity::{Assessment, IntegrityState, StateRecord};
 use crate::learning::{self, Choice, Learned};
@@ -527,9 +527,28 @@ fn candidates(input: &DecisionInput<'_>, params: &Params) -> Vec<Result<Candidat
     }
     let mut all = Vec::new();
     for problem in diagnose(input.assessment, input.snapshot, input.config) {
-        all.extend(of_problem(&problem, input, &limits));
+        let found = of_problem(&problem, input, &limits);
+        let is_refused = found.iter().all(Result::is_err);
+        let too_small = |one: &Result<Candidate, Rejected>| {
+            one.as_ref().is_err_and(|rejected| rejected.reason == Reason::DoseTooSmall)
+        };
+        let parts = if is_refused && found.iter().any(too_small) { parts(&problem, input) } else { vec![] };
+        all.extend(found);
+        // A dose that is too small for all hot partitions together may be enough for one of them.
+        all.extend(parts.iter().flat_map(|part| of_problem(part, input, &limits)).filter(Result::is_ok));
     }
     all
+}
+
+/// The components that a problem was put together from, each as a problem of its own; none where it is one.
+fn parts(problem: &Problem, input: &DecisionInput<'_>) -> Vec<Problem> {
+    let own = input
+        .assessment
+        .components
+        .iter()
+        .filter(|component| component.nodes.iter().all(|node| problem.component.nodes.contains(node)));
+    let parts: Vec<Problem> = own.map(|part| classify(part, input.snapshot, input.config)).collect();
+    if parts.len() > 1 { parts } else { vec![] }
 }
 
 fn of_problem(

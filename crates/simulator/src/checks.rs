@@ -103,10 +103,18 @@ pub fn conditions(stage: &Stage, collection: usize, plan: &Plan) -> Vec<Conditio
         .collect()
 }
 
-/// What the steps of a plan that concern no index are about: the unevenness of the load, and the reads of this server.
+/// What the steps of a plan that concern no index are about: the load of the tables that rows leave, and the reads of this server.
 fn strained(stage: &Stage, collection: usize, plan: &Plan) -> Option<Condition> {
     let tables = &stage.world.collections[collection].tables;
-    let uneven = tables.iter().map(|table| table.heat).fold(0.0, f64::max);
+    let is_source = |oid: Oid| {
+        plan.steps.iter().any(|step| match step {
+            Step::MoveRows { moves, .. } => moves.iter().any(|one| one.from.oid == oid),
+            Step::SetRoutingWeight { of, .. } => of.oid == oid,
+            _ => false,
+        })
+    };
+    let sources = tables.iter().filter(|table| is_source(table.oid));
+    let uneven = sources.map(|table| table.heat).fold(0.0, f64::max);
     let cold: f64 = tables.iter().filter(|table| !table.cold).map(|table| table.cold_rows).sum();
     let wear = match plan.steps.iter().find(|step| step.target().is_none())? {
         Step::MoveRows { moves, .. } if moves.iter().any(|one| one.cold) => cold,

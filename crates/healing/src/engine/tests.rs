@@ -647,6 +647,44 @@ fn a_dose_that_is_too_small_is_refused_with_the_limit_to_raise() {
 }
 
 #[test]
+fn a_dose_that_is_too_small_for_two_hot_partitions_goes_to_one_of_them() {
+    let mut case = hot_partition();
+    case.snapshot = crate::fixtures::whole(8, 0, 1, 0, 0);
+    for (at, partition) in case.snapshot.partitions.iter_mut().enumerate() {
+        let blocks = [9000.0, 8800.0].get(at).copied().unwrap_or(2000.0);
+        partition.load = Some(crate::fixtures::load(blocks));
+    }
+    let places = case.snapshot.partitions.iter().map(|partition| Place {
+        oid: partition.oid,
+        number: partition.oid as i32,
+        weight: 1.0,
+        cold: false,
+        elsewhere: false,
+        cold_rows: None,
+        refuses: None,
+    });
+    case.snapshot.managed =
+        Some(Managed { fixed: None, noticed: None, by_tenant: false, places: places.collect() });
+    case.config.max_replicas = None;
+    nothing_is_written(&mut case);
+    let hot_of = |case: &Case| match case.decide() {
+        Decision::Act { planned, .. } => match planned.problem.class {
+            ProblemClass::HotspotCongestion { partition_ids, .. } => partition_ids,
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    case.config.max_move_share = 0.2;
+    assert_eq!(hot_of(&case), [1000, 1001], "there is enough for both");
+    case.config.max_move_share = 0.02;
+    assert_eq!(hot_of(&case), [1000], "the hottest first");
+    case.config.max_move_share = 0.0005;
+    let Decision::Refuse { reason, detail, .. } = case.decide() else { panic!() };
+    assert_eq!(reason, Reason::DoseTooSmall);
+    assert!(detail.ends_with("other partitions are hot beside it."), "{detail}");
+}
+
+#[test]
 fn what_rows_gained_when_they_were_last_moved_is_believed_for_a_day() {
     let mut case = hot_partition();
     case.config.max_replicas = None;
