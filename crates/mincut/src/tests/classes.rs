@@ -646,4 +646,11 @@ fn long_steps_ask_whether_to_stop() {
         matrix.run(&path, &mut trail, &mut order, stop)
     });
     assert_eq!(times, 2);
+    // Two rows of a complete graph make the hub that the others hold to: its round asks as well.
+    let times = asked(|stop| {
+        trail.reset(100);
+        trail.found(99, &[0]);
+        matrix.run(&complete(100), &mut trail, &mut order, stop)
+    });
+    assert_eq!((times, order.classes()), (2, 1));
 }
