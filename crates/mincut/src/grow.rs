@@ -373,3 +373,11 @@ impl Grow {
         true
     }
 }
+
+#[cfg(test)]
+impl Grow {
+    /// Room for the nodes near a set.
+    pub(crate) fn near_len(&self) -> usize {
+        self.near.len()
+    }
+}

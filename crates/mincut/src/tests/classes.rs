@@ -418,6 +418,34 @@ fn larger_classes_hold_together() {
     assert!(merged.iter().zip([3000, 3000, 2000, 100, 5000, 60]).all(|(&n, least)| n > least), "{merged:?}");
 }
 
+/// Where most nodes around have joined, those that come late may bring many more. What is near a set takes memory for the nodes
+/// there are, and the arcs of one.
+#[test]
+fn late_members_bring_their_neighbours() {
+    let (mut grow, mut order, mut out) = (Grow::default(), Order::default(), Csr::default());
+    let (joined, each) = (20, 100);
+    let heart = (1..=joined).map(|node| (0, node, 5.0));
+    let leaf = |node: u32, nth: u32| 1 + joined + (node - 1) * each + nth;
+    let leaves = (1..=joined).flat_map(|node| (0..each).map(move |nth| (node, leaf(node, nth), 1.0)));
+    let edges: super::Edges = heart.chain(leaves).collect();
+    let nodes = 1 + (joined + joined * each) as usize;
+    let graph = Csr::from_edges(nodes, &edges, |c| Some(c as u64));
+    grow.run(&graph, 5, graph.arcs(), &mut order, &mut || false).unwrap();
+    check_order(&graph, &order, "");
+    assert_eq!(order.classes(), 1 + (joined * each) as usize);
+    assert_eq!(order.members(class(&order, 0) as usize).len(), 1 + joined as usize);
+    assert!(grow.contract(&graph, &order, &mut Vec::new(), &mut out));
+    assert_eq!(quotient(&out, |node| node), quotient(&graph, |node| class(&order, node)));
+    let arcs = 1 + each as usize;
+    assert!((nodes..=2 * (nodes + arcs)).contains(&grow.near_len()), "{}", grow.near_len());
+    // A set that is grown from one to the next.
+    let path: super::Edges = (1..1000).map(|node| (node - 1, node, 1.0)).collect();
+    let mut grow = Grow::default();
+    grow.run(&Csr::from_edges(1000, &path, |_| Some(1)), 1, 0, &mut order, &mut || false).unwrap();
+    assert_eq!(order.classes(), 1);
+    assert!(grow.near_len() <= 2 * 1003, "{}", grow.near_len());
+}
+
 #[test]
 fn nodes_with_many_arcs_join_by_their_key_alone() {
     let (mut grow, mut order) = (Grow::default(), Order::default());
