@@ -380,4 +380,9 @@ impl Grow {
     pub(crate) fn near_len(&self) -> usize {
         self.near.len()
     }
+
+    /// Arcs kept for the contracted graph, and whether they are all.
+    pub(crate) fn leaving(&self) -> (usize, bool) {
+        (self.leaving.len(), self.complete)
+    }
 }

@@ -149,6 +149,13 @@ fn a_flow_looks_at_few_arcs_where_one_end_is_narrow() {
         assert_eq!(held, expected);
         assert!(arcs <= 200_000, "{arcs}");
     }
+    // The limit counts where there is no path as well.
+    let apart = edges.iter().flat_map(|&(u, v, c)| [(u, v, c), (u + 20_000, v + 20_000, c)]);
+    let mut cycles = Csr::from_edges(40_000, &apart.collect::<super::Edges>(), |_| Some(1));
+    cycles.sort_rows();
+    for (arcs_max, expected) in [(1000, Held::AtLeast(0)), (1_000_000, Held::Exactly(0))] {
+        assert_eq!(looked(&mut cycles, (0, 20_000), 3, arcs_max).0, expected);
+    }
 }
 
 /// Every arc looked at is counted once, at either end.

@@ -71,6 +71,83 @@ fn the_same_graph_gives_the_same_cut_whatever_was_solved_before() {
     }
 }
 
+/// A graph in which every node `u` is joined to `u + 1`, …, `u + reach`, around a circle.
+fn circulant(nodes: u32, reach: u32, mut capacity: impl FnMut() -> f64) -> Edges {
+    let pairs = (0..nodes).flat_map(|u| (1..=reach).map(move |step| (u, (u + step) % nodes)));
+    pairs.map(|(u, v)| (u, v, capacity())).collect()
+}
+
+/// Every way gives the same minimum: that a graph is still solved in the one that is fast for it, only this shows.
+#[test]
+fn each_kind_of_graph_is_solved_in_the_way_made_for_it() {
+    let ways = |nodes: usize, edges: &Edges| {
+        let mut scratch = Scratch::new();
+        Graph::from_edges(nodes, edges).unwrap().minimum_cut_with(&mut scratch, &mut || false).unwrap();
+        scratch.ways()
+    };
+    let mut random = Random(3);
+    let mut near = || 1.0 + 1e-12 * random.unit();
+    assert_eq!(ways(200, &circulant(200, 99, || 1.0)), ["single"], "dense");
+    assert_eq!(ways(200, &circulant(200, 70, &mut near)), ["single", "wide"], "dense, nothing but rounding");
+    assert_eq!(ways(2000, &circulant(2000, 1, || 1.0)), ["single", "scan", "regroup"], "a cycle");
+    assert_eq!(
+        ways(2000, &circulant(2000, 1, &mut near)),
+        ["single", "wide", "exact", "scan"],
+        "nothing but rounding"
+    );
+    let hub: Edges = (1..2001).flat_map(|u| [(0, u, 2.0), (u, u % 2000 + 1, 1.0)]).collect();
+    assert_eq!(ways(2001, &hub), ["hub"], "a hub");
+    let groups: Edges = (0..200)
+        .flat_map(|group| {
+            let inside =
+                (0..16).flat_map(move |v| (0..v).map(move |u| (16 * group + u, 16 * group + v, 1.0)));
+            inside.chain([(16 * group, (16 * group + 16) % 3200, 1.0)])
+        })
+        .collect();
+    assert_eq!(ways(3200, &groups), ["single", "grow", "scan", "regroup"], "groups");
+}
+
+/// Forty bytes an edge and a little for small graphs, and two matrices no more than one.
+#[test]
+fn matrices_are_bounded_by_the_edges() {
+    let mut scratch = Scratch::new();
+    let mut random = Random(3);
+    let mut bytes = |nodes: u32, edges: &Edges| {
+        let graph = Graph::from_edges(nodes as usize, edges).unwrap();
+        graph.minimum_cut_with(&mut scratch, &mut || false).unwrap();
+        let bytes = scratch.matrix_bytes();
+        // Rows are padded.
+        let padded = (1 << 16) + 40 * graph.edges() + 64 * 8 * nodes as usize;
+        assert!(bytes[0] + bytes[1] <= padded, "{bytes:?} for {nodes} nodes and {} edges", graph.edges());
+        bytes
+    };
+    // Nothing but rounding is in the way of the first; where it is not given back, both are too much.
+    let half = circulant(256, 62, || 1.0 + 1e-12 * random.unit());
+    assert_eq!(bytes(256, &half), [0, 256 * 256 * 8]);
+    assert_eq!(bytes(160, &circulant(160, 79, || 1.0))[1], 0);
+}
+
+/// Arcs that leave grown sets are kept while they are an eighth of all.
+#[test]
+fn what_leaves_grown_sets_is_bounded_by_the_arcs() {
+    let mut random = Random(3);
+    for (between, kept) in [(5, true), (60, false)] {
+        let inside = (0..2000u32).flat_map(|u| (u / 10 * 10..u).map(move |v| (u, v, 4.0)));
+        let mut edges: Edges = inside.collect();
+        // Node 0 has no more than its group: the bound is as much as holds that together.
+        edges.extend((0..100 * between).map(|_| {
+            let mut node = || 1 + random.below(1999) as u32;
+            (node(), node(), 1.0)
+        }));
+        let graph = Graph::from_edges(2000, &edges).unwrap();
+        let mut scratch = Scratch::new();
+        graph.minimum_cut_with(&mut scratch, &mut || false).unwrap();
+        let (leaving, complete) = scratch.leaving();
+        assert_eq!(complete, kept, "{leaving} of {}", graph.csr.arcs());
+        assert!(leaving > 0 && leaving <= graph.csr.arcs() / 8, "{leaving} of {}", graph.csr.arcs());
+    }
+}
+
 /// An interrupt may come at any call; what was asked next must not notice.
 #[test]
 fn interruption_leaves_the_scratch_usable() {
