@@ -3,6 +3,8 @@
 use super::families::{Random, SHAPES, WEIGHTS, graph};
 use super::reference::{brute_force, stoer_wagner};
 use super::{Edges, check};
+use crate::csr::Csr;
+use crate::solve::certify;
 use crate::{Graph, Interrupted, Scratch};
 
 /// Every graph of up to five nodes with capacities 0, 1 and 2, and every one of six nodes with 0 and 1.
@@ -77,6 +79,20 @@ fn circulant(nodes: u32, reach: u32, mut capacity: impl FnMut() -> f64) -> Edges
     pairs.map(|(u, v)| (u, v, capacity())).collect()
 }
 
+/// A hub with `rim` nodes around it, each of which holds to it by its spoke and two triangles.
+fn wheel(rim: u32) -> Edges {
+    (1..=rim).flat_map(|u| [(0, u, 2.0), (u, u % rim + 1, 1.0)]).collect()
+}
+
+/// A ring of groups of sixteen, each node joined to all of its group.
+fn ring_of_groups(groups: u32) -> Edges {
+    let inside =
+        |group: u32| (0..16).flat_map(move |v| (0..v).map(move |u| (16 * group + u, 16 * group + v, 1.0)));
+    let all = (0..groups)
+        .flat_map(|group| inside(group).chain([(16 * group, (16 * group + 16) % (16 * groups), 1.0)]));
+    all.collect()
+}
+
 /// Every way gives the same minimum: that a graph is still solved in the one that is fast for it, only this shows.
 #[test]
 fn each_kind_of_graph_is_solved_in_the_way_made_for_it() {
@@ -89,22 +105,32 @@ fn each_kind_of_graph_is_solved_in_the_way_made_for_it() {
     let mut near = || 1.0 + 1e-12 * random.unit();
     assert_eq!(ways(200, &circulant(200, 99, || 1.0)), ["single"], "dense");
     assert_eq!(ways(200, &circulant(200, 70, &mut near)), ["single", "wide"], "dense, nothing but rounding");
-    assert_eq!(ways(2000, &circulant(2000, 1, || 1.0)), ["single", "scan", "regroup"], "a cycle");
-    assert_eq!(
-        ways(2000, &circulant(2000, 1, &mut near)),
-        ["single", "wide", "exact", "scan"],
-        "nothing but rounding"
-    );
-    let hub: Edges = (1..2001).flat_map(|u| [(0, u, 2.0), (u, u % 2000 + 1, 1.0)]).collect();
-    assert_eq!(ways(2001, &hub), ["hub"], "a hub");
-    let groups: Edges = (0..200)
-        .flat_map(|group| {
-            let inside =
-                (0..16).flat_map(move |v| (0..v).map(move |u| (16 * group + u, 16 * group + v, 1.0)));
-            inside.chain([(16 * group, (16 * group + 16) % 3200, 1.0)])
-        })
-        .collect();
-    assert_eq!(ways(3200, &groups), ["single", "grow", "scan", "regroup"], "groups");
+    // What is left of the others in the end is small enough for a matrix.
+    let cycle = circulant(2000, 1, || 1.0);
+    assert_eq!(ways(2000, &cycle), ["single", "scan", "regroup"], "a cycle");
+    let cycle = circulant(2000, 1, &mut near);
+    assert_eq!(ways(2000, &cycle), ["single", "wide", "exact", "scan"], "a cycle, nothing but rounding");
+    assert_eq!(ways(2001, &wheel(2000)), ["hub"], "a hub");
+    assert_eq!(ways(3200, &ring_of_groups(200)), ["single", "grow", "scan", "regroup"], "groups");
+}
+
+/// The same for what changes are measured against, and how the bound is chosen.
+#[test]
+fn each_kind_of_graph_is_certified_in_the_way_made_for_it() {
+    let certified = |nodes: usize, edges: &Edges, bounds: (u64, u64), rounds: usize| {
+        let graph = Csr::from_edges(nodes, edges, |c| Some(c as u64));
+        let (mut scratch, mut class, mut quotient) = (Scratch::new(), Vec::new(), Csr::default());
+        let bound =
+            certify(&graph, bounds, rounds, &mut scratch, &mut class, &mut quotient, &mut || false).unwrap();
+        (scratch.ways(), bound, quotient.nodes())
+    };
+    let groups = ring_of_groups(200);
+    // A quotient of a sixteenth is small: nothing is gained by a lower bound.
+    assert_eq!(certified(3200, &groups, (2, 15), 24), (vec!["grow", "scan"], 15, 200));
+    assert_eq!(certified(2001, &wheel(2000), (2, 4), 24), (vec!["hub", "scan", "regroup"], 4, 1));
+    // Nothing holds together by more than two edges: the excess is halved until nothing of it is left, and a scan at that
+    // bound, which finds little as well, is the last.
+    assert_eq!(certified(2000, &circulant(2000, 1, || 1.0), (2, 64), 24), (vec!["scan", "regroup"], 2, 1999));
 }
 
 /// Forty bytes an edge and a little for small graphs, and two matrices no more than one.
