@@ -331,6 +331,16 @@ fn a_matrix_certifies_what_holds_together() {
         for shape in SHAPES {
             for weights in WEIGHTS {
                 let mut graph = small(seed, shape, weights, &mut random);
+                if seed % 2 == 1 {
+                    // Capacities that single precision cannot hold.
+                    for node in 0..graph.nodes() {
+                        for arc in graph.range(node) {
+                            let ends = node as u64 + u64::from(graph.targets[arc]);
+                            graph.weights[arc] = graph.weights[arc] * ((1 << 33) + 12345) + ends % 3;
+                        }
+                    }
+                    graph.sum_degrees();
+                }
                 let (_, least) = graph.lightest().unwrap();
                 if least == 0 {
                     continue;

@@ -174,6 +174,21 @@ fn what_leaves_grown_sets_is_bounded_by_the_arcs() {
     }
 }
 
+/// One scan sees that a graph has fallen apart; nothing is contracted for it.
+#[test]
+fn a_graph_that_fell_apart_takes_one_scan() {
+    let halves =
+        circulant(1000, 1, || 1.0).into_iter().flat_map(|(u, v, c)| [(u, v, c), (u + 1000, v + 1000, c)]);
+    let graph = Graph::from_edges(2000, &halves.collect::<Edges>()).unwrap();
+    let mut calls = 0;
+    let cut = graph.minimum_cut_with(&mut Scratch::new(), &mut || {
+        calls += 1;
+        false
+    });
+    let cut = cut.unwrap().unwrap();
+    assert_eq!((cut.units, cut.side_len(), calls), (0, 1000, 1));
+}
+
 /// An interrupt may come at any call; what was asked next must not notice.
 #[test]
 fn interruption_leaves_the_scratch_usable() {
