@@ -11,7 +11,7 @@ use crate::grow::Grow;
 use crate::hub::Hub;
 use crate::queue::Buckets;
 use crate::regroup::Regroup;
-use crate::scan::{Order, VISITED, scan};
+use crate::scan::{Order, VISITED, scan, scan_keeping};
 use crate::solve::{Interrupted, Scratch, certify};
 use crate::trail::Trail;
 use std::collections::BTreeMap;
@@ -239,6 +239,43 @@ fn scans_certify_what_holds_together() {
         }
     }
     assert!(merged > 5000 && apart > 100, "{merged} {apart}");
+}
+
+/// What is told of the arcs to a node that comes later is, together, what they carry, and the bound where they carry more.
+#[test]
+fn a_scan_tells_what_raised_the_keys_up_to_the_bound() {
+    let (mut order, mut buckets) = (Order::default(), Buckets::default());
+    let (mut full, mut part) = (0, 0);
+    let mut random = Random(0);
+    for seed in 0..30 {
+        for shape in SHAPES {
+            for weights in [Weights::Unit, Weights::Small, Weights::Real, Weights::Thirds] {
+                let graph = small(seed, shape, weights, &mut random);
+                // All bits of such a bound are in the keys.
+                let bound = 1 + random.next() % 60;
+                let mut told = vec![0; graph.nodes()];
+                let mut keep = |arc: usize, amount: u64| {
+                    assert!(amount <= graph.weights[arc]);
+                    told[graph.targets[arc] as usize] += amount;
+                };
+                scan_keeping(&graph, bound, 12, 0, &mut order, &mut buckets, &mut || false, &mut keep)
+                    .unwrap();
+                for (at, &node) in order.nodes.iter().enumerate() {
+                    let before = |other: u32| order.nodes[..at].contains(&other);
+                    let carried: u64 =
+                        graph.row(node as usize).filter(|arc| before(arc.0)).map(|arc| arc.1).sum();
+                    assert_eq!(
+                        told[node as usize],
+                        carried.min(bound),
+                        "seed {seed} {shape:?} {weights:?} {bound}"
+                    );
+                    full += usize::from(carried > bound);
+                    part += usize::from(carried < bound);
+                }
+            }
+        }
+    }
+    assert!(full > 1000 && part > 1000, "{full} {part}");
 }
 
 #[test]
@@ -613,6 +650,12 @@ fn contraction_keeps_what_lies_between_classes() {
         }
     }
     assert!(swallowed > 100, "{swallowed}");
+    // The first class is large, and what it was the first to write must not be taken for the next one's.
+    let classes: Vec<u32> = (0..200).map(|node| if node < 90 { 0 } else { 1 + node % 2 }).collect();
+    contract(&graphs[graphs.len() - 1], &order_of(&classes), usize::MAX, &mut placed, &mut used);
+    let expected = [((0, 1), 90 * 55), ((0, 2), 90 * 55), ((1, 2), 55 * 55)];
+    let both = expected.iter().flat_map(|&((u, v), w)| [((u, v), w), ((v, u), w)]);
+    assert_eq!(quotient(&used, |node| node), both.collect());
 }
 
 /// Keys of a complete graph grow with every visit. The entries they leave behind are swept out: what a scan takes is
