@@ -51,6 +51,9 @@ fn units_fill_the_range_and_are_off_by_half_of_one() {
                         let slack = 256 * positive as u64;
                         assert!(total < (1 << bits) + slack && total + slack >= 1 << (bits - 1), "{context}");
                     }
+                    if positive > 0 {
+                        assert_eq!(scale.clamped_units(), scale.units(f64::MAX), "{context}");
+                    }
                     for &(_, _, capacity) in proper {
                         let units = scale.units(capacity);
                         assert_eq!(units > 0, capacity > 0.0);

@@ -105,7 +105,8 @@ fn each_kind_of_graph_is_solved_in_the_way_made_for_it() {
     let mut near = || 1.0 + 1e-12 * random.unit();
     assert_eq!(ways(200, &circulant(200, 99, || 1.0)), ["single"], "dense");
     assert_eq!(ways(200, &circulant(200, 70, &mut near)), ["single", "wide"], "dense, nothing but rounding");
-    // What is left of the others in the end is small enough for a matrix.
+    assert_eq!(ways(20, &circulant(20, 1, || 1.0)), ["single"], "small");
+    // So is what is left of the others in the end.
     let cycle = circulant(2000, 1, || 1.0);
     assert_eq!(ways(2000, &cycle), ["single", "scan", "regroup"], "a cycle");
     let cycle = circulant(2000, 1, &mut near);
