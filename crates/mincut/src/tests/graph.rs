@@ -97,6 +97,26 @@ fn heavy_edges_do_not_cost_the_light_ones_their_digits() {
     assert_eq!(bottleneck_cut(8, &edges), 0.0);
 }
 
+/// Units are chosen by the edges that are kept: not by loops, nor by those without capacity. The closer bound is looked for
+/// where capacities differ widely.
+#[test]
+fn loops_and_zeros_have_no_say_in_the_units() {
+    let triangles = |heavy: f64, between: f64| {
+        let edges = [(0, 1), (1, 2), (2, 0), (3, 4), (4, 5), (5, 3)].map(|(u, v)| (u, v, heavy));
+        [&edges[..], &[(2, 3, between)]].concat()
+    };
+    // The least degree is 2, the lightest edge of a maximum spanning tree the bridge.
+    for (between, clamp) in [(0.25, 8.0), (2f64.powi(-12), 8.0), (2f64.powi(-13), 2f64.powi(-11))] {
+        let kept = triangles(1.0, between);
+        let scale = scale_for(6, &kept, TOTAL_BITS_MAX).unwrap();
+        assert_eq!(scale.clamp, clamp, "{between}");
+        for dropped in [[(0, 3, 0.0), (1, 4, 0.0)], [(5, 5, 1e40), (0, 0, 1e-40)]] {
+            let all = [&kept[..], &dropped[..]].concat();
+            assert_eq!(scale_for(6, &all, TOTAL_BITS_MAX), Ok(scale), "{between} {dropped:?}");
+        }
+    }
+}
+
 /// The bound is above the minimum by at most the number of edges, and not below it.
 #[test]
 fn the_bottleneck_is_a_cut() {
