@@ -145,6 +145,8 @@ fn whole_numbers_are_exact_and_extremes_are_representable() {
     for value in [1e300, 1.5e-280, 7.0, 2f64.powi(1022), 1.5 * 2f64.powi(1023), f64::MAX] {
         assert_eq!(Graph::from_edges(2, &[(0, 1, value)]).unwrap().minimum_cut().unwrap().value, value);
     }
+    let nothing = Graph::from_edges(3, &[(0, 1, 0.0), (2, 2, 5.0)]).unwrap();
+    assert_eq!((nothing.edges(), nothing.resolution()), (0, 1.0));
     // Below the smallest unit.
     let tiny = Graph::from_edges(2, &[(0, 1, 1e-320)]).unwrap().minimum_cut().unwrap();
     assert_eq!((tiny.units, tiny.value), (1, 2f64.powi(-1000)));
