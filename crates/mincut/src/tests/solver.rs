@@ -169,9 +169,17 @@ fn what_leaves_grown_sets_is_bounded_by_the_arcs() {
         let graph = Graph::from_edges(2000, &edges).unwrap();
         let mut scratch = Scratch::new();
         graph.minimum_cut_with(&mut scratch, &mut || false).unwrap();
-        let (leaving, complete) = scratch.leaving();
-        assert_eq!(complete, kept, "{leaving} of {}", graph.csr.arcs());
-        assert!(leaving > 0 && leaving <= graph.csr.arcs() / 8, "{leaving} of {}", graph.csr.arcs());
+        let check = |scratch: &Scratch| {
+            let ((leaving, complete), arcs) = (scratch.leaving(), graph.csr.arcs());
+            assert_eq!(complete, kept, "{leaving} of {arcs}");
+            assert!(leaving > 0 && leaving <= arcs / 8, "{leaving} of {arcs}");
+        };
+        check(&scratch);
+        let (mut scratch, mut class, mut quotient) = (Scratch::new(), Vec::new(), Csr::default());
+        let (_, least) = graph.csr.lightest().unwrap();
+        certify(&graph.csr, (least, least), 1, &mut scratch, &mut class, &mut quotient, &mut || false)
+            .unwrap();
+        check(&scratch);
     }
 }
 
