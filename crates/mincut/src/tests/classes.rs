@@ -734,4 +734,13 @@ fn long_steps_ask_whether_to_stop() {
         matrix.run(&complete(100), &mut trail, &mut order, stop)
     });
     assert_eq!((times, order.classes()), (2, 1));
+    // On a cycle, where a scan merges one pair, hardly anything holds to the hub: no rounds are spent on it.
+    let edges: super::Edges = (0..100u32).map(|u| (u, (u + 1) % 100, 1.0)).collect();
+    let cycle = Csr::from_edges(100, &edges, |_| Some(1));
+    let times = asked(|stop| {
+        trail.reset(100);
+        trail.found(2, &[0]);
+        matrix.run(&cycle, &mut trail, &mut order, stop)
+    });
+    assert!((96..=100).contains(&times), "{times}");
 }
