@@ -172,3 +172,21 @@ fn a_flow_counts_the_arcs_it_looks_at() {
         assert_eq!((held, 100 - arcs), (Held::Exactly(0), expected), "{ends:?}");
     }
 }
+
+/// Marks are told apart by their numbers: nothing as long as the graph is cleared from one search or flow to the next.
+#[test]
+fn what_a_flow_has_marked_is_not_cleared_for_the_next() {
+    let mut graph = Csr::from_edges(3, &[(0, 1, 1.0), (1, 2, 1.0)], |c| Some(c as u64));
+    graph.sort_rows();
+    let mut flow = Flow::default();
+    for nth in 1..4 {
+        // One path, and a search that finds no other.
+        let (held, _) = flow.run(&mut graph, (0, 2), 9, &mut 100, |_| false);
+        assert_eq!((held, flow.numbers()), (Held::Exactly(1), (2 * nth, nth)));
+    }
+    // The numbers are those of one graph.
+    let mut graph = Csr::from_edges(4, &[(0, 1, 1.0), (1, 2, 1.0)], |c| Some(c as u64));
+    graph.sort_rows();
+    let (held, _) = flow.run(&mut graph, (0, 2), 9, &mut 100, |_| false);
+    assert_eq!((held, flow.numbers()), (Held::Exactly(1), (2, 1)));
+}
