@@ -465,6 +465,19 @@ fn larger_classes_hold_together() {
     assert!(merged.iter().zip([3000, 3000, 2000, 100, 5000, 60]).all(|(&n, least)| n > least), "{merged:?}");
 }
 
+/// A seed that stays alone is not done with: a set that is grown later may take it.
+#[test]
+fn a_seed_that_stays_alone_may_join_later() {
+    // The first node holds to no other by itself, but to a path that holds together.
+    let mut edges: super::Edges = (2..=8).map(|node| (node - 1, node, 10.0)).collect();
+    edges.extend([1, 3, 5, 7].map(|node| (0, node, 1.0)));
+    let graph = Csr::from_edges(9, &edges, |c| Some(c as u64));
+    let (mut grow, mut order) = (Grow::default(), Order::default());
+    grow.run(&graph, 4, 0, &mut order, &mut || false).unwrap();
+    check(&graph, &order, 4, "");
+    assert_eq!(order.classes(), 1);
+}
+
 /// Where most nodes around have joined, those that come late may bring many more. What is near a set takes memory for the nodes
 /// there are, and the arcs of one.
 #[test]
