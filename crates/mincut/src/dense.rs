@@ -387,3 +387,7 @@ fn total<N: Number>(row: &[N]) -> N {
     }
     lanes.into_iter().fold(N::ZERO, |a, b| a + b)
 }
+
+#[cfg(test)]
+#[path = "tests/dense.rs"]
+mod tests;

@@ -82,3 +82,10 @@ impl Heap {
         Ok(())
     }
 }
+
+#[cfg(test)]
+impl Heap {
+    pub(crate) fn was_used(&self) -> bool {
+        !self.keys.is_empty()
+    }
+}

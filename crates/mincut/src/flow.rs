@@ -291,3 +291,11 @@ enum Search {
     CutOff,
     Stopped,
 }
+
+#[cfg(test)]
+impl Flow {
+    /// Numbers of the last search and flow.
+    pub(crate) fn numbers(&self) -> (u32, u32) {
+        (self.search, self.flows)
+    }
+}

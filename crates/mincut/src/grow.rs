@@ -373,3 +373,16 @@ impl Grow {
         true
     }
 }
+
+#[cfg(test)]
+impl Grow {
+    /// Room for the nodes near a set.
+    pub(crate) fn near_len(&self) -> usize {
+        self.near.len()
+    }
+
+    /// Arcs kept for the contracted graph, and whether they are all.
+    pub(crate) fn leaving(&self) -> (usize, bool) {
+        (self.leaving.len(), self.complete)
+    }
+}

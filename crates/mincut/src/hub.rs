@@ -90,3 +90,10 @@ pub(crate) fn root(parent: &mut [u32], mut node: u32) -> u32 {
     }
     node
 }
+
+#[cfg(test)]
+impl Hub {
+    pub(crate) fn was_used(&self) -> bool {
+        !self.parent.is_empty()
+    }
+}

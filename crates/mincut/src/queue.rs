@@ -108,3 +108,10 @@ impl Buckets {
         }
     }
 }
+
+#[cfg(test)]
+impl Buckets {
+    pub(crate) fn was_used(&self) -> bool {
+        !self.heads.is_empty()
+    }
+}

@@ -296,3 +296,28 @@ fn cut_value(graph: &Csr, order: &Order) -> u64 {
         .map(|(_, weight)| weight)
         .sum()
 }
+
+/// What a solve has used of its working memory, where that was new: the ways it has taken.
+#[cfg(test)]
+impl Scratch {
+    pub(crate) fn ways(&self) -> Vec<&'static str> {
+        let ways = [
+            ("single", self.single.bytes() > 0),
+            ("wide", self.wide.bytes() > 0),
+            ("exact", self.exact.was_used()),
+            ("grow", self.grow.near_len() > 0),
+            ("hub", self.hub.was_used()),
+            ("scan", self.buckets.was_used()),
+            ("regroup", !self.regroup.side.is_empty()),
+        ];
+        ways.into_iter().filter(|way| way.1).map(|way| way.0).collect()
+    }
+
+    pub(crate) fn leaving(&self) -> (usize, bool) {
+        self.grow.leaving()
+    }
+
+    pub(crate) fn matrix_bytes(&self) -> [usize; 2] {
+        [self.single.bytes(), self.wide.bytes()]
+    }
+}

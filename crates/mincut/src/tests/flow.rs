@@ -26,7 +26,7 @@ fn same(a: &Csr, b: &Csr) -> bool {
 #[test]
 fn flows_find_the_smallest_cut_between_two_nodes() {
     let mut flow = Flow::default();
-    let (mut exact, mut bounded, mut excepted) = (0, 0, 0);
+    let (mut exact, mut bounded, mut excepted, mut tight) = (0, 0, 0, 0);
     for seed in 0..12 {
         for shape in SHAPES {
             for weights in WEIGHTS {
@@ -72,10 +72,27 @@ fn flows_find_the_smallest_cut_between_two_nodes() {
                     excepted += usize::from(value < others);
                 }
                 assert!(others <= bound.max(held.value()));
+                // Nor is it less than it need be: where an end stands alone, the cuts that keep a neighbour of it beside it.
+                if let (Held::Exactly(_), &[end]) = (held, flow.side())
+                    && lonely(end)
+                {
+                    let company = |side: u32| {
+                        let side = if side >> end & 1 == 1 { side } else { !side };
+                        graph.row(end as usize).any(|(t, _)| t != u && t != v && side >> t & 1 == 1)
+                    };
+                    let rest = cuts.iter().filter(|cut| company(cut.1)).map(|cut| cut.0);
+                    assert_eq!(others, rest.min().unwrap_or(bound).min(bound), "{context}");
+                    tight += usize::from(others > least && others < bound);
+                } else {
+                    assert_eq!(others, held.value(), "{context}");
+                }
             }
         }
     }
-    assert!(exact > 200 && bounded > 200 && excepted > 100, "{exact} {bounded} {excepted}");
+    assert!(
+        exact > 200 && bounded > 200 && excepted > 100 && tight > 10,
+        "{exact} {bounded} {excepted} {tight}"
+    );
 }
 
 /// What a limit of work leaves is still a lower bound.
@@ -132,4 +149,44 @@ fn a_flow_looks_at_few_arcs_where_one_end_is_narrow() {
         assert_eq!(held, expected);
         assert!(arcs <= 200_000, "{arcs}");
     }
+    // The limit counts where there is no path as well.
+    let apart = edges.iter().flat_map(|&(u, v, c)| [(u, v, c), (u + 20_000, v + 20_000, c)]);
+    let mut cycles = Csr::from_edges(40_000, &apart.collect::<super::Edges>(), |_| Some(1));
+    cycles.sort_rows();
+    for (arcs_max, expected) in [(1000, Held::AtLeast(0)), (1_000_000, Held::Exactly(0))] {
+        assert_eq!(looked(&mut cycles, (0, 20_000), 3, arcs_max).0, expected);
+    }
+}
+
+/// Every arc looked at is counted once, at either end.
+#[test]
+fn a_flow_counts_the_arcs_it_looks_at() {
+    let edges = [(0, 1, 1.0), (1, 2, 1.0), (2, 0, 1.0), (3, 4, 1.0)];
+    let mut graph = Csr::from_edges(6, &edges, |c| Some(c as u64));
+    graph.sort_rows();
+    // The triangle's end looks first, then the one that has looked at less. Where both have looked at two arcs, it is the
+    // triangle's turn again.
+    for (ends, expected) in [((0, 5), 2), ((5, 0), 0), ((0, 3), 6), ((3, 0), 4)] {
+        let mut arcs = 100;
+        let (held, _) = Flow::default().run(&mut graph, ends, 9, &mut arcs, |_| false);
+        assert_eq!((held, 100 - arcs), (Held::Exactly(0), expected), "{ends:?}");
+    }
+}
+
+/// Marks are told apart by their numbers: nothing as long as the graph is cleared from one search or flow to the next.
+#[test]
+fn what_a_flow_has_marked_is_not_cleared_for_the_next() {
+    let mut graph = Csr::from_edges(3, &[(0, 1, 1.0), (1, 2, 1.0)], |c| Some(c as u64));
+    graph.sort_rows();
+    let mut flow = Flow::default();
+    for nth in 1..4 {
+        // One path, and a search that finds no other.
+        let (held, _) = flow.run(&mut graph, (0, 2), 9, &mut 100, |_| false);
+        assert_eq!((held, flow.numbers()), (Held::Exactly(1), (2 * nth, nth)));
+    }
+    // The numbers are those of one graph.
+    let mut graph = Csr::from_edges(4, &[(0, 1, 1.0), (1, 2, 1.0)], |c| Some(c as u64));
+    graph.sort_rows();
+    let (held, _) = flow.run(&mut graph, (0, 2), 9, &mut 100, |_| false);
+    assert_eq!((held, flow.numbers()), (Held::Exactly(1), (2, 1)));
 }

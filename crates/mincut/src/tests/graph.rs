@@ -51,6 +51,9 @@ fn units_fill_the_range_and_are_off_by_half_of_one() {
                         let slack = 256 * positive as u64;
                         assert!(total < (1 << bits) + slack && total + slack >= 1 << (bits - 1), "{context}");
                     }
+                    if positive > 0 {
+                        assert_eq!(scale.clamped_units(), scale.units(f64::MAX), "{context}");
+                    }
                     for &(_, _, capacity) in proper {
                         let units = scale.units(capacity);
                         assert_eq!(units > 0, capacity > 0.0);
@@ -94,6 +97,26 @@ fn heavy_edges_do_not_cost_the_light_ones_their_digits() {
     assert_eq!(bottleneck_cut(8, &edges), 0.0);
 }
 
+/// Units are chosen by the edges that are kept: not by loops, nor by those without capacity. The closer bound is looked for
+/// where capacities differ widely.
+#[test]
+fn loops_and_zeros_have_no_say_in_the_units() {
+    let triangles = |heavy: f64, between: f64| {
+        let edges = [(0, 1), (1, 2), (2, 0), (3, 4), (4, 5), (5, 3)].map(|(u, v)| (u, v, heavy));
+        [&edges[..], &[(2, 3, between)]].concat()
+    };
+    // The least degree is 2, the lightest edge of a maximum spanning tree the bridge.
+    for (between, clamp) in [(0.25, 8.0), (2f64.powi(-12), 8.0), (2f64.powi(-13), 2f64.powi(-11))] {
+        let kept = triangles(1.0, between);
+        let scale = scale_for(6, &kept, TOTAL_BITS_MAX).unwrap();
+        assert_eq!(scale.clamp, clamp, "{between}");
+        for dropped in [[(0, 3, 0.0), (1, 4, 0.0)], [(5, 5, 1e40), (0, 0, 1e-40)]] {
+            let all = [&kept[..], &dropped[..]].concat();
+            assert_eq!(scale_for(6, &all, TOTAL_BITS_MAX), Ok(scale), "{between} {dropped:?}");
+        }
+    }
+}
+
 /// The bound is above the minimum by at most the number of edges, and not below it.
 #[test]
 fn the_bottleneck_is_a_cut() {
@@ -122,6 +145,8 @@ fn whole_numbers_are_exact_and_extremes_are_representable() {
     for value in [1e300, 1.5e-280, 7.0, 2f64.powi(1022), 1.5 * 2f64.powi(1023), f64::MAX] {
         assert_eq!(Graph::from_edges(2, &[(0, 1, value)]).unwrap().minimum_cut().unwrap().value, value);
     }
+    let nothing = Graph::from_edges(3, &[(0, 1, 0.0), (2, 2, 5.0)]).unwrap();
+    assert_eq!((nothing.edges(), nothing.resolution()), (0, 1.0));
     // Below the smallest unit.
     let tiny = Graph::from_edges(2, &[(0, 1, 1e-320)]).unwrap().minimum_cut().unwrap();
     assert_eq!((tiny.units, tiny.value), (1, 2f64.powi(-1000)));
