@@ -125,7 +125,9 @@ fn follow(client: &mut Client, began: &str, repaired: &str, times: &mut Times) {
     let verified = "SELECT 1 FROM ruvector.healing_outcomes WHERE verified";
     times.verified.push(until(client, "an outcome", verified));
     // What had to be tried again says why.
-    for row in client.query("SELECT story FROM ruvector.healing_outcomes WHERE NOT verified", &[]).expect("outcomes") {
+    for row in
+        client.query("SELECT story FROM ruvector.healing_outcomes WHERE NOT verified", &[]).expect("outcomes")
+    {
         eprintln!("not verified: {}", row.get::<_, String>(0));
     }
 }

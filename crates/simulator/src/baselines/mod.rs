@@ -2,6 +2,7 @@
 //! without noise, which no real one does: what is said against them is said against the best of their kind. Their sessions
 //! die as the healer's workers do, and are begun again at once.
 
+use healing::lifecycle::Status;
 use healing::snapshot::{Method, Oid};
 
 use crate::hazards::{self, Kind};
@@ -276,9 +277,9 @@ pub fn week(scenario: &Scenario, policy: &mut dyn Policy) -> Tally {
     finished(jobs.tally, &stage.world, scenario)
 }
 
-/// A week of the healer, with a human who closes breakers and comes as late as the one of the alert does.
+/// A week of the healer, with a human who closes breakers and approves what waits, and comes as late as the one of the alert does.
 pub fn healer_week(scenario: &Scenario) -> Tally {
-    let mut closes = ClosesBreakers::default();
+    let mut on_call = OnCall::default();
     let mut stage = Stage::new(scenario);
     let mut schedule = hazards::Schedule::new(scenario);
     let mut tally = Tally::default();
@@ -288,7 +289,7 @@ pub fn healer_week(scenario: &Scenario) -> Tally {
         schedule.strike(&mut stage, tick * scenario.tick_s);
         worker::run_all(&mut stage);
         healer::round(&mut stage);
-        closes.tick(&mut stage);
+        on_call.tick(&mut stage);
         clock.tick(&mut stage.world, scenario.tick_s, &mut tally);
     }
     tally.false_heals = stage.false_heals;
@@ -301,21 +302,24 @@ fn somebody_comes(now: i64) -> i64 {
     now + if (8..20).contains(&hour) { 1_800_000 } else { 14_400_000 }
 }
 
-/// A human who is called when a breaker opens, and closes it.
+/// A human who is called when a breaker opens or a plan waits for approval, closes it and approves.
 #[derive(Default)]
-struct ClosesBreakers(Option<i64>);
+struct OnCall(Option<i64>);
 
-impl ClosesBreakers {
+impl OnCall {
     fn tick(&mut self, stage: &mut Stage) {
         let now = stage.world.now;
         let open = stage.store.arms.iter().flatten().any(|arm| arm.breaker_open);
-        match (open, self.0) {
+        let waits = |id: &i64| stage.store.actions[id].status == Status::AwaitingApproval;
+        let called = open || stage.store.open.iter().any(waits);
+        match (called, self.0) {
             (false, _) => self.0 = None,
             (true, None) => self.0 = Some(somebody_comes(now)),
             (true, Some(comes)) if comes <= now => {
                 for number in 0..stage.world.collections.len() {
                     stage.close_breakers(number);
                 }
+                hazards::approve(stage);
                 self.0 = None;
             }
             _ => {}
