@@ -27,8 +27,10 @@ use crate::owner::{as_role, owner_of};
 use crate::transaction::{look_again, transaction};
 
 mod far;
+mod settle;
 
-pub(crate) use far::{Whose, gid_prefix, settle};
+pub(crate) use far::gid_prefix;
+pub(crate) use settle::{Whose, settle};
 
 /// Time over which the load is counted that λ after a move is read from. Counters reach the statistics once a second.
 const LOOK: Duration = Duration::from_secs(3);

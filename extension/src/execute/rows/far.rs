@@ -22,7 +22,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Batch, Mover};
+use super::{Batch, Mover, Whose, settle};
 use crate::background::process;
 use crate::collect::servers::{self, Leaf};
 use crate::collect::{self, Collection, text_array};
@@ -34,15 +34,13 @@ use crate::transaction::{look_again, transaction};
 
 /// Longest wait for a connection, and for rows to be taken there.
 const CONNECT: Duration = Duration::from_secs(2);
-const ANSWER: Duration = Duration::from_secs(6);
+pub(super) const ANSWER: Duration = Duration::from_secs(6);
 /// Longest wait for an answer while writers here wait for us: whoever waits for a second sends the action away.
 const LOCKED: Duration = Duration::from_millis(800);
 /// Times that rows are sent anew because somebody changed one of them meanwhile.
 const SENT_MAX: u32 = 6;
 /// Values of one statement, of which PostgreSQL takes 65,535.
 const VALUES_MAX: usize = 60_000;
-/// An intent without a worker is given up, and a decision carried out by the healer, after this long.
-const ORPHAN_S: f64 = 15.0;
 
 /// The answer to COMMIT or ROLLBACK PREPARED of what is not there: done before.
 const UNDEFINED_OBJECT: &str = "42704";
@@ -70,7 +68,7 @@ type Values = Vec<Option<String>>;
 
 /// A partition on another server.
 pub(super) struct Far {
-    leaf: Leaf,
+    pub(super) leaf: Leaf,
     columns: Vec<Column>,
     credentials: Credentials,
     connection: Option<Connection>,
@@ -80,7 +78,7 @@ pub(super) struct Far {
 
 impl Far {
     /// Must run in a transaction.
-    fn look(collection: &Collection, partition: Oid) -> Result<Far, Error> {
+    pub(super) fn look(collection: &Collection, partition: Oid) -> Result<Far, Error> {
         let leaf = servers::leaf(collection, partition)?
             .ok_or_else(|| Error::refused("the partition on another server is not there any more"))?;
         let owner =
@@ -99,7 +97,7 @@ impl Far {
     }
 
     /// Asks over the connection that there is: a transaction never goes on over another one.
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         statement: &str,
         values: &[Option<String>],
@@ -113,7 +111,7 @@ impl Far {
     }
 
     /// A connection without a transaction; the former one is closed where it was in the middle of something.
-    fn connect(&mut self) -> Result<(), Error> {
+    pub(super) fn connect(&mut self) -> Result<(), Error> {
         if self.is_open || self.connection.as_ref().is_some_and(Connection::is_broken) {
             (self.connection, self.is_open) = (None, false);
         }
@@ -137,7 +135,7 @@ impl Far {
     }
 
     /// Commits or rolls back what was prepared; what is not there any more was.
-    fn end(&mut self, verb: &str, gid: &str) -> Result<(), Error> {
+    pub(super) fn end(&mut self, verb: &str, gid: &str) -> Result<(), Error> {
         match self.ask(&format!("{verb} PREPARED '{gid}'"), &[], LOCKED) {
             Err(Error::Remote { sqlstate: Some(state), .. }) if state == UNDEFINED_OBJECT => Ok(()),
             other => other.map(drop),
@@ -239,7 +237,7 @@ fn intend(collection: &Collection, action: i64, partition: Oid, keys: &[String])
 }
 
 /// Moves a batch from one state to another; whether it was there.
-fn advance(id: i64, from: &str, to: &str) -> Result<bool, Error> {
+pub(super) fn advance(id: i64, from: &str, to: &str) -> Result<bool, Error> {
     let moved = Spi::get_one_with_args::<bool>(
         "WITH moved AS (UPDATE ruvector.server_batches SET state = $3, noted_at = clock_timestamp()
                          WHERE id = $1 AND state = $2 RETURNING 1)
@@ -260,7 +258,7 @@ fn decide(intent: &Intent) -> Result<(), Error> {
 }
 
 /// Takes back there what was not decided here, so that it is in nobody's way when it is tried again. What cannot be reached now is
-/// rolled back by [`settle`].
+/// rolled back by [`super::settle`].
 fn give_up(far: &mut Far, intent: &Intent) {
     let given_up = transaction(|| advance(intent.id, "intent", "given_up")).and_then(|mine| {
         if mine {
@@ -586,93 +584,6 @@ fn read_as_the_other_does() {
     set_local(c"intervalstyle", c"postgres");
     set_local(c"extra_float_digits", c"3");
     set_local(c"timezone", c"GMT");
-}
-
-/// Which open batches are to be brought to their end.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whose {
-    /// Those of the calling worker, which has the collection for itself.
-    All,
-    /// Those that no worker goes on with.
-    Orphans,
-}
-
-/// A batch that is not at its end.
-#[derive(Deserialize)]
-struct Open {
-    id: i64,
-    leaf: Oid,
-    state: String,
-}
-
-/// Brings every two-phase commit of the collection that is open to its end: what is decided is committed there, anything else
-/// rolled back, and noted before it is. Outside any transaction.
-pub(crate) fn settle(collection: &Collection, whose: Whose) -> Result<(), Error> {
-    let open: Vec<Open> = transaction(|| {
-        collect::documents(
-            "SELECT jsonb_build_object('id', b.id, 'leaf', b.leaf::bigint, 'state', b.state) FROM ruvector.server_batches b
-              WHERE b.collection_id = $1 AND b.state IN ('intent', 'decided')
-                AND ($2 < 0 OR b.noted_at < clock_timestamp() - make_interval(secs => $2))
-              ORDER BY b.id",
-            &[collection.id.into(), if whose == Whose::All { -1.0 } else { ORPHAN_S }.into()],
-        )
-    })?;
-    let mut partitions: Vec<Oid> = open.iter().map(|batch| batch.leaf).collect();
-    // What a server has prepared of ours although nothing is open: its worker died over the PREPARE.
-    partitions.extend(transaction(|| servers::with_prepared(collection))?);
-    partitions.sort_unstable();
-    partitions.dedup();
-    for partition in partitions {
-        let mut far = transaction(|| Far::look(collection, partition))?;
-        far.connect()?;
-        let own: Vec<&Open> = open.iter().filter(|batch| batch.leaf == partition).collect();
-        settle_on(&mut far, &own)?;
-    }
-    Ok(())
-}
-
-fn settle_on(far: &mut Far, open: &[&Open]) -> Result<(), Error> {
-    // From here on none of them can be decided any more.
-    for batch in open.iter().filter(|batch| batch.state == "intent") {
-        transaction(|| advance(batch.id, "intent", "given_up"))?;
-    }
-    let prefix = gid_prefix();
-    let prepared = far.ask(
-        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1)",
-        &[Some(prefix.clone())],
-        ANSWER,
-    )?;
-    for gid in prepared.into_iter().flatten().flatten() {
-        let Some(id) = gid.strip_prefix(&prefix).and_then(|id| id.parse::<i64>().ok()) else { continue };
-        let state: Option<String> = transaction(|| {
-            Ok(Spi::get_one_with_args(
-                "SELECT (SELECT b.state FROM ruvector.server_batches b WHERE b.id = $1)",
-                &[id.into()],
-            )?)
-        })?;
-        match state.as_deref() {
-            Some("decided" | "done") => {
-                far.end("COMMIT", &gid)?;
-                pgrx::log!("ruvector: {gid} was committed on server {}", far.leaf.server);
-            }
-            Some("given_up") => {
-                far.end("ROLLBACK", &gid)?;
-                pgrx::log!("ruvector: {gid} was rolled back on server {}", far.leaf.server);
-            }
-            // A worker is at it.
-            Some(_) => {}
-            // A restored database knows nothing of what it decided: that is for a human to look at.
-            None => pgrx::warning!(
-                "ruvector: server {} holds the prepared transaction {gid}, of which nothing is known here",
-                far.leaf.server
-            ),
-        }
-    }
-    // What was decided and is not prepared any more is committed.
-    for batch in open.iter().filter(|batch| batch.state == "decided") {
-        transaction(|| advance(batch.id, "decided", "done"))?;
-    }
-    Ok(())
 }
 
 /// The connections of a mover, by partition.

@@ -1,0 +1,101 @@
+//! Two-phase commits that somebody left open, brought to their end: what is decided here is committed there, anything else
+//! rolled back.
+
+use healing::snapshot::Oid;
+use pgrx::prelude::*;
+use serde::Deserialize;
+
+use super::far::{ANSWER, Far, advance, gid_prefix};
+use crate::collect::{self, Collection, servers};
+use crate::error::Error;
+use crate::transaction::transaction;
+
+/// An intent without a worker is given up, and a decision carried out by the healer, after this long.
+const ORPHAN_S: f64 = 15.0;
+
+/// Which open batches are to be brought to their end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// Those of the calling worker, which has the collection for itself.
+    All,
+    /// Those that no worker goes on with.
+    Orphans,
+}
+
+/// A batch that is not at its end.
+#[derive(Deserialize)]
+struct Open {
+    id: i64,
+    leaf: Oid,
+    state: String,
+}
+
+/// Brings every two-phase commit of the collection that is open to its end: what is decided is committed there, anything else
+/// rolled back, and noted before it is. Outside any transaction.
+pub(crate) fn settle(collection: &Collection, whose: Whose) -> Result<(), Error> {
+    let open: Vec<Open> = transaction(|| {
+        collect::documents(
+            "SELECT jsonb_build_object('id', b.id, 'leaf', b.leaf::bigint, 'state', b.state) FROM ruvector.server_batches b
+              WHERE b.collection_id = $1 AND b.state IN ('intent', 'decided')
+                AND ($2 < 0 OR b.noted_at < clock_timestamp() - make_interval(secs => $2))
+              ORDER BY b.id",
+            &[collection.id.into(), if whose == Whose::All { -1.0 } else { ORPHAN_S }.into()],
+        )
+    })?;
+    let mut partitions: Vec<Oid> = open.iter().map(|batch| batch.leaf).collect();
+    // What a server has prepared of ours although nothing is open: its worker died over the PREPARE.
+    partitions.extend(transaction(|| servers::with_prepared(collection))?);
+    partitions.sort_unstable();
+    partitions.dedup();
+    for partition in partitions {
+        let mut far = transaction(|| Far::look(collection, partition))?;
+        far.connect()?;
+        let own: Vec<&Open> = open.iter().filter(|batch| batch.leaf == partition).collect();
+        settle_on(&mut far, &own)?;
+    }
+    Ok(())
+}
+
+fn settle_on(far: &mut Far, open: &[&Open]) -> Result<(), Error> {
+    // From here on none of them can be decided any more.
+    for batch in open.iter().filter(|batch| batch.state == "intent") {
+        transaction(|| advance(batch.id, "intent", "given_up"))?;
+    }
+    let prefix = gid_prefix();
+    let prepared = far.ask(
+        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1)",
+        &[Some(prefix.clone())],
+        ANSWER,
+    )?;
+    for gid in prepared.into_iter().flatten().flatten() {
+        let Some(id) = gid.strip_prefix(&prefix).and_then(|id| id.parse::<i64>().ok()) else { continue };
+        let state: Option<String> = transaction(|| {
+            Ok(Spi::get_one_with_args(
+                "SELECT (SELECT b.state FROM ruvector.server_batches b WHERE b.id = $1)",
+                &[id.into()],
+            )?)
+        })?;
+        match state.as_deref() {
+            Some("decided" | "done") => {
+                far.end("COMMIT", &gid)?;
+                pgrx::log!("ruvector: {gid} was committed on server {}", far.leaf.server);
+            }
+            Some("given_up") => {
+                far.end("ROLLBACK", &gid)?;
+                pgrx::log!("ruvector: {gid} was rolled back on server {}", far.leaf.server);
+            }
+            // A worker is at it.
+            Some(_) => {}
+            // A restored database knows nothing of what it decided: that is for a human to look at.
+            None => pgrx::warning!(
+                "ruvector: server {} holds the prepared transaction {gid}, of which nothing is known here",
+                far.leaf.server
+            ),
+        }
+    }
+    // What was decided and is not prepared any more is committed.
+    for batch in open.iter().filter(|batch| batch.state == "decided") {
+        transaction(|| advance(batch.id, "decided", "done"))?;
+    }
+    Ok(())
+}
