@@ -58,6 +58,7 @@ test-all: test
 	RUVECTOR_TEST_PG=18 cargo test -p tests --no-fail-fast $(call only,$(LONG))
 	RUVECTOR_TEST_PG=15 cargo test -p tests --no-fail-fast $(call only,$(BEHAVIOURS) $(LONG))
 	RUVECTOR_TEST_PG=15 cargo test -p ruvectorctl
+	$(MAKE) panic
 	toolchain/prometheus >/dev/null
 	cargo test -p ruvectorctl --test alerts -- --ignored
 	RUVECTOR_TEST_PG=18 cargo test -p ruvectorctl --test package -- --ignored
@@ -73,6 +74,13 @@ chaos:
 	status=0; cargo run --quiet -p tests --bin chaos -- --pg $(PG) --rounds $(or $(ROUNDS),20) --seed $(or $(SEED),1) \
 	  $(if $(ONLY),--only $(ONLY)) $(if $(WITHOUT),--without $(WITHOUT)) || status=$$?; \
 	$(if $(filter single-flight,$(WITHOUT)),toolchain/extension $(PG) >/dev/null;) exit $$status
+
+# What a panic in an action leaves behind: a build that has one, then the usual one again.
+.PHONY: panic
+panic:
+	RUVECTOR_FEATURES=panics toolchain/extension $(PG) >/dev/null
+	status=0; RUVECTOR_TEST_PG=$(PG) cargo test -p tests --test panic -- --ignored || status=$$?; \
+	toolchain/extension $(PG) >/dev/null; exit $$status
 
 # Every fault made for real, at both levels: was it found, how soon, under its name? Ends with a table; the page is
 # build/gallery.html. make gallery SEEDS=10 FIRST_SEED=0 PG=15 ONLY=hot_partition,look_alikes; CONTINUE=1 adds to the last one.

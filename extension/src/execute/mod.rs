@@ -108,6 +108,8 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
         Step::CompareIndexes { of, criterion } => {
             context.intend(step_no, step, || Ok(((), json!({}))))?;
             let verdict = patiently(context.config.lock_timeout_ms, || {
+                #[cfg(feature = "panics")]
+                transaction(|| -> Result<(), Error> { panic!("made to panic") })?;
                 compare::old_and_trial(context.collection, context.config, of, *criterion)
             })?;
             context.done(step_no, step, json!({ (journal::VERDICT): verdict }))?;
