@@ -200,3 +200,71 @@ fn every_change_of_settings_is_a_version() {
         client.query_one("SELECT ruvector_healing_configure()", &[]).unwrap().get(0);
     assert_eq!((&settings["dwell_samples"], &settings["mode"]), (&4.into(), &"auto".into()));
 }
+
+#[test]
+fn what_is_switched_off_for_the_server_no_collection_switches_on() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            r#"CREATE TABLE docs (id int, e vector(3));
+               SELECT ruvector_collection_register('docs', 'docs', settings => '{"enabled": true, "approver_differs": false}')"#,
+        )
+        .unwrap();
+    configure(&mut client, r#"{"enabled": false, "approver_differs": true}"#);
+    let effective: serde_json::Value =
+        client.query_one("SELECT ruvector_healing_configure(NULL, 'docs')", &[]).unwrap().get(0);
+    assert_eq!((&effective["enabled"], &effective["approver_differs"]), (&false.into(), &true.into()));
+    for verb in ["ruvector_healing_trigger('docs')", "ruvector_throttle_set('docs', 100)"] {
+        let (code, hint) = tests::refused(&mut client, &format!("SELECT {verb}"));
+        assert!(code == "55000" && hint.contains("switch it on"), "{verb}: {code} {hint}");
+    }
+}
+
+#[test]
+fn a_throttle_by_hand_and_its_end_are_signed_with_what_takes_them_back() {
+    let (_cluster, mut client) = start();
+    cluster::faults::partitioned(&mut client, "docs", 1, 100).unwrap();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_collection_register('docs_0', 'docs_0', settings => '{"mode": "observe"}');
+               SELECT ruvector_collection_create('shared', 3, 2, index_method => 'none')"#,
+        )
+        .unwrap();
+    wait_for("its usual rate", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity i JOIN ruvector.collections c ON c.id = i.collection_id
+                      WHERE c.name = 'docs_0' AND snapshot #> '{ingestion,baseline,known}' IS NOT NULL";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let lease: i64 = client
+        .query_one("SELECT ruvector_throttle_set('docs_0', 100, lease => '1 minute')", &[])
+        .unwrap()
+        .get(0);
+    client.query_one("SELECT ruvector_lease_release($1)", &[&lease]).unwrap();
+    client.query_one("SELECT ruvector_routing_set('shared', 1, 3)", &[]).unwrap();
+    wait_for("the signatures", PATIENCE, || {
+        client.query_opt("SELECT 1 WHERE NOT EXISTS (SELECT FROM ruvector.audit_pending)", &[]).unwrap()
+    })
+    .unwrap();
+    let rows = client
+        .query(
+            "SELECT event, statement, inverse FROM ruvector.audit_log
+              WHERE event IN ('throttled', 'lease_released', 'routing_set') ORDER BY seq",
+            &[],
+        )
+        .unwrap();
+    let said: Vec<(&str, &str, Option<&str>)> =
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let release = format!("SELECT ruvector_lease_release({lease})");
+    assert_eq!(said[0].0, "throttled");
+    assert_eq!(said[0].2, Some(release.as_str()));
+    assert_eq!((said[1].0, said[1].1), ("lease_released", release.as_str()));
+    assert_eq!(
+        said[2],
+        (
+            "routing_set",
+            "SELECT ruvector_routing_set('public.shared', 1, 3)",
+            Some("SELECT ruvector_routing_set('public.shared', 1, 1)")
+        )
+    );
+}

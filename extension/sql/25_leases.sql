@@ -78,6 +78,7 @@ BEGIN
             HINT = 'Add ruvector to shared_preload_libraries and restart the server.';
     END IF;
     PERFORM ruvector._check_owner(entry);
+    PERFORM ruvector._check_enabled(collection);
     IF NOT (throttle_pct BETWEEN 0 AND 100 AND bulk BETWEEN 0 AND 100) OR throttle_pct IS NULL THEN
         RAISE EXCEPTION 'a throttle takes 0 to 100 percent off' USING ERRCODE = 'invalid_parameter_value',
             HINT = 'For instance ruvector_throttle_set(''docs'', 50): half of what is usual.';
@@ -113,6 +114,9 @@ BEGIN
                                'bulk_throttle_pct', coalesce((present ->> 'bulk_throttle_pct')::integer, 0)),
             clock_timestamp() + span)
     RETURNING id INTO new_id;
+    PERFORM ruvector._audit('throttled', NULL, collection,
+        format('SELECT ruvector_throttle_set(%L, %s, %s, %L)', collection, throttle_pct, bulk, span),
+        format('SELECT ruvector_lease_release(%s)', new_id));
     PERFORM ruvector._wake();
     RETURN new_id;
 END
@@ -136,6 +140,8 @@ BEGIN
     END IF;
     PERFORM ruvector._put_back(held);
     UPDATE ruvector.leases l SET ended_at = clock_timestamp(), ended_because = 'released' WHERE l.id = lease_id;
+    PERFORM ruvector._audit('lease_released', NULL, (SELECT c.name FROM ruvector.collections c WHERE c.id = held.collection_id),
+        format('SELECT ruvector_lease_release(%s)', lease_id), NULL, jsonb_build_object('kind', held.kind, 'effect', held.effect));
     PERFORM ruvector._wake();
     RETURN true;
 END

@@ -500,6 +500,9 @@ BEGIN
     END IF;
     UPDATE ruvector.routing r SET (weight, lease_until, weight_after, set_by) = (ruvector_routing_set.weight, NULL, NULL, NULL)
      WHERE r.route = entry.route AND r.partition_id = ruvector_routing_set.partition_id;
+    PERFORM ruvector._audit('routing_set', NULL, (SELECT c.name FROM ruvector.collections c WHERE c.relation = entry.relation),
+        format('SELECT ruvector_routing_set(%L, %s, %s)', relation, partition_id, weight),
+        format('SELECT ruvector_routing_set(%L, %s, %s)', relation, partition_id, former));
     PERFORM ruvector._wake();
     RETURN former;
 END

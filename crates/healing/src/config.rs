@@ -143,7 +143,8 @@ const fn number(min: f64, max: f64) -> Kind {
 }
 
 settings! {
-    /// Off switch of every path, queued and manual ones included.
+    /// Off switch of every path, queued and manual ones included; what is under way is aborted by hand. Off for the server
+    /// is off for every collection.
     enabled: bool = true, Kind::Bool, "", Collection;
     /// How far the healer goes by itself: only look, ask first, or act within the limits.
     mode: Mode = Mode::Auto, Kind::Choice(&["observe", "approve", "auto"]), "", Collection;
@@ -177,7 +178,8 @@ settings! {
     quiet_wal_mib_per_second: Option<f64> = Some(256.0), optional(0.0, 1e6), "MiB/s", Collection;
     /// Of max_worker_processes, those that must be free for any plan to begin, a human's too.
     quiet_free_workers: i64 = 1, int(0, 1000), "", Server;
-    /// Whether the one who approves an action must be another than the one who asked for it.
+    /// Whether the one who approves an action must be another than the one who asked for it; set for the server it holds for
+    /// every collection.
     approver_differs: bool = false, Kind::Bool, "", Collection;
     /// Problem classes whose plans wait for a human.
     require_approval: Vec<String> = vec![], Kind::Words(CLASS_NAMES), "", Collection;
@@ -468,12 +470,17 @@ impl Config {
         self.apply_scoped(patch, Scope::Server)
     }
 
-    /// The configuration of a collection: defaults, then the server's patch, then the collection's.
+    /// The configuration of a collection: defaults, then the server's patch, then the collection's. What is switched off for
+    /// the whole server no collection switches on, nor does one let somebody approve his own where the server does not.
     ///
     /// # Errors
     /// The first fault of either patch; a key of the server in the collection's patch is one.
     pub fn layered(server: &Value, collection: &Value) -> Result<Config, ConfigError> {
-        Config::default().apply(server)?.apply_scoped(collection, Scope::Collection)
+        let server = Config::default().apply(server)?;
+        let mut config = server.apply_scoped(collection, Scope::Collection)?;
+        config.enabled &= server.enabled;
+        config.approver_differs |= server.approver_differs;
+        Ok(config)
     }
 
     fn apply_scoped(&self, patch: &Value, at: Scope) -> Result<Config, ConfigError> {
@@ -810,6 +817,11 @@ mod tests {
         )
         .unwrap();
         assert_eq!((config.recall_objective, config.max_concurrent_actions), (0.8, 2));
+        let off = json!({"enabled": false, "approver_differs": true});
+        let owner = Config::layered(&off, &json!({"enabled": true, "approver_differs": false})).unwrap();
+        assert_eq!((owner.enabled, owner.approver_differs), (false, true), "the server has the last word");
+        let own = Config::layered(&json!({}), &off).unwrap();
+        assert_eq!((own.enabled, own.approver_differs), (false, true));
         let error = Config::layered(&json!({}), &json!({"max_concurrent_actions": 2})).unwrap_err();
         assert_eq!(error, ConfigError::ServerOnly { key: "max_concurrent_actions".to_owned() });
     }

@@ -96,6 +96,10 @@ fn give_up(action: &InFlight) -> Result<(), Error> {
             system_metrics: journal::system_metrics(&stored.before, None),
         },
     )?;
+    // Taking something back is no attempt of a remedy.
+    if stored.takes_back.is_some() {
+        return Ok(());
+    }
     arms::record(collection.id, &stored.plan.strategy, lesson, collect::now_ms(), &collection.config()?)
 }
 
