@@ -32,10 +32,10 @@ fn moving() {
         .batch_execute(
             r#"SELECT ruvector_healing_configure('{"max_move_share": 0.2, "verify_window_seconds": 2, "mode": "observe",
                                                     "min_healing_interval_seconds": 0}');
-               SELECT ruvector_collection_create('docs', 32, 4, distance => 'l2');
+               SELECT ruvector_collection_create('docs', 3, 4, distance => 'l2');
                SELECT setseed(0.5);
                INSERT INTO docs (embedding, metadata, partition_id)
-               SELECT (SELECT array_agg(random()) FROM generate_series(1, 32) WHERE i > 0)::vector, '{}', 1 + i % 4
+               SELECT (SELECT array_agg(random()) FROM generate_series(1, 3) WHERE i > 0)::vector, '{}', 1 + i % 4
                  FROM generate_series(1, 16000) i;
                ANALYZE docs"#,
         )
@@ -55,7 +55,7 @@ fn moving() {
             Writers::start(&cluster, "docs", first, 2, Duration::from_millis(8), Manner::ReadCommitted);
         ours.push(by_worker(&mut client));
         let met = writers.stop_and_compare(&mut client, "docs");
-        assert!(met.errors.is_empty() && met.missed == 0, "{met:?}");
+        assert!(met.errors.is_empty() && met.missed == 0, "{:?}, {} missed", met.errors, met.missed);
         p95.push((met.p95_ms(), met.writes as f64 / met.seconds));
         let writers = Writers::start(
             &cluster,
