@@ -567,13 +567,8 @@ fn what_was_no_gain_waits_on_its_part_until_that_is_clearly_worse() {
     assert_eq!(by_hand.reason(), None);
 }
 
-/// A hot partition of a managed collection of two, read more than written, and replicas that may be scaled.
-fn hot_partition() -> Case {
-    let mut case = Case::new();
-    case.snapshot = crate::fixtures::whole(2, 0, 1, 0, 0);
-    for (partition, blocks) in case.snapshot.partitions.iter_mut().zip([8000.0, 2000.0]) {
-        partition.load = Some(crate::fixtures::load(blocks));
-    }
+/// Makes the tables those of a managed collection, all of the same weight.
+fn manage(case: &mut Case) {
     let places = case.snapshot.partitions.iter().map(|partition| Place {
         oid: partition.oid,
         number: partition.oid as i32,
@@ -585,6 +580,16 @@ fn hot_partition() -> Case {
     });
     case.snapshot.managed =
         Some(Managed { fixed: None, noticed: None, by_tenant: false, places: places.collect() });
+}
+
+/// A hot partition of a managed collection of two, read more than written, and replicas that may be scaled.
+fn hot_partition() -> Case {
+    let mut case = Case::new();
+    case.snapshot = crate::fixtures::whole(2, 0, 1, 0, 0);
+    for (partition, blocks) in case.snapshot.partitions.iter_mut().zip([8000.0, 2000.0]) {
+        partition.load = Some(crate::fixtures::load(blocks));
+    }
+    manage(&mut case);
     case.snapshot.orchestrator = Some("/usr/bin/ruvector-scaler".into());
     case.config.max_replicas = Some(3);
     case.config.require_approval_strategies = vec![];
@@ -654,17 +659,7 @@ fn a_dose_that_is_too_small_for_two_hot_partitions_goes_to_one_of_them() {
         let blocks = [9000.0, 8800.0].get(at).copied().unwrap_or(2000.0);
         partition.load = Some(crate::fixtures::load(blocks));
     }
-    let places = case.snapshot.partitions.iter().map(|partition| Place {
-        oid: partition.oid,
-        number: partition.oid as i32,
-        weight: 1.0,
-        cold: false,
-        elsewhere: false,
-        cold_rows: None,
-        refuses: None,
-    });
-    case.snapshot.managed =
-        Some(Managed { fixed: None, noticed: None, by_tenant: false, places: places.collect() });
+    manage(&mut case);
     case.config.max_replicas = None;
     nothing_is_written(&mut case);
     let hot_of = |case: &Case| match case.decide() {
