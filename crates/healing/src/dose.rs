@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::integrity::component_lambda;
 use crate::limits::{Limits, NotApplicable};
 use crate::load;
+use crate::moves::{LAMBDA_FLOOR, PROGRESS};
 use crate::placement::{Site, place};
 use crate::plan::Move;
 use crate::snapshot::{Oid, Reading, Snapshot};
@@ -83,6 +84,19 @@ impl Dose<'_> {
                 self.hint(then)
             ),
         })
+    }
+
+    /// Moves at the beginning by which the placement raises λ by nothing to speak of, where it does by all of them: see
+    /// [`crate::plan::Step::MoveRows`].
+    pub(crate) fn flat(&self, moves: &[Move]) -> u32 {
+        let Some(then) = self.lambda(self.snapshot) else { return 0 };
+        let rises = |moves: &[Move]| {
+            self.expected(then, moves)
+                .is_some_and(|expected| expected.lambda > PROGRESS * then.max(LAMBDA_FLOOR))
+        };
+        let first = (1..=moves.len()).find(|count| rises(&moves[..*count]));
+        // At most ten moves.
+        first.map_or(0, |first| (first - 1) as u32)
     }
 
     /// All rows that could be moved.

@@ -188,6 +188,17 @@ impl Lesson {
         Lesson::ALL.into_iter().find(|lesson| lesson.as_str() == name)
     }
 
+    /// What it says that an action was carried out and was not verified. `complete`: all readings were there, as one that did
+    /// not come says nothing of the remedy. `left_out`: what a part that was left out says; where a fault or a lock was in
+    /// the way of that, it is what the action went wrong by.
+    pub fn unverified(complete: bool, left_out: Option<Lesson>) -> Lesson {
+        match left_out {
+            Some(lesson @ (Lesson::Fault | Lesson::Postponed)) => lesson,
+            _ if complete => Lesson::NoGain,
+            _ => Lesson::Postponed,
+        }
+    }
+
     /// What a status alone says, where nothing more was noted.
     pub fn of(status: Status) -> Lesson {
         match status {
@@ -243,6 +254,23 @@ mod tests {
         }
         for status in [Succeeded, RolledBack, RollbackFailed, Failed, Aborted] {
             assert!(status.counts_as_attempt(), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_in_the_way_of_a_part_is_no_judgement_of_the_remedy() {
+        assert_eq!(Lesson::unverified(true, None), Lesson::NoGain);
+        assert_eq!(Lesson::unverified(false, None), Lesson::Postponed);
+        for (left_out, says) in [
+            // Its build ran out of memory; its lock was not given.
+            (Lesson::Fault, Lesson::Fault),
+            (Lesson::Postponed, Lesson::Postponed),
+            // Its comparison was lost; what was done seemed enough; there was nothing to do.
+            (Lesson::NoGain, Lesson::NoGain),
+            (Lesson::Helped, Lesson::NoGain),
+            (Lesson::Nothing, Lesson::NoGain),
+        ] {
+            assert_eq!(Lesson::unverified(true, Some(left_out)), says, "{left_out:?}");
         }
     }
 

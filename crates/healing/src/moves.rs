@@ -26,6 +26,7 @@ pub struct Watch {
     lambda: f64,
     best: f64,
     flat: u32,
+    expected_flat: u32,
 }
 
 /// Better than this times λ before: go on.
@@ -33,17 +34,18 @@ const BETTER: f64 = 1.1;
 /// Worse than this times λ before: undo.
 const WORSE: f64 = 0.9;
 /// Above the best λ so far times this: progress.
-const PROGRESS: f64 = 1.005;
+pub(crate) const PROGRESS: f64 = 1.005;
 /// Moves in a row that may change nothing.
 const FLAT_MAX: u32 = 5;
 /// λ below this counts as this: it may be 0.
-const LAMBDA_FLOOR: f64 = 0.01;
+pub(crate) const LAMBDA_FLOOR: f64 = 0.01;
 
 impl Watch {
-    /// λ of the component before the first move.
-    pub fn new(lambda: f64) -> Self {
+    /// λ of the component before the first move, and how many moves from now are expected to leave it as it is: these do not
+    /// count as flat. Where an action is gone on with, all of them count anew.
+    pub fn new(lambda: f64, expected_flat: u32) -> Self {
         let lambda = lambda.max(LAMBDA_FLOOR);
-        Self { lambda, best: lambda, flat: 0 }
+        Self { lambda, best: lambda, flat: 0, expected_flat }
     }
 
     /// λ after a move; None where it could not be measured, which counts as flat.
@@ -53,6 +55,10 @@ impl Watch {
             Some(now) if now > (PROGRESS * self.best).min(BETTER * self.lambda) => {
                 self.best = self.best.max(now);
                 self.flat = 0;
+                Next::GoOn
+            }
+            _ if self.expected_flat > 0 => {
+                self.expected_flat -= 1;
                 Next::GoOn
             }
             _ => {
@@ -120,15 +126,15 @@ mod tests {
 
     #[test]
     fn lambda_has_its_say_after_each_move() {
-        let mut watch = Watch::new(0.5);
+        let mut watch = Watch::new(0.5, 0);
         assert_eq!(watch.after(Some(0.56)), Next::GoOn);
         assert_eq!(watch.after(Some(0.44)), Next::UndoThisAndStop);
-        let mut flat = Watch::new(0.5);
+        let mut flat = Watch::new(0.5, 0);
         for _ in 0..4 {
             assert_eq!(flat.after(Some(0.5)), Next::GoOn);
         }
         assert_eq!(flat.after(None), Next::Stop, "the fifth in a row");
-        let mut again = Watch::new(0.0);
+        let mut again = Watch::new(0.0, 0);
         assert_eq!(again.after(Some(0.2)), Next::GoOn);
         for lambda in [0.01, 0.01, 0.01, 0.01] {
             assert_eq!(again.after(Some(lambda)), Next::GoOn);
@@ -140,14 +146,24 @@ mod tests {
     #[test]
     fn small_steps_that_add_up_are_not_flat() {
         // A twentieth of the rows in nine moves, each of which gains less than two hundredths: all of it gains 15 %.
-        let mut watch = Watch::new(0.615);
+        let mut watch = Watch::new(0.615, 0);
         for step in 1..=9 {
             assert_eq!(watch.after(Some(0.615 + 0.0105 * f64::from(step))), Next::GoOn, "move {step}");
         }
         // Up and down is no progress.
-        let mut noise = Watch::new(0.5);
+        let mut noise = Watch::new(0.5, 0);
         let found = [0.52, 0.51, 0.52, 0.515, 0.52, 0.5].map(|lambda| noise.after(Some(lambda)));
         assert_eq!(found, [[Next::GoOn; 5].as_slice(), &[Next::Stop]].concat()[..]);
+    }
+
+    #[test]
+    fn what_is_expected_to_be_flat_does_not_count_and_worse_does() {
+        let mut watch = Watch::new(0.33, 5);
+        for move_ in 1..=9 {
+            assert_eq!(watch.after(Some(0.33)), Next::GoOn, "move {move_}");
+        }
+        assert_eq!(watch.after(Some(0.33)), Next::Stop, "five more than expected");
+        assert_eq!(Watch::new(0.33, 5).after(Some(0.29)), Next::UndoThisAndStop);
     }
 
     #[test]

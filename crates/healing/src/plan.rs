@@ -205,6 +205,10 @@ pub enum Step {
         /// What λ of the component was; after each move it is measured again (see [`crate::moves::Watch`]). None: the moves
         /// are not expected to show in λ.
         lambda: Option<f64>,
+        /// Moves at the beginning by which λ is not expected to rise, although it will by those after them: a partition's load
+        /// weakens its links only, so that of one with far too much λ says nothing until enough has left.
+        #[serde(default)]
+        flat: u32,
         /// Pause after each batch ÷ time for which it held the lock.
         pause_ratio: f64,
     },

@@ -71,7 +71,7 @@ pub(crate) fn asked(then: f64, config: &Config) -> f64 {
 /// [`IntegrityError`] when a reading is no number.
 pub fn verify(remedy: &dyn Remedy, outcome: &Outcome<'_>) -> Result<Verification, IntegrityError> {
     let Outcome { problem, before, after, config, .. } = *outcome;
-    let nodes = &problem.component.nodes;
+    let nodes = &treated(problem, outcome.plan);
     let lambda_before = component_lambda(before, nodes, config)?;
     let mut lambda_after = component_lambda(after, nodes, config)?;
     let achieved = remedy.achieved(outcome);
@@ -122,6 +122,20 @@ pub fn verify(remedy: &dyn Remedy, outcome: &Outcome<'_>) -> Result<Verification
             result(enough, true, format!("λ of the part went from {then:.3} to {now:.3}: {word}"))
         }
     }
+}
+
+/// The nodes of the problem that the plan is for: of indexes those that it names. What it leaves for the next action (for
+/// want of time or disk, or since what was done was enough) may be weaker than what it has repaired, and says nothing of it.
+fn treated(problem: &Problem, plan: &Plan) -> Vec<NodeKey> {
+    let is_named = |key: &NodeKey| {
+        key.index().is_none_or(|(partition, index)| {
+            let named = plan.steps.iter().filter_map(Step::target);
+            named.into_iter().any(|of| of.table == partition && of.name == index)
+        })
+    };
+    let nodes = &problem.component.nodes;
+    let named: Vec<NodeKey> = nodes.iter().filter(|key| is_named(key)).cloned().collect();
+    if named.is_empty() { nodes.clone() } else { named }
 }
 
 /// The metrics of the nodes that were read before and are not read now.

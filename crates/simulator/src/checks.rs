@@ -126,7 +126,7 @@ fn strained(stage: &Stage, collection: usize, plan: &Plan) -> Option<Condition> 
                 ingest.throttle.map_or(0, |throttle| throttle.until.saturating_sub(stage.world.wall()));
             ingest.written() / ingest.rows.max(1.0) - (left_ms as f64 / 3_600_000.0).clamp(0.0, 1.0)
         }
-        Step::ScaleReplicas { .. } => 1.0 / f64::from(stage.world.strain.readers),
+        Step::ScaleReplicas { .. } => 1.0 / f64::from(stage.world.serving()),
         _ => return None,
     };
     Some(Condition { valid: true, bytes: 0, recall: 1.0, wear })
@@ -448,7 +448,9 @@ fn futile(stage: &mut Stage, id: i64) {
     if !in_vain(action) {
         return;
     }
-    let since = stage.world.collections[number].fault_at.max(stage.world.now - 24 * 3_600_000);
+    // Where a clock jumped, what came first is not always what the healer sees as first.
+    let fault_at = stage.world.collections[number].fault_at.max(stage.jumped_at);
+    let since = fault_at.max(stage.world.now - 24 * 3_600_000);
     let strategy = &action.planned().plan.strategy;
     let others = stage.store.by_collection[number].iter().rev().map(|other| &stage.store.actions[other]);
     let row = others

@@ -83,6 +83,9 @@ pub struct Scenario {
     /// Something is there that could start read replicas.
     #[serde(default = "yes")]
     pub orchestrator: bool,
+    /// Reads go to new read replicas.
+    #[serde(default = "yes")]
+    pub balanced: bool,
     /// The memory of the server can be read.
     #[serde(default = "yes")]
     pub memory_read: bool,
@@ -141,6 +144,7 @@ impl Scenario {
             replicas: random.below(3) as u32,
             orchestrator: !rare.chance(0.15),
             memory_read: !rare.chance(0.1),
+            balanced: !rare.chance(0.2),
             collections,
             events: vec![],
             defects: vec![],

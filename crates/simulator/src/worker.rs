@@ -361,10 +361,13 @@ impl Worker {
             && !turn.step.is_after_verification()
             && matches!(turn.step.part(), Part::Index(_))
             && action.entries.iter().all(|entry| entry.step.part() != turn.step.part());
+        let complete = recovery::complete(plan, &action.entries);
         // λ is not asked for: without a lower target than the normal boundary what is planned is below it.
         let elapsed_s = (self.ready_at - self.born_real) as f64 / 1000.0;
         begins
-            && !recovery::complete(plan, &action.entries).is_empty()
+            && !complete.is_empty()
+            // Indexes that are rebuilt for the sake of moved rows are not one gain each.
+            && !complete.contains(&Part::Whole)
             && plan::enough(elapsed_s, plan.timeout_s, None, 1.0).is_some()
     }
 
@@ -506,9 +509,11 @@ impl Worker {
         } else if verification.verified {
             self.queue.push_back(simple("worker.keep", What::Keep(Box::new(verification))));
         } else {
-            let error = format!("not verified: {}", verification.reason);
-            // A reading that did not come in three windows says nothing of the remedy.
-            let lesson = if verification.complete { Lesson::NoGain } else { Lesson::Postponed };
+            let left_out =
+                self.without.as_ref().map_or_else(String::new, |(why, _)| format!("; left out: {why}"));
+            let error = format!("not verified: {}{left_out}", verification.reason);
+            let lesson =
+                Lesson::unverified(verification.complete, self.without.as_ref().map(|(_, lesson)| *lesson));
             self.give_up(error, lesson, Some(Box::new(verification)));
         }
     }

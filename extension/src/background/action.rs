@@ -272,9 +272,10 @@ fn conclude(context: &Context<'_>, action: &mut Action, without: Option<LeftOut>
                 tidy_up(context, action, &complete, without)
             }
             Ok(verification) => {
-                let error = format!("not verified: {}", verification.reason);
-                // A reading that did not come in all windows says nothing of the remedy.
-                let lesson = if verification.complete { Lesson::NoGain } else { Lesson::Postponed };
+                let left_out =
+                    without.as_ref().map_or_else(String::new, |part| format!("; left out: {}", part.why));
+                let error = format!("not verified: {}{left_out}", verification.reason);
+                let lesson = Lesson::unverified(verification.complete, without.map(|part| part.lesson));
                 undo(context, action, Some(verification), lesson, error)
             }
             Err(error) => undo(context, action, None, error.lesson(), error.to_string()),

@@ -3,6 +3,7 @@
 
 use healing::config::Config;
 use healing::hnsw::M_DEFAULT;
+use healing::moves::Watch;
 use healing::plan::{BuildOptions, IndexRef, Step};
 use healing::recovery::{RecoveryCommand, StepState, SwapBack, patience_s, swap_back};
 use healing::snapshot::Oid;
@@ -201,8 +202,9 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
         Step::SetRoutingWeight { of, weight, lease } => {
             weight::set(context, step_no, step, of, *weight, *lease)?;
         }
-        Step::MoveRows { moves, lambda, pause_ratio } => {
-            return rows::carry_out(context, step_no, step, moves, *lambda, *pause_ratio);
+        Step::MoveRows { moves, lambda, flat, pause_ratio } => {
+            let watch = lambda.map(|lambda| Watch::new(lambda, *flat));
+            return rows::carry_out(context, step_no, step, moves, watch, *pause_ratio);
         }
         Step::ScaleReplicas { target, max_replicas, ready_timeout_s } => {
             return scale::up(context, step_no, step, target, *max_replicas, *ready_timeout_s);

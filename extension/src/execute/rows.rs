@@ -434,7 +434,7 @@ pub(super) fn carry_out(
     step_no: u32,
     step: &Step,
     moves: &[Move],
-    lambda: Option<f64>,
+    mut watch: Option<Watch>,
     pause_ratio: f64,
 ) -> Result<Went, Error> {
     let found = context.intend(step_no, step, || Ok((look(context, moves)?, json!({}))))?;
@@ -443,7 +443,6 @@ pub(super) fn carry_out(
         .unwrap_or_default();
     settle(context.collection, Whose::All)?;
     let mut mover = Mover::new(context, step_no, pause_ratio, found);
-    let mut watch = lambda.map(Watch::new);
     let mut stopped = None;
     for (move_no, one) in moves.iter().enumerate() {
         let before = mover.moved;

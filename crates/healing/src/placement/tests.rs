@@ -142,6 +142,25 @@ fn a_hot_partition_gives_rows_within_the_limits_and_none_to_the_cold_one() {
 }
 
 #[test]
+fn moves_before_lambda_can_rise_are_told_from_those_that_change_nothing() {
+    // Of two partitions each hangs on the core by a half, which no load takes away: λ rises once enough has left.
+    let flat = |load: f64, raised: f64| {
+        let mut sick = hot(&[2000.0, load]);
+        sick.partitions.truncate(2);
+        let mut limits = limits_of(&sick);
+        limits.config.max_move_share = raised;
+        let problem = problem(&sick);
+        let plan = find("rebalance_partitions").unwrap().plan(&problem, &sick, &limits).unwrap();
+        let Step::MoveRows { moves, flat, .. } = &plan.steps[0] else { panic!("{plan:?}") };
+        (*flat, moves.len() as u32)
+    };
+    let (none, moves) = flat(5000.0, 0.3);
+    assert!(none == 0 && moves > 1, "{none} of {moves}");
+    let (some, moves) = flat(18_000.0, 0.9);
+    assert!(some > 0 && some < moves, "{some} of {moves}");
+}
+
+#[test]
 fn rows_that_are_not_ours_stay_where_they_are() {
     let refused = |change: &dyn Fn(&mut Snapshot)| {
         let mut sick = hot(&HOT);

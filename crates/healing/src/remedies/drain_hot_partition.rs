@@ -99,7 +99,8 @@ impl Remedy for DrainHotPartition {
         }
         if !moves.is_empty() {
             let lambda = Some(problem.component.lambda);
-            steps.push(Step::MoveRows { moves, lambda, pause_ratio: PAUSE_RATIO });
+            let flat = dose.flat(&moves);
+            steps.push(Step::MoveRows { moves, lambda, flat, pause_ratio: PAUSE_RATIO });
         }
         if steps.is_empty() {
             return Err(NotApplicable::NothingToDo {

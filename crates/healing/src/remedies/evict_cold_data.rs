@@ -147,7 +147,7 @@ impl Remedy for EvictColdData {
         let estimated_s =
             moving_s(&moves, PAUSE_RATIO) + rebuilt.iter().map(|index| build_s(index)).sum::<f64>();
         limits.check_duration(estimated_s)?;
-        let mut steps = vec![Step::MoveRows { moves, lambda: None, pause_ratio: PAUSE_RATIO }];
+        let mut steps = vec![Step::MoveRows { moves, lambda: None, flat: 0, pause_ratio: PAUSE_RATIO }];
         let mut drops = Vec::new();
         for index in &rebuilt {
             let fresh = replacing(index, BuildOptions::default(), Criterion::Smaller, limits);

@@ -75,6 +75,7 @@ impl Remedy for RebalancePartitions {
             timeout_s: limits.timeout_s(estimated_s),
             disk_bytes,
             steps: vec![Step::MoveRows {
+                flat: dose.flat(&moves),
                 moves,
                 lambda: Some(problem.component.lambda),
                 pause_ratio: PAUSE_RATIO,

@@ -419,6 +419,38 @@ fn a_new_index_that_is_no_better_is_not_verified() {
 }
 
 #[test]
+fn what_a_plan_leaves_for_the_next_action_does_not_speak_against_it() {
+    let mut sick = snapshot(2, 0, 1);
+    fragment(&mut sick.indexes[0], 45.0);
+    fragment(&mut sick.indexes[1], 40.0);
+    let problem = first_problem(&sick);
+    assert_eq!(problem.component.nodes.len(), 2, "both are one problem");
+    let plan = remedy("compact_indexes").plan(&problem, &sick, &limits(&sick)).unwrap();
+    let repaired = repaired(&sick, &snapshot(2, 0, 1));
+    let (config, verdicts) = (config(), [won(true)]);
+    let verify = |plan: &Plan, after: &Snapshot| {
+        let outcome = Outcome {
+            problem: &problem,
+            plan,
+            before: &sick,
+            after,
+            verdicts: &verdicts,
+            entries: &[],
+            config: &config,
+        };
+        verify(remedy("compact_indexes"), &outcome).unwrap()
+    };
+    let one = plan.only(&[plan.steps[0].part()]);
+    assert!(one.steps.len() < plan.steps.len());
+    let first = verify(&one, &repaired);
+    assert!(first.verified, "{}", first.reason);
+    assert_eq!(first.lambda_after, Some(1.0));
+    assert!(!verify(&one, &sick).verified);
+    // Of a plan for both the second counts.
+    assert!(!verify(&plan, &repaired).verified);
+}
+
+#[test]
 fn what_is_not_measured_again_is_not_taken_for_healthy() {
     let sick = cases().remove(6).0;
     let healthy = snapshot(2, 8, 0);

@@ -155,7 +155,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Report { seeds, first_seed, out, jobs } => {
             let rows = compare(seeds, first_seed, threads(jobs));
             print!("{}", report::table(&rows));
-            std::fs::write(&out, report::page(&rows, seeds, first_seed, &commit()))
+            std::fs::write(&out, report::page(&rows, seeds, first_seed, COMMIT))
                 .with_context(|| out.display().to_string())?;
             println!("{seeds} weeks compared; {}", out.display());
             Ok(ExitCode::SUCCESS)
@@ -167,14 +167,8 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The commit that was built from, for the line that says how to replay.
-fn commit() -> String {
-    let output = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
-    match output {
-        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        _ => "unknown".to_owned(),
-    }
-}
+/// The commit that this was built from, for the line that says how to replay.
+const COMMIT: &str = env!("BUILT_FROM");
 
 fn threads(jobs: Option<usize>) -> usize {
     jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
@@ -253,7 +247,6 @@ fn run_seeds(asked: &Seeds, jobs: usize) -> ExitCode {
     for (name, count) in coverage.table() {
         println!("{count:>10}  {name}");
     }
-    let commit = commit();
     for (seed, check, detail) in &failures {
         println!("seed {seed}: {check}: {detail}");
     }
@@ -270,7 +263,7 @@ fn run_seeds(asked: &Seeds, jobs: usize) -> ExitCode {
             .and_then(|mode| mode.to_possible_value())
             .map_or(String::new(), |mode| format!(" --mode {}", mode.get_name()));
         let harsh = if harshness == 1.0 { String::new() } else { format!(" --harshness {harshness}") };
-        println!("replay: simulate replay --seed {seed} --days {days}{mode}{harsh}, commit {commit}");
+        println!("replay: simulate replay --seed {seed} --days {days}{mode}{harsh}, commit {COMMIT}");
     }
     let missing = coverage.missing();
     let long = done >= LONG_RUN && mode.is_none();
@@ -283,7 +276,7 @@ fn run_seeds(asked: &Seeds, jobs: usize) -> ExitCode {
     }
     let simulated_days = done * days;
     println!(
-        "{done} seeds from {first}, {simulated_days} simulated days, {actions} actions, {} violations, {} of {} things met, {:.0} s, commit {commit}",
+        "{done} seeds from {first}, {simulated_days} simulated days, {actions} actions, {} violations, {} of {} things met, {:.0} s, commit {COMMIT}",
         failures.len(),
         coverage.table().len() - missing.len(),
         coverage.table().len(),

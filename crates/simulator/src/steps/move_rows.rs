@@ -43,9 +43,11 @@ pub(super) fn inverse(turn: &Turn) -> Vec<Op> {
     vec![op("undo.move_rows", undo, turn)]
 }
 
-fn moves(turn: &Turn) -> Result<(&[Move], Option<f64>), String> {
+fn moves(turn: &Turn) -> Result<(&[Move], Option<Watch>), String> {
     match &turn.step {
-        Step::MoveRows { moves, lambda, .. } => Ok((moves, *lambda)),
+        Step::MoveRows { moves, lambda, flat, .. } => {
+            Ok((moves, lambda.map(|lambda| Watch::new(lambda, *flat))))
+        }
         _ => Err("no moving of rows".to_owned()),
     }
 }
@@ -77,10 +79,9 @@ fn standing(stage: &Stage, turn: &Turn) -> Vec<Batch> {
 }
 
 /// What became of the moves before, by λ after each: how many are over, and what follows.
-fn watched(stage: &Stage, turn: &Turn, lambda: Option<f64>) -> (usize, Next) {
+fn watched(stage: &Stage, turn: &Turn, mut watch: Option<Watch>) -> (usize, Next) {
     let mut next = Next::GoOn;
     let mut over = 0;
-    let mut watch = lambda.map(Watch::new);
     for entry in
         stage.store.actions[&turn.action].entries.iter().filter(|entry| entry.step_no == turn.step_no)
     {
@@ -95,8 +96,8 @@ fn watched(stage: &Stage, turn: &Turn, lambda: Option<f64>) -> (usize, Next) {
 }
 
 fn batch(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let (moves, lambda) = moves(turn)?;
-    let (over, next) = watched(stage, turn, lambda);
+    let (moves, watch) = moves(turn)?;
+    let (over, next) = watched(stage, turn, watch);
     let standing = standing(stage, turn);
     if next == Next::UndoThisAndStop {
         return Ok(match standing.last().filter(|batch| batch.of_move + 1 == over).copied() {

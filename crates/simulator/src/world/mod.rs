@@ -264,6 +264,8 @@ pub struct World {
     pub strain: Strain,
     /// Something is there that could start read replicas.
     pub orchestrator: bool,
+    /// Reads go to new read replicas.
+    pub balanced: bool,
     /// Its memory can be read.
     pub memory_read: bool,
     /// Work spent, whoever spent it.
@@ -301,6 +303,7 @@ impl World {
             noise: Random::new(scenario.seed, "noise"),
             strain: Strain::new(scenario.replicas),
             orchestrator: scenario.orchestrator,
+            balanced: scenario.balanced,
             memory_read: scenario.memory_read,
             work: Work::default(),
             next_oid: 16_384,

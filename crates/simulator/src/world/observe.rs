@@ -194,7 +194,7 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
                 live_rows: Reading::Known(table.rows),
                 bytes: Reading::Known((table.rows * 1600.0) as u64),
                 server: String::new(),
-                load: Some(Reading::Known(table.load_seen(world.strain.readers))),
+                load: Some(Reading::Known(table.load_seen(world.serving()))),
                 usual_ratio: None,
                 waiting: None,
             })

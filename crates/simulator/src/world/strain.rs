@@ -291,6 +291,11 @@ impl World {
         self.strain.asked = Some((readers, self.now + READY_MS));
     }
 
+    /// Servers that share the reads: new ones take none where nothing sends them any.
+    pub fn serving(&self) -> u32 {
+        if self.balanced { self.strain.readers } else { READERS }
+    }
+
     /// What the collectors read of the memory.
     pub(super) fn memory_seen(&self) -> Memory {
         Memory {
