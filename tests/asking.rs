@@ -457,3 +457,28 @@ fn two_plans_approved_at_once_run_one_after_the_other() {
         .get(0);
     assert!(apart, "{}", said(&mut client));
 }
+
+#[test]
+fn a_plan_that_waits_for_a_human_ends_once_what_it_is_for_is_well_again() {
+    let (_cluster, mut client) = start();
+    spoiled(&mut client, r#"{"mode": "approve"}"#);
+    let action: i64 = wait_for("a plan", PATIENCE, || {
+        client.query_opt("SELECT id FROM ruvector.actions WHERE status = 'awaiting_approval'", &[]).unwrap()
+    })
+    .unwrap()
+    .get(0);
+    // Somebody was quicker.
+    client.batch_execute("REINDEX INDEX docs_i; ALTER DATABASE app SET ivfflat.probes = 30").unwrap();
+    client.batch_execute("SELECT ruvector_search_effort_set('docs_i', 40)").unwrap();
+    wait_for("the end of the plan", PATIENCE, || {
+        let query = "SELECT detail FROM ruvector.actions WHERE id = $1 AND status = 'expired'";
+        client
+            .query_opt(query, &[&action])
+            .unwrap()
+            .filter(|row| row.get::<_, &str>(0).contains("well again"))
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    let signed = "SELECT 1 FROM (SELECT event, action_id FROM ruvector.audit_log UNION ALL SELECT event, action_id FROM ruvector.audit_pending) x
+                   WHERE event = 'expired' AND action_id = $1";
+    assert!(client.query_opt(signed, &[&action]).unwrap().is_some());
+}

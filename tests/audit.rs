@@ -219,3 +219,72 @@ fn key_and_heads_can_lie_outside_the_data_directory() {
     assert_eq!(refused(&mut looker, "SELECT ruvector_audit_rotate_key()").0, "42501");
     assert_eq!(refused(&mut looker, "INSERT INTO ruvector.audit_pending DEFAULT VALUES").0, "42501");
 }
+
+#[test]
+fn heads_of_several_databases_in_one_file_are_told_apart() {
+    let (cluster, mut client) = start();
+    let heads = cluster.socket_directory().join("heads");
+    client
+        .batch_execute(&format!("ALTER SYSTEM SET ruvector.audit_head_file = '{}'", heads.display()))
+        .unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    let mut other = cluster.connect("other").unwrap();
+    other.batch_execute("CREATE EXTENSION ruvector CASCADE").unwrap();
+    let file = || std::fs::read_to_string(&heads).unwrap_or_default();
+    let databases = || {
+        let lines: Vec<serde_json::Value> =
+            file().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        lines.iter().map(|line| line["database"].as_i64().unwrap()).collect::<std::collections::BTreeSet<_>>()
+    };
+    wait_for("the heads of both", PATIENCE, || {
+        for one in [&mut client, &mut other] {
+            one.query_one("SELECT ruvector_healing_configure('{\"dwell_samples\": 2}')", &[]).unwrap();
+        }
+        (databases().len() == 2).then_some(())
+    })
+    .unwrap();
+    for one in [&mut client, &mut other] {
+        signed(one);
+        let all = format!("'[{}]'", file().trim_end().replace('\n', ","));
+        let verified = verify(one, &all);
+        assert!(verified.whole, "{verified:?}");
+        // Its own head still counts among them.
+        let cut = format!("DELETE FROM ruvector.audit_log WHERE seq > {}", verified.sound - 1);
+        one.batch_execute(&format!("BEGIN; ALTER TABLE ruvector.audit_log DISABLE TRIGGER ALL; {cut}"))
+            .unwrap();
+        let missing = verify(one, &all);
+        one.batch_execute("ROLLBACK").unwrap();
+        assert!(!missing.whole, "{missing:?}");
+    }
+}
+
+#[test]
+fn what_makes_a_collection_managed_and_what_it_holds_cold_is_signed() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('shared', 3, 2, index_method => 'none');
+             SELECT ruvector_collection_cold_when('shared', 'id < 10');
+             CREATE TABLE plain (id bigint PRIMARY KEY, embedding vector(3)); INSERT INTO plain VALUES (1, '[1,2,3]')",
+        )
+        .unwrap();
+    client.batch_execute("CALL ruvector_collection_adopt('plain', index_method => 'none')").unwrap();
+    signed(&mut client);
+    let rows = client
+        .query("SELECT event, coalesce(statement, ''), coalesce(inverse, '') FROM ruvector.audit_log WHERE event <> 'key' ORDER BY seq", &[])
+        .unwrap();
+    let events: Vec<(&str, &str, &str)> =
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let of = |event: &str| events.iter().filter(|one| one.0 == event).count();
+    assert_eq!(
+        (of("managed"), of("cold_when_set"), of("adoption_began"), of("adoption_ended")),
+        (2, 1, 1, 1),
+        "{events:?}"
+    );
+    let cold = events.iter().find(|one| one.0 == "cold_when_set").unwrap();
+    assert_eq!(cold.1, "SELECT ruvector_collection_cold_when('public.shared', 'id < 10')");
+    assert_eq!(cold.2, "SELECT ruvector_collection_cold_when('public.shared', NULL)");
+    let began = events.iter().find(|one| one.0 == "adoption_began").unwrap();
+    assert!(began.2.starts_with("SELECT ruvector_collection_adopt_abort("), "{began:?}");
+}

@@ -387,3 +387,34 @@ fn a_table_that_somebody_has_locked_keeps_the_healer_from_nothing_else() {
     assert_eq!(wait(&mut client, action), "aborted");
     assert_eq!(names(&mut client), ["docs_i"]);
 }
+
+#[test]
+fn a_database_is_dropped_though_autovacuum_is_kept_away_there() {
+    let (cluster, mut client) = start();
+    client.batch_execute("CREATE DATABASE doomed").unwrap();
+    let mut there = cluster.connect("doomed").unwrap();
+    there
+        .batch_execute(
+            r#"CREATE EXTENSION ruvector CASCADE; SELECT ruvector_healing_configure('{"sample_interval_seconds": 1}');
+               CREATE TABLE docs (id int, e vector(3)); INSERT INTO docs VALUES (1, '[1,2,3]');
+               SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "observe"}');
+               INSERT INTO ruvector.leases (collection_id, kind, subject, effect, restore, ends_at)
+               SELECT id, 'autovacuum', id::text, '{}', '{}', clock_timestamp() + interval '1 hour' FROM ruvector.collections"#,
+        )
+        .unwrap();
+    let holders =
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ruvector lease' AND datname = 'doomed'";
+    wait_for("the lock to be held", PATIENCE, || {
+        (client.query_one(holders, &[]).unwrap().get::<_, i64>(0) == 1).then_some(())
+    })
+    .unwrap();
+    drop(there);
+    // First it is a template: the copy needs no session in it either, and the lease goes on after it.
+    client.batch_execute("CREATE DATABASE copy TEMPLATE doomed").unwrap();
+    wait_for("the lock to be held again", std::time::Duration::from_secs(120), || {
+        (client.query_one(holders, &[]).unwrap().get::<_, i64>(0) == 1).then_some(())
+    })
+    .unwrap();
+    client.batch_execute("DROP DATABASE doomed").unwrap();
+    assert_eq!(client.query_one(holders, &[]).unwrap().get::<_, i64>(0), 0);
+}

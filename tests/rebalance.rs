@@ -52,6 +52,49 @@ fn act(client: &mut Client, strategy: &str, params: &str) -> i64 {
         .get(0)
 }
 
+/// What a dry run prints of a plan that moves rows.
+fn act_dry(client: &mut Client, strategy: &str) -> serde_json::Value {
+    wait_for("a hot partition", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector_integrity_status() WHERE state <> 'normal' AND problems::text LIKE '%HotspotCongestion%'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+    let query = "SELECT plan FROM ruvector_healing_execute('docs', $1, '{\"dry_run\": true}')";
+    let printed: serde_json::Value = client.query_one(query, &[&strategy]).unwrap().get(0);
+    assert!(printed["rows"].as_f64().is_some_and(|rows| rows >= 400.0), "{printed}");
+    assert!(printed["lambda_expected"].as_f64() > printed["lambda_now"].as_f64(), "{printed}");
+    assert!(printed["steps"][0]["locks"].as_str().is_some_and(|locks| !locks.is_empty()), "{printed}");
+    printed
+}
+
+/// The statement that a dry run printed is what was signed, and the one that takes it back moves the same rows.
+fn assert_signed(client: &mut Client, action: i64, dry: &serde_json::Value) {
+    wait_for("the signatures", PATIENCE, || {
+        client.query_opt("SELECT 1 WHERE NOT EXISTS (SELECT FROM ruvector.audit_pending)", &[]).unwrap()
+    })
+    .unwrap();
+    let row = client
+        .query_one(
+            "SELECT statement, inverse FROM ruvector.audit_log WHERE action_id = $1 AND event = 'step' AND statement IS NOT NULL
+              ORDER BY seq LIMIT 1",
+            &[&action],
+        )
+        .unwrap();
+    let (statement, inverse): (String, String) = (row.get(0), row.get(1));
+    let shape = |sql: &str| sql.split(" /*").next().map(str::to_owned);
+    assert_eq!(shape(&statement), shape(dry["steps"][0]["sql"].as_str().unwrap()));
+    assert!(
+        statement
+            .starts_with("LOCK TABLE public.docs IN EXCLUSIVE MODE; UPDATE public.docs SET partition_id = "),
+        "{statement}"
+    );
+    let moved = "SELECT count(*) FROM ruvector.moved_rows m, unnest(m.keys) WHERE m.action_id = $1 AND m.undone_at IS NULL";
+    let moved: i64 = client.query_one(moved, &[&action]).unwrap().get(0);
+    let mut back = client.transaction().unwrap();
+    assert_eq!(back.execute(inverse.as_str(), &[]).unwrap() as i64, moved, "{inverse}");
+    back.rollback().unwrap();
+}
+
 fn ended(client: &mut Client, action: i64) -> String {
     wait_for("the end of the action", HEALING, || {
         let query = "SELECT status FROM ruvector.actions WHERE id = $1 AND ended_at IS NOT NULL";
@@ -77,8 +120,10 @@ fn a_hot_partition_gives_rows_while_an_application_writes() {
     managed(&mut client);
     let _hot = hot(&cluster);
     let writers = writers(&cluster);
+    let dry = act_dry(&mut client, "rebalance_partitions");
     let action = act(&mut client, "rebalance_partitions", "{}");
     assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    assert_signed(&mut client, action, &dry);
     let met = writers.stop_and_compare(&mut client, "docs");
     assert_whole(&mut client);
     let left = rows_in(&mut client, "docs_6");

@@ -192,3 +192,36 @@ fn without_a_command_or_a_limit_nothing_is_scaled() {
     assert_eq!(refused(&mut client).0, "no_orchestrator");
     assert_eq!(host.calls(), Vec::<String>::new());
 }
+
+#[test]
+fn a_copy_of_the_server_asks_for_nothing_until_somebody_says_that_it_is_the_one() {
+    let (host, mut client, _readers) = Host::start("copied");
+    // As it is where the data directory was copied: it carries the identity of the server that it is a copy of.
+    client
+        .batch_execute(r#"UPDATE ruvector.collections SET identity = identity || '{"machine": "another"}'"#)
+        .unwrap();
+    wait_for("the change to be seen", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector.integrity WHERE snapshot #>> '{around,identity_changed}' IS NOT NULL";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let action: i64 = client
+        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'scale_replicas')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(ended(&mut client, action), "refused", "{}", said(&mut client));
+    let reason: String =
+        client.query_one("SELECT reason FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
+    assert_eq!(reason, "identity_changed");
+    assert_eq!((host.calls(), host.replicas()), (Vec::<String>::new(), "2".to_owned()));
+    client.batch_execute("SELECT ruvector_identity_confirm()").unwrap();
+    wait_for("the confirmation to be seen", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE snapshot #>> '{around,identity_changed}' IS NULL";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let action = scale(&mut client);
+    assert_eq!(ended(&mut client, action), "rolled_back", "{}", said(&mut client));
+    assert!(host.calls().contains(&"set|statefulset/pg-read|3|2|".to_owned()), "{:?}", host.calls());
+}

@@ -103,3 +103,42 @@ fn a_standby_is_passive_and_one_promoted_in_the_middle_finishes_the_story() {
     })
     .unwrap();
 }
+
+#[test]
+fn a_throttle_goes_over_a_failover_and_ends_there_by_itself() {
+    let (primary, mut client) = start();
+    cluster::faults::partitioned(&mut client, "docs", 1, 100).unwrap();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_collection_register('docs_0', 'docs_0', settings => '{"mode": "observe"}')"#,
+        )
+        .unwrap();
+    let standby = Cluster::builder(version()).standby_of(&primary, "one", false).start().unwrap();
+    wait_for("its usual rate", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector.integrity WHERE snapshot #> '{ingestion,baseline,known}' IS NOT NULL";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    client.query_one("SELECT ruvector_throttle_set('docs_0', 100, lease => '15 seconds')", &[]).unwrap();
+    let mut there = standby.connect("app").unwrap();
+    wait_for("the standby to know of it", PATIENCE, || {
+        there.query_opt("SELECT 1 FROM ruvector.leases WHERE ended_at IS NULL", &[]).unwrap()
+    })
+    .unwrap();
+    let throttled =
+        |there: &mut postgres::Client| there.query_opt("SELECT 1 FROM ruvector_throttles()", &[]).unwrap();
+    assert!(throttled(&mut there).is_none(), "nothing is held back where nobody writes");
+    primary.kill_postmaster().unwrap();
+    there.batch_execute("SELECT pg_promote()").unwrap();
+    wait_for("the throttle there", PATIENCE, || throttled(&mut there)).unwrap();
+    wait_for("its end", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.leases WHERE ended_because = 'expired'";
+        there.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    assert!(throttled(&mut there).is_none());
+    there
+        .batch_execute("SET statement_timeout = '5s'; INSERT INTO docs_0 VALUES (7000, 0, '[1,2,3]')")
+        .unwrap();
+}

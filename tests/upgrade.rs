@@ -81,3 +81,44 @@ fn old_and_upgrade_equal_fresh() {
     })
     .unwrap();
 }
+
+#[test]
+fn what_is_held_back_ends_though_the_extension_is_of_another_version_meanwhile() {
+    let (cluster, mut client) = start();
+    cluster::faults::partitioned(&mut client, "docs", 1, 100).unwrap();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_collection_register('docs_0', 'docs_0', settings => '{"mode": "observe"}')"#,
+        )
+        .unwrap();
+    wait_for("its usual rate", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector.integrity WHERE snapshot #> '{ingestion,baseline,known}' IS NOT NULL";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    client.query_one("SELECT ruvector_throttle_set('docs_0', 100, lease => '8 seconds')", &[]).unwrap();
+    // As between installing a new library and ALTER EXTENSION UPDATE: the healer does nothing.
+    let version: String = client
+        .query_one("SELECT extversion FROM pg_extension WHERE extname = 'ruvector'", &[])
+        .unwrap()
+        .get(0);
+    client.batch_execute("UPDATE pg_extension SET extversion = '0.0.1' WHERE extname = 'ruvector'").unwrap();
+    wait_for("the throttle's own end", PATIENCE, || {
+        client.query_one("SELECT ruvector._throttles() = '[]'", &[]).unwrap().get::<_, bool>(0).then_some(())
+    })
+    .unwrap();
+    let mut writer = cluster.connect("app").unwrap();
+    writer
+        .batch_execute("SET statement_timeout = '5s'; INSERT INTO docs_0 VALUES (7000, 0, '[1,2,3]')")
+        .unwrap();
+    let open = "SELECT count(*) FROM ruvector.leases WHERE ended_at IS NULL";
+    assert_eq!(client.query_one(open, &[]).unwrap().get::<_, i64>(0), 1, "nobody has noted it");
+    client
+        .execute("UPDATE pg_extension SET extversion = $1 WHERE extname = 'ruvector'", &[&version])
+        .unwrap();
+    wait_for("its end in the table", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector.leases WHERE ended_because = 'expired'", &[]).unwrap()
+    })
+    .unwrap();
+}

@@ -300,3 +300,50 @@ fn a_collection_is_handed_back_as_an_ordinary_table() {
     })
     .unwrap();
 }
+
+#[test]
+fn a_rollback_waits_for_a_human_where_what_it_takes_back_would_and_reaches_behind_what_has_no_way_back() {
+    let (_cluster, mut client) = start();
+    spoiled(&mut client, r#"{"mode": "observe", "min_healing_interval_seconds": 0}"#);
+    let action = execute(&mut client, "rebuild_centroids");
+    assert_eq!(wait(&mut client, action), "succeeded", "{}", said(&mut client));
+    // A later action, which is then noted as one that has no way back, as a rebuild in place of an attached index is.
+    client
+        .batch_execute(
+            "CREATE INDEX docs_j ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 100);
+             UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'docs_j'::regclass",
+        )
+        .unwrap();
+    wait_for("the invalid index in the healer's eyes", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector_index_health() WHERE index_name::text LIKE '%docs_j' AND NOT valid";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    let dropped = execute(&mut client, "repair_invalid_index");
+    let status = wait(&mut client, dropped);
+    assert_eq!(status, "succeeded", "{}", said(&mut client));
+    client
+        .execute(
+            "UPDATE ruvector.actions SET plan = jsonb_set(plan, '{reversible}', 'false') WHERE id = $1",
+            &[&dropped],
+        )
+        .unwrap();
+
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"require_approval_strategies": ["rebuild_centroids"]}', 'docs')"#,
+        )
+        .unwrap();
+    let back: i64 = client.query_one("SELECT ruvector_healing_rollback('docs')", &[]).unwrap().get(0);
+    assert_eq!(awaiting(&mut client), back);
+    let of = format!("SELECT request ->> 'of' FROM ruvector.actions WHERE id = {back}");
+    assert_eq!(text(&mut client, &of), action.to_string());
+    let why = format!("SELECT approval FROM ruvector.actions WHERE id = {back}");
+    assert_eq!(text(&mut client, &why), "strategy");
+    client.execute("SELECT ruvector_healing_approve($1)", &[&back]).unwrap();
+    assert_eq!(wait(&mut client, back), "succeeded", "{}", said(&mut client));
+    let (state, hint) = refused(&mut client, "SELECT ruvector_healing_rollback('docs')");
+    assert_eq!(state, "55000");
+    assert!(hint.contains(&format!("ruvector_healing_explain({dropped})")), "{hint}");
+}

@@ -15,7 +15,7 @@ CREATE TABLE ruvector.leases (
     ends_at       timestamptz NOT NULL,
     ended_at      timestamptz,
     ended_because text CHECK (ended_because IN ('expired', 'clock_set_back', 'action_ended', 'collection_gone', 'released',
-                                                'gave_way')),
+                                                'gave_way', 'switched_off')),
     CHECK (ends_at > begins_at),
     CHECK ((ended_at IS NULL) = (ended_because IS NULL))
 );

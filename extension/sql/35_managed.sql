@@ -200,6 +200,8 @@ BEGIN
       JOIN pg_class c ON c.oid = p.relid
      CROSS JOIN LATERAL (SELECT substring(pg_get_expr(c.relpartbound, c.oid) FROM '^FOR VALUES IN \(''?(\d+)''?\)$')::integer AS id) b
      WHERE p.isleaf AND b.id IS NOT NULL;
+    PERFORM ruvector._audit('managed', NULL, route, NULL, NULL,
+        jsonb_build_object('relation', relation, 'tenant', tenant_column, 'cold_when', cold_when));
     PERFORM ruvector._wake();
 END
 $$;
@@ -472,9 +474,14 @@ $$;
 CREATE FUNCTION ruvector._set_cold_when(relation regclass, condition text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    former ruvector.managed;
 BEGIN
-    PERFORM ruvector._managed(relation);
+    former := ruvector._managed(relation);
     UPDATE ruvector.managed m SET cold_when = condition WHERE m.relation = _set_cold_when.relation;
+    PERFORM ruvector._audit('cold_when_set', NULL, former.route,
+        format('SELECT ruvector_collection_cold_when(%L, %L)', relation, condition),
+        format('SELECT ruvector_collection_cold_when(%L, %L)', relation, former.cold_when));
     PERFORM ruvector._wake();
 END
 $$;
@@ -563,6 +570,7 @@ BEGIN
             relation, choices, cardinality(string_to_array(choices, ',')));
     END IF;
     DELETE FROM ruvector.managed m WHERE m.route = entry.route;
+    PERFORM ruvector._audit('routing_given_back', NULL, entry.route, NULL, NULL, jsonb_build_object('relation', relation));
     PERFORM ruvector._wake();
     RETURN true;
 END

@@ -141,15 +141,20 @@ $$;
 CREATE FUNCTION ruvector._note_adoption(source regclass, fresh jsonb) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    named text;
 BEGIN
-    IF NOT pg_has_role(session_user, (SELECT c.relowner FROM pg_class c WHERE c.oid = source), 'USAGE') THEN
-        RAISE EXCEPTION 'permission denied: % does not belong to %', source, session_user
-            USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may adopt it.';
-    END IF;
+    PERFORM ruvector._check_adopter(source);
     IF fresh IS NULL THEN
+        SELECT a.name INTO named FROM ruvector.adoptions a WHERE a.source = _note_adoption.source;
         DELETE FROM ruvector.adoptions a WHERE a.source = _note_adoption.source;
+        -- Given up, or done: then its registering follows in the log.
+        PERFORM ruvector._audit('adoption_ended', NULL, named);
         RETURN;
     END IF;
+    PERFORM ruvector._audit('adoption_began', NULL, fresh ->> 'name',
+        format('CALL ruvector_collection_adopt(%L, name => %L)', source, fresh ->> 'name'),
+        format('SELECT ruvector_collection_adopt_abort(%L)', source), fresh);
     INSERT INTO ruvector.adoptions (source, target, name, changes, key_column, key_type, vector_column, tenant_column, partitions,
                                     index_method, distance, settings, rows_total)
     SELECT _note_adoption.source, (fresh ->> 'target')::oid, fresh ->> 'name', (fresh ->> 'changes')::oid, fresh ->> 'key_column',
@@ -159,13 +164,27 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION ruvector._adoption_came_to(source regclass, state text, copied_to text, rows bigint) RETURNS void
-    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION ruvector._check_adopter(source regclass) RETURNS void
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+    IF NOT coalesce(pg_has_role(session_user, (SELECT c.relowner FROM pg_class c WHERE c.oid = source), 'USAGE'), false) THEN
+        RAISE EXCEPTION 'permission denied: % does not belong to %', source, session_user
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may adopt it.';
+    END IF;
+END
+$$;
+
+CREATE FUNCTION ruvector._adoption_came_to(source regclass, state text, copied_to text, rows bigint) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM ruvector._check_adopter(source);
     UPDATE ruvector.adoptions a
        SET state = coalesce(_adoption_came_to.state, a.state), copied_to = coalesce(_adoption_came_to.copied_to, a.copied_to),
            rows_copied = a.rows_copied + rows, noted_at = clock_timestamp()
-     WHERE a.source = _adoption_came_to.source
+     WHERE a.source = _adoption_came_to.source;
+END
 $$;
 
 CREATE FUNCTION ruvector._adoption(source regclass) RETURNS ruvector.adoptions

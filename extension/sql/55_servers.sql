@@ -26,6 +26,8 @@ BEGIN
     SELECT (ruvector._managed(relation)).route, number, c.oid, c.relkind = 'f', _add_place.weight
       FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = relation
      WHERE c.oid = leaf;
+    PERFORM ruvector._audit('attached', NULL, (ruvector._managed(relation)).route, NULL, NULL,
+        jsonb_build_object('relation', relation, 'partition_id', number, 'leaf', leaf, 'weight', weight));
     PERFORM ruvector._wake();
 END
 $$;

@@ -74,8 +74,9 @@ BEGIN
 END
 $$;
 
--- Takes back the last successful action on a collection as far as that is possible now, also days later. What has no way
--- back is refused with the reason. Returns the number of the action that does it.
+-- Takes back the last successful action on a collection that has a way back, as far as that is possible now, also days later;
+-- it is refused with the reason where it is not. It waits for approval where what it takes back would. Returns the number of
+-- the action that does it.
 CREATE FUNCTION ruvector_healing_rollback(collection text) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -94,11 +95,16 @@ BEGIN
     END IF;
     SELECT * INTO last FROM ruvector.actions a
      WHERE a.collection_id = entry.id AND a.status = 'succeeded' AND a.request ->> 'kind' <> 'rollback'
-     ORDER BY a.ended_at DESC, a.id DESC LIMIT 1;
+     ORDER BY (a.plan ->> 'reversible')::boolean DESC, a.ended_at DESC, a.id DESC LIMIT 1;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no action on collection "%" to take back', collection
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'SELECT * FROM ruvector_healing_history() shows what was done; failed ones were undone at once.';
+    END IF;
+    IF NOT (last.plan ->> 'reversible')::boolean THEN
+        RAISE EXCEPTION 'no action on collection "%" has a way back: the last, %, is %, which has none', collection, last.id, last.strategy
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('SELECT ruvector_healing_explain(%s) says what it did.', last.id);
     END IF;
     RETURN ruvector._propose(entry, jsonb_build_object('kind', 'rollback', 'of', last.id));
 END

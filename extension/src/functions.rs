@@ -2,9 +2,9 @@
 
 use healing::classify::diagnose;
 use healing::config::{Config, ConfigError};
-use healing::engine::{self, Decision, DecisionInput, InFlight, Reason, Request};
+use healing::engine::{self, Decision, DecisionInput, InFlight, Planned, Reason, Request};
 use healing::explain;
-use healing::integrity::{Assessment, StateRecord, assess};
+use healing::integrity::{Assessment, StateRecord, assess, lambda_once_well};
 use healing::learning::{self, Learned, OutcomeRecord, Posterior, Weight};
 use healing::plan::{Plan, Step};
 use healing::remedies::{self, Params};
@@ -122,6 +122,8 @@ fn check_params(strategy: &str, params: JsonB) {
 #[pg_extern(sql = false)]
 fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, params: JsonB) -> JsonB {
     let (config, snapshot, assessment) = judged(&server, &collection, snapshot);
+    // Without it the SQL of what concerns no index is not known.
+    let collection = collect::collection(snapshot.collection_id).ok().flatten();
     let decision = engine::decide(&DecisionInput {
         config: &config,
         state: &StateRecord::new(snapshot.taken_at),
@@ -141,15 +143,17 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
             "steps": planned.plan.steps.iter().map(|step| serde_json::json!({
                 "in_words": explain::step(step),
                 "locks": explain::locks(step),
-                "sql": crate::execute::sql_of(step),
+                "sql": crate::execute::sql_of(step, collection.as_ref()),
             })).collect::<Vec<_>>(),
             "rows": rows(&planned.plan, &snapshot),
             "disk_bytes": planned.plan.disk_bytes,
             "estimated_seconds": planned.plan.estimated_s,
             "timeout_seconds": planned.plan.timeout_s,
             "lambda_now": planned.problem.component.lambda,
-            // What verification asks for: a tenth better, or normal.
-            "lambda_expected": (1.1 * planned.problem.component.lambda).min(config.normal_lambda()),
+            // Of the part: what verification asks for.
+            "lambda_required": healing::verification::asked(planned.problem.component.lambda, &config),
+            // Of the collection, once the part is as the plan makes it.
+            "lambda_expected": lambda_expected(&planned, &snapshot, &config),
             "plan": planned.plan,
         })),
         Decision::Refuse { reason, detail, .. } => {
@@ -176,8 +180,23 @@ fn plan(server: JsonB, collection: JsonB, snapshot: JsonB, strategy: &str, param
     }
 }
 
-/// Rows that the indexes of a plan cover; None where one was not counted, or the plan concerns no index.
+/// λ of the collection once the part is as the plan makes it: by the simulated placement where rows move, well where each index
+/// of it is built anew or tuned. None where nobody knows beforehand what the plan gives back.
+fn lambda_expected(planned: &Planned, snapshot: &Snapshot, config: &Config) -> Option<f64> {
+    let Planned { problem, plan } = planned;
+    let others = lambda_once_well(snapshot, &problem.component.nodes, config).ok().flatten()?;
+    match plan.params["lambda_placed"].as_f64() {
+        Some(placed) => Some(placed.min(others)),
+        None => plan.steps.iter().all(|step| step.target().is_some()).then_some(others),
+    }
+}
+
+/// Rows that the indexes of a plan cover, or that it moves; None where one was not counted, or the plan concerns no row.
 fn rows(plan: &Plan, snapshot: &Snapshot) -> Option<f64> {
+    let moved: Vec<f64> = plan.steps.iter().filter_map(Step::rows_moved).map(|rows| rows as f64).collect();
+    if !moved.is_empty() {
+        return Some(moved.iter().sum());
+    }
     let mut oids: Vec<u32> = plan.steps.iter().filter_map(Step::target).map(|of| of.oid).collect();
     oids.sort_unstable();
     oids.dedup();

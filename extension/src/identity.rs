@@ -45,6 +45,17 @@ pub(crate) fn changed(collection: i32) -> Result<Option<String>, Error> {
     Ok((!names.is_empty()).then(|| format!("another {} than when it was registered", names.join(", "))))
 }
 
+/// An error where this may be a copy of the server on which a collection was registered: before anything beyond it is touched.
+/// The original may be at work there. Must run in a transaction.
+pub(crate) fn check(collection: i32) -> Result<(), Error> {
+    match changed(collection)? {
+        None => Ok(()),
+        Some(change) => Err(Error::refused(format!(
+            "{change}: nothing beyond this server is touched until somebody calls ruvector_identity_confirm()"
+        ))),
+    }
+}
+
 #[pg_extern(sql = false)]
 fn identity() -> JsonB {
     JsonB(present().unwrap_or_else(|error| crate::functions::invalid(error.to_string(), "Try again.".into())))

@@ -53,6 +53,21 @@ pub(crate) fn change(query: &'static str, arguments: &[DatumWithOid<'_>]) -> Res
     run_with(query, arguments, Access::Changes, |_: Option<bool>| Ok(()))
 }
 
+/// Runs a statement that changes something and returns one jsonb column of it, each row read as a `T`.
+pub(crate) fn changed<T: for<'de> Deserialize<'de>>(
+    query: &'static str,
+    arguments: &[DatumWithOid<'_>],
+) -> Result<Vec<T>, Error> {
+    let mut found = Vec::new();
+    run_with(query, arguments, Access::Changes, |document: Option<Document>| {
+        if let Some(Document(text)) = document {
+            found.push(serde_json::from_str(&text)?);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// A jsonb as text: parsed into what it is to be, without a tree of its own in between.
 struct Document(String);
 

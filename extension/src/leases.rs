@@ -8,8 +8,9 @@ use healing::lease::{self, Lease, LeaseKind, Over};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::audit::{self, Happened};
 use crate::error::Error;
 use crate::transaction::transaction;
 use crate::{collect, throttle};
@@ -34,6 +35,8 @@ pub(crate) fn all() -> Result<Vec<Row>, Error> {
                 'ends', (extract(epoch FROM l.ends_at) * 1000)::bigint,
                 'collection_is_there', EXISTS (SELECT FROM ruvector.collections c JOIN pg_class t ON t.oid = c.relation
                                                 WHERE c.id = l.collection_id),
+                'enabled', ruvector._enabled() AND coalesce((SELECT (ruvector._effective_settings(ruvector._server_settings(),
+                           c.settings) ->> 'enabled')::boolean FROM ruvector.collections c WHERE c.id = l.collection_id), true),
                 'action', (SELECT a.status FROM ruvector.actions a WHERE a.id = l.action_id),
                 'effect', l.effect, 'restore', l.restore)
            FROM ruvector.leases l WHERE l.ended_at IS NULL ORDER BY l.id",
@@ -71,23 +74,62 @@ pub(crate) fn begin(
 /// Ends a lease: what was before is put back, and both commit together. Must run in a transaction; a throttle is over with
 /// the next [`throttle::load`].
 pub(crate) fn end(row: &Row, why: Over) -> Result<(), Error> {
-    if row.lease.kind == LeaseKind::CronJob {
+    let Lease { id, kind, subject, .. } = &row.lease;
+    if *kind == LeaseKind::CronJob {
         put_job_back(&row.restore)?;
     }
-    Ok(Spi::run_with_args(
-        "UPDATE ruvector.leases SET ended_at = clock_timestamp(), ended_because = $2 WHERE id = $1 AND ended_at IS NULL",
-        &[row.lease.id.into(), why.as_str().into()],
-    )?)
+    let ended: Option<i64> = Spi::get_one_with_args(
+        "WITH ended AS (UPDATE ruvector.leases SET ended_at = clock_timestamp(), ended_because = $2
+                         WHERE id = $1 AND ended_at IS NULL RETURNING id)
+         SELECT (SELECT e.id FROM ended e)",
+        &[(*id).into(), why.as_str().into()],
+    )?;
+    if ended.is_none() {
+        return Ok(());
+    }
+    let (action, collection): (Option<i64>, Option<String>) = Spi::get_two_with_args(
+        "SELECT l.action_id, c.name FROM ruvector.leases l LEFT JOIN ruvector.collections c ON c.id = l.collection_id WHERE l.id = $1",
+        &[(*id).into()],
+    )?;
+    audit::note(&Happened {
+        event: "lease_ended",
+        action_id: action,
+        collection: collection.as_deref(),
+        statement: Some(&end_sql(*id, why)),
+        inverse: None,
+        details: json!({ "lease": id, "kind": kind, "subject": subject, "why": why, "restored": row.restore }),
+    })
 }
 
-/// Ends what an action holds of this kind and subject: the undoing of a step.
-pub(crate) fn release(action: i64, kind: LeaseKind, subject: &str) -> Result<(), Error> {
+/// The SQL that made a lease.
+pub(crate) fn begin_sql(id: i64) -> Result<String, Error> {
+    let sql: Option<String> = Spi::get_one_with_args(
+        "SELECT format('INSERT INTO ruvector.leases (collection_id, action_id, kind, subject, effect, restore, ends_at) \
+                        VALUES (%s, %L, %L, %L, %L, %L, %L)', l.collection_id, l.action_id, l.kind, l.subject, l.effect, l.restore,
+                       l.ends_at)
+           FROM ruvector.leases l WHERE l.id = $1",
+        &[id.into()],
+    )?;
+    sql.ok_or_else(|| Error::refused(format!("lease {id} is not there")))
+}
+
+/// The SQL that ends a lease: what is in force by it follows the table.
+pub(crate) fn end_sql(id: i64, why: Over) -> String {
+    format!(
+        "UPDATE ruvector.leases SET ended_at = clock_timestamp(), ended_because = '{}' WHERE id = {id} AND ended_at IS NULL",
+        why.as_str()
+    )
+}
+
+/// Ends what an action holds of this kind and subject: the undoing of a step. Which leases that were.
+pub(crate) fn release(action: i64, kind: LeaseKind, subject: &str) -> Result<Vec<i64>, Error> {
     let held: Vec<i64> = collect::documents(
         "SELECT to_jsonb(l.id) FROM ruvector.leases l
           WHERE l.action_id = $1 AND l.kind = $2 AND l.subject = $3 AND l.ended_at IS NULL ORDER BY l.id DESC",
         &[action.into(), kind.as_str().into(), subject.into()],
     )?;
-    held.into_iter().try_for_each(|id| end_one(id, Over::Released))
+    held.iter().try_for_each(|id| end_one(*id, Over::Released))?;
+    Ok(held)
 }
 
 /// A lease that nobody has ended.

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
-/// Databases with a healer at the same time; more are refused with a log line. 64 × 64 bytes.
+/// Databases with a healer at the same time; more are refused with a log line. 64 × 80 bytes.
 pub(crate) const HEALERS_MAX: usize = 64;
 /// Workers of one database that are known by their process ids.
 const WORKERS_MAX: usize = 8;
+/// The same of those that hold the locks of leases.
+const HOLDERS_MAX: usize = 4;
 /// Indexes with a managed search effort on the whole server; 16 KiB.
 const EFFORTS_MAX: usize = 1024;
 
@@ -33,6 +35,8 @@ pub(crate) struct HealerSlot {
     pub(crate) builds: u32,
     /// Process ids of the workers of this database, 0 for none; those beyond are not known here.
     pub(crate) workers: [i32; WORKERS_MAX],
+    /// Process ids of those that hold the locks of its leases, 0 for none.
+    pub(crate) holders: [i32; HOLDERS_MAX],
     /// No start before this, in PostgreSQL microseconds: somebody needs the database to have no sessions.
     pub(crate) aside_until: i64,
 }
@@ -131,14 +135,31 @@ pub(crate) fn worker_begins(database: u32) {
     unsafe { pg_sys::before_shmem_exit(Some(worker_ends), pg_sys::Datum::null()) }
 }
 
+/// Notes this process as one that holds the lock of a lease, until it ends. False where so many do already that another could
+/// not be told to step aside.
+pub(crate) fn holder_begins(database: u32) -> bool {
+    // SAFETY: own process id, own exit callback.
+    let pid = unsafe { pg_sys::MyProcPid };
+    let noted = HEALERS.exclusive().slot(database).is_some_and(|slot| {
+        slot.holders.iter_mut().find(|holder| **holder == 0).map(|free| *free = pid).is_some()
+    });
+    unsafe { pg_sys::before_shmem_exit(Some(worker_ends), pg_sys::Datum::null()) }
+    noted
+}
+
+impl HealerSlot {
+    /// Every process of ours in this database but the healer.
+    pub(crate) fn helpers(&self) -> impl Iterator<Item = i32> + '_ {
+        self.workers.iter().chain(&self.holders).copied().filter(|pid| *pid != 0)
+    }
+}
+
 #[pg_guard]
 unsafe extern "C-unwind" fn worker_ends(_code: i32, _argument: pg_sys::Datum) {
     let pid = pg_sys::MyProcPid;
     let mut healers = HEALERS.exclusive();
-    for worker in healers.slots.iter_mut().flat_map(|slot| &mut slot.workers).filter(|worker| **worker == pid)
-    {
-        *worker = 0;
-    }
+    let own = healers.slots.iter_mut().flat_map(|slot| slot.workers.iter_mut().chain(&mut slot.holders));
+    own.filter(|helper| **helper == pid).for_each(|helper| *helper = 0);
 }
 
 /// Workers that run or are about to on the whole server.
@@ -178,7 +199,7 @@ pub(crate) fn free_slots(databases: &[u32]) {
     // SAFETY: no preconditions.
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
     for slot in &mut HEALERS.exclusive().slots {
-        let idle = slot.pid == 0 && slot.workers == [0; WORKERS_MAX] && slot.aside_until < now;
+        let idle = slot.pid == 0 && slot.helpers().next().is_none() && slot.aside_until < now;
         if idle && (!slot.wanted || !databases.contains(&slot.database)) {
             *slot = HealerSlot::default();
         }

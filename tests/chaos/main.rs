@@ -36,6 +36,9 @@ enum Without {
     SingleFlight,
 }
 
+/// Rounds after which no cell of the tables may be empty.
+const LONG_RUN: u64 = 200;
+
 struct Options {
     rounds: u64,
     seed: u64,
@@ -164,7 +167,7 @@ fn run(options: &Options) -> Result<bool, String> {
             break;
         }
     }
-    tally.print(options);
+    let wanting = tally.print(options);
     println!(
         "\nseed {}, PostgreSQL {}, {} rounds in {:.0} s, {} acknowledged writes, {} rounds with violations",
         options.seed,
@@ -174,7 +177,8 @@ fn run(options: &Options) -> Result<bool, String> {
         tally.acknowledged,
         tally.failed
     );
-    Ok(tally.failed == 0)
+    wanting.iter().for_each(|what| println!("{what}"));
+    Ok(tally.failed == 0 && wanting.is_empty())
 }
 
 /// What came.
@@ -187,14 +191,24 @@ struct Tally {
 }
 
 impl Tally {
-    fn print(&mut self, options: &Options) {
+    /// Prints the tables; what is wanting of a long run: cells that stayed empty, recoveries slower than promised.
+    fn print(&mut self, options: &Options) -> Vec<String> {
+        let mut wanting = Vec::new();
         println!("\nRounds by fault and the moment of its remedy (. cannot be, 0 not met):\n");
-        self.table(options, &MOMENTS, |fault, moment| fault.meets(*moment), |card, moment| card.1 == *moment);
+        let by_moment = self.table(
+            options,
+            &MOMENTS,
+            |fault, moment| fault.meets(*moment),
+            |card, moment| card.1 == *moment,
+        );
         println!("\nRounds by fault and strike:\n");
         let possible = |fault: Fault, strike: &Strike| {
             MOMENTS.into_iter().any(|moment| fault.meets(moment) && strike.possible(fault, moment))
         };
-        self.table(options, &STRIKES, possible, |card, strike| card.2 == *strike);
+        let by_strike = self.table(options, &STRIKES, possible, |card, strike| card.2 == *strike);
+        if options.rounds >= LONG_RUN && by_moment + by_strike > 0 {
+            wanting.push(format!("{} cells of the tables are empty", by_moment + by_strike));
+        }
         println!(
             "\nFrom the strike to a consistent state, seconds:\n\n{:<20}{:>8}{:>8}{:>8}",
             "", "rounds", "p50", "p95"
@@ -203,17 +217,23 @@ impl Tally {
             times.sort_unstable();
             let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize].as_secs_f64();
             println!("{:<20}{:>8}{:>8.1}{:>8.1}", format!("{strike:?}"), times.len(), at(0.5), at(0.95));
+            if let Some(promised) = strike.promised().filter(|promised| at(0.95) > promised.as_secs_f64()) {
+                let seconds = promised.as_secs();
+                wanting.push(format!("{strike:?}: p95 is {:.1} s, {seconds} s are promised", at(0.95)));
+            }
         }
+        wanting
     }
 
-    /// Faults down, `across` across.
+    /// Faults down, `across` across; the number of cells that could be and stayed empty.
     fn table<T: std::fmt::Debug>(
         &self,
         options: &Options,
         across: &[T],
         can_be: impl Fn(Fault, &T) -> bool,
         is: impl Fn(&Card, &T) -> bool,
-    ) {
+    ) -> usize {
+        let mut empty = 0;
         print!("{:<33}", "");
         across.iter().for_each(|column| print!("{:>10.9}", format!("{column:?}")));
         println!();
@@ -222,11 +242,13 @@ impl Tally {
             for column in across {
                 let met = self.met.iter().filter(|(card, _)| card.0 == *fault && is(card, column));
                 let count: u64 = met.map(|(_, count)| count).sum();
+                empty += usize::from(count == 0 && can_be(*fault, column));
                 let cell = if can_be(*fault, column) { count.to_string() } else { ".".to_owned() };
                 print!("{cell:>10}");
             }
             println!();
         }
+        empty
     }
 }
 

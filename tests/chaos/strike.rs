@@ -1,5 +1,7 @@
 //! What strikes an action: processes die, people interfere, tables go.
 
+use std::time::Duration;
+
 use cluster::{Cluster, Signal};
 use postgres::Client;
 
@@ -44,6 +46,15 @@ pub(crate) const STRIKES: [Strike; 14] = [
 ];
 
 impl Strike {
+    /// Longest time to a consistent state that is promised for 95 of 100, from the strike.
+    pub(crate) fn promised(self) -> Option<Duration> {
+        match self {
+            Strike::KillWorker => Some(Duration::from_secs(15)),
+            Strike::KillPostmaster => Some(Duration::from_secs(30)),
+            _ => None,
+        }
+    }
+
     /// Whether sessions may lose their connection by it.
     pub(crate) fn crashes(self) -> bool {
         matches!(

@@ -9,6 +9,10 @@ use crate::learning::Selection;
 use crate::snapshot::UnixMs;
 use crate::window::{self, Window};
 
+pub use bound::{BOUND, Bound};
+
+mod bound;
+
 /// How far the healer goes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -112,10 +116,13 @@ macro_rules! settings {
             /// A lease on `enabled`: until then it is as if it were off. No key: `ruvector_healing_pause` sets it.
             #[serde(skip)]
             pub paused_until: Option<UnixMs>,
+            /// The server's windows, in which a collection's own must lie. No key: [`Config::layered`] sets it.
+            #[serde(skip)]
+            pub server_windows: Vec<Window>,
         }
 
         impl Default for Config {
-            fn default() -> Self { Self { $($name: $default,)+ paused_until: None } }
+            fn default() -> Self { Self { $($name: $default,)+ paused_until: None, server_windows: vec![] } }
         }
 
         /// The table of settings.
@@ -143,8 +150,8 @@ const fn number(min: f64, max: f64) -> Kind {
 }
 
 settings! {
-    /// Off switch of every path, queued and manual ones included; what is under way is aborted by hand. Off for the server
-    /// is off for every collection.
+    /// Off switch of every path, queued and manual ones included: what is under way is aborted and undone, what is held back
+    /// under a lease is let go. Off for the server is off for every collection.
     enabled: bool = true, Kind::Bool, "", Collection;
     /// How far the healer goes by itself: only look, ask first, or act within the limits.
     mode: Mode = Mode::Auto, Kind::Choice(&["observe", "approve", "auto"]), "", Collection;
@@ -178,8 +185,7 @@ settings! {
     quiet_wal_mib_per_second: Option<f64> = Some(256.0), optional(0.0, 1e6), "MiB/s", Collection;
     /// Of max_worker_processes, those that must be free for any plan to begin, a human's too.
     quiet_free_workers: i64 = 1, int(0, 1000), "", Server;
-    /// Whether the one who approves an action must be another than the one who asked for it; set for the server it holds for
-    /// every collection.
+    /// Whether the one who approves an action must be another than the one who asked for it.
     approver_differs: bool = false, Kind::Bool, "", Collection;
     /// Problem classes whose plans wait for a human.
     require_approval: Vec<String> = vec![], Kind::Words(CLASS_NAMES), "", Collection;
@@ -471,15 +477,18 @@ impl Config {
     }
 
     /// The configuration of a collection: defaults, then the server's patch, then the collection's. What is switched off for
-    /// the whole server no collection switches on, nor does one let somebody approve his own where the server does not.
+    /// the whole server no collection switches on, and where the server has set one of [`BOUND`], the stricter value holds.
     ///
     /// # Errors
     /// The first fault of either patch; a key of the server in the collection's patch is one.
     pub fn layered(server: &Value, collection: &Value) -> Result<Config, ConfigError> {
-        let server = Config::default().apply(server)?;
-        let mut config = server.apply_scoped(collection, Scope::Collection)?;
-        config.enabled &= server.enabled;
-        config.approver_differs |= server.approver_differs;
+        let layer = Config::default().apply(server)?;
+        let mut config = layer.apply_scoped(collection, Scope::Collection)?;
+        let is_set = |name: &str| server.get(name).is_some();
+        bound::BOUND
+            .iter()
+            .filter(|bound| is_set(bound.name))
+            .for_each(|bound| (bound.tighten)(&mut config, &layer));
         Ok(config)
     }
 
@@ -613,12 +622,17 @@ pub fn reference() -> String {
         "# Settings\n\nSet with `SELECT ruvector_healing_configure('{\"key\": value}')` for the server, with a collection's name \
          as second argument for one. Without a patch the function returns what is in force. Each change is a row of \
          `ruvector.settings_history` and of the audit log. `max_attempts_per_hour` n stands for `max_attempts_per_window` n \
-         with `attempt_window_seconds` 3600. This page is written from the table in `crates/healing/src/config.rs`.\n\n\
+         with `attempt_window_seconds` 3600. Where a key that binds is set for the server, a collection's owner can only be \
+         stricter: of limits the lesser holds, of what waits for a human both lists do, of windows the times that lie in both. \
+         This page is written from the table in `crates/healing/src/config.rs`.\n\n\
          | key | takes | default | where | what it does |\n|---|---|---|---|---|\n",
     );
     for key in KEYS {
         let at = match key.scope {
             Scope::Server => "server",
+            Scope::Collection if BOUND.iter().any(|bound| bound.name == key.name) => {
+                "server (binds), collection"
+            }
             Scope::Collection => "server, collection",
         };
         let (valid, default) = (key.valid().replace('|', "\\|"), (key.default)());

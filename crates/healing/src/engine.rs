@@ -11,15 +11,16 @@ use pacing::{attempts_exhausted_until, gain_share, ineffective, on_component, wa
 
 use crate::classify::{Problem, ProblemClass, classify, diagnose};
 use crate::config::{Config, Mode};
-use crate::integrity::{Assessment, IntegrityState, StateRecord};
+use crate::integrity::{Assessment, IntegrityState, StateRecord, component_lambda};
 use crate::learning::{self, Choice, Learned};
 use crate::lifecycle::Status;
 use crate::plan::Plan;
 use crate::remedies::{self, Limits, NotApplicable, Params, Remedy};
+use crate::rollback;
 use crate::snapshot::{Snapshot, UnixMs};
 
 mod begin;
-mod gates;
+pub(crate) mod gates;
 mod pacing;
 mod reason;
 mod selection;
@@ -327,13 +328,31 @@ pub fn eligibility(input: &DecisionInput<'_>) -> Vec<Eligibility> {
         .collect()
 }
 
-/// Why a rollback may not be carried out now, if it may not: the gates of a manual request.
-pub fn refuse_rollback(input: &DecisionInput<'_>, plan: &Plan) -> Option<(Reason, String)> {
-    let closed = |refusal: Refusal| (refusal.reason, refusal.detail);
-    if let Err(refusal) = gate_server(input) {
-        return Some(closed(refusal));
+/// The decision on a rollback that [`crate::rollback`] has planned, by the gates of a manual request. It waits for a human
+/// where what it takes back would.
+pub fn decide_rollback(input: &DecisionInput<'_>, planned: Planned) -> Decision {
+    let closed = gate_server(input).err().or_else(|| {
+        gates::room(&planned.plan, input.config, input.snapshot, &input.in_flight).map(Refusal::from)
+    });
+    match closed {
+        Some(Refusal { reason, detail, until }) => {
+            Decision::Refuse { reason, detail, until, planned: None, rejected: vec![] }
+        }
+        None => Decision::Act {
+            approval: approval(input, &planned),
+            planned: Box::new(planned),
+            choice: None,
+            dry_run: false,
+            rejected: vec![],
+        },
     }
-    gates::room(plan, input.config, input.snapshot, &input.in_flight).map(|gate| closed(gate.into()))
+}
+
+/// Whether a plan that waits for a human waits for nothing any more: what it is for is well again, or gone. What a human named
+/// by hand was wanted whether the part is weak or not.
+pub fn has_cleared(planned: &Planned, request: &Request, snapshot: &Snapshot, config: &Config) -> bool {
+    let lambda = || component_lambda(snapshot, &planned.problem.component.nodes, config).ok().flatten();
+    !request.by_hand() && lambda().is_none_or(|lambda| lambda >= config.normal_lambda())
 }
 
 fn params(request: &Request) -> Result<Params, Refusal> {
@@ -633,9 +652,11 @@ fn approval(input: &DecisionInput<'_>, planned: &Planned) -> Option<ApprovalReas
     let config = input.config;
     let by_hand = input.request.by_hand();
     let class = planned.problem.class.as_str();
+    let strategies = [Some(planned.plan.strategy.as_str()), rollback::taken_back(&planned.plan)];
+    let asks = |strategy: &str| config.require_approval_strategies.iter().any(|name| name == strategy);
     if config.require_approval.iter().any(|name| name == class) {
         Some(ApprovalReason::ProblemClass)
-    } else if config.require_approval_strategies.contains(&planned.plan.strategy) {
+    } else if strategies.into_iter().flatten().any(asks) {
         Some(ApprovalReason::Strategy)
     } else if !planned.plan.reversible && config.require_approval_irreversible {
         Some(ApprovalReason::Irreversible)

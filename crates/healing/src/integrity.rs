@@ -181,6 +181,21 @@ pub fn component_lambda(
     Ok(weakest(&graph)?.map(|component| component.lambda))
 }
 
+/// λ of the collection with these nodes' own metrics held healthy: what it comes to once they are well. None when the graph has
+/// one node only.
+///
+/// # Errors
+/// [`IntegrityError`] when a reading is no number.
+pub fn lambda_once_well(
+    snapshot: &Snapshot,
+    nodes: &[NodeKey],
+    config: &Config,
+) -> Result<Option<f64>, IntegrityError> {
+    let nodes: BTreeSet<NodeKey> = nodes.iter().cloned().collect();
+    let graph = ContractedGraph::build(snapshot, config, Held::These(&nodes));
+    Ok(weakest(&graph)?.map(|component| component.lambda))
+}
+
 /// By how much the routing links of healthy parts count for more when the weakest part is looked for; λ is the sum of
 /// the true capacities.
 const TIE_BREAK: f64 = 1e-9;

@@ -58,6 +58,8 @@ pub struct Lease {
     pub ends: UnixMs,
     /// Whether its collection is registered and its table there.
     pub collection_is_there: bool,
+    /// Whether healing is switched on for its collection.
+    pub enabled: bool,
     /// How the action that made it stands; None where a human made it.
     pub action: Option<Status>,
 }
@@ -78,6 +80,8 @@ pub enum Over {
     Released,
     /// Something waited for what it held, or must not be held back any longer.
     GaveWay,
+    /// Healing was switched off: nothing of it stays in force.
+    SwitchedOff,
 }
 
 impl Over {
@@ -90,6 +94,7 @@ impl Over {
             Over::CollectionGone => "collection_gone",
             Over::Released => "released",
             Over::GaveWay => "gave_way",
+            Over::SwitchedOff => "switched_off",
         }
     }
 }
@@ -101,6 +106,9 @@ pub fn over(lease: &Lease, now: UnixMs) -> Option<Over> {
     }
     if now >= lease.ends {
         return Some(Over::Expired);
+    }
+    if !lease.enabled {
+        return Some(Over::SwitchedOff);
     }
     // Otherwise a clock that goes back a year would make a year of a quarter of an hour.
     if now < lease.begins.saturating_sub(lease.ends.saturating_sub(lease.begins)) {
@@ -151,6 +159,7 @@ mod tests {
             begins,
             ends,
             collection_is_there: true,
+            enabled: true,
             action: None,
         }
     }
@@ -175,6 +184,13 @@ mod tests {
             let stays = status.is_in_flight() || status == Status::Succeeded;
             assert_eq!(over(&one, 1).is_none(), stays, "{status:?}");
         }
+    }
+
+    #[test]
+    fn nothing_is_held_back_once_healing_is_switched_off() {
+        let one = Lease { enabled: false, ..lease(1, 0, 1000) };
+        assert_eq!(over(&one, 1), Some(Over::SwitchedOff));
+        assert!(in_force(&[one], 1).is_empty());
     }
 
     #[test]

@@ -325,6 +325,14 @@ impl Step {
             | Step::DrainMaintenance { .. } => None,
         }
     }
+
+    /// Rows that it moves at most; None for what moves none.
+    pub fn rows_moved(&self) -> Option<u64> {
+        match self {
+            Step::MoveRows { moves, .. } => Some(moves.iter().map(|one| one.rows).sum()),
+            _ => None,
+        }
+    }
 }
 
 /// Options of an index that a build changes; None keeps what its definition says.

@@ -14,6 +14,7 @@
 
 use serde_json::{Value, json};
 
+use crate::engine::gates::reaches_beyond;
 use crate::plan::{BuildOptions, IndexRef, Part, Plan, Skipped, Step};
 use crate::recovery::{JournalEntry, StepState};
 use crate::remedies::{Limits, build_s};
@@ -21,6 +22,10 @@ use crate::snapshot::{Index, Snapshot};
 
 /// Strategy of the actions that take another back. No remedy: it treats nothing.
 pub const STRATEGY: &str = "rollback";
+/// Name under which a rollback's plan says which strategy it takes back.
+const TAKES_BACK: &str = "takes_back";
+/// The same of whether that reached beyond the server.
+const BEYOND: &str = "beyond_the_server";
 /// pgvector's `lists` where an index names none.
 const LISTS_DEFAULT: u32 = 100;
 /// The same of `m` and `ef_construction`.
@@ -69,6 +74,16 @@ pub struct GivingBack {
     pub plan: Plan,
     /// Whether the inverses of the action's own journal are to be carried out.
     pub undo: bool,
+}
+
+/// Whether this plan takes back what reached beyond the server.
+pub(crate) fn takes_back_from_beyond(plan: &Plan) -> bool {
+    plan.strategy == STRATEGY && plan.params.get(BEYOND).is_some_and(|beyond| *beyond == true)
+}
+
+/// The strategy that this plan takes back; None where it is no rollback.
+pub(crate) fn taken_back(plan: &Plan) -> Option<&str> {
+    plan.params.get(TAKES_BACK)?.as_str().filter(|_| plan.strategy == STRATEGY)
 }
 
 /// How the action of this plan and journal is taken back now.
@@ -154,7 +169,7 @@ pub fn give_back(
             disk_bytes,
             steps,
             skipped: Vec::<Skipped>::new(),
-            params: json!({ "efforts": efforts }),
+            params: json!({ "efforts": efforts, (TAKES_BACK): plan.strategy, (BEYOND): reaches_beyond(&plan.steps, snapshot) }),
         },
     })
 }

@@ -58,7 +58,7 @@ const IMPROVEMENT_MIN: f64 = 1.1;
 const NOT_WORSE: f64 = 0.9;
 
 /// λ that a part must come to, having been at `then`: 10 % more, or normal; not worse, where it was normal.
-pub(crate) fn asked(then: f64, config: &Config) -> f64 {
+pub fn asked(then: f64, config: &Config) -> f64 {
     let normal = config.normal_lambda();
     if then >= normal { NOT_WORSE * then } else { (IMPROVEMENT_MIN * then.max(LAMBDA_FLOOR)).min(normal) }
 }

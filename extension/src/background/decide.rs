@@ -23,7 +23,8 @@ use crate::kept;
 use crate::{journal, shared};
 
 /// Earlier actions that a decision looks at.
-/// After a rollback the strategy that was taken back waits on that part, as where it was no gain.
+/// After a rollback the strategy that was taken back waits on that part, as where it was no gain; that the part is as weak as
+/// before is what the human wanted, and no healing in vain.
 const HISTORY: &str = "
 SELECT jsonb_build_object('started_at', (extract(epoch FROM coalesce(a.started_at, a.decided_at)) * 1000)::bigint,
        'ended_at', (extract(epoch FROM a.ended_at) * 1000)::bigint, 'status', a.status, 'strategy', a.strategy,
@@ -32,7 +33,7 @@ SELECT jsonb_build_object('started_at', (extract(epoch FROM coalesce(a.started_a
        'lambda_planned', a.problem -> 'component' -> 'lambda', 'lambda_placed', a.plan -> 'params' -> 'lambda_placed',
        'nodes', a.problem -> 'component' -> 'nodes')
        || CASE WHEN a.request ->> 'kind' = 'rollback' AND a.status = 'succeeded' THEN
-              jsonb_build_object('lesson', 'no_gain', 'strategy', (SELECT o.strategy FROM ruvector.actions o
+              jsonb_build_object('lesson', 'no_gain', 'lambda_before', NULL, 'lambda_after', NULL, 'strategy', (SELECT o.strategy FROM ruvector.actions o
                                                                     WHERE o.id = (a.request ->> 'of')::bigint))
           ELSE '{}' END
   FROM ruvector.actions a
@@ -109,7 +110,14 @@ pub(super) fn decide(collection: &Collection, config: &Config) -> Result<Option<
     }
     let automatic = ask(collection, config, &observed, &Request::Automatic)?;
     // A plan that waits for a human says all there is to say.
-    let waits = open.iter().any(|action| action.status == Status::AwaitingApproval);
+    let mut waits = false;
+    for asked in open.iter().filter(|action| action.status == Status::AwaitingApproval) {
+        if has_cleared(asked, config, &observed)? {
+            end_waiting(asked.id, "what it was for is well again")?;
+        } else {
+            waits = true;
+        }
+    }
     if let (Decision::Act { .. }, false) = (&automatic, waits) {
         let id = Spi::get_one_with_args::<i64>(
             "INSERT INTO ruvector.actions (collection_id, collection_name, relation, request, requested_by)
@@ -134,6 +142,35 @@ pub(super) fn decide(collection: &Collection, config: &Config) -> Result<Option<
         shown,
         changed,
     }))
+}
+
+/// Whether a plan that waits for a human waits for nothing any more.
+fn has_cleared(waiting: &Open, config: &Config, observed: &Observed) -> Result<bool, Error> {
+    let planned: Option<Planned> = collect::documents(
+        "SELECT jsonb_build_object('problem', a.problem, 'plan', a.plan) FROM ruvector.actions a WHERE a.id = $1",
+        &[waiting.id.into()],
+    )?
+    .pop();
+    Ok(planned
+        .is_some_and(|planned| engine::has_cleared(&planned, &waiting.request, &observed.snapshot, config)))
+}
+
+/// Ends what waits for a human or for another action.
+pub(super) fn end_waiting(id: i64, why: &str) -> Result<(), Error> {
+    let ended: Vec<i64> = kept::changed(
+        "UPDATE ruvector.actions a
+            SET status = 'expired', ended_at = clock_timestamp(), detail = CASE a.status WHEN 'proposed' THEN detail ELSE $2 END
+          WHERE a.id = $1 AND a.status IN ('proposed', 'awaiting_approval') RETURNING to_jsonb(a.id)",
+        &[id.into(), why.into()],
+    )?;
+    ended.into_iter().try_for_each(|id| {
+        audit::note(&Happened {
+            event: Status::Expired.as_str(),
+            action_id: Some(id),
+            details: json!({ "detail": why }),
+            ..Happened::default()
+        })
+    })
 }
 
 /// Of every remedy whether it could act on a collection now, judged by the healer's last observation; None: there is none.
@@ -225,16 +262,7 @@ fn take_back(of: i64, input: &DecisionInput<'_>) -> Result<Decision, Error> {
     let limits = Limits::new(input.config, input.state.state, input.snapshot, Params::default());
     match give_back(&plan, &journal::entries(of)?, input.snapshot, &limits) {
         Err(why) => refuse(Reason::NotApplicable, format!("action {of} cannot be taken back: {why}")),
-        Ok(back) => match engine::refuse_rollback(input, &back.plan) {
-            Some((reason, detail)) => refuse(reason, detail),
-            None => Ok(Decision::Act {
-                planned: Box::new(Planned { problem, plan: back.plan }),
-                choice: None,
-                approval: None,
-                dry_run: false,
-                rejected: vec![],
-            }),
-        },
+        Ok(back) => Ok(engine::decide_rollback(input, Planned { problem, plan: back.plan })),
     }
 }
 

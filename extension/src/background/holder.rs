@@ -15,7 +15,7 @@ use super::process::{self, Child, ChildState};
 use crate::collect;
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{kept, leases};
+use crate::{kept, leases, shared};
 
 /// How often it is looked whether the lease is over or somebody waits: no session waits for longer.
 const LOOK: Duration = Duration::from_millis(250);
@@ -26,6 +26,10 @@ const FREEZE_SHARE: f64 = 0.5;
 
 pub(super) fn run(database: pg_sys::Oid, lease: i64) {
     process::start(Some(database), c"ruvector lease");
+    if !shared::holder_begins(database.to_u32()) {
+        pgrx::log!("ruvector: lease {lease} waits: too many hold a lock in this database");
+        return;
+    }
     process::set_lock_timeout(LOCK_TIMEOUT_MS);
     let why = match hold(lease) {
         Ok(why) => why,

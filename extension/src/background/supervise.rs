@@ -11,10 +11,12 @@ use healing::recovery::{STARTS_MAX, Start, given_up, start};
 use healing::snapshot::{Snapshot, UnixMs};
 use pgrx::prelude::*;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::action::{LOCK_CLASS, LOCK_KIND};
 use super::process::{Child, ChildState};
 use super::{arms, decide};
+use crate::audit::{self, Happened};
 use crate::collect::Collection;
 use crate::error::Error;
 use crate::journal::Ending;
@@ -150,6 +152,7 @@ impl Workers {
     pub(super) fn supervise(&mut self) -> Result<(), Error> {
         let in_flight: Vec<InFlight> = transaction(|| {
             expire()?;
+            stop_what_is_switched_off()?;
             collect::documents(
                 "SELECT jsonb_build_object('id', a.id, 'collection', a.collection_id, 'status', a.status, 'pid', l.pid,
                         'keep', a.keep, 'starts', a.starts, 'impact', coalesce((a.plan ->> 'impact')::float8, 0),
@@ -312,17 +315,38 @@ fn database() -> u32 {
 
 /// Ends plans that nobody approved in time, and requests that waited as long for another action.
 fn expire() -> Result<(), Error> {
-    kept::change(
-        "UPDATE ruvector.actions a
-            SET status = 'expired', ended_at = clock_timestamp(),
-                detail = CASE a.status WHEN 'proposed' THEN detail ELSE 'nobody approved it in time' END
-           FROM ruvector.collections c
-          WHERE a.status IN ('proposed', 'awaiting_approval') AND c.id = a.collection_id
+    const DUE: &str = "SELECT to_jsonb(a.id)
+           FROM ruvector.actions a JOIN ruvector.collections c ON c.id = a.collection_id
+          WHERE a.status IN ('proposed', 'awaiting_approval')
             AND coalesce(a.decided_at, a.requested_at) + make_interval(secs =>
                     (ruvector._effective_settings(ruvector._server_settings(), c.settings) ->> 'approval_timeout_seconds')::float8)
-                < clock_timestamp()",
-        &[],
-    )
+                < clock_timestamp()";
+    let due: Vec<i64> = collect::documents(DUE, &[])?;
+    due.into_iter().try_for_each(|id| decide::end_waiting(id, "nobody approved it in time"))
+}
+
+/// What runs where healing was switched off is stopped, as by a human; it is undone. An action that takes an earlier one back
+/// by its journal goes on: halfway is no place to stop.
+fn stop_what_is_switched_off() -> Result<(), Error> {
+    const STOP: &str = "UPDATE ruvector.actions a
+            SET stop_reason = 'abort', stop_asked_by = 'ruvector', stop_asked_at = clock_timestamp(),
+                detail = 'healing was switched off'
+           FROM ruvector.collections c
+          WHERE a.status IN ('executing', 'verifying') AND NOT a.keep AND a.stop_reason IS NULL AND c.id = a.collection_id
+            AND NOT (a.request ->> 'kind' = 'rollback' AND a.plan -> 'steps' = '[]')
+            AND NOT (ruvector._enabled()
+                     AND (ruvector._effective_settings(ruvector._server_settings(), c.settings) ->> 'enabled')::boolean)
+          RETURNING to_jsonb(a.id)";
+    let stopped: Vec<i64> = kept::changed(STOP, &[])?;
+    stopped.into_iter().try_for_each(|id| {
+        audit::note(&Happened {
+            event: "aborted",
+            action_id: Some(id),
+            statement: Some(&format!("SELECT ruvector_healing_abort({id})")),
+            details: json!({ "why": "healing was switched off" }),
+            ..Happened::default()
+        })
+    })
 }
 
 fn terminate(pid: i32) -> Result<(), Error> {

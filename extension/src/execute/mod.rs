@@ -8,6 +8,7 @@ use healing::plan::{BuildOptions, IndexRef, Step};
 use healing::recovery::{RecoveryCommand, StepState, SwapBack, patience_s, swap_back};
 use healing::snapshot::Oid;
 use pgrx::prelude::*;
+use pgrx::spi::quote_literal;
 use serde_json::{Value, json};
 
 use crate::background::process;
@@ -60,8 +61,9 @@ impl Context<'_> {
     }
 }
 
-/// The SQL that a step about an index would run, for a dry run. Must run in a transaction.
-pub(crate) fn sql_of(step: &Step) -> Option<String> {
+/// What a step would run, for a dry run; None where that is not known. Must run in a transaction.
+pub(crate) fn sql_of(step: &Step, collection: Option<&Collection>) -> Option<String> {
+    let routing = || collect::managed::routing(collection?).ok().flatten();
     let concurrently = |of: &IndexRef| {
         let definition = index::definition(of.oid).ok()?;
         Some(definition.replacen("CREATE INDEX ", "CREATE INDEX CONCURRENTLY ", 1))
@@ -80,7 +82,23 @@ pub(crate) fn sql_of(step: &Step) -> Option<String> {
         Step::DropLoser { of } => Some(format!("DROP INDEX CONCURRENTLY {}", lookup::trial_name(of))),
         Step::DropInvalid { of } => Some(format!("DROP INDEX CONCURRENTLY {}", of.name)),
         Step::ReindexConcurrently { of, options, .. } => Some(reindex_sql(of, *options)),
-        _ => None,
+        // Not a comparison: its searches are the panel's.
+        Step::CompareIndexes { .. } => None,
+        Step::TuneSearchEffort { of, objective } => Some(format!(
+            "SELECT ruvector_search_effort_set({}, $1) /* the least that finds {objective} of the true neighbours */",
+            quote_literal(&of.name)
+        )),
+        Step::MoveRows { moves, .. } => {
+            routing().and_then(|routing| Some(rows::sql(&routing, routing.key()?, moves)))
+        }
+        Step::SetRoutingWeight { of, weight, lease } => {
+            routing().map(|routing| weight::sql(&routing.route, of, *weight, *lease, None))
+        }
+        Step::ScaleReplicas { target, max_replicas, .. } => Some(scale::sql(target, *max_replicas)),
+        Step::SetThrottle { .. }
+        | Step::PauseJob { .. }
+        | Step::PauseAutovacuum { .. }
+        | Step::DrainMaintenance { .. } => suppress::sql(step, collection?),
     }
 }
 
@@ -515,21 +533,18 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
         }
         RecoveryCommand::Revert { step, details, .. } => match step.as_ref() {
             Step::SetRoutingWeight { of, .. } => {
-                transaction(|| {
-                    weight::restore(context, of, details)?;
-                    note(json!({}))
-                })?;
+                transaction(|| note(weight::restore(context, of, details)?))?;
                 transaction(routing::load)
             }
             Step::MoveRows { pause_ratio, .. } => {
-                let rows = rows::revert(context, step_no, *pause_ratio)?;
-                transaction(|| note(json!({ "moved_back": rows })))
-            }
-            Step::ScaleReplicas { target, .. } => {
-                let details = scale::revert(target, details)?;
+                let details = rows::revert(context, step_no, *pause_ratio)?;
                 transaction(|| note(details))
             }
-            other => suppress::revert(context, other, || note(json!({}))),
+            Step::ScaleReplicas { target, .. } => {
+                let details = scale::revert(context, target, details)?;
+                transaction(|| note(details))
+            }
+            other => suppress::revert(context, other, note),
         },
     }
 }

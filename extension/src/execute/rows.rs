@@ -428,6 +428,30 @@ impl<'a> Mover<'a> {
     }
 }
 
+/// The SQL of moves between partitions, which runs in batches whose keys `ruvector.moved_rows` keeps.
+pub(super) fn sql(routing: &Routing, key: &Key, moves: &[Move]) -> String {
+    let Key { name, kind } = key;
+    let of = |one: &Move| {
+        let elsewhere = routing.places.iter().any(|leaf| leaf.number == one.to.number && leaf.elsewhere);
+        let how = if elsewhere { ", by INSERT there and DELETE here under two-phase commit" } else { "" };
+        format!(
+            "UPDATE {} SET partition_id = {} WHERE partition_id = {} AND {name} = ANY (($1::text[])::{kind}[]) /* up to {} rows{how} */",
+            routing.root, one.to.number, one.from.number, one.rows
+        )
+    };
+    let moves: Vec<String> = moves.iter().map(of).collect();
+    format!("LOCK TABLE {} IN EXCLUSIVE MODE; {}", routing.root, moves.join("; "))
+}
+
+/// The SQL that moves back what a step has moved, last batch first.
+pub(super) fn inverse_sql(routing: &Routing, key: &Key, action: i64, step_no: u32) -> String {
+    let (root, name) = (&routing.root, &key.name);
+    format!(
+        "UPDATE {root} r SET partition_id = m.from_id FROM ruvector.moved_rows m WHERE m.action_id = {action} AND m.step_no = {step_no} \
+         AND m.undone_at IS NULL AND r.partition_id = m.to_id AND r.{name}::text = ANY (m.keys)"
+    )
+}
+
 /// All moves of a step, with λ measured after each.
 pub(super) fn carry_out(
     context: &Context<'_>,
@@ -437,7 +461,14 @@ pub(super) fn carry_out(
     mut watch: Option<Watch>,
     pause_ratio: f64,
 ) -> Result<Went, Error> {
-    let found = context.intend(step_no, step, || Ok((look(context, moves)?, json!({}))))?;
+    let found = context.intend(step_no, step, || {
+        let (routing, key, owner) = look(context, moves)?;
+        let details = json!({
+            (journal::SQL): sql(&routing, &key, moves),
+            (journal::INVERSE): inverse_sql(&routing, &key, context.action_id, step_no),
+        });
+        Ok(((routing, key, owner), details))
+    })?;
     let nodes = transaction(|| journal::load(context.action_id))?
         .map(|action| action.problem.component.nodes)
         .unwrap_or_default();
@@ -487,18 +518,20 @@ pub(super) fn carry_out(
     Ok(Went::Done)
 }
 
-/// Moves everything back that the step has moved. Rows of a table that was dropped meanwhile are gone with it.
-pub(super) fn revert(context: &Context<'_>, step_no: u32, pause_ratio: f64) -> Result<u64, Error> {
+/// Moves everything back that the step has moved, and says how. Rows of a table that was dropped meanwhile are gone with it.
+pub(super) fn revert(context: &Context<'_>, step_no: u32, pause_ratio: f64) -> Result<Value, Error> {
     let dropped = transaction(|| Ok(owner_of(context.collection.relation.into()).is_none()))?;
     if !dropped {
         // What another server is to commit counts as moved only once it has.
         settle(context.collection, Whose::All)?;
     }
     if dropped || transaction(|| last_batch(context.action_id, step_no))?.is_none() {
-        return Ok(0);
+        return Ok(json!({ "moved_back": 0 }));
     }
     let found = transaction(|| look(context, &[]))?;
-    Mover::new(context, step_no, pause_ratio, found).take_back(None)
+    let sql = inverse_sql(&found.0, &found.1, context.action_id, step_no);
+    let rows = Mover::new(context, step_no, pause_ratio, found).take_back(None)?;
+    Ok(json!({ "moved_back": rows, (journal::SQL): sql }))
 }
 
 /// λ of the component by the load of the next seconds, in which this process is idle.

@@ -23,7 +23,8 @@ use serde_json::{Value, json};
 use super::{Context, Went};
 use crate::background::process;
 use crate::error::Error;
-use crate::{journal, settings};
+use crate::transaction::transaction;
+use crate::{identity, journal, settings};
 
 /// Longest that asking or setting may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -136,6 +137,18 @@ fn replicas(target: &str) -> Result<i64, Error> {
         .ok_or_else(|| Error::refused("the orchestrator did not say how many replicas there are"))
 }
 
+/// What scaling would start, before the present number is known.
+pub(super) fn sql(target: &str, max_replicas: i64) -> String {
+    let command = settings::scale_command().unwrap_or_else(|| "ruvector.scale_command".to_owned());
+    format!("{command} set {target} $1 $2 /* half as many again as the present $2, {max_replicas} at most */")
+}
+
+/// What is started to have so many replicas where there are so many now, for the journal: no SQL, and no shell either.
+fn words(target: &str, wanted: i64, present: i64) -> String {
+    let command = settings::scale_command().unwrap_or_else(|| "ruvector.scale_command".to_owned());
+    format!("{command} set {target} {wanted} {present}")
+}
+
 /// Half as many again, rounded up, as far as allowed.
 pub(super) fn up(
     context: &Context<'_>,
@@ -145,14 +158,20 @@ pub(super) fn up(
     max_replicas: i64,
     ready_timeout_s: i64,
 ) -> Result<Went, Error> {
+    transaction(|| identity::check(context.collection.id))?;
     let previous = replicas(target)?;
     let Some(new) = healing::scaling::new_count(previous, max_replicas) else {
         return Ok(Went::Noop(format!("{target} has {previous} replicas, max_replicas is {max_replicas}")));
     };
     let figures = json!({ "previous_replicas": previous, "new_replicas": new });
     context.intend(step_no, step, || {
-        let details =
-            json!({ "previous_replicas": previous, "new_replicas": new, (journal::FIGURES): figures });
+        let details = json!({
+            "previous_replicas": previous,
+            "new_replicas": new,
+            (journal::FIGURES): figures,
+            (journal::SQL): words(target, new, previous),
+            (journal::INVERSE): words(target, previous, new),
+        });
         Ok(((), details))
     })?;
     call(&["set", target, &new.to_string(), &previous.to_string()], CALL_TIMEOUT)?;
@@ -170,15 +189,16 @@ pub(super) fn up(
 
 /// The former number again, if the present one is the one that was asked for: what somebody else has asked for since is
 /// theirs.
-pub(super) fn revert(target: &str, details: &Value) -> Result<Value, Error> {
+pub(super) fn revert(context: &Context<'_>, target: &str, details: &Value) -> Result<Value, Error> {
     let noted = |name: &str| details.get(name).and_then(Value::as_i64);
     let (Some(previous), Some(new)) = (noted("previous_replicas"), noted("new_replicas")) else {
         return Ok(json!({}));
     };
+    transaction(|| identity::check(context.collection.id))?;
     let now = replicas(target)?;
     if now == new {
         call(&["set", target, &previous.to_string(), &new.to_string()], CALL_TIMEOUT)?;
-        return Ok(json!({}));
+        return Ok(json!({ (journal::SQL): words(target, previous, new) }));
     }
     Ok(match now == previous {
         true => json!({}),

@@ -3,19 +3,20 @@
 
 use std::time::{Duration, Instant};
 
-use healing::lease::LeaseKind;
+use healing::lease::{LeaseKind, Over};
 use healing::plan::Step;
 use healing::recovery::StepState;
 use healing::throttle::{Percentages, Rates};
 use pgrx::prelude::*;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Context, Went};
 use crate::background::{self, process};
+use crate::collect::Collection;
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{collect, leases, throttle};
+use crate::{collect, journal, leases, throttle};
 
 /// How often it is looked whether something has come about.
 const LOOK: Duration = Duration::from_millis(250);
@@ -48,10 +49,48 @@ pub(super) fn set_throttle(
             serde_json::to_value(previous)?,
             lease_s,
         )?;
-        context.note(step_no, step, StepState::Done, json!({ "lease": lease }))
+        context.note(step_no, step, StepState::Done, leased(lease, None)?)
     })?;
     transaction(throttle::load)?;
     Ok(Went::Done)
+}
+
+/// What a step of this file would run.
+pub(super) fn sql(step: &Step, collection: &Collection) -> Option<String> {
+    let lease = |kind: LeaseKind, seconds: i64| {
+        format!(
+            "INSERT INTO ruvector.leases (collection_id, kind, ends_at) VALUES ({}, '{}', clock_timestamp() + interval '{seconds} s')",
+            collection.id,
+            kind.as_str()
+        )
+    };
+    match step {
+        Step::SetThrottle { lease_s, .. } => Some(lease(LeaseKind::Throttle, *lease_s)),
+        Step::PauseJob { jobid, lease_s, .. } => Some(format!(
+            "{}; SELECT cron.alter_job({jobid}, active := false)",
+            lease(LeaseKind::CronJob, *lease_s)
+        )),
+        Step::PauseAutovacuum { lease_s } => Some(format!(
+            "{} /* and SHARE UPDATE EXCLUSIVE on its tables by a process of its own */",
+            lease(LeaseKind::Autovacuum, *lease_s)
+        )),
+        Step::DrainMaintenance { cancel, .. } if !cancel.is_empty() => {
+            Some(format!("SELECT pg_cancel_backend($1) /* of {} */", cancel.join(", ")))
+        }
+        _ => None,
+    }
+}
+
+/// What the journal says of a step that holds something back: its lease, and the SQL that made it (with that of its effect
+/// and of the way back, where that is not the lease alone).
+fn leased(lease: i64, effect: Option<(String, String)>) -> Result<Value, Error> {
+    let end = leases::end_sql(lease, Over::Released);
+    let begin = leases::begin_sql(lease)?;
+    let (sql, inverse) = match effect {
+        Some((effect, back)) => (format!("{begin}; {effect}"), format!("{back}; {end}")),
+        None => (begin, end),
+    };
+    Ok(json!({ "lease": lease, (journal::SQL): sql, (journal::INVERSE): inverse }))
 }
 
 /// A job as it is.
@@ -101,7 +140,8 @@ pub(super) fn pause_job(
             lease_s,
         )?;
         Spi::run_with_args("SELECT cron.alter_job($1, active := false)", &[jobid.into()])?;
-        context.note(step_no, step, StepState::Done, json!({ "lease": lease }))
+        let call = |active: bool| format!("SELECT cron.alter_job({jobid}, active := {active})");
+        context.note(step_no, step, StepState::Done, leased(lease, Some((call(false), call(true))))?)
     })?;
     Ok(Went::Done)
 }
@@ -130,7 +170,7 @@ pub(super) fn pause_autovacuum(
     let until = Instant::now() + HOLDER_PATIENCE;
     loop {
         if transaction(|| leases::is_held(lease))? {
-            context.done(step_no, step, json!({ "lease": lease }))?;
+            transaction(|| context.note(step_no, step, StepState::Done, leased(lease, None)?))?;
             return Ok(Went::Done);
         }
         let ended = transaction(|| Ok(leases::all()?.iter().all(|row| row.lease.id != lease)))?;
@@ -172,7 +212,15 @@ pub(super) fn drain(
         }
         process::pause(LOOK);
     };
-    context.done(step_no, step, json!({ "cancelled": cancelled, "left": left }))?;
+    let calls: Vec<String> = cancelled
+        .iter()
+        .filter_map(|id| Some(format!("SELECT pg_cancel_backend({})", id.rsplit(' ').next()?)))
+        .collect();
+    let mut details = json!({ "cancelled": cancelled, "left": left });
+    if !calls.is_empty() {
+        details[journal::SQL] = json!(calls.join("; "));
+    }
+    context.done(step_no, step, details)?;
     Ok(Went::Done)
 }
 
@@ -180,7 +228,7 @@ pub(super) fn drain(
 pub(super) fn revert(
     context: &Context<'_>,
     step: &Step,
-    note: impl FnOnce() -> Result<(), Error>,
+    note: impl FnOnce(Value) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let (kind, subject) = match step {
         Step::SetThrottle { .. } => (LeaseKind::Throttle, context.collection.id.to_string()),
@@ -194,8 +242,9 @@ pub(super) fn revert(
         }
     };
     transaction(|| {
-        leases::release(context.action_id, kind, &subject)?;
-        note()
+        let ended = leases::release(context.action_id, kind, &subject)?;
+        let sql: Vec<String> = ended.into_iter().map(|id| leases::end_sql(id, Over::Released)).collect();
+        note(if sql.is_empty() { json!({}) } else { json!({ (journal::SQL): sql.join("; ") }) })
     })?;
     transaction(throttle::load)
 }

@@ -4,6 +4,7 @@ use healing::plan::{PlaceRef, Step, WeightLease};
 use healing::recovery::StepState;
 use pgrx::JsonB;
 use pgrx::prelude::*;
+use pgrx::spi::quote_literal;
 use serde_json::{Value, json};
 
 use super::Context;
@@ -19,6 +20,45 @@ fn route(context: &Context<'_>, of: &PlaceRef) -> Result<String, Error> {
         true => Ok(routing.route),
         false => Err(Error::refused(format!("{} is no partition of it any more", of.name))),
     }
+}
+
+/// The SQL that routes to a partition so.
+fn weight_sql(route: &str, of: &PlaceRef, values: &Value) -> String {
+    let text = |name: &str| match &values[name] {
+        Value::Null => "NULL".to_owned(),
+        Value::String(text) => quote_literal(text),
+        other => other.to_string(),
+    };
+    let until = match values["lease_s"].as_i64() {
+        Some(seconds) => format!("clock_timestamp() + interval '{seconds} s'"),
+        None => text("lease_until"),
+    };
+    format!(
+        "UPDATE ruvector.routing SET (weight, weight_after, lease_until, set_by) = ({}, {}, {until}, {}) \
+         WHERE route = {} AND partition_id = {}",
+        text("weight"),
+        text("weight_after"),
+        text("set_by"),
+        quote_literal(route),
+        of.number
+    )
+}
+
+/// The SQL that sets a weight, for an action or, in a dry run, for none yet.
+pub(super) fn sql(
+    route: &str,
+    of: &PlaceRef,
+    weight: f64,
+    lease: Option<WeightLease>,
+    action: Option<i64>,
+) -> String {
+    let values = json!({
+        "weight": weight,
+        "weight_after": lease.map(|lease| lease.after),
+        "lease_s": lease.map(|lease| lease.seconds),
+        "set_by": action,
+    });
+    weight_sql(route, of, &values)
 }
 
 /// Effect and journal in one transaction: there is no moment in which one is there without the other.
@@ -52,19 +92,26 @@ pub(super) fn set(
                 lease.map(|lease| lease.seconds as f64).into(),
             ],
         )?;
-        context.note(step_no, step, StepState::Done, json!({ "former": former, "route": route }))
+        let set = sql(&route, of, weight, lease, Some(context.action_id));
+        let details = json!({
+            (journal::SQL): set,
+            (journal::INVERSE): weight_sql(&route, of, &former),
+            "former": former,
+            "route": route,
+        });
+        context.note(step_no, step, StepState::Done, details)
     })?;
     transaction(routing::load)
 }
 
-/// The former weight again, unless somebody else has set another meanwhile. In the caller's transaction.
-pub(super) fn restore(context: &Context<'_>, of: &PlaceRef, details: &Value) -> Result<(), Error> {
+/// The former weight again, unless somebody else has set another meanwhile; what was done. In the caller's transaction.
+pub(super) fn restore(context: &Context<'_>, of: &PlaceRef, details: &Value) -> Result<Value, Error> {
     let (Some(former), Some(route)) = (details.get("former"), details.get("route").and_then(Value::as_str))
     else {
         // Nothing was noted: nothing was set.
-        return Ok(());
+        return Ok(json!({}));
     };
-    Ok(Spi::run_with_args(
+    Spi::run_with_args(
         "UPDATE ruvector.routing r
             SET (weight, weight_after, lease_until, set_by) = (f.weight, f.weight_after, f.lease_until, f.set_by)
            FROM jsonb_to_record($3) AS f (weight float8, weight_after float8, lease_until timestamptz, set_by bigint)
@@ -75,5 +122,7 @@ pub(super) fn restore(context: &Context<'_>, of: &PlaceRef, details: &Value) -> 
             JsonB(former.clone()).into(),
             context.action_id.into(),
         ],
-    )?)
+    )?;
+    let sql = format!("{} AND set_by = {}", weight_sql(route, of, former), context.action_id);
+    Ok(json!({ (journal::SQL): sql }))
 }

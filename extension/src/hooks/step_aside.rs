@@ -130,18 +130,17 @@ unsafe fn step_aside(name: *const c_char) {
     if !pg_sys::superuser() && !owns_database(database.into(), owner) {
         return;
     }
-    let (pid, workers) = {
+    let (pid, helpers) = {
         let mut healers = shared::HEALERS.exclusive();
         let Some(at) = healers.slots.iter().position(|slot| slot.database == database) else { return };
         let slot = &mut healers.slots[at];
         // A database that is only copied or moved gets its healer back; one that was dropped is tried once in vain.
         slot.aside_until = pg_sys::GetCurrentTimestamp() + ASIDE_US;
-        (slot.pid, slot.workers)
+        (slot.pid, slot.helpers().collect::<Vec<i32>>())
     };
     background::wake(pid);
-    workers.iter().for_each(|worker| background::terminate(*worker));
-    let sessions =
-        |slot: &shared::HealerSlot| slot.pid != 0 || slot.workers.iter().any(|worker| *worker != 0);
+    helpers.into_iter().for_each(background::terminate);
+    let sessions = |slot: &shared::HealerSlot| slot.pid != 0 || slot.helpers().next().is_some();
     for step in 0..WAIT_STEPS {
         if step == PATIENT_STEPS {
             // It measures something.

@@ -162,6 +162,8 @@ unsafe fn is_exempt() -> bool {
     let kind = pg_sys::MyBackendType;
     kind != B_BACKEND && kind != B_BG_WORKER
         || settings::throttle_exempt()
+        // Its lease ends with the healer's next round, if there is a healer.
+        || !settings::enabled()
         || OURS.load(Ordering::Relaxed)
         || pg_sys::ParallelWorkerNumber >= 0
         || kind == B_BG_WORKER && pg_sys::IsLogicalWorker()

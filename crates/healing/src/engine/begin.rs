@@ -3,9 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arm, InFlight, Planned, Reason, Request, gates};
+use super::{Arm, InFlight, Planned, Reason, Request, gates, has_cleared};
 use crate::config::Config;
-use crate::integrity::component_lambda;
 use crate::lifecycle::Status;
 use crate::snapshot::{Snapshot, UnixMs};
 
@@ -85,14 +84,13 @@ pub fn begin(input: &BeginInput<'_>) -> Begin {
         return wait(closed.reason);
     }
     // What a human named by hand was wanted whether the part is weak or not, and whatever the server does.
-    if !request.by_hand() {
-        if let Some(closed) = gates::quiet(planned, config, snapshot, now) {
-            return wait(closed.reason);
-        }
-        let lambda = component_lambda(snapshot, &planned.problem.component.nodes, config).ok().flatten();
-        if lambda.is_none_or(|lambda| lambda >= config.normal_lambda()) {
-            return never(Status::Expired, Reason::StateNormal);
-        }
+    if !request.by_hand()
+        && let Some(closed) = gates::quiet(planned, config, snapshot, now)
+    {
+        return wait(closed.reason);
+    }
+    if has_cleared(planned, request, snapshot, config) {
+        return never(Status::Expired, Reason::StateNormal);
     }
     // A share of at most 0.9 of bytes far below 2^53.
     let allowed = |free: &u64| *free as f64 * config.max_disk_share;

@@ -5,8 +5,9 @@ use super::{InFlight, Planned, Reason};
 use crate::config::Config;
 use crate::plan::{Plan, Step};
 use crate::remedies::{self, Remedy};
-use crate::snapshot::{Activity, Reading, Snapshot, UnixMs};
-use crate::window::{self, Place};
+use crate::rollback;
+use crate::snapshot::{Activity, Oid, Reading, Snapshot, UnixMs};
+use crate::window::{self, Place, Window};
 
 /// A gate that is closed: the reason, the figures, and when it opens by itself if that is known.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +36,21 @@ pub(super) fn builds(plan: &Plan) -> bool {
     plan.steps.iter().any(|step| matches!(step, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. }))
 }
 
+/// Whether steps reach beyond this server, which a copy of it must not: to an orchestrator, or to another server's rows.
+pub(crate) fn reaches_beyond(steps: &[Step], snapshot: &Snapshot) -> bool {
+    let elsewhere = |oid: Oid| {
+        let places = snapshot.managed.iter().flat_map(|managed| &managed.places);
+        places.into_iter().any(|place| place.oid == oid && place.elsewhere)
+    };
+    steps.iter().any(|step| match step {
+        Step::ScaleReplicas { .. } => true,
+        Step::MoveRows { moves, .. } => {
+            moves.iter().any(|one| elsewhere(one.from.oid) || elsewhere(one.to.oid))
+        }
+        _ => false,
+    })
+}
+
 /// What holds for every plan, a human's too: its place beside the others on the server, and the server's identity.
 pub(super) fn room(
     plan: &Plan,
@@ -42,8 +58,9 @@ pub(super) fn room(
     snapshot: &Snapshot,
     in_flight: &InFlight,
 ) -> Option<Closed> {
-    let external = remedy(plan).is_some_and(Remedy::external);
-    if let (true, Some(change)) = (external, &snapshot.around.identity_changed) {
+    // Taking back what reached beyond the server reaches as far.
+    let reaches_beyond = || reaches_beyond(&plan.steps, snapshot) || rollback::takes_back_from_beyond(plan);
+    if let Some(change) = snapshot.around.identity_changed.as_ref().filter(|_| reaches_beyond()) {
         return Some(Closed::new(Reason::IdentityChanged, change.clone()));
     }
     if builds(plan) && in_flight.builds > 0 {
@@ -140,14 +157,26 @@ fn load(config: &Config, snapshot: &Snapshot) -> Option<String> {
     }
 }
 
-/// Whether a maintenance window is open, and long enough for the plan.
+/// Whether the maintenance windows are open, and long enough for the plan.
 fn in_window(plan: &Plan, config: &Config, snapshot: &Snapshot, now: UnixMs) -> Option<Closed> {
     if plan.impact < config.window_impact {
         return None;
     }
+    // Where the server has set windows, a collection's own must be open too.
+    let both = [&config.server_windows, &config.maintenance_windows];
+    both.into_iter().find_map(|windows| in_one(windows, plan, config, snapshot, now))
+}
+
+fn in_one(
+    windows: &[Window],
+    plan: &Plan,
+    config: &Config,
+    snapshot: &Snapshot,
+    now: UnixMs,
+) -> Option<Closed> {
     let offset_s = snapshot.around.utc_offset_s.unwrap_or(0);
     let closed = |detail: String, until| Closed { reason: Reason::OutsideWindow, detail, until };
-    match window::place(&config.maintenance_windows, now, offset_s)? {
+    match window::place(windows, now, offset_s)? {
         Place::Outside { next } => {
             let minutes = (next - now + 59_999) / 60_000;
             Some(closed(format!("the next maintenance window begins in {minutes} min"), Some(next)))

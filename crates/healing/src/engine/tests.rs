@@ -7,8 +7,8 @@ use crate::fixtures::{NOW, drift, fragment, ivf, known, recall, replica, snapsho
 use crate::graph::NodeKey;
 use crate::integrity::{StateRecord, assess};
 use crate::lifecycle::Lesson;
-use crate::plan::Step;
-use crate::snapshot::{Activity, Horizon, Managed, Place, Reading, Replacement};
+use crate::plan::{Move, PlaceRef, Step};
+use crate::snapshot::{Activity, Horizon, Managed, Oid, Place, Reading, Replacement};
 
 /// A decision's circumstances; by default a bloated hnsw index in critical state and nothing in the way.
 #[derive(Clone)]
@@ -956,4 +956,121 @@ fn of_every_remedy_it_is_known_whether_it_could_act_and_why_not() {
     case = ladder();
     case.config.manage_search_effort = false;
     assert_eq!(of(&case, "tune_search_effort").reason, Some(Reason::NotApplicable));
+}
+
+/// A rollback of a plan of this strategy, with these steps.
+fn back(strategy: &str, steps: Vec<Step>, beyond: bool) -> Planned {
+    let case = Case::new();
+    let Decision::Act { mut planned, .. } = case.decide() else { panic!() };
+    planned.plan.strategy = crate::rollback::STRATEGY.to_owned();
+    planned.plan.steps = steps;
+    planned.plan.params = json!({ "takes_back": strategy, "beyond_the_server": beyond });
+    *planned
+}
+
+fn decide_back(case: &Case, planned: Planned) -> Decision {
+    let assessment = assess(&case.snapshot, &case.config).unwrap();
+    decide_rollback(
+        &DecisionInput {
+            config: &case.config,
+            state: &case.state,
+            assessment: &assessment,
+            snapshot: &case.snapshot,
+            history: &[],
+            arms: &[],
+            learned: &case.learned,
+            in_flight: case.in_flight,
+            now: case.now,
+            request: &Request::Rollback { of: 1 },
+        },
+        planned,
+    )
+}
+
+#[test]
+fn a_rollback_waits_for_a_human_where_what_it_takes_back_would() {
+    let approval = |case: &Case, planned: Planned| match decide_back(case, planned) {
+        Decision::Act { approval, .. } => approval,
+        other => panic!("{other:?}"),
+    };
+    let plain = Case::new();
+    assert_eq!(approval(&plain, back("compact_indexes", vec![], false)), None);
+    assert_eq!(approval(&plain, back("scale_replicas", vec![], true)), Some(ApprovalReason::Strategy));
+    let class = Case::with(|c| c.config.require_approval = vec!["IndexFragmentation".to_owned()]);
+    assert_eq!(approval(&class, back("compact_indexes", vec![], false)), Some(ApprovalReason::ProblemClass));
+    let off = Case::with(|c| c.config.enabled = false);
+    assert!(matches!(
+        decide_back(&off, back("compact_indexes", vec![], false)),
+        Decision::Refuse { reason: Reason::Disabled, .. }
+    ));
+}
+
+#[test]
+fn a_copy_of_the_server_does_and_takes_back_nothing_beyond_it() {
+    let copy = Case::with(|c| c.snapshot.around.identity_changed = Some("another machine".to_owned()));
+    let refused = |planned: Planned| {
+        matches!(decide_back(&copy, planned), Decision::Refuse { reason: Reason::IdentityChanged, .. })
+    };
+    assert!(refused(back("scale_replicas", vec![], true)));
+    let scale =
+        Step::ScaleReplicas { target: "deployment/read".to_owned(), max_replicas: 3, ready_timeout_s: 1 };
+    assert!(refused(back("compact_indexes", vec![scale], false)));
+    assert!(!refused(back("compact_indexes", vec![], false)), "what stays on the server is its own business");
+    // Rows that go to another server, or come from one.
+    let place = |oid: Oid, elsewhere: bool| Place {
+        oid,
+        number: oid as i32,
+        weight: 1.0,
+        cold: false,
+        elsewhere,
+        refuses: None,
+        cold_rows: None,
+    };
+    let mut snapshot = copy.snapshot.clone();
+    let places = vec![place(1, false), place(2, true), place(3, false)];
+    snapshot.managed = Some(Managed { fixed: None, noticed: None, by_tenant: false, places });
+    let moving = |from: Oid, to: Oid| {
+        let of = |oid: Oid| PlaceRef { oid, number: oid as i32, name: oid.to_string() };
+        let moves = vec![Move { from: of(from), to: of(to), rows: 1, cold: false }];
+        gates::reaches_beyond(&[Step::MoveRows { moves, lambda: None, flat: 0, pause_ratio: 1.0 }], &snapshot)
+    };
+    assert_eq!((moving(1, 2), moving(2, 3), moving(1, 3)), (true, true, false));
+}
+
+#[test]
+fn the_windows_of_the_server_and_of_the_collection_must_both_be_open() {
+    let window = |from: &str, to: &str| {
+        let set = json!({ "maintenance_windows": [{ "from": from, "to": to }] });
+        Config::default().apply(&set).unwrap().maintenance_windows
+    };
+    let all_day = || window("00:00", "23:59");
+    let never = |now: UnixMs| {
+        let minute = now.div_euclid(60_000).rem_euclid(24 * 60);
+        let at =
+            |minutes: i64| format!("{:02}:{:02}", minutes.rem_euclid(24 * 60) / 60, minutes.rem_euclid(60));
+        window(&at(minute + 120), &at(minute + 180))
+    };
+    let reason = |server: fn(&Case) -> bool, own_open: bool| {
+        Case::with(|c| {
+            let open = server(c);
+            c.config.server_windows = if open { all_day() } else { never(c.now) };
+            c.config.maintenance_windows = if own_open { all_day() } else { never(c.now) };
+        })
+        .reason()
+    };
+    assert_eq!(reason(|_| true, true), None);
+    assert_eq!(reason(|_| false, true), Some(Reason::OutsideWindow));
+    assert_eq!(reason(|_| true, false), Some(Reason::OutsideWindow));
+}
+
+#[test]
+fn a_plan_that_waits_has_cleared_once_its_part_is_normal_or_gone() {
+    let case = Case::new();
+    let Decision::Act { planned, .. } = case.decide() else { panic!() };
+    let cleared =
+        |snapshot: &Snapshot, request: &Request| has_cleared(&planned, request, snapshot, &case.config);
+    assert!(!cleared(&case.snapshot, &Request::Automatic));
+    assert!(cleared(&snapshot(1, 0, 1), &Request::Automatic), "healthy");
+    let by_hand = Request::Execute { strategy: "compact_indexes".to_owned(), params: Value::Null };
+    assert!(!cleared(&snapshot(1, 0, 1), &by_hand), "a human wanted it");
 }

@@ -66,11 +66,6 @@ pub trait Remedy: Sync {
         true
     }
 
-    /// Whether its plans reach beyond this server (replica counts, webhooks): a copy of it must not.
-    fn external(&self) -> bool {
-        false
-    }
-
     /// Parameters that a manual request may give beside the common ones.
     fn parameters(&self) -> &'static [Parameter] {
         &[INDEXES]

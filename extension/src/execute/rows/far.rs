@@ -28,6 +28,7 @@ use crate::collect::servers::{self, Leaf};
 use crate::collect::{self, Collection, text_array};
 use crate::error::Error;
 use crate::execute::patiently;
+use crate::identity;
 use crate::owner::{as_role, owner_of, set_local};
 use crate::remote::{Connection, Credentials, credentials};
 use crate::transaction::{look_again, transaction};
@@ -79,6 +80,7 @@ pub(super) struct Far {
 impl Far {
     /// Must run in a transaction.
     pub(super) fn look(collection: &Collection, partition: Oid) -> Result<Far, Error> {
+        identity::check(collection.id)?;
         let leaf = servers::leaf(collection, partition)?
             .ok_or_else(|| Error::refused("the partition on another server is not there any more"))?;
         let owner =
