@@ -118,3 +118,69 @@ fn five_collections_that_fall_ill_together_are_healed_one_after_the_other() {
     assert!(!row.get::<_, bool>(0), "{}", said(&mut client));
     assert_eq!(row.get::<_, i64>(1), 1, "one attempt each");
 }
+
+#[test]
+fn two_healers_that_race_for_one_place_begin_one_after_the_other() {
+    let (cluster, mut client) = start();
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    let mut other = cluster.connect("other").unwrap();
+    other
+        .batch_execute(
+            r#"CREATE EXTENSION ruvector CASCADE;
+               SELECT ruvector_healing_configure('{"sample_interval_seconds": 1, "verify_window_seconds": 1}')"#,
+        )
+        .unwrap();
+    for one in [&mut client, &mut other] {
+        load_docs(one, 1_000);
+        for name in ["one", "two"] {
+            sick(one, name);
+        }
+    }
+    let cluster = Arc::new(cluster);
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let watching = {
+        let (cluster, over) = (Arc::clone(&cluster), Arc::clone(&over));
+        std::thread::spawn(move || {
+            let mut session = cluster.connect("postgres").unwrap();
+            let query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ruvector action'";
+            let mut most = 0i64;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                most = most.max(session.query_one(query, &[]).unwrap().get(0));
+            }
+            most
+        })
+    };
+    for one in [&mut client, &mut other] {
+        one.batch_execute(
+            "SELECT ruvector_collection_register(n, n::regclass) FROM unnest(ARRAY['one', 'two']) n",
+        )
+        .unwrap();
+    }
+    // Whoever starts healers is ended again and again meanwhile: one that is started beside another goes at once.
+    for _ in 0..5 {
+        let ended =
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'ruvector launcher'";
+        client.query(ended, &[]).unwrap();
+        wait_for("the launcher again", PATIENCE, || {
+            let query = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ruvector launcher'";
+            client.query_opt(query, &[]).unwrap()
+        })
+        .unwrap();
+    }
+    for one in [&mut client, &mut other] {
+        wait_for("both to be healed", std::time::Duration::from_secs(240), || {
+            let query = "SELECT 1 FROM ruvector.healing_outcomes WHERE success HAVING count(DISTINCT collection_id) = 2";
+            one.query_opt(query, &[]).unwrap()
+        })
+        .unwrap_or_else(|error| panic!("{error}: {}", said(one)));
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(watching.join().unwrap(), 1, "at most one action of the server at a time");
+    wait_for("one healer in each database", PATIENCE, || {
+        let query =
+            "SELECT array_agg(n ORDER BY n) = '{1,1}' FROM (SELECT count(*) AS n FROM pg_stat_activity
+                      WHERE backend_type = 'ruvector healer' GROUP BY datname) h";
+        client.query_one(query, &[]).unwrap().get::<_, Option<bool>>(0).filter(|is| *is)
+    })
+    .unwrap();
+}

@@ -237,3 +237,102 @@ fn nothing_of_a_hostile_owner_runs_as_anybody_else() {
     let log = cluster.log();
     assert!(!log.contains("[0.8414") && !log.contains("0.84147"), "a vector is in the log");
 }
+
+/// Functions that run with the rights of the extension's owner, change something, and may be called by those who look
+/// (`ruvector_monitor`) or act (`ruvector_operator`) although no user means them, each with a call on somebody else's table.
+/// None: it only reads, or forgets what is not there any more.
+const INNER: &[(&str, Option<&str>)] = &[
+    ("ruvector._action(bigint)", None),
+    ("ruvector._action_status(bigint)", None),
+    (
+        "ruvector._add_place(regclass,integer,regclass,double precision)",
+        Some("ruvector._add_place('bob.shared', 9, 'bob.shared_1', 1)"),
+    ),
+    (
+        "ruvector._adoption_came_to(regclass,text,text,bigint)",
+        Some("ruvector._adoption_came_to('bob.plain', 'indexing', '999999', 0)"),
+    ),
+    ("ruvector._check_route(text)", None),
+    ("ruvector._forget_managed(regclass)", Some("ruvector._forget_managed('bob.shared')")),
+    ("ruvector._give_back_routing(regclass)", Some("ruvector._give_back_routing('bob.shared')")),
+    (
+        "ruvector._manage(regclass,text,name,regclass,text)",
+        Some("ruvector._manage('bob.plain', 'mine', NULL, NULL, NULL)"),
+    ),
+    ("ruvector._note_adoption(regclass,jsonb)", Some("ruvector._note_adoption('bob.plain', NULL)")),
+    ("ruvector._set_cold_when(regclass,text)", Some("ruvector._set_cold_when('bob.shared', 'true')")),
+];
+
+/// What an operator may call, on somebody else's table.
+const VERBS: &[&str] = &[
+    "SELECT ruvector_collection_cold_when('bob.shared', 'true')",
+    "SELECT ruvector_routing_set('bob.shared', 1, 0)",
+    "SELECT ruvector_collection_attach('bob.shared', 'elsewhere', 'x')",
+    "SELECT ruvector_collection_register('mine', 'bob.plain')",
+    "SELECT ruvector_collection_unregister('shared')",
+    "SELECT ruvector_collection_release('shared')",
+    "CALL ruvector_collection_adopt('bob.plain', name => 'mine', index_method => 'none')",
+    "SELECT ruvector_collection_adopt_abort('bob.plain')",
+    "SELECT ruvector_healing_execute('shared', 'evict_cold_data')",
+    "SELECT ruvector_healing_trigger('shared')",
+    "SELECT ruvector_healing_rollback('shared')",
+    "SELECT ruvector_healing_reset('shared')",
+    "SELECT ruvector_healing_pause(now() + interval '1 hour', 'shared')",
+    r#"SELECT ruvector_healing_configure('{"enabled": false}', 'shared')"#,
+    "SELECT ruvector_throttle_set('shared', 100)",
+];
+
+#[test]
+fn what_runs_with_the_owners_rights_touches_nobody_elses_table() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE ROLE bob LOGIN IN ROLE ruvector_operator; CREATE SCHEMA bob AUTHORIZATION bob; GRANT USAGE ON SCHEMA bob TO PUBLIC;
+             CREATE ROLE mallory LOGIN IN ROLE ruvector_operator, ruvector_monitor; GRANT CREATE ON DATABASE app TO mallory;
+             CREATE EXTENSION postgres_fdw; CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw",
+        )
+        .unwrap();
+    let mut bob = cluster.connect_as("bob", "app").unwrap();
+    bob.batch_execute(
+        "SELECT ruvector_collection_create('shared', 3, 2, schema => 'bob', index_method => 'none', cold_when => 'id < 0');
+         CREATE TABLE bob.plain (id bigint PRIMARY KEY, embedding vector(3));
+         INSERT INTO bob.plain SELECT i, ARRAY[i, 1, 2]::vector FROM generate_series(1, 100) i",
+    )
+    .unwrap();
+    // An adoption that is under way.
+    bob.batch_execute(
+        "SELECT ruvector._begin_adoption('bob.plain', 'plain', 2, NULL, NULL, 'none', 'cosine', '{}')",
+    )
+    .unwrap();
+    let known = "SELECT concat_ws(E'\n', (SELECT jsonb_agg(a)::text FROM ruvector.adoptions a), (SELECT jsonb_agg(m)::text FROM ruvector.managed m),
+                        (SELECT jsonb_agg(r ORDER BY r)::text FROM ruvector.routing r), (SELECT jsonb_agg(to_jsonb(c) - 'identity')::text FROM ruvector.collections c),
+                        (SELECT count(*) FROM ruvector.actions), (SELECT count(*) FROM ruvector.leases), (SELECT count(*) FROM ruvector.healing_pauses))";
+    let before: String = client.query_one(known, &[]).unwrap().get(0);
+    let inner: Vec<String> = client
+        .query(
+            "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+               JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'ruvector'
+              WHERE p.prosecdef AND p.provolatile = 'v' AND p.proname LIKE '\\_%' AND has_function_privilege('ruvector_operator', p.oid, 'EXECUTE')
+              ORDER BY 1",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let thought_of: Vec<&str> = INNER.iter().map(|(function, _)| *function).collect();
+    assert_eq!(inner, thought_of, "a new one: who may call it, with whose table?");
+
+    let mut mallory = cluster.connect_as("mallory", "app").unwrap();
+    let calls = INNER.iter().filter_map(|(_, call)| *call).map(|call| format!("SELECT {call}"));
+    for statement in calls.chain(VERBS.iter().map(|verb| (*verb).to_owned())) {
+        let (code, _) = tests::refused(&mut mallory, &statement);
+        eprintln!("{code}  {statement}");
+        assert!(["42501", "2F003"].contains(&code.as_str()), "{statement}: {code}");
+    }
+    mallory.batch_execute("SELECT ruvector._check_route('free')").unwrap();
+    let after: String = client.query_one(known, &[]).unwrap().get(0);
+    assert_eq!(before, after);
+    bob.batch_execute("CALL ruvector_collection_adopt('bob.plain')").unwrap();
+    assert_eq!(bob.query_one("SELECT count(*) FROM bob.plain", &[]).unwrap().get::<_, i64>(0), 100);
+}

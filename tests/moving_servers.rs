@@ -425,3 +425,47 @@ fn killed_between_decision_and_commit_there() {
         dies(Phase::Decided, victim);
     }
 }
+
+#[test]
+fn a_copy_of_the_server_leaves_alone_what_the_original_has_prepared() {
+    let mut two = two(&[("max_prepared_transactions", "8")]);
+    // A batch that the original is at, as its copy finds it: an intent here, a prepared transaction there.
+    two.client
+        .batch_execute(r#"UPDATE ruvector.collections SET identity = identity || '{"machine": "another"}'"#)
+        .unwrap();
+    wait_for("the change to be seen", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector.integrity WHERE snapshot #>> '{around,identity_changed}' IS NOT NULL";
+        two.client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let gid: String = two
+        .client
+        .query_one(
+            "WITH batch AS (INSERT INTO ruvector.server_batches (collection_id, action_id, leaf, keys, noted_at)
+                            SELECT c.id, 0, 'docs_3'::regclass, '{}', now() - interval '1 hour' FROM ruvector.collections c RETURNING id)
+             SELECT format('ruvector_%s_%s_%s', (SELECT system_identifier FROM pg_control_system()),
+                           (SELECT oid FROM pg_database WHERE datname = current_database()), id) FROM batch",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    let mut original = two.there.connect("app").unwrap();
+    for statement in ["BEGIN", "CREATE TABLE of_the_original ()", &format!("PREPARE TRANSACTION '{gid}'")] {
+        original.batch_execute(statement).unwrap();
+    }
+    let samples = |client: &mut Client| -> i64 {
+        client.query_one("SELECT max(samples) FROM ruvector_integrity_status()", &[]).unwrap().get(0)
+    };
+    let began = samples(&mut two.client);
+    wait_for("some samples", PATIENCE, || (samples(&mut two.client) >= began + 4).then_some(())).unwrap();
+    assert!(prepared(&mut two.other).is_some(), "{}", two.here.log());
+    let state = "SELECT state FROM ruvector.server_batches";
+    assert_eq!(two.client.query_one(state, &[]).unwrap().get::<_, &str>(0), "intent");
+    assert!(two.here.log().contains("ruvector_identity_confirm()"), "it says why");
+    // Once somebody has said that it is the one, it decides.
+    two.client.batch_execute("SELECT ruvector_identity_confirm()").unwrap();
+    wait_for("the end of what was prepared", PATIENCE, || prepared(&mut two.other).is_none().then_some(()))
+        .unwrap();
+    assert_eq!(two.client.query_one(state, &[]).unwrap().get::<_, &str>(0), "given_up");
+}

@@ -166,6 +166,12 @@ impl Cluster {
         }
     }
 
+    /// A command for a program that works on the data directory, such as `pg_upgrade` or `pg_controldata`, as the account that
+    /// owns it.
+    pub fn server_command(&self, program: &str) -> Command {
+        self.account.command(&self.installation, program)
+    }
+
     /// A command for a client program, such as `psql` or `pgbench`, that connects to a database of this cluster as
     /// `postgres` unless its arguments say otherwise.
     pub fn client_command(&self, program: &str, database: &str) -> Command {
