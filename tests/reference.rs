@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use healing::classify::CLASS_NAMES;
-use healing::config::{KEYS, Scope};
+use healing::config::KEYS;
 use healing::params::ParameterKind;
 use healing::remedies;
 use postgres::Client;
@@ -127,10 +127,7 @@ fn settings(client: &mut Client, page: &mut String) {
     assert!(listed.is_subset(&known), "{listed:?} {known:?}");
     writeln!(page, "| key | default | values | may be set for | meaning |\n|---|---|---|---|---|").unwrap();
     for key in KEYS {
-        let scope = match key.scope {
-            Scope::Server => "server",
-            Scope::Collection => "server, collection",
-        };
+        let scope = key.set_for();
         let (default, doc) = ((key.default)(), key.doc.trim());
         writeln!(
             page,

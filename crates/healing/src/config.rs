@@ -369,6 +369,17 @@ impl ConfigError {
 }
 
 impl Key {
+    /// Where it may be set, in words.
+    pub fn set_for(&self) -> &'static str {
+        match self.scope {
+            Scope::Server => "server",
+            Scope::Collection if BOUND.iter().any(|bound| bound.name == self.name) => {
+                "server (binds), collection"
+            }
+            Scope::Collection => "server, collection",
+        }
+    }
+
     /// The valid values in words, with the unit.
     pub fn valid(&self) -> String {
         let unit = if self.unit.is_empty() { String::new() } else { format!(" {}", self.unit) };
@@ -628,13 +639,7 @@ pub fn reference() -> String {
          | key | takes | default | where | what it does |\n|---|---|---|---|---|\n",
     );
     for key in KEYS {
-        let at = match key.scope {
-            Scope::Server => "server",
-            Scope::Collection if BOUND.iter().any(|bound| bound.name == key.name) => {
-                "server (binds), collection"
-            }
-            Scope::Collection => "server, collection",
-        };
+        let at = key.set_for();
         let (valid, default) = (key.valid().replace('|', "\\|"), (key.default)());
         text.push_str(&format!("| `{}` | {valid} | `{default}` | {at} |{} |\n", key.name, key.doc));
     }
