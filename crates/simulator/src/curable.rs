@@ -1,7 +1,7 @@
 //! What can be cured at all, by the physics of the world and the limits that humans have set: not by what the healer says.
 
 use healing::graph::NodeKey;
-use healing::integrity::component_lambda;
+use healing::integrity::{component_lambda, lambda_once_well};
 use healing::snapshot::Oid;
 
 use crate::world::{Collection, World, observe};
@@ -17,46 +17,53 @@ const PORTIONS: u32 = 20;
 /// Share of an index's rows that must leave before a new build of it takes less memory to any purpose.
 const SMALLER: f64 = 0.1;
 
-/// λ of a collection in truth without what nobody could cure: hot rows of it of which no dose is enough, and cold rows in any
+/// λ of a collection in truth without what nobody could cure: hot partitions of which no dose is enough, and cold rows in any
 /// collection of the server where so few may leave at once that no index becomes smaller.
 pub fn lambda_without_the_incurable(world: &World, number: usize) -> f64 {
     let mut cured = world.clone();
-    if !a_dose_helps(world, number) {
-        cured.collections[number].tables.iter_mut().for_each(|table| table.heat = 0.0);
-    }
     for (collection, before) in cured.collections.iter_mut().zip(&world.collections) {
         if !an_eviction_helps(before) {
             collection.tables.iter_mut().for_each(|table| table.cold_rows = 0.0);
         }
     }
     cured.settle_memory();
-    cured.collections[number].touch();
-    observe::true_lambda(&mut cured, number)
+    // They stay as hot as they are beside the others, of which each is looked at as it is.
+    let helped = helped_by_a_dose(world, number);
+    let incurable: Vec<NodeKey> = hot(&world.collections[number])
+        .into_iter()
+        .filter(|oid| !helped.contains(oid))
+        .map(|oid| NodeKey::Partition { oid })
+        .collect();
+    let config = &world.collections[number].config;
+    lambda_once_well(&observe::truth(&cured, number), &incurable, config).ok().flatten().unwrap_or(1.0)
 }
 
-/// Whether as many cold rows as one action may move are enough for an index of the first table that they leave to become
-/// smaller.
+/// Whether as many cold rows as one action may move are enough for an index of some table that they leave to become smaller.
 fn an_eviction_helps(collection: &Collection) -> bool {
     let config = &collection.config;
     let all: f64 = collection.tables.iter().map(|table| table.rows).sum();
     let allowed = (config.max_moves as f64).min(config.max_move_share * all).floor();
-    let most = collection.tables.iter().filter(|table| !table.cold);
-    let most = most.max_by(|a, b| a.cold_rows.total_cmp(&b.cold_rows));
-    collection.managed && most.is_some_and(|table| allowed.min(table.cold_rows) + 1.0 >= SMALLER * table.rows)
+    let mut tables = collection.tables.iter().filter(|table| !table.cold && !table.indexes.is_empty());
+    collection.managed && tables.any(|table| allowed.min(table.cold_rows) + 1.0 >= SMALLER * table.rows)
 }
 
-/// Whether as many rows as one action may move, moved from a hot partition to where they draw least, would clearly be enough
-/// for its verification. Where it is not, the partition stays hot until a human raises a limit, whoever heals.
-pub fn a_dose_helps(world: &World, number: usize) -> bool {
+/// The partitions that draw more than a table at rest.
+fn hot(collection: &Collection) -> Vec<Oid> {
+    let hot = collection.tables.iter().filter(|table| !table.cold && table.heat > 0.0);
+    hot.map(|table| table.oid).collect()
+}
+
+/// The hot partitions of which as many rows as one action may move, moved to where they draw least, would clearly be enough for
+/// its verification. The others stay hot until a human raises a limit, whoever heals.
+fn helped_by_a_dose(world: &World, number: usize) -> Vec<Oid> {
     let collection = &world.collections[number];
     let rows: f64 = collection.tables.iter().map(|table| table.rows).sum();
     let config = &collection.config;
     let allowed = (config.max_moves as f64).min(config.max_move_share * rows).floor();
-    let hot = collection.tables.iter().filter(|table| !table.cold && table.heat > 0.0).map(|table| table.oid);
-    collection.managed
-        && hot.into_iter().any(|from| {
-            (1..=DOSES).any(|dose| helps(world, number, from, allowed * f64::from(dose) / f64::from(DOSES)))
-        })
+    let dose_helps = |from: &Oid| {
+        (1..=DOSES).any(|dose| helps(world, number, *from, allowed * f64::from(dose) / f64::from(DOSES)))
+    };
+    if collection.managed { hot(collection).into_iter().filter(dose_helps).collect() } else { vec![] }
 }
 
 fn helps(world: &World, number: usize, from: Oid, rows: f64) -> bool {
@@ -111,17 +118,17 @@ mod tests {
     #[test]
     fn a_tenth_of_the_hot_rows_helps_and_a_hundredth_does_not() {
         let small = world(20_000.0, 4.0);
-        assert!(a_dose_helps(&small, 0));
+        assert_eq!(helped_by_a_dose(&small, 0).len(), 1);
         assert!(lambda_without_the_incurable(&small, 0) < 0.7, "what can be cured counts");
         // 10,000 rows at once are all that is allowed.
         let large = world(1_000_000.0, 4.0);
-        assert!(!a_dose_helps(&large, 0));
+        assert!(helped_by_a_dose(&large, 0).is_empty());
         assert!(lambda_without_the_incurable(&large, 0) > 0.99);
         let mut raised = large;
         (raised.collections[0].config.max_moves, raised.collections[0].config.max_move_share) =
             (1_000_000, 0.2);
-        assert!(a_dose_helps(&raised, 0));
-        assert!(!a_dose_helps(&world(20_000.0, 0.0), 0), "nothing is hot");
+        assert_eq!(helped_by_a_dose(&raised, 0).len(), 1);
+        assert!(helped_by_a_dose(&world(20_000.0, 0.0), 0).is_empty(), "nothing is hot");
     }
 
     #[test]

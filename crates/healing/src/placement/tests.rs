@@ -363,6 +363,30 @@ fn cold_rows_stay_where_so_few_may_leave_that_no_index_becomes_smaller() {
 }
 
 #[test]
+fn cold_rows_leave_first_where_an_index_becomes_smaller_by_it() {
+    // Partition 1001 has most, and no index.
+    let mut full = full();
+    full.indexes.retain(|index| index.partition != 1001);
+    let from = |full: &Snapshot, most: i64| {
+        let mut limits = limits_of(full);
+        (limits.config.max_moves, limits.config.max_move_share) = (most, 1.0);
+        let plan = find("evict_cold_data").unwrap().plan(&problem(full), full, &limits)?;
+        let Step::MoveRows { moves, .. } = &plan.steps[0] else { panic!("{plan:?}") };
+        Ok::<_, NotApplicable>(moves.iter().map(|one| (one.from.oid, one.rows)).collect::<Vec<_>>())
+    };
+    assert_eq!(from(&full, 1200).unwrap(), [(1003, 1200)]);
+    assert_eq!(from(&full, 5000).unwrap(), [(1003, 3000), (1001, 2000)]);
+    // Where none could become smaller by so few, the limit that would do is that of the next that could.
+    let NotApplicable::DoseTooSmall { detail } = from(&full, 1000).unwrap_err() else { panic!() };
+    assert!(detail.contains("raise max_moves to 1200"), "{detail}");
+    // A smaller partition is enough for fewer.
+    for index in full.indexes.iter_mut().filter(|index| index.partition == 1003) {
+        index.rows = Reading::Known(6000.0);
+    }
+    assert_eq!(from(&full, 1000).unwrap(), [(1003, 1000)]);
+}
+
+#[test]
 fn cold_rows_leave_one_partition_after_the_other_and_its_index_is_built_anew() {
     let full = full();
     let plan = plan("evict_cold_data", &full).unwrap();

@@ -30,10 +30,12 @@ const HIT_RATIO_NOISE: f64 = 0.02;
 /// See the module.
 pub(super) struct EvictColdData;
 
-/// The partitions with cold rows, most first.
+/// The partitions with cold rows: first those of which so many as are allowed make an index smaller, then those of which more
+/// would, last those that have no such index; of each kind the one with most cold rows first.
 fn sources<'a>(
     managed: &'a Managed,
     snapshot: &'a Snapshot,
+    allowed: u64,
 ) -> Result<Vec<(&'a Partition, &'a Place, f64)>, NotApplicable> {
     let mut sources = Vec::new();
     for place in managed.places.iter().filter(|place| !place.cold && !place.elsewhere) {
@@ -56,8 +58,23 @@ fn sources<'a>(
             Some(Reading::Known(_)) => {}
         }
     }
-    sources.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.1.oid.cmp(&b.1.oid)));
+    let kind = |of: &Partition, cold: f64| match needed(of, cold, snapshot) {
+        Some(rows) if rows <= allowed as f64 + 1.0 => 0,
+        Some(_) => 1,
+        None => 2,
+    };
+    sources.sort_by(|a, b| {
+        kind(a.0, a.2).cmp(&kind(b.0, b.2)).then(b.2.total_cmp(&a.2)).then(a.1.oid.cmp(&b.1.oid))
+    });
     Ok(sources)
+}
+
+/// Rows that must leave a partition before an index of it becomes smaller; None where all of its cold ones are too few, or it
+/// has none that could be built anew.
+fn needed(partition: &Partition, cold: f64, snapshot: &Snapshot) -> Option<f64> {
+    let own = snapshot.indexes.iter().filter(|index| index.partition == partition.oid);
+    let worth = own.filter(|index| worth_building(index, cold).is_ok());
+    worth.filter_map(|index| index.rows.known()).copied().reduce(f64::min).map(|rows| REBUILD_SHARE * rows)
 }
 
 impl Remedy for EvictColdData {
@@ -105,7 +122,7 @@ impl Remedy for EvictColdData {
         let (mut moves, mut left) = (Vec::new(), allowed);
         let (mut rebuilt, mut skipped): (Vec<&Index>, Vec<Skipped>) = (Vec::new(), Vec::new());
         // One partition after the other: indexes become smaller only where many rows leave.
-        let sources = sources(managed, snapshot)?;
+        let sources = sources(managed, snapshot, allowed)?;
         for &(partition, place, rows) in &sources {
             let rows = (rows as u64).min(left);
             if rows == 0 {
@@ -243,11 +260,9 @@ fn sources_of(plan: &Plan) -> Vec<Oid> {
 fn enough(sources: &[(&Partition, &Place, f64)], snapshot: &Snapshot) -> Option<u64> {
     let mut before = 0.0;
     for (partition, _, cold) in sources {
-        let own = snapshot.indexes.iter().filter(|index| index.partition == partition.oid);
-        let worth = own.filter(|index| worth_building(index, *cold).is_ok());
-        if let Some(rows) = worth.filter_map(|index| index.rows.known()).copied().reduce(f64::min) {
+        if let Some(rows) = needed(partition, *cold, snapshot) {
             // Numbers of rows are far below 2^53.
-            return Some((before + REBUILD_SHARE * rows).ceil() as u64);
+            return Some((before + rows).ceil() as u64);
         }
         before += cold;
     }
