@@ -2,8 +2,9 @@
 //! without noise, which no real one does: what is said against them is said against the best of their kind. Their sessions
 //! die as the healer's workers do, and are begun again at once.
 
+use healing::integrity::assess;
 use healing::lifecycle::Status;
-use healing::snapshot::{Method, Oid};
+use healing::snapshot::{Method, Oid, Snapshot};
 
 use crate::hazards::{self, Kind};
 use crate::healer;
@@ -44,7 +45,7 @@ pub trait Policy {
 /// What a week came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Tally {
-    /// Seconds below the boundary of stress in truth, summed over collections.
+    /// Seconds below the boundary of stress in truth, replicas left out, summed over collections.
     pub degraded_s: f64,
     /// Seconds of building.
     pub build_s: f64,
@@ -335,6 +336,16 @@ fn finished(mut tally: Tally, world: &World, scenario: &Scenario) -> Tally {
     tally
 }
 
+/// λ of a collection in truth without its replicas: one that replays too slowly nobody here can mend. (That it holds builds back
+/// counts all the same.)
+fn mendable(world: &World, number: usize) -> f64 {
+    let truth = Snapshot { replicas: None, ..observe::truth(world, number) };
+    assess(&truth, &world.collections[number].config)
+        .ok()
+        .and_then(|assessment| assessment.lambda)
+        .unwrap_or(1.0)
+}
+
 /// Counts how long collections are degraded, and how long useless valid copies lie about.
 struct Degraded(Vec<(u64, bool, bool)>);
 
@@ -346,8 +357,7 @@ impl Degraded {
     fn tick(&mut self, world: &mut World, tick_s: u64, tally: &mut Tally) {
         for (number, (facts, degraded, copies)) in self.0.iter_mut().enumerate() {
             if *facts != world.collections[number].facts {
-                *degraded =
-                    observe::true_lambda(world, number) < world.collections[number].config.stress_lambda;
+                *degraded = mendable(world, number) < world.collections[number].config.stress_lambda;
                 *facts = world.collections[number].facts;
                 *copies = world.collections[number].surplus.iter().any(|name| {
                     let twice = |(table, index): (&Table, &Index)| {
