@@ -418,3 +418,45 @@ fn a_database_is_dropped_though_autovacuum_is_kept_away_there() {
     client.batch_execute("DROP DATABASE doomed").unwrap();
     assert_eq!(client.query_one(holders, &[]).unwrap().get::<_, i64>(0), 0);
 }
+
+#[test]
+fn ours_look_for_deadlocks_sooner_than_a_session_and_wait_for_no_lock_as_long() {
+    let (_cluster, mut client) = start();
+    // What an owner's function sees of the processes that run it.
+    client
+        .batch_execute(
+            r#"CREATE TABLE seen (name text, deadlock text, lock text);
+               CREATE FUNCTION note() RETURNS void LANGUAGE plpgsql AS $$
+               BEGIN
+                   INSERT INTO public.seen VALUES (current_setting('application_name'), current_setting('deadlock_timeout'),
+                                                   current_setting('lock_timeout'));
+               EXCEPTION WHEN OTHERS THEN NULL;
+               END $$;
+               CREATE FUNCTION peek(i int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+               BEGIN
+                   IF current_setting('application_name') LIKE 'ruvector%' AND i = 7 THEN PERFORM public.note(); END IF;
+                   RETURN true;
+               END $$"#,
+        )
+        .unwrap();
+    registered(
+        &mut client,
+        1_000,
+        "CREATE INDEX docs_i ON docs USING hnsw (embedding vector_cosine_ops) WHERE peek(id)",
+        BY_HAND,
+    );
+    client.batch_execute("DELETE FROM docs WHERE id >= 200; ANALYZE docs").unwrap();
+    wait_for("a weak state", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut < 0.7", &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    let action = execute(&mut client, "compact_indexes");
+    assert_eq!(wait(&mut client, action), "succeeded", "{}", said(&mut client));
+    let rows = client.query("SELECT DISTINCT name, deadlock, lock FROM seen", &[]).unwrap();
+    let seen: Vec<(&str, &str, &str)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    assert!(seen.iter().any(|(name, ..)| *name == "ruvector action"), "{seen:?}");
+    for (name, deadlock, lock) in &seen {
+        assert_eq!(*deadlock, "100ms", "{name}: a tenth of what sessions have");
+        assert!(["0", "500ms", "800ms"].contains(lock), "{name}: {lock}");
+    }
+}

@@ -185,6 +185,10 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
             continue;
         }
         memory.next_sample.insert(collection.id, now + interval_ms);
+        // Of many collections a round takes long; who waits for a worker does not wait for all of them.
+        if memory.workers.any() {
+            memory.workers.supervise()?;
+        }
         // A decision always follows a sample: after an action the former observation is of another world.
         let result =
             sample(collection, &config).and_then(|()| transaction(|| decide::decide(collection, &config)));

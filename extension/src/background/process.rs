@@ -45,21 +45,37 @@ pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
         set(c"transaction_timeout", c"0");
         // A SIGHUP that came before our handler was there was ignored (`BackgroundWorkerMain`).
         pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        // Of two deadlocked sessions PostgreSQL ends the one that looks first, each when it has waited for this long. It must
+        // not be the user's: we look far sooner, and wait for no lock as long as that.
+        let users_ms = i64::from(pg_sys::DeadlockTimeout);
+        LONGEST_WAIT_MS.set((users_ms * 4 / 5).max(1));
+        set_number(c"deadlock_timeout", (users_ms / 10).max(1));
     }
 }
 
-/// Waits at most this long for each lock from now on, in milliseconds, 0 for ever; returns what it was.
+thread_local! {
+    /// Longest wait for one lock, of those that have an end at all, milliseconds.
+    static LONGEST_WAIT_MS: Cell<i64> = const { Cell::new(i64::MAX) };
+}
+
+unsafe fn set_number(name: &std::ffi::CStr, value: i64) {
+    let value = std::ffi::CString::new(value.to_string()).unwrap_or_default();
+    pg_sys::SetConfigOption(
+        name.as_ptr(),
+        value.as_ptr(),
+        pg_sys::GucContext::PGC_SUSET,
+        pg_sys::GucSource::PGC_S_SESSION,
+    );
+}
+
+/// Waits at most this long for each lock from now on, in milliseconds, 0 for ever; returns what it was. Waits with an end are
+/// shorter than `deadlock_timeout`: who wants the lock for longer asks again.
 pub(crate) fn set_lock_timeout(ms: i64) -> i64 {
+    let longest = LONGEST_WAIT_MS.get();
     // SAFETY: a plain variable of PostgreSQL, and strings that live across the call, which copies them.
     unsafe {
         let former = i64::from(pg_sys::LockTimeout);
-        let value = std::ffi::CString::new(ms.to_string()).unwrap_or_default();
-        pg_sys::SetConfigOption(
-            c"lock_timeout".as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-        );
+        set_number(c"lock_timeout", if ms == 0 { 0 } else { ms.min(longest) });
         former
     }
 }
