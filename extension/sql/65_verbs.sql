@@ -24,6 +24,20 @@ BEGIN ATOMIC
      WHERE (p.collection_id IS NULL OR p.collection_id = id) AND p.until > clock_timestamp();
 END;
 
+-- Whether healing is switched on for a collection. Settings that cannot be read are no consent, and no error: leases of the
+-- others must end. True for a collection that is not there: what is held back for it ends for that.
+CREATE FUNCTION ruvector._healing_is_on(id integer) RETURNS boolean
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN ruvector._enabled()
+       AND coalesce((SELECT (ruvector._effective_settings(ruvector._server_settings(), c.settings) ->> 'enabled')::boolean
+                       FROM ruvector.collections c WHERE c.id = _healing_is_on.id), true);
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END
+$$;
+
 CREATE FUNCTION ruvector._healing_off(collection text) RETURNS text
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -100,6 +114,13 @@ BEGIN
         RAISE EXCEPTION 'there is no action on collection "%" to take back', collection
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'SELECT * FROM ruvector_healing_history() shows what was done; failed ones were undone at once.';
+    END IF;
+    SELECT a.id INTO moving FROM ruvector.actions a
+     WHERE a.collection_id = entry.id AND a.status IN ('proposed', 'awaiting_approval') AND a.request ->> 'kind' = 'rollback'
+       AND (a.request ->> 'of')::bigint = last.id;
+    IF moving IS NOT NULL THEN
+        RAISE EXCEPTION 'action % takes it back already', moving USING ERRCODE = 'object_in_use',
+            HINT = format('SELECT ruvector_healing_approve(%s) lets it begin, ruvector_healing_reject(%s) refuses it.', moving, moving);
     END IF;
     IF NOT (last.plan ->> 'reversible')::boolean THEN
         RAISE EXCEPTION 'no action on collection "%" has a way back: the last, %, is %, which has none', collection, last.id, last.strategy

@@ -35,8 +35,7 @@ pub(crate) fn all() -> Result<Vec<Row>, Error> {
                 'ends', (extract(epoch FROM l.ends_at) * 1000)::bigint,
                 'collection_is_there', EXISTS (SELECT FROM ruvector.collections c JOIN pg_class t ON t.oid = c.relation
                                                 WHERE c.id = l.collection_id),
-                'enabled', ruvector._enabled() AND coalesce((SELECT (ruvector._effective_settings(ruvector._server_settings(),
-                           c.settings) ->> 'enabled')::boolean FROM ruvector.collections c WHERE c.id = l.collection_id), true),
+                'enabled', ruvector._healing_is_on(l.collection_id),
                 'action', (SELECT a.status FROM ruvector.actions a WHERE a.id = l.action_id),
                 'effect', l.effect, 'restore', l.restore)
            FROM ruvector.leases l WHERE l.ended_at IS NULL ORDER BY l.id",

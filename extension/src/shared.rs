@@ -140,8 +140,12 @@ pub(crate) fn worker_begins(database: u32) {
 pub(crate) fn holder_begins(database: u32) -> bool {
     // SAFETY: own process id, own exit callback.
     let pid = unsafe { pg_sys::MyProcPid };
+    // SAFETY: no preconditions.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
     let noted = HEALERS.exclusive().slot(database).is_some_and(|slot| {
-        slot.holders.iter_mut().find(|holder| **holder == 0).map(|free| *free = pid).is_some()
+        // Somebody needs the database to have no sessions.
+        let free = slot.holders.iter_mut().find(|holder| **holder == 0).filter(|_| slot.aside_until <= now);
+        free.map(|free| *free = pid).is_some()
     });
     unsafe { pg_sys::before_shmem_exit(Some(worker_ends), pg_sys::Datum::null()) }
     noted

@@ -133,6 +133,10 @@ fn undo_former(context: &Context<'_>, action: &mut Action, of: i64) -> CameOut {
         };
     }
     let former = match transaction(|| journal::load(of)) {
+        // It may have waited for a human for a day.
+        Ok(Some(former)) if former.status != Status::Succeeded => {
+            return failed(format!("action {of} is {} by now", former.status.as_str()), Lesson::Postponed);
+        }
         Ok(Some(former)) => former,
         Ok(None) => return failed(format!("action {of} is not there"), Lesson::Postponed),
         Err(error) => return failed(error.to_string(), error.lesson()),

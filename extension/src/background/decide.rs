@@ -4,7 +4,7 @@
 use healing::classify::Problem;
 use healing::config::Config;
 use healing::engine::{self, Attempt, Decision, DecisionInput, InFlight, Planned, Reason, Request};
-use healing::integrity::{StateRecord, assess};
+use healing::integrity::{IntegrityState, StateRecord, assess};
 use healing::lifecycle::Status;
 use healing::plan::Plan;
 use healing::remedies::{Limits, Params};
@@ -144,15 +144,23 @@ pub(super) fn decide(collection: &Collection, config: &Config) -> Result<Option<
     }))
 }
 
-/// Whether a plan that waits for a human waits for nothing any more.
+/// Whether a plan that waits for a human waits for nothing any more. Only where the whole collection is normal, which takes
+/// some samples: a reading that is missing in one of them is no cure. A plan that another version wrote waits on.
 fn has_cleared(waiting: &Open, config: &Config, observed: &Observed) -> Result<bool, Error> {
-    let planned: Option<Planned> = collect::documents(
+    if observed.record.state != IntegrityState::Normal {
+        return Ok(false);
+    }
+    let planned: Result<Vec<Planned>, Error> = collect::documents(
         "SELECT jsonb_build_object('problem', a.problem, 'plan', a.plan) FROM ruvector.actions a WHERE a.id = $1",
         &[waiting.id.into()],
-    )?
-    .pop();
-    Ok(planned
-        .is_some_and(|planned| engine::has_cleared(&planned, &waiting.request, &observed.snapshot, config)))
+    );
+    match planned.map(|mut found| found.pop()) {
+        Ok(planned) => Ok(planned.is_some_and(|planned| {
+            engine::has_cleared(&planned, &waiting.request, &observed.snapshot, config)
+        })),
+        Err(Error::Stored(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Ends what waits for a human or for another action.

@@ -150,9 +150,17 @@ impl Workers {
 
     /// Looks after all actions of this database.
     pub(super) fn supervise(&mut self) -> Result<(), Error> {
+        // A human's transaction that holds one of them must not keep the others from being looked after.
+        let own = [
+            ("plans that expire", transaction(expire)),
+            ("the off switch", transaction(stop_what_is_switched_off)),
+        ];
+        for (what, result) in own {
+            if let Err(error) = result {
+                pgrx::warning!("ruvector: {what}: {error}");
+            }
+        }
         let in_flight: Vec<InFlight> = transaction(|| {
-            expire()?;
-            stop_what_is_switched_off()?;
             collect::documents(
                 "SELECT jsonb_build_object('id', a.id, 'collection', a.collection_id, 'status', a.status, 'pid', l.pid,
                         'keep', a.keep, 'starts', a.starts, 'impact', coalesce((a.plan ->> 'impact')::float8, 0),
@@ -320,8 +328,8 @@ fn expire() -> Result<(), Error> {
           WHERE a.status IN ('proposed', 'awaiting_approval')
             AND coalesce(a.decided_at, a.requested_at) + make_interval(secs =>
                     (ruvector._effective_settings(ruvector._server_settings(), c.settings) ->> 'approval_timeout_seconds')::float8)
-                < clock_timestamp()";
-    let due: Vec<i64> = collect::documents(DUE, &[])?;
+                < clock_timestamp() FOR UPDATE OF a SKIP LOCKED";
+    let due: Vec<i64> = kept::changed(DUE, &[])?;
     due.into_iter().try_for_each(|id| decide::end_waiting(id, "nobody approved it in time"))
 }
 
@@ -331,11 +339,10 @@ fn stop_what_is_switched_off() -> Result<(), Error> {
     const STOP: &str = "UPDATE ruvector.actions a
             SET stop_reason = 'abort', stop_asked_by = 'ruvector', stop_asked_at = clock_timestamp(),
                 detail = 'healing was switched off'
-           FROM ruvector.collections c
-          WHERE a.status IN ('executing', 'verifying') AND NOT a.keep AND a.stop_reason IS NULL AND c.id = a.collection_id
-            AND NOT (a.request ->> 'kind' = 'rollback' AND a.plan -> 'steps' = '[]')
-            AND NOT (ruvector._enabled()
-                     AND (ruvector._effective_settings(ruvector._server_settings(), c.settings) ->> 'enabled')::boolean)
+          WHERE a.id IN (SELECT o.id FROM ruvector.actions o
+                          WHERE o.status IN ('executing', 'verifying') AND NOT o.keep AND o.stop_reason IS NULL
+                            AND NOT (o.request ->> 'kind' = 'rollback' AND o.plan -> 'steps' = '[]')
+                            AND NOT ruvector._healing_is_on(o.collection_id) FOR UPDATE SKIP LOCKED)
           RETURNING to_jsonb(a.id)";
     let stopped: Vec<i64> = kept::changed(STOP, &[])?;
     stopped.into_iter().try_for_each(|id| {

@@ -139,14 +139,15 @@ fn replicas(target: &str) -> Result<i64, Error> {
 
 /// What scaling would start, before the present number is known.
 pub(super) fn sql(target: &str, max_replicas: i64) -> String {
-    let command = settings::scale_command().unwrap_or_else(|| "ruvector.scale_command".to_owned());
-    format!("{command} set {target} $1 $2 /* half as many again as the present $2, {max_replicas} at most */")
+    format!(
+        "ruvector.scale_command set {target} $1 $2 /* half as many again as the present $2, {max_replicas} at most */"
+    )
 }
 
-/// What is started to have so many replicas where there are so many now, for the journal: no SQL, and no shell either.
+/// What is started to have so many replicas where there are so many now, for the journal: no SQL, and no shell either. Where the
+/// program lies only superusers see.
 fn words(target: &str, wanted: i64, present: i64) -> String {
-    let command = settings::scale_command().unwrap_or_else(|| "ruvector.scale_command".to_owned());
-    format!("{command} set {target} {wanted} {present}")
+    format!("ruvector.scale_command set {target} {wanted} {present}")
 }
 
 /// Half as many again, rounded up, as far as allowed.

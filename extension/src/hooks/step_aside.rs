@@ -145,6 +145,13 @@ unsafe fn step_aside(name: *const c_char) {
         if step == PATIENT_STEPS {
             // It measures something.
             background::terminate(pid);
+            // And whoever began just now.
+            let late: Vec<i32> = {
+                let healers = shared::HEALERS.share();
+                let own = healers.slots.iter().filter(|slot| slot.database == database);
+                own.flat_map(|slot| slot.helpers().collect::<Vec<_>>()).collect()
+            };
+            late.into_iter().for_each(background::terminate);
         }
         if !shared::HEALERS.share().slots.iter().any(|slot| slot.database == database && sessions(slot)) {
             return;

@@ -80,7 +80,6 @@ pub(super) struct Far {
 impl Far {
     /// Must run in a transaction.
     pub(super) fn look(collection: &Collection, partition: Oid) -> Result<Far, Error> {
-        identity::check(collection.id)?;
         let leaf = servers::leaf(collection, partition)?
             .ok_or_else(|| Error::refused("the partition on another server is not there any more"))?;
         let owner =
@@ -290,7 +289,10 @@ impl Mover<'_> {
     fn far(&mut self, partition: Oid) -> Result<Far, Error> {
         match self.fars.remove(&partition) {
             Some(far) => Ok(far),
-            None => transaction(|| Far::look(self.context.collection, partition)),
+            None => transaction(|| {
+                identity::check(self.context.collection.id)?;
+                Far::look(self.context.collection, partition)
+            }),
         }
     }
 

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::far::{ANSWER, Far, advance, gid_prefix};
 use crate::collect::{self, Collection, servers};
 use crate::error::Error;
+use crate::identity;
 use crate::transaction::transaction;
 
 /// An intent without a worker is given up, and a decision carried out by the healer, after this long.
@@ -31,7 +32,8 @@ struct Open {
 }
 
 /// Brings every two-phase commit of the collection that is open to its end: what is decided is committed there, anything else
-/// rolled back, and noted before it is. Outside any transaction.
+/// rolled back, and noted before it is. Where this may be a copy of the server, only what is decided is brought to its end: that
+/// is right whoever does it, and its rows are nowhere else; the original may be at the others. Outside any transaction.
 pub(crate) fn settle(collection: &Collection, whose: Whose) -> Result<(), Error> {
     let open: Vec<Open> = transaction(|| {
         collect::documents(
@@ -47,18 +49,25 @@ pub(crate) fn settle(collection: &Collection, whose: Whose) -> Result<(), Error>
     partitions.extend(transaction(|| servers::with_prepared(collection))?);
     partitions.sort_unstable();
     partitions.dedup();
+    let copy = transaction(|| identity::changed(collection.id))?;
+    if let (Some(change), false) = (&copy, partitions.is_empty()) {
+        pgrx::log!(
+            "ruvector: collection {}: {change}: what is prepared on other servers and not decided waits for ruvector_identity_confirm()",
+            collection.name
+        );
+    }
     for partition in partitions {
         let mut far = transaction(|| Far::look(collection, partition))?;
         far.connect()?;
         let own: Vec<&Open> = open.iter().filter(|batch| batch.leaf == partition).collect();
-        settle_on(&mut far, &own)?;
+        settle_on(&mut far, &own, copy.is_some())?;
     }
     Ok(())
 }
 
-fn settle_on(far: &mut Far, open: &[&Open]) -> Result<(), Error> {
+fn settle_on(far: &mut Far, open: &[&Open], copy: bool) -> Result<(), Error> {
     // From here on none of them can be decided any more.
-    for batch in open.iter().filter(|batch| batch.state == "intent") {
+    for batch in open.iter().filter(|batch| batch.state == "intent" && !copy) {
         transaction(|| advance(batch.id, "intent", "given_up"))?;
     }
     let prefix = gid_prefix();
@@ -80,7 +89,7 @@ fn settle_on(far: &mut Far, open: &[&Open]) -> Result<(), Error> {
                 far.end("COMMIT", &gid)?;
                 pgrx::log!("ruvector: {gid} was committed on server {}", far.leaf.server);
             }
-            Some("given_up") => {
+            Some("given_up") if !copy => {
                 far.end("ROLLBACK", &gid)?;
                 pgrx::log!("ruvector: {gid} was rolled back on server {}", far.leaf.server);
             }
