@@ -21,10 +21,15 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Whether a lock was not to be had in time (`lock_not_available`), or never would have been (`deadlock_detected`: we look
-    /// sooner than users' sessions, so that it is ours that gives way).
+    /// Whether a lock was not to be had in time (`lock_not_available`).
     pub(crate) fn is_lock_timeout(&self) -> bool {
-        matches!(self, Error::Raised { sqlstate, .. } if sqlstate == "55P03" || sqlstate == "40P01")
+        matches!(self, Error::Raised { sqlstate, .. } if sqlstate == "55P03")
+    }
+
+    /// Whether it never would have been had (`deadlock_detected`): we look sooner than users' sessions, so that it is ours that
+    /// gives way. Not tried again at once: a build that met it has left something.
+    fn is_deadlock(&self) -> bool {
+        matches!(self, Error::Raised { sqlstate, .. } if sqlstate == "40P01")
     }
 
     /// Whether a statement was cancelled (`query_canceled`).
@@ -36,7 +41,11 @@ impl Error {
     /// and a world that is not as planned are circumstances, every other ERROR is a fault.
     pub(crate) fn lesson(&self) -> Lesson {
         match self {
-            Error::Raised { .. } if !self.is_lock_timeout() && !self.is_cancelled() => Lesson::Fault,
+            Error::Raised { .. }
+                if !self.is_lock_timeout() && !self.is_deadlock() && !self.is_cancelled() =>
+            {
+                Lesson::Fault
+            }
             Error::TooLong { .. } | Error::Remote { sqlstate: Some(_), .. } => Lesson::Fault,
             _ => Lesson::Postponed,
         }
