@@ -134,6 +134,10 @@ fn treated(problem: &Problem, plan: &Plan) -> Vec<NodeKey> {
         })
     };
     let nodes = &problem.component.nodes;
+    // What names no index (rows that move, a weight) is for all of them.
+    if plan.steps.iter().all(|step| step.target().is_none()) {
+        return nodes.clone();
+    }
     let named: Vec<NodeKey> = nodes.iter().filter(|key| is_named(key)).cloned().collect();
     if named.is_empty() { nodes.clone() } else { named }
 }
