@@ -14,6 +14,7 @@ struct Verified {
     first_bad: Option<i64>,
     fault: Option<String>,
     keys: serde_json::Value,
+    heads: i64,
     pending: i64,
 }
 
@@ -26,7 +27,8 @@ fn verify(client: &mut Client, head: &str) -> Verified {
         first_bad: row.get(2),
         fault: row.get(3),
         keys: row.get(6),
-        pending: row.get(7),
+        heads: row.get(7),
+        pending: row.get(8),
     }
 }
 
@@ -249,6 +251,8 @@ fn heads_of_several_databases_in_one_file_are_told_apart() {
         let all = format!("'[{}]'", file().trim_end().replace('\n', ","));
         let verified = verify(one, &all);
         assert!(verified.whole, "{verified:?}");
+        let lines = all.matches("\"database\"").count() as i64;
+        assert!(verified.heads > 0 && verified.heads < lines, "{verified:?} of {lines}");
         // Its own head still counts among them.
         let cut = format!("DELETE FROM ruvector.audit_log WHERE seq > {}", verified.sound - 1);
         one.batch_execute(&format!("BEGIN; ALTER TABLE ruvector.audit_log DISABLE TRIGGER ALL; {cut}"))

@@ -109,7 +109,7 @@ fn a_part_that_is_weaker_after_two_actions_than_before_them_is_left_to_a_human()
     // As if both had made it worse.
     client
         .batch_execute(
-            r#"UPDATE ruvector.actions SET verification = verification || '{"lambda_before": 0.9, "lambda_after": 0.4}';
+            r#"UPDATE ruvector.actions SET verification = verification || '{"of_problem": {"before": 0.9, "after": 0.4}}';
                INSERT INTO sick SELECT * FROM docs WHERE id >= 150; DELETE FROM sick WHERE id >= 120; ANALYZE sick"#,
         )
         .unwrap();

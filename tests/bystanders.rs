@@ -314,7 +314,11 @@ fn a_worker_that_is_cancelled_while_it_waits_goes_on() {
     let (_cluster, mut client) = start();
     let action = verifying(&mut client);
     let query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ruvector action'";
-    let pid: i32 = client.query_one(query, &[]).unwrap().get(0);
+    let pid = wait_for("the worker to rest", PATIENCE, || {
+        let rests = format!("{query} AND state = 'idle' AND wait_event = 'Extension'");
+        client.query_opt(rests.as_str(), &[]).unwrap().map(|row| row.get::<_, i32>(0))
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
     client.execute("SELECT pg_cancel_backend($1)", &[&pid]).unwrap();
     let before = samples(&mut client);
     wait_for("more samples", PATIENCE, || (samples(&mut client) > before + 2).then_some(())).unwrap();
@@ -421,7 +425,7 @@ fn a_database_is_dropped_though_autovacuum_is_kept_away_there() {
 
 #[test]
 fn ours_look_for_deadlocks_sooner_than_a_session_and_wait_for_no_lock_as_long() {
-    let (_cluster, mut client) = start();
+    let (cluster, mut client) = start();
     // What an owner's function sees of the processes that run it.
     client
         .batch_execute(
@@ -459,4 +463,30 @@ fn ours_look_for_deadlocks_sooner_than_a_session_and_wait_for_no_lock_as_long() 
         assert_eq!(*deadlock, "100ms", "{name}: a tenth of what sessions have");
         assert!(["0", "500ms", "800ms"].contains(lock), "{name}: {lock}");
     }
+    // So it is when the server is told another time while a worker waits.
+    client
+        .batch_execute("INSERT INTO docs SELECT id + 1000, embedding FROM docs; DELETE FROM docs WHERE id >= 50; ANALYZE docs; TRUNCATE seen")
+        .unwrap();
+    let mut human = cluster.connect("app").unwrap();
+    human.batch_execute("BEGIN; LOCK TABLE docs IN SHARE UPDATE EXCLUSIVE MODE").unwrap();
+    let action = execute(&mut client, "compact_indexes");
+    wait_for("the worker to wait for the table", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                      WHERE a.backend_type = 'ruvector action' AND NOT l.granted AND l.relation = 'docs'::regclass";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    client.batch_execute("ALTER SYSTEM SET deadlock_timeout = '3s'").unwrap();
+    client.batch_execute("CREATE TABLE told AS SELECT clock_timestamp() AS at, pg_reload_conf()").unwrap();
+    wait_for("the worker to ask for the lock anew", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid), told
+                      WHERE a.backend_type = 'ruvector action' AND l.relation = 'docs'::regclass AND l.waitstart > told.at";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    human.batch_execute("COMMIT").unwrap();
+    let status = wait(&mut client, action);
+    let query = "SELECT DISTINCT deadlock FROM seen WHERE name = 'ruvector action'";
+    let seen: Vec<String> = client.query(query, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert!(seen.contains(&"300ms".to_owned()), "{seen:?}: {status}: {}", said(&mut client));
 }

@@ -195,7 +195,25 @@ fn a_search_effort_is_taken_back_unless_somebody_has_set_another() {
 
     let again = execute(&mut client, "tune_search_effort");
     assert_eq!(wait(&mut client, again), "succeeded", "{}", said(&mut client));
+    // What waits for a human is held against the world again when it is approved.
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"require_approval_strategies": ["tune_search_effort"]}', 'docs')"#,
+        )
+        .unwrap();
+    let late: i64 = client.query_one("SELECT ruvector_healing_rollback('docs')", &[]).unwrap().get(0);
+    assert_eq!(awaiting(&mut client), late);
     client.batch_execute("SELECT ruvector_search_effort_set('docs_i', 77)").unwrap();
+    wait_for("the other effort in the healer's eyes", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE snapshot #>> '{indexes,0,effort}' = '77'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    client.execute("SELECT ruvector_healing_approve($1)", &[&late]).unwrap();
+    assert_eq!(wait(&mut client, late), "expired", "{}", said(&mut client));
+    let detail = text(&mut client, &format!("SELECT detail FROM ruvector.actions WHERE id = {late}"));
+    assert!(detail.contains("search effort is 77 by now"), "{detail}");
+
     let back: i64 = client.query_one("SELECT ruvector_healing_rollback('docs')", &[]).unwrap().get(0);
     assert_eq!(wait(&mut client, back), "refused");
     let detail = text(&mut client, &format!("SELECT detail FROM ruvector.actions WHERE id = {back}"));
@@ -346,4 +364,9 @@ fn a_rollback_waits_for_a_human_where_what_it_takes_back_would_and_reaches_behin
     let (state, hint) = refused(&mut client, "SELECT ruvector_healing_rollback('docs')");
     assert_eq!(state, "55000");
     assert!(hint.contains(&format!("ruvector_healing_explain({dropped})")), "{hint}");
+    // No status follows another that may not, whoever writes it.
+    for (id, status) in [(back, "approved"), (action, "succeeded"), (dropped, "verifying")] {
+        let moved = format!("UPDATE ruvector.actions SET status = '{status}' WHERE id = {id}");
+        assert_eq!(refused(&mut client, &moved).0, "55000", "{moved}");
+    }
 }

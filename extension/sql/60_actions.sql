@@ -1,5 +1,23 @@
 -- Asking for actions ------------------------------------------------------------------------------------------------
 
+-- No status follows another that healing::lifecycle does not let follow it, whoever writes it.
+CREATE FUNCTION ruvector._may_follow(former text, next text) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'may_follow_wrapper';
+CREATE FUNCTION ruvector._check_lifecycle() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT ruvector._may_follow(OLD.status, NEW.status) THEN
+        RAISE EXCEPTION 'action % cannot go from % to %', OLD.id, OLD.status, NEW.status
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'ruvector_healing_abort(), ruvector_healing_approve() and ruvector_healing_rollback() move actions on.';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER lifecycle BEFORE UPDATE OF status ON ruvector.actions FOR EACH ROW
+    WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION ruvector._check_lifecycle();
+
 -- The strategies that this version has.
 CREATE FUNCTION ruvector._strategies() RETURNS text[]
     LANGUAGE c IMMUTABLE AS 'MODULE_PATHNAME', 'strategies_wrapper';

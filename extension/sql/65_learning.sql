@@ -329,8 +329,8 @@ BEGIN ATOMIC
         SELECT coalesce(a.started_at, a.ended_at), 2, jsonb_build_object('kind', 'action', 'collection_id', a.collection_id,
                    'action_id', a.id, 'started_at', (extract(epoch FROM coalesce(a.started_at, a.ended_at)) * 1000)::bigint,
                    'ended_at', (extract(epoch FROM a.ended_at) * 1000)::bigint, 'status', a.status, 'strategy', a.strategy,
-                   'problem_class', a.problem_class, 'lambda_before', a.verification -> 'lambda_before',
-                   'lambda_after', a.verification -> 'lambda_after', 'lesson', a.lesson,
+                   'problem_class', a.problem_class, 'lambda_before', coalesce(a.verification -> 'of_problem' -> 'before', a.verification -> 'lambda_before'),
+                   'lambda_after', coalesce(a.verification -> 'of_problem' -> 'after', a.verification -> 'lambda_after'), 'lesson', a.lesson,
                    'lambda_planned', a.problem -> 'component' -> 'lambda', 'lambda_placed', a.plan -> 'params' -> 'lambda_placed',
                    'nodes', a.problem -> 'component' -> 'nodes',
                    'request', a.request)

@@ -127,6 +127,7 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = format('SELECT ruvector_healing_explain(%s) says what it did.', last.id);
     END IF;
+    RAISE NOTICE 'taking back action % of %, %', last.id, last.ended_at, last.strategy;
     RETURN ruvector._propose(entry, jsonb_build_object('kind', 'rollback', 'of', last.id));
 END
 $$;

@@ -5,14 +5,15 @@ CREATE FUNCTION ruvector._audit_verify(exported jsonb) RETURNS jsonb
 
 -- Verifies the whole log. first_bad: the first row that was edited, inserted, removed or moved, and in which way. With a
 -- head that was kept elsewhere (what ruvector_audit_head() once returned, or lines of ruvector.audit_head_file as an array)
--- it also finds rows cut off at the end, and a log made anew. pending: what happened and is not signed yet.
+-- it also finds rows cut off at the end, and a log made anew; heads: how many of those given are this database's and were
+-- compared. pending: what happened and is not signed yet.
 CREATE FUNCTION ruvector_audit_verify(head jsonb DEFAULT '[]')
 RETURNS TABLE (whole boolean, sound_rows bigint, first_bad bigint, fault text, head_seq bigint, head_hash text,
-               keys jsonb, pending bigint)
+               keys jsonb, heads bigint, pending bigint)
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT r.d ->> 'first_bad' IS NULL, (r.d ->> 'sound')::bigint, (r.d #>> '{first_bad,0}')::bigint, r.d #>> '{first_bad,1}',
-           (r.d #>> '{head,seq}')::bigint, r.d #>> '{head,hash}', r.d -> 'keys', (SELECT count(*) FROM ruvector.audit_pending)
+           (r.d #>> '{head,seq}')::bigint, r.d #>> '{head,hash}', r.d -> 'keys', (r.d ->> 'heads')::bigint, (SELECT count(*) FROM ruvector.audit_pending)
       FROM (SELECT ruvector._audit_verify(CASE jsonb_typeof(head) WHEN 'array' THEN head ELSE jsonb_build_array(head) END) AS d) r;
 END;
 

@@ -297,6 +297,7 @@ fn audit_verify(exported: JsonB) -> JsonB {
         };
         let heads: Vec<Head> = serde_json::from_value(own)
             .map_err(|error| Error::refused(format!("a head has \"seq\" and \"hash\": {error}")))?;
+        let compared = heads.len();
         let mut verifier = Verifier::new(heads);
         let mut after = i64::MIN;
         loop {
@@ -312,6 +313,7 @@ fn audit_verify(exported: JsonB) -> JsonB {
             "first_bad": report.first_bad.map(|(seq, fault)| json!([seq, fault.to_string()])),
             "head": report.head,
             "keys": report.keys,
+            "heads": compared,
         }))
     };
     JsonB(verified().unwrap_or_else(|error| {

@@ -6,6 +6,7 @@ use healing::engine::{self, Decision, DecisionInput, InFlight, Planned, Reason, 
 use healing::explain;
 use healing::integrity::{Assessment, StateRecord, assess, lambda_once_well};
 use healing::learning::{self, Learned, OutcomeRecord, Posterior, Weight};
+use healing::lifecycle::Status;
 use healing::plan::{Plan, Step};
 use healing::remedies::{self, Params};
 use healing::snapshot::Snapshot;
@@ -104,6 +105,13 @@ fn throttles() -> JsonB {
         Ok(shown) => JsonB(shown),
         Err(error) => invalid(error.to_string(), "ruvector_leases() shows what is held back.".into()),
     }
+}
+
+/// Whether an action may go from one status to the other; false too where one is none.
+#[pg_extern(sql = false)]
+fn may_follow(former: &str, next: &str) -> bool {
+    let (former, next) = (Status::parse(former), Status::parse(next));
+    former.zip(next).is_some_and(|(former, next)| former.advance(next).is_ok())
 }
 
 #[pg_extern(sql = false)]

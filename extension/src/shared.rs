@@ -151,6 +151,11 @@ pub(crate) fn holder_begins(database: u32) -> bool {
     noted
 }
 
+/// Whether one more process may hold the lock of a lease in a database now.
+pub(crate) fn has_room_for_holder(database: u32) -> bool {
+    HEALERS.exclusive().slot(database).is_some_and(|slot| slot.holders.contains(&0))
+}
+
 impl HealerSlot {
     /// Every process of ours in this database but the healer.
     pub(crate) fn helpers(&self) -> impl Iterator<Item = i32> + '_ {

@@ -87,6 +87,12 @@ impl Fault {
         }
     }
 
+    /// Whether a healer that may act treats it by itself, and with that remedy: of the others a human is asked, what is seen
+    /// is no weakness, or there is a choice.
+    pub(crate) fn is_treated_unasked(self) -> bool {
+        matches!(self, Fault::Untrained | Fault::Bloated | Fault::Invalid)
+    }
+
     /// Whether it is one of an index `{table}_i`.
     pub(crate) fn of_index(self) -> bool {
         matches!(self, Fault::Untrained | Fault::Bloated | Fault::Invalid | Fault::Surplus | Fault::Shallow)
@@ -255,6 +261,30 @@ impl Fault {
         wait_for("a plan", PATIENCE, || client.query_opt(query.as_str(), &[&table]).ok().flatten())
             .map(|_| ())
             .map_err(|error| format!("{error}: {}", said(client, table)))
+    }
+
+    /// Lets the healer act until it has begun with the remedy by itself; returns the action's number.
+    pub(crate) fn let_heal(self, client: &mut Client, table: &str) -> Result<i64, String> {
+        let mode = |client: &mut Client, mode: &str| {
+            client
+                .batch_execute(&format!(
+                    r#"SELECT ruvector_healing_configure('{{"mode": "{mode}"}}', '{table}')"#
+                ))
+                .map_err(text)
+        };
+        mode(client, "auto")?;
+        let begun = wait_for("the healer to act", PATIENCE, || {
+            let query =
+                "SELECT id, strategy FROM ruvector.actions WHERE collection_name = $1 AND requested_by = 'ruvector'";
+            client.query_opt(query, &[&table]).ok().flatten()
+        })
+        .map_err(|error| format!("{error}: {}", said(client, table)))?;
+        mode(client, "observe")?;
+        let strategy: String = begun.get(1);
+        if strategy != self.remedy() {
+            return Err(format!("the healer took {strategy}: {}", said(client, table)));
+        }
+        Ok(begun.get(0))
     }
 
     /// Asks for its remedy, as a human does, and approves it where that is wanted; returns the action's number.

@@ -36,6 +36,8 @@ enum Without {
     SingleFlight,
 }
 
+/// Share of rounds with a fault that the healer treats by itself in which it does, and is not asked to.
+const UNASKED_SHARE: f64 = 0.5;
 /// Rounds after which no cell of the tables may be empty.
 const LONG_RUN: u64 = 200;
 
@@ -137,19 +139,22 @@ fn run(options: &Options) -> Result<bool, String> {
     for number in 1..=options.rounds {
         let card = deck.deal();
         let (fault, moment, strike) = card;
-        let place = Place { cluster: &cluster, outside: &outside, number, chance: deck.chance() };
+        let unasked = fault.is_treated_unasked() && deck.chance() < UNASKED_SHARE;
+        let place = Place { cluster: &cluster, outside: &outside, number, chance: deck.chance(), unasked };
+        tally.unasked += u64::from(unasked);
         let went = play(&place, fault, moment, strike);
         *tally.met.entry(card).or_default() += 1;
         let well = match went {
             Ok(went) => {
                 println!(
-                    "{number:>4} {:<10} {:<10} {:<16} {:<12} {:>5.1} s {:>5} writes{}",
+                    "{number:>4} {:<10} {:<10} {:<16} {:<12} {:>5.1} s {:>5} writes{}{}",
                     format!("{fault:?}"),
                     format!("{moment:?}"),
                     format!("{strike:?}"),
                     went.status,
                     went.recovered.as_secs_f64(),
                     went.acknowledged,
+                    if unasked { "  unasked" } else { "" },
                     if went.violations.is_empty() { "" } else { "  VIOLATED" }
                 );
                 went.violations.iter().for_each(|violation| println!("     {violation}"));
@@ -169,10 +174,11 @@ fn run(options: &Options) -> Result<bool, String> {
     }
     let wanting = tally.print(options);
     println!(
-        "\nseed {}, PostgreSQL {}, {} rounds in {:.0} s, {} acknowledged writes, {} rounds with violations",
+        "\nseed {}, PostgreSQL {}, {} rounds ({} of what the healer does by itself) in {:.0} s, {} acknowledged writes, {} rounds with violations",
         options.seed,
         options.version.major(),
         tally.met.values().sum::<u64>(),
+        tally.unasked,
         began.elapsed().as_secs_f64(),
         tally.acknowledged,
         tally.failed
@@ -187,6 +193,8 @@ struct Tally {
     met: BTreeMap<Card, u64>,
     times: BTreeMap<Strike, Vec<Duration>>,
     acknowledged: u64,
+    /// Rounds in which the healer acted by itself.
+    unasked: u64,
     failed: u64,
 }
 

@@ -39,11 +39,13 @@ pub(crate) struct Place<'a> {
     pub(crate) number: u64,
     /// By chance, 0–1.
     pub(crate) chance: f64,
+    /// Whether the healer acts by itself.
+    pub(crate) unasked: bool,
 }
 
 /// One round; an error is one of the suite itself, or something that did not come about in time.
 pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Strike) -> Result<Went, String> {
-    let Place { cluster, outside, number, chance } = *place;
+    let Place { cluster, outside, number, chance, unasked } = *place;
     let table = format!("t{number}");
     let mut client = cluster.connect("app").map_err(|error| error.to_string())?;
     fault.make(&mut client, cluster, outside, &table)?;
@@ -56,7 +58,8 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
     // Whoever holds a lock on an invalid index is taken for its builder: that one is held once the action has begun.
     let late = (fault, moment) == (Fault::Invalid, Moment::Swap);
     let mut held = if late { None } else { Some(moment.hold(cluster, outside, &table)?) };
-    let action = fault.ask(&mut client, &table)?;
+    let action =
+        if unasked { fault.let_heal(&mut client, &table)? } else { fault.ask(&mut client, &table)? };
     if late {
         Moment::AnyTime.reach(&mut client, outside, (fault, action, &table), 0.0)?;
         held = Some(moment.hold(cluster, outside, &table)?);

@@ -269,7 +269,7 @@ settings! {
     target_lambda: Option<f64> = None, Kind::Number { min: 0.0, max: 1.0, nullable: true }, "", Collection;
     /// Share of the free disk that one plan may use.
     max_disk_share: f64 = 0.5, number(0.01, 0.9), "", Collection;
-    /// Longest wait for one lock.
+    /// Longest wait for one lock, at most four fifths of deadlock_timeout; a step that did not get it rests and tries again.
     lock_timeout_ms: i64 = 2000, int(10, 600_000), "ms", Collection;
     /// Longest build of one index; null: twice the estimate.
     max_build_seconds: Option<i64> = None, Kind::Int { min: 1, max: 604_800, nullable: true }, "s", Collection;

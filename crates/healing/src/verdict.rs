@@ -11,7 +11,7 @@ use crate::plan::Criterion;
 use crate::snapshot::{Method, RecallPoint};
 
 /// Least saving of work, or of bytes, that is worth a swap.
-const SAVING_MIN: f64 = 0.05;
+pub(crate) const SAVING_MIN: f64 = 0.05;
 /// The search for the least effort ends when it is known to within this share.
 const EFFORT_TOLERANCE: f64 = 0.05;
 /// pgvector's greatest `hnsw.ef_search`, and the least one worth a probe at k = 10.

@@ -42,12 +42,24 @@ pub struct Verification {
     pub complete: bool,
     /// Why, in one sentence.
     pub reason: String,
-    /// λ of the component before.
+    /// λ of what the plan treated before: the problem's nodes, or those that the plan names of them.
     pub lambda_before: Option<f64>,
-    /// λ of the component after, the others held as they are.
+    /// λ of the same after, the others held as they are.
     pub lambda_after: Option<f64>,
+    /// λ of the whole problem before and after: what one action is held against another by.
+    #[serde(default)]
+    pub of_problem: LambdaChange,
     /// 100 × (λ after ÷ λ before − 1), λ before counting as at least 0.01.
     pub improvement_pct: Option<f64>,
+}
+
+/// λ before and after.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct LambdaChange {
+    /// Before, None: not known.
+    pub before: Option<f64>,
+    /// After.
+    pub after: Option<f64>,
 }
 
 /// λ below this counts as this in ratios: it may be 0.
@@ -80,11 +92,28 @@ pub fn verify(remedy: &dyn Remedy, outcome: &Outcome<'_>) -> Result<Verification
         // The weak part was surplus, or a job that has ended, and is gone: nothing hangs loosely any more.
         lambda_after = Some(1.0);
     }
+    let whole = &problem.component.nodes;
+    let of_problem = if nodes == whole {
+        LambdaChange { before: lambda_before, after: lambda_after }
+    } else {
+        LambdaChange {
+            before: component_lambda(before, whole, config)?,
+            after: component_lambda(after, whole, config)?,
+        }
+    };
     let improvement_pct = lambda_before
         .zip(lambda_after)
         .map(|(before, after)| 100.0 * (after.max(LAMBDA_FLOOR) / before.max(LAMBDA_FLOOR) - 1.0));
     let result = |verified, complete, reason: String| {
-        Ok(Verification { verified, complete, reason, lambda_before, lambda_after, improvement_pct })
+        Ok(Verification {
+            verified,
+            complete,
+            reason,
+            lambda_before,
+            lambda_after,
+            of_problem,
+            improvement_pct,
+        })
     };
     if let Err(missing) = achieved {
         return result(false, true, missing);

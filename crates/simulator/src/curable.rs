@@ -4,7 +4,8 @@ use healing::graph::NodeKey;
 use healing::integrity::{component_lambda, lambda_once_well};
 use healing::snapshot::Oid;
 
-use crate::world::{Collection, World, observe};
+use crate::world::index::Index;
+use crate::world::{Collection, Table, World, observe};
 
 /// What the verification of an action asks for: a tenth more, or a part that is normal again.
 const IMPROVED: f64 = 1.1;
@@ -14,8 +15,10 @@ const CLEARLY: f64 = 1.03;
 const DOSES: u32 = 10;
 const PORTIONS: u32 = 20;
 
-/// Share of an index's rows that must leave before a new build of it takes less memory to any purpose.
+/// Share of an index's rows that must leave before a new build of it takes less memory to any purpose, and share of its bytes
+/// that the new one may then take.
 const SMALLER: f64 = 0.1;
+const SHRUNK: f64 = 0.93;
 
 /// λ of a collection in truth without what nobody could cure: hot partitions of which no dose is enough, and cold rows in any
 /// collection of the server where so few may leave at once that no index becomes smaller.
@@ -43,8 +46,16 @@ fn an_eviction_helps(collection: &Collection) -> bool {
     let config = &collection.config;
     let all: f64 = collection.tables.iter().map(|table| table.rows).sum();
     let allowed = (config.max_moves as f64).min(config.max_move_share * all).floor();
-    let mut tables = collection.tables.iter().filter(|table| !table.cold && !table.indexes.is_empty());
-    collection.managed && tables.any(|table| allowed.min(table.cold_rows) + 1.0 >= SMALLER * table.rows)
+    let helps = |table: &Table| {
+        let gone = allowed.min(table.cold_rows);
+        // What it has grown by is another remedy's.
+        let shrinks = |index: &Index| {
+            let clean = index.bytes.min(index.clean_bytes(table.rows));
+            index.clean_bytes(table.rows - gone) as f64 <= SHRUNK * clean as f64
+        };
+        gone + 1.0 >= SMALLER * table.rows && table.indexes.iter().any(shrinks)
+    };
+    collection.managed && collection.tables.iter().any(|table| !table.cold && helps(table))
 }
 
 /// The partitions that draw more than a table at rest.

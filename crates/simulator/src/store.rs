@@ -372,8 +372,8 @@ impl Store {
                     lambda_planned: Some(planned.problem.component.lambda),
                     strategy: planned.plan.strategy.clone(),
                     problem_class: planned.problem.class.as_str().to_owned(),
-                    lambda_before: action.verification.as_ref().and_then(|v| v.lambda_before),
-                    lambda_after: action.verification.as_ref().and_then(|v| v.lambda_after),
+                    lambda_before: action.verification.as_ref().and_then(|v| v.of_problem.before),
+                    lambda_after: action.verification.as_ref().and_then(|v| v.of_problem.after),
                     lambda_placed: planned.plan.params.get("lambda_placed").and_then(Value::as_f64),
                     nodes: planned.problem.component.nodes.clone(),
                 })

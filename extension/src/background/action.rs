@@ -21,7 +21,7 @@ use healing::recovery::{self, RecoveryCommand, StopReason, patience_s};
 use healing::remedies::{self, Remedy};
 use healing::rollback;
 use healing::snapshot::{Snapshot, UnixMs};
-use healing::verification::{Outcome, Verification, verify};
+use healing::verification::{LambdaChange, Outcome, Verification, verify};
 use pgrx::prelude::*;
 
 use super::{arms, learning, process};
@@ -359,12 +359,14 @@ fn given_back(
 ) -> Result<Verification, Error> {
     let lambda = |seen: &Snapshot| component_lambda(seen, &problem.component.nodes, config).ok().flatten();
     let there = rollback::given_back(plan, after);
+    let (before, after) = (lambda(before), lambda(after));
     Ok(Verification {
         verified: there.is_ok(),
         complete: true,
         reason: there.err().unwrap_or_else(|| "the former definition is in place again".to_owned()),
-        lambda_before: lambda(before),
-        lambda_after: lambda(after),
+        lambda_before: before,
+        lambda_after: after,
+        of_problem: LambdaChange { before, after },
         improvement_pct: None,
     })
 }

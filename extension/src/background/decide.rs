@@ -28,8 +28,8 @@ use crate::{journal, shared};
 const HISTORY: &str = "
 SELECT jsonb_build_object('started_at', (extract(epoch FROM coalesce(a.started_at, a.decided_at)) * 1000)::bigint,
        'ended_at', (extract(epoch FROM a.ended_at) * 1000)::bigint, 'status', a.status, 'strategy', a.strategy,
-       'problem_class', a.problem_class, 'lambda_before', a.verification -> 'lambda_before',
-       'lambda_after', a.verification -> 'lambda_after', 'lesson', a.lesson,
+       'problem_class', a.problem_class, 'lambda_before', coalesce(a.verification -> 'of_problem' -> 'before', a.verification -> 'lambda_before'),
+       'lambda_after', coalesce(a.verification -> 'of_problem' -> 'after', a.verification -> 'lambda_after'), 'lesson', a.lesson,
        'lambda_planned', a.problem -> 'component' -> 'lambda', 'lambda_placed', a.plan -> 'params' -> 'lambda_placed',
        'nodes', a.problem -> 'component' -> 'nodes')
        || CASE WHEN a.request ->> 'kind' = 'rollback' AND a.status = 'succeeded' THEN
@@ -254,9 +254,21 @@ struct Former {
 
 /// The decision on a rollback: its plan, or why there is none.
 fn take_back(of: i64, input: &DecisionInput<'_>) -> Result<Decision, Error> {
-    let refuse = |reason, detail| {
-        Ok(Decision::Refuse { reason, detail, until: None, planned: None, rejected: vec![] })
-    };
+    let limits = Limits::new(input.config, input.state.state, input.snapshot, Params::default());
+    match way_back(of, input.snapshot, &limits)? {
+        Ok(planned) => Ok(engine::decide_rollback(input, planned)),
+        Err((reason, detail)) => {
+            Ok(Decision::Refuse { reason, detail, until: None, planned: None, rejected: vec![] })
+        }
+    }
+}
+
+/// How an action is taken back as things are, or why it cannot be.
+fn way_back(
+    of: i64,
+    snapshot: &Snapshot,
+    limits: &Limits,
+) -> Result<Result<Planned, (Reason, String)>, Error> {
     let former: Option<Former> = collect::documents(
         "SELECT jsonb_build_object('status', a.status, 'problem', a.problem, 'plan', a.plan) FROM ruvector.actions a
           WHERE a.id = $1 AND a.plan IS NOT NULL",
@@ -265,13 +277,27 @@ fn take_back(of: i64, input: &DecisionInput<'_>) -> Result<Decision, Error> {
     .pop();
     let Some(Former { problem, plan, .. }) = former.filter(|former| former.status == Status::Succeeded)
     else {
-        return refuse(Reason::InvalidRequest, format!("action {of} is none that succeeded"));
+        return Ok(Err((Reason::InvalidRequest, format!("action {of} is none that succeeded"))));
     };
-    let limits = Limits::new(input.config, input.state.state, input.snapshot, Params::default());
-    match give_back(&plan, &journal::entries(of)?, input.snapshot, &limits) {
-        Err(why) => refuse(Reason::NotApplicable, format!("action {of} cannot be taken back: {why}")),
-        Ok(back) => Ok(engine::decide_rollback(input, Planned { problem, plan: back.plan })),
-    }
+    Ok(match give_back(&plan, &journal::entries(of)?, snapshot, limits) {
+        Ok(back) => Ok(Planned { problem, plan: back.plan }),
+        Err(why) => Err((Reason::NotApplicable, format!("action {of} cannot be taken back: {why}"))),
+    })
+}
+
+/// Why a rollback that has waited, for a human or for another action, cannot be carried out as it was planned any more.
+pub(super) fn way_back_is_gone(
+    of: i64,
+    planned: &Plan,
+    snapshot: &Snapshot,
+    config: &Config,
+) -> Result<Option<String>, Error> {
+    let limits = Limits::new(config, IntegrityState::Normal, snapshot, Params::default());
+    Ok(match way_back(of, snapshot, &limits)? {
+        Ok(now) if now.plan.steps == planned.steps => None,
+        Ok(_) => Some(format!("what action {of} changed has been changed since this was planned")),
+        Err((_, why)) => Some(why),
+    })
 }
 
 /// What runs in this database now, for decisions about the whole server: an action may have ended since the last look.

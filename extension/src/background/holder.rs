@@ -120,6 +120,10 @@ impl Holders {
             if over(&row.lease, collect::now_ms()).is_some() || self.children.contains_key(&id) {
                 continue;
             }
+            // It waits until another lets go, without being tried in each round.
+            if !shared::has_room_for_holder(database.to_u32()) {
+                continue;
+            }
             // One that an earlier healer started may live.
             if transaction(|| leases::is_held(id))? {
                 continue;

@@ -45,13 +45,25 @@ pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
         set(c"transaction_timeout", c"0");
         // A SIGHUP that came before our handler was there was ignored (`BackgroundWorkerMain`).
         pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
-        // Of two deadlocked sessions PostgreSQL ends the one that looks first, each when it has waited for this long. It must
-        // not be the user's: we look far sooner, and wait for no lock as long as that.
-        let users_ms = i64::from(pg_sys::DeadlockTimeout);
+    }
+    give_way_in_deadlocks();
+}
+
+/// Of two deadlocked sessions PostgreSQL ends the one that looks first, each when it has waited for `deadlock_timeout`. It must
+/// not be the user's: we look far sooner, and wait for no lock as long as that.
+fn give_way_in_deadlocks() {
+    // SAFETY: a string of PostgreSQL that is copied at once; what it would be here without our own setting, in milliseconds.
+    unsafe {
+        let users = pg_sys::GetConfigOptionResetString(c"deadlock_timeout".as_ptr());
+        let users = (!users.is_null()).then(|| std::ffi::CStr::from_ptr(users).to_string_lossy());
+        let users_ms = users.and_then(|text| text.parse::<i64>().ok()).unwrap_or(DEADLOCK_TIMEOUT_MS);
         LONGEST_WAIT_MS.set((users_ms * 4 / 5).max(1));
         set_number(c"deadlock_timeout", (users_ms / 10).max(1));
     }
 }
+
+/// PostgreSQL's default of `deadlock_timeout`.
+const DEADLOCK_TIMEOUT_MS: i64 = 1000;
 
 thread_local! {
     /// Longest wait for one lock, of those that have an end at all, milliseconds.
@@ -146,6 +158,7 @@ fn reload_settings_if_asked() {
         if pg_sys::ConfigReloadPending != 0 {
             pg_sys::ConfigReloadPending = 0;
             pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+            give_way_in_deadlocks();
         }
     }
 }

@@ -36,8 +36,8 @@ struct Waiting {
     since: UnixMs,
 }
 
-/// Whether an action that was approved may begin now.
-fn may_begin(id: i64, collection: &Collection) -> Result<Begin, Error> {
+/// Whether an action that was approved may begin now; and why a rollback has no way any more.
+fn may_begin(id: i64, collection: &Collection) -> Result<(Begin, Option<String>), Error> {
     let waiting: Option<Waiting> = collect::documents(
         "SELECT jsonb_build_object('problem', a.problem, 'plan', a.plan, 'request', a.request, 'snapshot', i.snapshot,
                 'since', (extract(epoch FROM coalesce(a.approved_at, a.decided_at)) * 1000)::bigint)
@@ -48,9 +48,14 @@ fn may_begin(id: i64, collection: &Collection) -> Result<Begin, Error> {
     let Some(Waiting { problem, plan, request, snapshot, since }) = waiting else {
         return Err(Error::refused("it was not decided"));
     };
+    let config = collection.config()?;
+    let gone = match &request {
+        Request::Rollback { of } => decide::way_back_is_gone(*of, &plan, &snapshot, &config)?,
+        _ => None,
+    };
     let (impact, builds) = shared::running();
-    Ok(begin(&BeginInput {
-        config: &collection.config()?,
+    let begins = begin(&BeginInput {
+        config: &config,
         snapshot: &snapshot,
         planned: &Planned { problem, plan },
         request: &request,
@@ -63,7 +68,8 @@ fn may_begin(id: i64, collection: &Collection) -> Result<Begin, Error> {
         },
         since,
         now: collect::now_ms(),
-    }))
+    });
+    Ok((begins, gone))
 }
 
 /// Ends an action that no worker could bring to its end.
@@ -269,9 +275,12 @@ impl Workers {
             && let Some(collection) = transaction(|| collect::collection(action.collection))?
         {
             match transaction(|| may_begin(id, &collection)) {
-                Ok(Begin::Now) => {}
-                Ok(Begin::Wait { .. }) => return Ok(()),
-                Ok(Begin::Never { status, reason }) => {
+                Ok((Begin::Now, None)) => {}
+                Ok((Begin::Now, Some(why))) => {
+                    return transaction(|| journal::give_up(id, Status::Expired, &why));
+                }
+                Ok((Begin::Wait { .. }, _)) => return Ok(()),
+                Ok((Begin::Never { status, reason }, _)) => {
                     return transaction(|| journal::give_up(id, status, reason.explain()));
                 }
                 // An extension of another version wrote it.

@@ -13,12 +13,15 @@ use super::{
     check_comparable, comparisons_won, replaced, replacing,
 };
 use crate::classify::{Problem, ProblemClass};
+use crate::clean_size;
 use crate::config::Config;
 use crate::dose;
 use crate::graph::NodeKey;
+use crate::hnsw::M_DEFAULT;
 use crate::placement::{MOVING, bytes_of, managed, moved, moving_s, place_ref, rows_allowed};
 use crate::plan::{BuildOptions, Criterion, Move, Plan, Skipped, Step};
-use crate::snapshot::{Index, Managed, Oid, Partition, Place, Reading, Replacement, Snapshot};
+use crate::snapshot::{Index, Managed, Method, Oid, Partition, Place, Reading, Replacement, Snapshot};
+use crate::verdict::SAVING_MIN;
 
 /// As long a pause as the batch before it held the lock.
 const PAUSE_RATIO: f64 = 1.0;
@@ -73,8 +76,13 @@ fn sources<'a>(
 /// has none that could be built anew.
 fn needed(partition: &Partition, cold: f64, snapshot: &Snapshot) -> Option<f64> {
     let own = snapshot.indexes.iter().filter(|index| index.partition == partition.oid);
-    let worth = own.filter(|index| worth_building(index, cold).is_ok());
-    worth.filter_map(|index| index.rows.known()).copied().reduce(f64::min).map(|rows| REBUILD_SHARE * rows)
+    let of = |index: &Index| {
+        let rows = *index.rows.known()?;
+        // In steps of a twentieth: pages are not shared between the lists of an ivfflat index, so that small ones do not shrink.
+        let doses = (2..=20).map(|twentieths| f64::from(twentieths) / 20.0 * rows);
+        doses.take_while(|gone| *gone <= cold + 1.0).find(|gone| worth_building(index, *gone).is_ok())
+    };
+    own.filter_map(of).reduce(f64::min)
 }
 
 impl Remedy for EvictColdData {
@@ -286,7 +294,28 @@ fn worth_building(index: &Index, gone: f64) -> Result<(), String> {
     if gone + 1.0 < REBUILD_SHARE * rows {
         return Err(format!("{gone:.0} of its {rows:.0} rows would leave"));
     }
+    if let Some((after, now)) = bytes_after(index, gone)
+        && after > (1.0 - SAVING_MIN) * now
+    {
+        return Err(format!("built anew it would hardly be smaller: {after:.0} of {now:.0} bytes"));
+    }
     check_comparable(index).map_err(|why| why.to_string())
+}
+
+/// Bytes of a new build once so many rows are gone, and of the index now; None where a reading is missing.
+fn bytes_after(index: &Index, gone: f64) -> Option<(f64, f64)> {
+    let (rows, tuple) = (*index.rows.known()?, *index.tuple_bytes.known()?);
+    // An index tuple has 8 bytes before its value, which centres have too.
+    let value = (tuple - 8.0).max(0.0) as u64;
+    let model = |rows: f64| match index.method {
+        Method::Ivfflat => Some(clean_size::ivfflat_bytes(rows, tuple, index.lists?, value) as f64),
+        Method::Hnsw => {
+            Some(clean_size::hnsw_bytes(rows, value, index.density.map_or(M_DEFAULT, |own| own.m)) as f64)
+        }
+    };
+    let (clean, now) = (*index.clean_bytes.known()? as f64, *index.bytes.known()? as f64);
+    // A clean build is reckoned with dead rows that autovacuum has still to come for, which a new one may leave out.
+    Some((clean.min(now) * model((rows - gone).max(0.0))? / model(rows)?.max(1.0), now))
 }
 
 /// Share of the buffers of this server's partitions that were found in shared buffers.
@@ -319,8 +348,28 @@ mod tests {
     fn a_row_that_was_lost_by_rounding_does_not_decide() {
         // Of two equal partitions a twentieth of all rows is a tenth of one.
         let mut index = snapshot(1, 8, 0).indexes.remove(0);
-        index.rows = Reading::Known(22_718.0);
+        (index.rows, index.tuple_bytes) = (Reading::Known(22_718.0), Reading::unknown("of no size"));
         assert_eq!(worth_building(&index, 2_271.0), Ok(()));
         assert!(worth_building(&index, 2_270.0).is_err());
+    }
+
+    /// A list has a page for two rows and for one.
+    #[test]
+    fn lists_that_share_no_pages_do_not_become_smaller_by_a_tenth_of_their_rows() {
+        let mut index = snapshot(1, 8, 0).indexes.remove(0);
+        (index.method, index.lists) = (Method::Ivfflat, Some(100));
+        let with = |index: &mut Index, rows: f64| {
+            index.tuple_bytes = Reading::Known(1552.0);
+            index.rows = Reading::Known(rows);
+            index.clean_bytes = Reading::Known(clean_size::ivfflat_bytes(rows, 1552.0, 100, 1544));
+            index.bytes = index.clean_bytes.clone();
+        };
+        with(&mut index, 200.0);
+        assert!(worth_building(&index, 20.0).unwrap_err().contains("hardly be smaller"));
+        with(&mut index, 40_000.0);
+        assert_eq!(worth_building(&index, 4_000.0), Ok(()));
+        // What autovacuum has still to come for does not count against it.
+        index.clean_bytes = Reading::Known(index.bytes.known().unwrap() * 5 / 4);
+        assert_eq!(worth_building(&index, 4_000.0), Ok(()));
     }
 }

@@ -445,6 +445,9 @@ fn what_a_plan_leaves_for_the_next_action_does_not_speak_against_it() {
     let first = verify(&one, &repaired);
     assert!(first.verified, "{}", first.reason);
     assert_eq!(first.lambda_after, Some(1.0));
+    // Beside another action it is held by what both were for.
+    assert_eq!(first.of_problem.before, problem.component.lambda.into());
+    assert!(first.of_problem.after.unwrap() < 1.0, "{first:?}");
     assert!(!verify(&one, &sick).verified);
     // Of a plan for both the second counts.
     assert!(!verify(&plan, &repaired).verified);
