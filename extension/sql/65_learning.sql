@@ -71,6 +71,7 @@ CREATE TABLE ruvector.healing_autonomy (
     strikes         integer NOT NULL,            -- since the last success
     times_right     integer NOT NULL,            -- since the last move
     times_wrong     integer NOT NULL,
+    struck_at       timestamptz,                 -- when a fault last counted as a strike
     PRIMARY KEY (collection_id, strategy)
 );
 -- A dump keeps what is held back, by a human or by failures: a copy is never less careful than what it was made from. The
@@ -294,7 +295,7 @@ BEGIN
     INSERT INTO ruvector.healing_autonomy AS a (collection_id, strategy, level, since, strikes, times_right, times_wrong)
     VALUES (entry.id, strategy, level, clock_timestamp(), 0, 0, 0)
     ON CONFLICT ON CONSTRAINT healing_autonomy_pkey DO UPDATE
-       SET (level, since, strikes, times_right, times_wrong) = (EXCLUDED.level, EXCLUDED.since, 0, 0, 0);
+       SET (level, since, strikes, times_right, times_wrong, struck_at) = (EXCLUDED.level, EXCLUDED.since, 0, 0, 0, NULL);
     INSERT INTO ruvector.healing_autonomy_moves (collection_id, strategy, from_level, to_level, reason)
     VALUES (entry.id, strategy, before, level, 'set by a human');
     PERFORM ruvector._audit('autonomy_moved', NULL, entry.name,

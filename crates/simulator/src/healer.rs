@@ -429,7 +429,7 @@ fn look_after(stage: &mut Stage, id: i64) {
     if stage.store.action(id).status == Status::Approved && !may_begin(stage, id) {
         return;
     }
-    if stage.world.weather.no_workers {
+    if !stage.has_worker_slot() {
         return;
     }
     let uncounted = stage.has(Defect::RestartsUncounted);
@@ -489,7 +489,7 @@ fn give_up(stage: &mut Stage, id: i64) {
 
 /// Starts a worker for what ended actions have left, when its time has come.
 fn finish_unfinished(stage: &mut Stage) {
-    if stage.store.unfinished.is_empty() || stage.world.weather.no_workers {
+    if stage.store.unfinished.is_empty() {
         return;
     }
     let wall = stage.world.wall();
@@ -497,6 +497,9 @@ fn finish_unfinished(stage: &mut Stage) {
     let due = stage.store.unfinished.iter().filter(|left| left.is_due(wall)).map(|left| left.action);
     let due: Vec<i64> = due.filter(|id| !has_worker(stage, *id)).collect();
     for id in due {
+        if !stage.has_worker_slot() {
+            return;
+        }
         for left in stage.store.unfinished.iter_mut().filter(|left| left.action == id) {
             left.tries += u32::from(left.last.is_some());
             left.last = Some(wall);

@@ -59,6 +59,8 @@ pub struct Stage {
     pub trace: Option<Vec<String>>,
     defects: Vec<Defect>,
     last_worker: i32,
+    /// Who runs as the worker that is kept in reserve.
+    in_reserve: Option<i32>,
 }
 
 impl Stage {
@@ -89,6 +91,7 @@ impl Stage {
             trace: None,
             defects: scenario.defects.clone(),
             last_worker: 0,
+            in_reserve: None,
         }
     }
 
@@ -128,8 +131,17 @@ impl Stage {
     /// Starts a worker for an action; it begins in a moment.
     pub fn start_worker(&mut self, action: i64) {
         self.last_worker += 1;
+        if self.world.weather.no_workers {
+            self.in_reserve = Some(self.last_worker);
+        }
         let begins = self.world.now + 200;
         self.workers.push(Worker::new(self.last_worker, action, begins, self.world.wall()));
+    }
+
+    /// Whether a worker may be started: where others have taken all background workers, the one that is kept in reserve.
+    pub fn has_worker_slot(&self) -> bool {
+        let is_taken = |pid| self.workers.iter().any(|worker| worker.pid == pid);
+        !self.world.weather.no_workers || !self.in_reserve.is_some_and(is_taken)
     }
 
     /// Ends a worker wherever it is. What it was building stays behind, not valid.

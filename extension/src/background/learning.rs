@@ -122,7 +122,8 @@ pub(crate) fn learned(collection: i32) -> Result<Learned, Error> {
 
 const RUNGS: &str = "
 SELECT jsonb_build_object('strategy', a.strategy, 'level', a.level, 'since', (extract(epoch FROM a.since) * 1000)::bigint,
-       'strikes', a.strikes, 'right', a.times_right, 'wrong', a.times_wrong)
+       'strikes', a.strikes, 'right', a.times_right, 'wrong', a.times_wrong,
+       'struck_at', (extract(epoch FROM a.struck_at) * 1000)::bigint)
   FROM ruvector.healing_autonomy a WHERE a.collection_id = $1";
 
 /// Moves a remedy on the collection's autonomy ladder, if this piece of evidence does.
@@ -150,11 +151,11 @@ pub(super) fn advance(
         return Ok(());
     }
     Spi::run_with_args(
-        "INSERT INTO ruvector.healing_autonomy (collection_id, strategy, level, since, strikes, times_right, times_wrong)
-         VALUES ($1, $2, $3, to_timestamp($4::float8 / 1000), $5, $6, $7)
+        "INSERT INTO ruvector.healing_autonomy (collection_id, strategy, level, since, strikes, times_right, times_wrong, struck_at)
+         VALUES ($1, $2, $3, to_timestamp($4::float8 / 1000), $5, $6, $7, to_timestamp($8::float8 / 1000))
          ON CONFLICT (collection_id, strategy) DO UPDATE
-            SET (level, since, strikes, times_right, times_wrong)
-              = (EXCLUDED.level, EXCLUDED.since, EXCLUDED.strikes, EXCLUDED.times_right, EXCLUDED.times_wrong)",
+            SET (level, since, strikes, times_right, times_wrong, struck_at)
+              = (EXCLUDED.level, EXCLUDED.since, EXCLUDED.strikes, EXCLUDED.times_right, EXCLUDED.times_wrong, EXCLUDED.struck_at)",
         &[
             collection.into(),
             strategy.into(),
@@ -163,6 +164,7 @@ pub(super) fn advance(
             (after.strikes as i32).into(),
             (after.right as i32).into(),
             (after.wrong as i32).into(),
+            after.struck_at.map(|at| at as f64).into(),
         ],
     )?;
     let Some(moved) = moved else { return Ok(()) };

@@ -4,7 +4,7 @@
 //!
 //! | move | when |
 //! |---|---|
-//! | one step down | [`STRIKES_MAX`] strikes in a row: two faults, or four times no gain |
+//! | one step down | [`STRIKES_MAX`] strikes in a row: two faults with more than [`SAME_CAUSE_MS`] between them, or four times no gain |
 //! | down to observe | it could not be undone |
 //! | observe → approve | its predictions came true, or it succeeded by hand: lower bound at least [`ENOUGH`] |
 //! | approve → auto | it succeeded, with a human's approval or by hand: lower bound at least [`ENOUGH`] |
@@ -26,6 +26,9 @@ pub const STRIKES_MAX: u32 = 4;
 const FAULT_STRIKES: u32 = 2;
 /// Strikes of one that was carried out and was no gain: its machinery works, and the next part may want it.
 const NO_GAIN_STRIKES: u32 = 1;
+/// Faults within this time of the last that counted are laid to the same cause (a full disk, a machine short of memory, a
+/// server that crashes), milliseconds. How often it may fail in a row whatever the cause is the breaker's business.
+const SAME_CAUSE_MS: i64 = 6 * 3_600_000;
 /// The lower bound from which a remedy rises: more often right than wrong.
 pub const ENOUGH: f64 = 0.5;
 /// The success rate lies below its lower bound with this probability.
@@ -46,6 +49,9 @@ pub struct Rung {
     pub right: u32,
     /// What spoke against it.
     pub wrong: u32,
+    /// When a fault last counted as a strike.
+    #[serde(default)]
+    pub struck_at: Option<UnixMs>,
 }
 
 /// Something that speaks for or against a remedy.
@@ -95,7 +101,15 @@ pub fn effective(human: Mode, rung: Option<&Rung>) -> Mode {
 impl Rung {
     /// The top of the ladder, where every remedy begins: only what a human has set holds it back.
     pub fn top(strategy: impl Into<String>, now: UnixMs) -> Self {
-        Self { strategy: strategy.into(), level: Mode::Auto, since: now, strikes: 0, right: 0, wrong: 0 }
+        Self {
+            strategy: strategy.into(),
+            level: Mode::Auto,
+            since: now,
+            strikes: 0,
+            right: 0,
+            wrong: 0,
+            struck_at: None,
+        }
     }
 
     /// Put there by a human: what spoke for or against it before counts no more.
@@ -122,9 +136,15 @@ impl Rung {
             Evidence::Ended(Lesson::Postponed | Lesson::Nothing) => return (rung, None),
         }
         match evidence {
-            Evidence::Ended(Lesson::Helped) => rung.strikes = 0,
+            Evidence::Ended(Lesson::Helped) => (rung.strikes, rung.struck_at) = (0, None),
             Evidence::Ended(Lesson::NoGain) => rung.strikes = rung.strikes.saturating_add(NO_GAIN_STRIKES),
-            Evidence::Ended(_) => rung.strikes = rung.strikes.saturating_add(FAULT_STRIKES),
+            // Faults of the same bad hour of a server are no two witnesses.
+            Evidence::Ended(Lesson::Fault)
+                if rung.struck_at.is_some_and(|at| (at..at + SAME_CAUSE_MS).contains(&now)) => {}
+            Evidence::Ended(_) => {
+                rung.strikes = rung.strikes.saturating_add(FAULT_STRIKES);
+                rung.struck_at = Some(now);
+            }
             Evidence::Predicted { .. } => {}
         }
         let to = if evidence == Evidence::Ended(Lesson::UndoFailed) {
@@ -158,8 +178,8 @@ mod tests {
 
     fn walk(mut rung: Rung, evidence: &[Evidence]) -> (Rung, Vec<(Mode, Mode)>) {
         let mut moves = vec![];
-        for (at, one) in (1..).zip(evidence) {
-            let (next, moved) = rung.after(*one, at);
+        for (turn, one) in (1..).zip(evidence) {
+            let (next, moved) = rung.after(*one, turn * SAME_CAUSE_MS);
             moves.extend(moved.map(|m| (m.from, m.to)));
             rung = next;
         }
@@ -175,7 +195,10 @@ mod tests {
         let (rung, moves) = walk(Rung::top("a", 0), &[BAD, OK, BAD, OK]);
         assert_eq!((rung.level, moves.len()), (Mode::Auto, 0), "never two in a row");
         let (rung, moves) = walk(Rung::top("a", 0), &[BAD, BAD]);
-        assert_eq!((rung.level, rung.since, moves), (Mode::Approve, 2, vec![(Mode::Auto, Mode::Approve)]));
+        assert_eq!(
+            (rung.level, rung.since, moves),
+            (Mode::Approve, 2 * SAME_CAUSE_MS, vec![(Mode::Auto, Mode::Approve)])
+        );
         assert_eq!((rung.right, rung.wrong, rung.strikes), (0, 0, 0), "a new count");
         assert_eq!(walk(rung.clone(), &[OK, OK]).0.level, Mode::Approve);
         assert_eq!(walk(rung.clone(), &[OK, OK, OK]).0.level, Mode::Auto);
@@ -190,6 +213,19 @@ mod tests {
         assert_eq!(walk(Rung::top("a", 0), &[NO_GAIN; 3]).0.level, Mode::Auto);
         assert_eq!(walk(Rung::top("a", 0), &[NO_GAIN; 4]).0.level, Mode::Approve);
         assert_eq!(walk(Rung::top("a", 0), &[NO_GAIN, BAD, NO_GAIN]).0.level, Mode::Approve);
+    }
+
+    #[test]
+    fn faults_of_the_same_bad_hours_are_one_witness() {
+        let (first, _) = Rung::top("a", 0).after(BAD, 1000);
+        let (again, none) = first.after(BAD, 1000 + SAME_CAUSE_MS - 1);
+        assert_eq!((again.strikes, again.wrong, none), (FAULT_STRIKES, 2, None));
+        // From the one that counted on, not from the last.
+        assert_eq!(again.after(BAD, 1000 + SAME_CAUSE_MS).0.level, Mode::Approve);
+        // A success between them ends it, and a clock that was set back does not last for ever.
+        let (well, _) = first.after(OK, 2000);
+        assert_eq!(well.after(BAD, 3000).0.strikes, FAULT_STRIKES);
+        assert_eq!(first.after(BAD, 0).0.level, Mode::Approve);
     }
 
     #[test]

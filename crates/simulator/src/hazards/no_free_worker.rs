@@ -1,4 +1,4 @@
-//! `no_free_worker`: all background workers are taken.
+//! `no_free_worker`: all background workers are taken but the one that the extension keeps in reserve.
 
 use super::{Event, Hazard, Kind, Stage};
 use crate::random::Random;
