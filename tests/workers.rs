@@ -1,8 +1,8 @@
 //! Launcher and healers: one a database with the extension, back after every death, in nobody's way.
 
-use cluster::{Signal, wait_for};
+use cluster::{Cluster, Signal, wait_for};
 use postgres::Client;
-use tests::{PATIENCE, start};
+use tests::{PATIENCE, said, start, start_with, version};
 
 fn healer(client: &mut Client, database: &str) -> Option<i32> {
     let query = "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'ruvector healer'";
@@ -50,6 +50,73 @@ fn a_healer_steps_aside_for_commands_that_need_an_empty_database() {
     client.batch_execute("ALTER DATABASE app RENAME TO renamed").unwrap();
     wait_for("the healer", PATIENCE, || healer(&mut client, "renamed")).unwrap();
     client.batch_execute("DROP DATABASE renamed").unwrap();
+}
+
+/// Others have all of `max_worker_processes` that the server's own two, the healer and the worker in reserve leave.
+#[test]
+fn where_no_background_worker_is_free_the_one_in_reserve_acts() {
+    let (_cluster, mut client) = start_with(|builder| builder.setting("max_worker_processes", 4));
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"mode": "observe", "sample_interval_seconds": 1, "verify_window_seconds": 1,
+                                                   "min_healing_interval_seconds": 0, "lock_timeout_ms": 60000}');
+               CREATE TABLE docs (id int PRIMARY KEY, embedding vector(3));
+               INSERT INTO docs SELECT i, ARRAY[sin(i), cos(i), sin(3 * i)]::vector FROM generate_series(1, 2000) i;
+               CREATE INDEX docs_i ON docs USING hnsw (embedding vector_l2_ops);
+               DELETE FROM docs WHERE id > 500; ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs')"#,
+        )
+        .unwrap();
+    wait_for("a weak state", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut < 0.7", &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    let act = |client: &mut Client, strike: bool| -> (i32, String) {
+        let query = "SELECT action_id FROM ruvector_healing_execute('docs', 'compact_indexes')";
+        let action: i64 = client.query_one(query, &[]).unwrap().get(0);
+        let pid = wait_for("a worker", PATIENCE, || {
+            let query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ruvector action'";
+            client.query_opt(query, &[]).unwrap().map(|row| row.get(0))
+        })
+        .unwrap_or_else(|error| panic!("{error}: {}", said(client)));
+        if strike {
+            client.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
+        }
+        let status =
+            client.query_one(&format!("CALL ruvector_healing_wait({action}, '2 minutes')"), &[]).unwrap();
+        (pid, status.get(0))
+    };
+    // It is used again, also for what it has left itself.
+    let (first, status) = act(&mut client, true);
+    assert_ne!(status, "executing", "{}", said(&mut client));
+    client.batch_execute("SELECT ruvector_healing_reset('docs')").unwrap();
+    wait_for("nothing to be left", PATIENCE, || {
+        client
+            .query_opt("SELECT 1 WHERE NOT EXISTS (SELECT FROM ruvector.actions WHERE unfinished)", &[])
+            .unwrap()
+    })
+    .unwrap();
+    let (second, status) = act(&mut client, false);
+    // Where the first was killed before it had begun, another has healed it: a new index is no smaller then.
+    assert!(status == "succeeded" || status == "rolled_back", "{status}: {}", said(&mut client));
+    assert_ne!(first, second);
+    let query = "SELECT EXISTS (SELECT FROM ruvector.actions WHERE status = 'succeeded')";
+    assert!(client.query_one(query, &[]).unwrap().get::<_, bool>(0), "{}", said(&mut client));
+}
+
+#[test]
+fn a_server_without_a_free_background_worker_goes_on_without_a_healer() {
+    let builder = Cluster::builder(version()).preload(true).database("app");
+    let cluster = builder.setting("max_worker_processes", 3).start().unwrap();
+    let mut client = cluster.connect("app").unwrap();
+    client.batch_execute("CREATE EXTENSION ruvector CASCADE").unwrap();
+    wait_for("the launcher to say so", PATIENCE, || {
+        cluster.log().contains("no free background worker").then_some(())
+    })
+    .unwrap();
+    // It once ended the server.
+    client.batch_execute("SELECT ruvector._wake(); SELECT pg_sleep(1)").unwrap();
+    assert_eq!(healer(&mut client, "app"), None);
+    assert!(!cluster.log().contains("terminated by signal"), "{}", cluster.log());
 }
 
 /// A table whose owner's predicate keeps whoever of us asks for it for ten minutes.

@@ -222,6 +222,22 @@ static EFFORT_COUNT: PgAtomic<AtomicU32> = unsafe { PgAtomic::new(c"ruvector_eff
 /// Process id of the launcher, 0 when it does not run.
 pub(crate) static LAUNCHER_PID: PgAtomic<AtomicI32> = unsafe { PgAtomic::new(c"ruvector_launcher_pid") };
 
+/// The worker in reserve, and what it is asked to carry out.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Reserve {
+    /// Its process id, 0 when it does not run.
+    pub(crate) pid: i32,
+    /// OID of the database that it is asked for, 0 while it waits.
+    pub(crate) database: u32,
+    /// The action.
+    pub(crate) action: i64,
+}
+
+// SAFETY: plain old data without pointers, copied as a whole.
+unsafe impl PGRXSharedMemory for Reserve {}
+
+pub(crate) static RESERVE: PgLwLock<Reserve> = unsafe { PgLwLock::new(c"ruvector_reserve") };
+
 /// In each process: the postmaster had this library preloaded, so the statics above are usable.
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 
@@ -234,6 +250,7 @@ pub(crate) fn init() {
     pg_shmem_init!(EFFORTS);
     pg_shmem_init!(EFFORT_COUNT);
     pg_shmem_init!(LAUNCHER_PID);
+    pg_shmem_init!(RESERVE);
     crate::throttle::init();
     PRELOADED.store(true, Ordering::Relaxed);
 }

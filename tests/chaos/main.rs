@@ -139,7 +139,8 @@ fn run(options: &Options) -> Result<bool, String> {
     for number in 1..=options.rounds {
         let card = deck.deal();
         let (fault, moment, strike) = card;
-        let unasked = fault.is_treated_unasked() && deck.chance() < UNASKED_SHARE;
+        // Where a writer's open transaction is what holds the action, the healer would wait for its end before it plans.
+        let unasked = fault.is_treated_unasked() && !moment.holds_table() && deck.chance() < UNASKED_SHARE;
         let place = Place { cluster: &cluster, outside: &outside, number, chance: deck.chance(), unasked };
         tally.unasked += u64::from(unasked);
         let went = play(&place, fault, moment, strike);

@@ -1,10 +1,11 @@
 //! Background workers.
 //!
 //! ```text
-//! postmaster ── launcher (static, one a server; knows databases, decides nothing)
-//!                 └─ healer (one a database with the extension; samples every collection, decides)
-//!                      ├─ action (one an action; carries out its plan, verifies, keeps or undoes)
-//!                      └─ lease (one a lease on autovacuum; holds a lock until that is over)
+//! postmaster ─┬ launcher (static, one a server; knows databases, decides nothing)
+//!             │   └─ healer (one a database with the extension; samples every collection, decides)
+//!             │        ├─ action (one an action; carries out its plan, verifies, keeps or undoes)
+//!             │        └─ lease (one a lease on autovacuum; holds a lock until that is over)
+//!             └ reserve (static, one a server; becomes an action's worker where no other is to be had)
 //! ```
 //!
 //! SIGKILL of any of them restarts the server (PostgreSQL cannot know what the dead process did to shared memory);
@@ -26,12 +27,15 @@ mod judge;
 mod launcher;
 pub(crate) mod learning;
 pub(crate) mod process;
+mod reserve;
 mod supervise;
 
 pub(crate) use process::{terminate, wake, wake_healer_at_commit};
 
 /// Seconds until the postmaster starts a dead launcher again.
 const LAUNCHER_RESTART_S: u64 = 5;
+/// The same of the worker in reserve, which ends after each action.
+const RESERVE_RESTART_S: u64 = 1;
 
 pub(crate) fn init() {
     BackgroundWorkerBuilder::new("ruvector launcher")
@@ -42,6 +46,22 @@ pub(crate) fn init() {
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
         .set_restart_time(Some(Duration::from_secs(LAUNCHER_RESTART_S)))
         .load();
+    // Once it is at work it is a worker as any other.
+    BackgroundWorkerBuilder::new("ruvector reserve")
+        .set_type("ruvector action")
+        .set_library("ruvector")
+        .set_function("ruvector_reserve_main")
+        .enable_spi_access()
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(Some(Duration::from_secs(RESERVE_RESTART_S)))
+        .load();
+}
+
+/// Entry of the worker in reserve.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn ruvector_reserve_main(_argument: pg_sys::Datum) {
+    reserve::run();
 }
 
 /// Entry of the launcher.

@@ -10,12 +10,11 @@ use crate::shared;
 /// Connects this worker to a database and installs the signal handlers of an ordinary backend: SIGTERM ends it at
 /// the next interrupt check, SIGHUP reloads settings.
 pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
+    listen();
     // SAFETY: the first thing a worker does, as PostgreSQL's own workers do (worker_spi.c).
     unsafe {
         crate::hooks::exempt_this_process();
         pg_sys::before_shmem_exit(Some(release_session_locks), pg_sys::Datum::null());
-        handle_signals();
-        pg_sys::BackgroundWorkerUnblockSignals();
         match database {
             Some(database) => {
                 pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0)
@@ -47,6 +46,15 @@ pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
         pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
     }
     give_way_in_deadlocks();
+}
+
+/// Installs the signal handlers of this worker, which need no database.
+pub(crate) fn listen() {
+    // SAFETY: as PostgreSQL's own workers do before anything else (worker_spi.c).
+    unsafe {
+        handle_signals();
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
 }
 
 /// Of two deadlocked sessions PostgreSQL ends the one that looks first, each when it has waited for `deadlock_timeout`. It must
@@ -134,6 +142,20 @@ pub(crate) fn sleep(timeout: Duration) {
     reload_settings_if_asked();
 }
 
+/// Waits for the latch in a process that is attached to no database. Ends the process if it was told to end.
+pub(crate) fn wait(timeout: Duration) {
+    // SAFETY: plain calls of a worker on its own latch.
+    unsafe {
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        let timeout_ms = timeout.as_millis().clamp(1, 3_600_000) as i64;
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, timeout_ms, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+        // Its settings are read when it has work.
+        pg_sys::ConfigReloadPending = 0;
+    }
+    pgrx::check_for_interrupts!();
+}
+
 /// Reports at once what this process read and changed. Outside any transaction.
 pub(crate) fn report_statistics() {
     // SAFETY: outside any transaction.
@@ -202,7 +224,8 @@ impl Child {
             let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
             let registered = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
             pg_sys::MemoryContextSwitchTo(before);
-            registered.then_some(Child(handle))
+            // Not `then_some`, which would make one of no handle, and drop it.
+            if registered { Some(Child(handle)) } else { None }
         }
     }
 
@@ -229,6 +252,14 @@ pub(crate) fn terminate(pid: i32) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         // One that has just ended is what is wanted.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+/// Sets the latch of a process of ours that is attached to no database: [`wake`] does not find it.
+pub(crate) fn signal(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        // One that has just ended is not there for anybody else either.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::USR1);
     }
 }
 

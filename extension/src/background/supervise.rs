@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::action::{LOCK_CLASS, LOCK_KIND};
 use super::process::{Child, ChildState};
-use super::{arms, decide};
+use super::{arms, decide, reserve};
 use crate::audit::{self, Happened};
 use crate::collect::Collection;
 use crate::error::Error;
@@ -36,8 +36,10 @@ struct Waiting {
     since: UnixMs,
 }
 
-/// Whether an action that was approved may begin now; and why a rollback has no way any more.
-fn may_begin(id: i64, collection: &Collection) -> Result<(Begin, Option<String>), Error> {
+/// Whether an action that was approved may begin now; and why a rollback has no way any more. One of which a worker died before
+/// it began is still counted among those that run: not against itself.
+fn may_begin(action: &InFlight, collection: &Collection) -> Result<(Begin, Option<String>), Error> {
+    let id = action.id;
     let waiting: Option<Waiting> = collect::documents(
         "SELECT jsonb_build_object('problem', a.problem, 'plan', a.plan, 'request', a.request, 'snapshot', i.snapshot,
                 'since', (extract(epoch FROM coalesce(a.approved_at, a.decided_at)) * 1000)::bigint)
@@ -53,7 +55,11 @@ fn may_begin(id: i64, collection: &Collection) -> Result<(Begin, Option<String>)
         Request::Rollback { of } => decide::way_back_is_gone(*of, &plan, &snapshot, &config)?,
         _ => None,
     };
-    let (impact, builds) = shared::running();
+    let (mut impact, mut builds) = shared::running();
+    if action.starts > 0 {
+        impact = (impact - f64::from(action.impact)).max(0.0);
+        builds = builds.saturating_sub(u32::from(action.builds));
+    }
     let begins = begin(&BeginInput {
         config: &config,
         snapshot: &snapshot,
@@ -111,10 +117,27 @@ fn give_up(action: &InFlight) -> Result<(), Error> {
     arms::record(collection.id, &stored.plan.strategy, lesson, collect::now_ms(), &collection.config()?)
 }
 
+/// A worker of an action.
+enum Started {
+    /// One of its own.
+    Own(Child),
+    /// The one in reserve.
+    Reserve,
+}
+
+impl Started {
+    fn has_ended(&self, id: i64) -> bool {
+        match self {
+            Started::Own(child) => child.state() == ChildState::Ended,
+            Started::Reserve => !reserve::has(database(), id),
+        }
+    }
+}
+
 /// The workers that this healer started.
 #[derive(Default)]
 pub(super) struct Workers {
-    children: HashMap<i64, Child>,
+    children: HashMap<i64, Started>,
     /// It was said that no worker is free.
     said_busy: bool,
     any: bool,
@@ -200,9 +223,8 @@ impl Workers {
                 &[pg_sys::Oid::from(LOCK_CLASS).into(), WAIT_MAX_S.into(), LOCK_KIND.into()],
             )
         })?;
-        self.children.retain(|id, child| {
-            child.state() != ChildState::Ended && in_flight.iter().any(|action| action.id == *id)
-        });
+        self.children
+            .retain(|id, child| !child.has_ended(*id) && in_flight.iter().any(|action| action.id == *id));
         self.any = in_flight.iter().any(|action| !action.unfinished || action.pid.is_some());
         transaction(decide::count_in_flight)?;
         let starting =
@@ -274,7 +296,7 @@ impl Workers {
         if action.status == Status::Approved
             && let Some(collection) = transaction(|| collect::collection(action.collection))?
         {
-            match transaction(|| may_begin(id, &collection)) {
+            match transaction(|| may_begin(action, &collection)) {
                 Ok((Begin::Now, None)) => {}
                 Ok((Begin::Now, Some(why))) => {
                     return transaction(|| journal::give_up(id, Status::Expired, &why));
@@ -314,7 +336,9 @@ impl Workers {
     /// Starts a worker for an action; false when none is free.
     fn start(&mut self, id: i64) -> bool {
         let child =
-            Child::start("ruvector action", "ruvector_action_main", database().into(), &id.to_string());
+            Child::start("ruvector action", "ruvector_action_main", database().into(), &id.to_string())
+                .map(Started::Own)
+                .or_else(|| reserve::ask(database(), id).then_some(Started::Reserve));
         if child.is_none() && !self.said_busy {
             pgrx::warning!(
                 "ruvector: no free background worker for action {id}, trying again; raise max_worker_processes"
