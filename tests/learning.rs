@@ -425,6 +425,9 @@ fn failures_lower_how_far_a_remedy_goes_and_a_human_raises_it() {
         let ended =
             client.query_one(&format!("CALL ruvector_healing_wait({action}, '2 minutes')"), &[]).unwrap();
         assert_eq!(ended.get::<_, &str>(0), "failed", "{}", said(&mut client));
+        // What fails again within hours is laid to the same cause.
+        let earlier = "UPDATE ruvector.healing_autonomy SET struck_at = struck_at - interval '7 hours'";
+        assert_eq!(client.execute(earlier, &[]).unwrap(), 1, "a fault is remembered");
     }
     // An action began meanwhile: nobody will know whether the problem would have lasted.
     let void = "SELECT count(*) FROM ruvector.healing_predictions WHERE scored_at IS NOT NULL AND lasted IS NULL AND brier IS NULL";
