@@ -183,7 +183,7 @@ settings! {
     quiet_active_sessions_per_core: Option<f64> = Some(4.0), optional(0.0, 1000.0), "", Collection;
     /// WAL written a second above which none begins.
     quiet_wal_mib_per_second: Option<f64> = Some(256.0), optional(0.0, 1e6), "MiB/s", Collection;
-    /// Of max_worker_processes, those that must be free for any plan to begin, a human's too.
+    /// Of max_worker_processes, those that must be free for any plan to begin, a human's too; our worker in reserve is one while it waits.
     quiet_free_workers: i64 = 1, int(0, 1000), "", Server;
     /// Whether the one who approves an action must be another than the one who asked for it.
     approver_differs: bool = false, Kind::Bool, "", Collection;

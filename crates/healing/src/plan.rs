@@ -308,6 +308,16 @@ impl Step {
         matches!(self, Step::BuildIndex { .. } | Step::ReindexConcurrently { .. } | Step::DropInvalid { .. })
     }
 
+    /// The step without the limit on its time, which goes with the rows: what it does, to what.
+    #[must_use]
+    pub fn without_limit(&self) -> Step {
+        let mut step = self.clone();
+        if let Step::BuildIndex { limit_s, .. } | Step::ReindexConcurrently { limit_s, .. } = &mut step {
+            *limit_s = None;
+        }
+        step
+    }
+
     /// The index that the step concerns, if it concerns one.
     pub fn target(&self) -> Option<&IndexRef> {
         match self {

@@ -334,7 +334,7 @@ fn measure(context: &Context<'_>, action: &Action, parts: &[Part]) -> Result<Ver
         return given_back(&plan, &problem, &action.before, &after, context.config);
     }
     let entries = transaction(|| journal::entries(action.id))?;
-    verify(
+    let mut verification = verify(
         remedy(action)?,
         &Outcome {
             problem: &problem,
@@ -346,7 +346,14 @@ fn measure(context: &Context<'_>, action: &Action, parts: &[Part]) -> Result<Ver
             config: context.config,
         },
     )
-    .map_err(|error| Error::refused(error.to_string()))
+    .map_err(|error| Error::refused(error.to_string()))?;
+    if !whole {
+        // What was left out belongs to the problem all the same.
+        let nodes = &action.problem.component.nodes;
+        let lambda = |seen: &Snapshot| component_lambda(seen, nodes, context.config).ok().flatten();
+        verification.of_problem = LambdaChange { before: lambda(&action.before), after: lambda(&after) };
+    }
+    Ok(verification)
 }
 
 /// The verdict on giving an earlier definition back: it is there. λ is told, not asked.

@@ -8,7 +8,7 @@ use healing::integrity::{IntegrityState, StateRecord, assess};
 use healing::lifecycle::Status;
 use healing::plan::Plan;
 use healing::remedies::{Limits, Params};
-use healing::rollback::give_back;
+use healing::rollback::{CannotGiveBack, give_back};
 use healing::snapshot::Snapshot;
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -257,18 +257,22 @@ fn take_back(of: i64, input: &DecisionInput<'_>) -> Result<Decision, Error> {
     let limits = Limits::new(input.config, input.state.state, input.snapshot, Params::default());
     match way_back(of, input.snapshot, &limits)? {
         Ok(planned) => Ok(engine::decide_rollback(input, planned)),
-        Err((reason, detail)) => {
+        Err(NoWay { reason, detail, .. }) => {
             Ok(Decision::Refuse { reason, detail, until: None, planned: None, rejected: vec![] })
         }
     }
 }
 
+/// Why an action cannot be taken back.
+struct NoWay {
+    reason: Reason,
+    detail: String,
+    /// Not only as things are now.
+    for_good: bool,
+}
+
 /// How an action is taken back as things are, or why it cannot be.
-fn way_back(
-    of: i64,
-    snapshot: &Snapshot,
-    limits: &Limits,
-) -> Result<Result<Planned, (Reason, String)>, Error> {
+fn way_back(of: i64, snapshot: &Snapshot, limits: &Limits) -> Result<Result<Planned, NoWay>, Error> {
     let former: Option<Former> = collect::documents(
         "SELECT jsonb_build_object('status', a.status, 'problem', a.problem, 'plan', a.plan) FROM ruvector.actions a
           WHERE a.id = $1 AND a.plan IS NOT NULL",
@@ -277,11 +281,16 @@ fn way_back(
     .pop();
     let Some(Former { problem, plan, .. }) = former.filter(|former| former.status == Status::Succeeded)
     else {
-        return Ok(Err((Reason::InvalidRequest, format!("action {of} is none that succeeded"))));
+        let detail = format!("action {of} is none that succeeded");
+        return Ok(Err(NoWay { reason: Reason::InvalidRequest, detail, for_good: true }));
     };
     Ok(match give_back(&plan, &journal::entries(of)?, snapshot, limits) {
         Ok(back) => Ok(Planned { problem, plan: back.plan }),
-        Err(why) => Err((Reason::NotApplicable, format!("action {of} cannot be taken back: {why}"))),
+        Err(why) => Err(NoWay {
+            reason: Reason::NotApplicable,
+            detail: format!("action {of} cannot be taken back: {why}"),
+            for_good: !matches!(why, CannotGiveBack::NoRoom { .. }),
+        }),
     })
 }
 
@@ -293,10 +302,19 @@ pub(super) fn way_back_is_gone(
     config: &Config,
 ) -> Result<Option<String>, Error> {
     let limits = Limits::new(config, IntegrityState::Normal, snapshot, Params::default());
+    // How long a build may take goes with the rows, and whether there is room for it is asked of every plan that begins.
+    let same = |now: &Plan| {
+        now.steps.len() == planned.steps.len()
+            && now
+                .steps
+                .iter()
+                .zip(&planned.steps)
+                .all(|(now, then)| now.without_limit() == then.without_limit())
+    };
     Ok(match way_back(of, snapshot, &limits)? {
-        Ok(now) if now.plan.steps == planned.steps => None,
+        Ok(now) if same(&now.plan) => None,
         Ok(_) => Some(format!("what action {of} changed has been changed since this was planned")),
-        Err((_, why)) => Some(why),
+        Err(why) => Some(why.detail).filter(|_| why.for_good),
     })
 }
 
@@ -327,6 +345,14 @@ pub(super) fn count_in_flight() -> Result<(), Error> {
 
 /// Answers a request of a human.
 fn answer(collection: &Collection, config: &Config, observed: &Observed, asked: &Open) -> Result<(), Error> {
+    // Held until the decision is written: a human may abort it meanwhile.
+    let still: Vec<i64> = kept::changed(
+        "SELECT to_jsonb(a.id) FROM ruvector.actions a WHERE a.id = $1 AND a.status = 'proposed' FOR UPDATE SKIP LOCKED",
+        &[asked.id.into()],
+    )?;
+    if still.is_empty() {
+        return Ok(());
+    }
     let decision = ask(collection, config, observed, &asked.request)?;
     match &decision {
         Decision::Act { .. } => accept(asked.id, collection, observed, &decision),
@@ -352,7 +378,7 @@ fn answer(collection: &Collection, config: &Config, observed: &Observed, asked: 
             })?;
             Ok(Spi::run_with_args(
                 "UPDATE ruvector.actions SET status = $2, decided_at = clock_timestamp(), ended_at = clock_timestamp(),
-                        reason = $3, detail = $4, rejected = $5 WHERE id = $1",
+                        reason = $3, detail = $4, rejected = $5 WHERE id = $1 AND status = 'proposed'",
                 &[
                     asked.id.into(),
                     status.as_str().into(),
@@ -373,7 +399,7 @@ fn accept(id: i64, collection: &Collection, observed: &Observed, decision: &Deci
     Spi::run_with_args(
         "UPDATE ruvector.actions SET status = $2, decided_at = clock_timestamp(), detail = NULL, approval = $3, strategy = $4,
                 problem_class = $5, problem = $6, plan = $7, rejected = $8, before = $9, initial_lambda = $10
-          WHERE id = $1",
+          WHERE id = $1 AND status = 'proposed'",
         &[
             id.into(),
             status.as_str().into(),

@@ -181,6 +181,8 @@ fn reload_settings_if_asked() {
             pg_sys::ConfigReloadPending = 0;
             pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
             give_way_in_deadlocks();
+            // The limit in force is capped anew too.
+            set_lock_timeout(i64::from(pg_sys::LockTimeout));
         }
     }
 }

@@ -28,6 +28,9 @@ pub(super) fn run() {
         }
         process::wait(LOOK);
     };
+    // As a worker it begins now: whoever asks since when it runs means that.
+    // SAFETY: a plain variable of this process, which is reported when it is attached to a database.
+    unsafe { pg_sys::MyStartTimestamp = pg_sys::GetCurrentTimestamp() }
     action::run(database.into(), id);
     // PostgreSQL starts a worker that ends with 0 no more.
     // SAFETY: the end of a worker.

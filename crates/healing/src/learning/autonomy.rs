@@ -4,7 +4,7 @@
 //!
 //! | move | when |
 //! |---|---|
-//! | one step down | [`STRIKES_MAX`] strikes in a row: two faults with more than [`SAME_CAUSE_MS`] between them, or four times no gain |
+//! | one step down | [`STRIKES_MAX`] strikes in a row: two faults, the second [`SAME_CAUSE_MS`] after the first or later, or four times no gain |
 //! | down to observe | it could not be undone |
 //! | observe → approve | its predictions came true, or it succeeded by hand: lower bound at least [`ENOUGH`] |
 //! | approve → auto | it succeeded, with a human's approval or by hand: lower bound at least [`ENOUGH`] |

@@ -27,6 +27,8 @@ use crate::verdict::SAVING_MIN;
 const PAUSE_RATIO: f64 = 1.0;
 /// Share of an index's rows that must have gone for a new build to be worth it.
 const REBUILD_SHARE: f64 = 0.1;
+/// pgvector's `lists` where an index names none.
+const LISTS_DEFAULT: u32 = 100;
 /// Share of the buffers found in memory that may be lost to chance.
 const HIT_RATIO_NOISE: f64 = 0.02;
 
@@ -308,7 +310,9 @@ fn bytes_after(index: &Index, gone: f64) -> Option<(f64, f64)> {
     // An index tuple has 8 bytes before its value, which centres have too.
     let value = (tuple - 8.0).max(0.0) as u64;
     let model = |rows: f64| match index.method {
-        Method::Ivfflat => Some(clean_size::ivfflat_bytes(rows, tuple, index.lists?, value) as f64),
+        Method::Ivfflat => {
+            Some(clean_size::ivfflat_bytes(rows, tuple, index.lists.unwrap_or(LISTS_DEFAULT), value) as f64)
+        }
         Method::Hnsw => {
             Some(clean_size::hnsw_bytes(rows, value, index.density.map_or(M_DEFAULT, |own| own.m)) as f64)
         }
@@ -365,6 +369,9 @@ mod tests {
             index.bytes = index.clean_bytes.clone();
         };
         with(&mut index, 200.0);
+        assert!(worth_building(&index, 20.0).unwrap_err().contains("hardly be smaller"));
+        // As many lists as pgvector makes where none are named.
+        index.lists = None;
         assert!(worth_building(&index, 20.0).unwrap_err().contains("hardly be smaller"));
         with(&mut index, 40_000.0);
         assert_eq!(worth_building(&index, 4_000.0), Ok(()));
