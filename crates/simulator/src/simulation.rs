@@ -46,6 +46,8 @@ pub fn run_with(scenario: &Scenario, trace: bool) -> Run {
     let mut degraded_s = 0.0;
     let tick_ms = scenario.tick_s as i64 * 1000;
     let mut calmed = scenario.mode != Mode::Liveness;
+    // Actions of the storm that are still under way.
+    let mut of_storm: Vec<i64> = vec![];
     // How each collection stood when last looked at: counted without asking again while nothing changes.
     let mut sick = vec![(0u64, false); stage.world.collections.len()];
     for tick in 0..scenario.length_s / scenario.tick_s {
@@ -55,6 +57,16 @@ pub fn run_with(scenario: &Scenario, trace: bool) -> Run {
         if !calmed && second >= scenario.calm_s() {
             calmed = true;
             calm(&mut stage);
+            of_storm = in_flight(&stage);
+        }
+        // What the storm struck may fail after it: a human looks after that too.
+        if !of_storm.is_empty() && in_flight(&stage).iter().all(|id| !of_storm.contains(id)) {
+            of_storm.clear();
+            for number in 0..stage.world.collections.len() {
+                if stage.store.arms[number].iter().any(|arm| arm.breaker_open) {
+                    stage.close_breakers(number);
+                }
+            }
         }
         // Remedies that failed in the storm go as far as approval: a human looks now and then.
         if scenario.mode == Mode::Liveness && calmed && second.is_multiple_of(LOOK_S) {
@@ -89,6 +101,11 @@ pub fn run_with(scenario: &Scenario, trace: bool) -> Run {
         actions,
         trace: stage.trace.unwrap_or_default(),
     }
+}
+
+fn in_flight(stage: &Stage) -> Vec<i64> {
+    let runs = |id: &i64| stage.store.actions[id].status.is_in_flight();
+    stage.store.open.iter().copied().filter(runs).collect()
 }
 
 /// Disturbances are over, and a human has looked after what asked for one.
