@@ -36,6 +36,8 @@ const FUTILE_MAX: usize = 2;
 const CURED: f64 = 0.65;
 /// Calm that is surely enough to cure everything: longer than the longest wait that the core knows.
 const CALM_S: u64 = 30 * 3600;
+/// A running healer lets go of maintenance within so many seconds of the end of a lease.
+const LET_GO_S: u64 = 600;
 /// Memory that a throttle which holds may have grown by, percent: what its verification lets pass, and the time since then.
 const MEMORY_NOISE_PCT: f64 = 2.5;
 
@@ -79,6 +81,8 @@ pub struct Watch {
     rested: Vec<u64>,
     /// Unhindered seconds of each action in flight.
     ages: std::collections::BTreeMap<i64, f64>,
+    /// Seconds for which a running healer has held maintenance of a collection back after the end of the lease.
+    late: std::collections::BTreeMap<usize, u64>,
 }
 
 /// The indexes that a plan names, in truth, in its order; those that are gone left out.
@@ -105,6 +109,17 @@ pub fn conditions(stage: &Stage, collection: usize, plan: &Plan) -> Vec<Conditio
 
 /// What the steps of a plan that concern no index are about: the load of the tables that rows leave, and the reads of this server.
 fn strained(stage: &Stage, collection: usize, plan: &Plan) -> Option<Condition> {
+    if holds_maintenance(plan) {
+        let (waiting, longest_s) = stage.world.maintenance.queue(collection, stage.world.now);
+        // Less WAL is better too: it is what a replica is behind with.
+        let recall = 1.0 / (1.0 + stage.world.wal() / 1e7);
+        return Some(Condition {
+            valid: true,
+            bytes: 0,
+            recall,
+            wear: f64::from(waiting) + longest_s / 1000.0,
+        });
+    }
     let tables = &stage.world.collections[collection].tables;
     let is_source = |oid: Oid| {
         plan.steps.iter().any(|step| match step {
@@ -132,8 +147,21 @@ fn strained(stage: &Stage, collection: usize, plan: &Plan) -> Option<Condition> 
     Some(Condition { valid: true, bytes: 0, recall: 1.0, wear })
 }
 
+/// Whether a plan holds maintenance back.
+fn holds_maintenance(plan: &Plan) -> bool {
+    let holds = |step: &Step| {
+        matches!(step, Step::PauseJob { .. } | Step::PauseAutovacuum { .. } | Step::DrainMaintenance { .. })
+    };
+    plan.steps.iter().any(holds)
+}
+
 /// Whether nothing is wrong in truth with any index that a plan names.
 pub fn is_needless(stage: &Stage, collection: usize, plan: &Plan) -> bool {
+    if holds_maintenance(plan) {
+        let replicas = &stage.world.strain.replicas;
+        return stage.world.maintenance.queue(collection, stage.world.now).0 == 0
+            && replicas.iter().all(|replica| replica.behind == 0.0);
+    }
     let collection = &stage.world.collections[collection];
     if plan.steps.iter().any(|step| matches!(step, Step::SetThrottle { .. })) {
         return collection.ingest.rows == 0.0;
@@ -298,7 +326,7 @@ pub fn learned(stage: &mut Stage) {
 }
 
 /// What holds under a lease is over when the lease is, by at least one of both clocks.
-fn leases(stage: &mut Stage, tick_s: u64) {
+fn leases(stage: &mut Stage, watch: &mut Watch, tick_s: u64) {
     let (wall, now, jumped) = (stage.world.wall(), stage.world.now, stage.jumped_at);
     let grace_ms = 2000 * tick_s as i64;
     let late = stage.world.collections.iter().find_map(|collection| {
@@ -310,6 +338,28 @@ fn leases(stage: &mut Stage, tick_s: u64) {
     });
     if let Some(number) = late {
         stage.violated("lease_ends", format!("collection {number}: a throttle outlives its lease"));
+    }
+    // Of maintenance the healer lets go, in the next of its rounds.
+    let maintenance = &stage.world.maintenance;
+    let held = maintenance.jobs.iter().filter_map(|job| Some((job.collection, job.held?)));
+    let held = held.chain(maintenance.away.iter().map(|(number, hold)| (*number, *hold)));
+    let over = held.filter(|(_, hold)| wall >= hold.until && stage.healer.is_running(&stage.world));
+    let late: Vec<usize> = over.map(|(number, _)| number).collect();
+    let idle = maintenance.jobs.iter().find(|job| job.held.is_none() && job.active != job.wanted);
+    let idle = idle.map(|job| (job.collection, job.jobid));
+    watch.late.retain(|number, _| late.contains(number));
+    for number in late {
+        let seconds = watch.late.entry(number).or_default();
+        *seconds += tick_s;
+        if *seconds > LET_GO_S {
+            stage.violated(
+                "lease_ends",
+                format!("collection {number}: maintenance is held back after the lease"),
+            );
+        }
+    }
+    if let Some((number, jobid)) = idle {
+        stage.violated("lease_ends", format!("collection {number}: job {jobid} is not as its owner left it"));
     }
 }
 
@@ -470,7 +520,7 @@ pub fn tick(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
     if !stage.store.open.is_empty() {
         in_flight(stage, watch, scenario);
     }
-    leases(stage, scenario.tick_s);
+    leases(stage, watch, scenario.tick_s);
     for number in 0..stage.world.collections.len() {
         if watch.rested[number] != stage.world.collections[number].facts && stage.store.in_flight(number) == 0
         {
@@ -491,7 +541,9 @@ fn in_flight(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
             continue;
         }
         let number = action.collection;
-        if scenario.mode == Mode::Healthy && !action.by_hand() {
+        // A replica that is slow while a vacuum writes: less of that is no false heal.
+        let slows = holds_maintenance(&action.planned().plan) && !action.needless;
+        if scenario.mode == Mode::Healthy && !action.by_hand() && !slows {
             let strategy = action.planned().plan.strategy.clone();
             stage.violated("false_heal", format!("action {id} ({strategy}) in a healthy world"));
         }

@@ -118,6 +118,7 @@ mod tests {
             hnsw: false,
             managed: true,
             attached: false,
+            nightly_vacuum: None,
             settings: serde_json::json!({}),
         }];
         let mut world = World::new(&scenario);

@@ -29,6 +29,8 @@ pub enum Defect {
     NoComparison,
     /// A throttle is set without an end.
     ThrottleStays,
+    /// A job of pg_cron that was paused stays so when its lease is over.
+    JobStaysPaused,
     /// The last row of the audit log is not written in one transaction with what it is about: a crash takes it.
     AuditLost,
     /// What was learned is held in memory alone.
@@ -51,7 +53,7 @@ pub enum Defect {
 
 impl Defect {
     /// Every defect.
-    pub const ALL: [Defect; 19] = [
+    pub const ALL: [Defect; 20] = [
         Defect::NoCooldown,
         Defect::NoJournal,
         Defect::LeakedLease,
@@ -63,6 +65,7 @@ impl Defect {
         Defect::BatchForgotten,
         Defect::NoComparison,
         Defect::ThrottleStays,
+        Defect::JobStaysPaused,
         Defect::AuditLost,
         Defect::LearningInMemory,
         Defect::ApprovalSkipsGates,

@@ -15,6 +15,7 @@ use crate::checks;
 use crate::defects::Defect;
 use crate::stage::Stage;
 use crate::store::{Basis, Observed, Planned, Refused, Unfinished};
+use crate::world::World;
 use crate::world::observe::{self, Kind};
 
 /// The healer's memory: lost when it dies.
@@ -35,6 +36,11 @@ impl Healer {
         Self { next_sample: vec![None; collections], dead_until: 0, stalled: None, samples: 0 }
     }
 
+    /// Whether it is at work at this moment: not dead, not in the middle of a sample.
+    pub fn is_running(&self, world: &World) -> bool {
+        world.is_up() && world.now >= self.dead_until && self.stalled.is_none()
+    }
+
     /// It dies and runs again from this moment on.
     pub fn die(&mut self, until: i64) {
         *self = Self { dead_until: until.max(self.dead_until), ..Self::new(self.next_sample.len()) };
@@ -53,6 +59,7 @@ pub fn round(stage: &mut Stage) {
         stage.healer.stalled = None;
         decide(stage, collection);
     }
+    crate::steps::pause_maintenance::end_leases(stage);
     supervise(stage);
     drop_losers(stage);
     finish_unfinished(stage);
@@ -338,10 +345,12 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
         )
     });
     let panel = checks::panel_of(stage, collection, &planned.plan).unwrap_or(at.real);
-    if checks::is_needless(stage, collection, &planned.plan) && !stage.store.actions[&id].by_hand() {
+    let needless = checks::is_needless(stage, collection, &planned.plan);
+    if needless && !stage.store.actions[&id].by_hand() {
         stage.false_heals += 1;
     }
     let action = stage.store.action(id);
+    action.needless = needless;
     action.decided = Some(at);
     action.needs_approval = needs_approval;
     action.planned = Some(Rc::new(Planned {

@@ -39,6 +39,9 @@ pub struct CollectionSpec {
     /// Its rows are ours to move between its tables.
     #[serde(default)]
     pub managed: bool,
+    /// Whether its owner wants the job of pg_cron to run that vacuums it each night; None: it has none.
+    #[serde(default)]
+    pub nightly_vacuum: Option<bool>,
     /// Its indexes are attached to a partitioned one.
     pub attached: bool,
     /// Its settings.
@@ -134,6 +137,10 @@ impl Scenario {
                 settings.insert("max_moves".to_owned(), json!(100));
             }
         }
+        let mut nights = Random::new(seed, "nights");
+        for collection in &mut collections {
+            collection.nightly_vacuum = nights.chance(0.4).then(|| nights.chance(0.9));
+        }
         let mut scenario = Self {
             seed,
             mode,
@@ -218,6 +225,7 @@ fn collection(random: &mut Random, mode: Mode) -> CollectionSpec {
         hnsw: !ivfflat || random.chance(0.4),
         attached: random.chance(0.15),
         managed: random.chance(0.5),
+        nightly_vacuum: None,
         settings,
     }
 }

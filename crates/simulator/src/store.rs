@@ -44,6 +44,8 @@ pub struct Action {
     pub request: Request,
     /// The problem, its plan and what it was made from.
     pub planned: Option<Rc<Planned>>,
+    /// Nothing was wrong in truth with what the plan is about, when it was made.
+    pub needless: bool,
     /// It had to be approved.
     pub needs_approval: bool,
     /// A human did approve.
@@ -276,6 +278,7 @@ impl Store {
                 request,
                 planned: None,
                 moved_before: None,
+                needless: false,
                 needs_approval: false,
                 approved: false,
                 keep: false,

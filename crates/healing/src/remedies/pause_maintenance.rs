@@ -5,8 +5,9 @@
 //! or cluster; *normal* are VACUUM and ANALYZE that somebody runs; *high* is all else: builds and rebuilds of indexes,
 //! CLUSTER, vacuum against wraparound, what we do ourselves.
 //! Action: jobs of low priority are paused for the time of a lease and what they have under way is cancelled; what is of
-//! normal priority is waited for, at most `drain_timeout_seconds`, and cancelled only where a human asked for it.
-//! Never: it touches what is of high priority, sets no table's options, and keeps autovacuum away by a lock that gives way
+//! normal priority is waited for, at most `drain_timeout_seconds`, and cancelled only where a human asked for it. By itself
+//! it pauses only jobs of pg_cron that are at work: one that sleeps is in nobody's way.
+//! Never: it pauses anything for a replica that is not connected, touches what is of high priority, sets no table's options, and keeps autovacuum away by a lock that gives way
 //! to whoever wants it. Undone by making the jobs active again that were, and letting go of the lock.
 
 use serde_json::json;
@@ -103,13 +104,18 @@ impl Remedy for PauseMaintenance {
             });
         }
         let jobs = jobs(snapshot)?;
+        if let ProblemClass::ReplicationLag { replica_ids, .. } = &problem.class {
+            connected(snapshot, replica_ids)?;
+        }
         let scheduled = scheduled(snapshot);
+        // What sleeps is in nobody's way; a human may have other reasons.
+        let is_paused = |job: &&Scheduled| job.active && (job.pid.is_some() || limits.by_hand);
         let lease_s = limits.params.int(LEASE_S).unwrap_or(limits.config.pause_lease_seconds);
         let cancel_running = limits.params.flag(CANCEL).unwrap_or(false);
 
         let mut steps: Vec<Step> = scheduled
             .iter()
-            .filter(|job| job.active)
+            .filter(is_paused)
             .map(|job| Step::PauseJob { jobid: job.jobid, command: job.command.clone(), lease_s })
             .collect();
         if wants_autovacuum_away(problem, jobs) {
@@ -135,7 +141,7 @@ impl Remedy for PauseMaintenance {
             .collect();
         let paused: Vec<String> = scheduled
             .iter()
-            .filter(|job| job.active)
+            .filter(is_paused)
             .map(|job| format!("pg_cron job {} ({})", job.jobid, job.name))
             .chain(steps.contains(&Step::PauseAutovacuum { lease_s }).then(|| AUTOVACUUM.to_owned()))
             .collect();
@@ -245,6 +251,19 @@ fn scheduled(snapshot: &Snapshot) -> &[Scheduled] {
     snapshot.scheduled.as_ref().and_then(Reading::known).map_or(&[], Vec::as_slice)
 }
 
+/// Less WAL brings nothing to a replica that receives none.
+fn connected(snapshot: &Snapshot, ids: &[i64]) -> Result<(), NotApplicable> {
+    let replicas = snapshot.replicas.as_ref().and_then(Reading::known).map_or(&[][..], Vec::as_slice);
+    let named = || replicas.iter().filter(|replica| ids.contains(&replica.id));
+    if named().any(|replica| replica.gone_s.is_none()) || named().next().is_none() {
+        return Ok(());
+    }
+    let names: Vec<&str> = named().map(|replica| replica.name.as_str()).collect();
+    Err(NotApplicable::NothingToDo {
+        detail: format!("{} is not connected: it is behind whatever is written here", names.join(", ")),
+    })
+}
+
 /// Autovacuum is at work on the collection, or has no worker left, or writes WAL that a replica is behind with.
 fn wants_autovacuum_away(problem: &Problem, jobs: &[Job]) -> bool {
     let at_work = jobs.iter().any(|job| job.kind == AUTOVACUUM && job.waits_s.is_none());
@@ -329,7 +348,8 @@ mod tests {
         let problem =
             PauseMaintenance.manual_problem(snapshot, &Config::default(), &Params::default()).unwrap();
         let params = Params::parse("pause_maintenance", &params).unwrap();
-        let limits = Limits::new(&Config::default(), IntegrityState::Stress, snapshot, params);
+        let mut limits = Limits::new(&Config::default(), IntegrityState::Stress, snapshot, params);
+        limits.by_hand = true;
         PauseMaintenance.plan(&problem, snapshot, &limits)
     }
 
@@ -361,6 +381,42 @@ mod tests {
         assert_eq!(paused.params["paused_jobs"], json!(["pg_cron job 7 (job 7)", "autovacuum"]));
         let left: Vec<&str> = paused.skipped.iter().map(|skipped| skipped.target.as_str()).collect();
         assert_eq!(left, ["create_index 1", "wraparound_vacuum 5"]);
+    }
+
+    #[test]
+    fn by_itself_it_pauses_no_job_that_sleeps_and_nothing_for_a_replica_that_is_gone() {
+        let problem = |snapshot: &Snapshot| Problem {
+            class: ProblemClass::ReplicationLag {
+                replica_ids: vec![1],
+                replicas: vec!["replica".to_owned()],
+                lag_seconds: Some(60.0),
+            },
+            component: asked_for(snapshot, vec![NodeKey::Replica { id: 1 }], &Config::default()).unwrap(),
+            evidence: vec![],
+        };
+        let plan = |snapshot: &Snapshot, by_hand: bool| {
+            let params = Params::default();
+            let mut limits = Limits::new(&Config::default(), IntegrityState::Stress, snapshot, params);
+            limits.by_hand = by_hand;
+            PauseMaintenance.plan(&problem(snapshot), snapshot, &limits)
+        };
+        let replica = |gone_s| Replica {
+            id: 1,
+            name: "replica".to_owned(),
+            lag_bytes: Reading::Known(1e9),
+            lag_seconds: Reading::Known(60.0),
+            gone_s,
+        };
+        let mut sleeps = busy(vec![], vec![cron(7, true, None)]);
+        sleeps.replicas = Some(Reading::Known(vec![replica(None)]));
+        assert!(matches!(plan(&sleeps, false), Err(NotApplicable::NothingToDo { .. })));
+        assert_eq!(plan(&sleeps, true).unwrap().params["paused_jobs"], json!(["pg_cron job 7 (job 7)"]));
+        let mut works = busy(vec![job("vacuum", 2, None)], vec![cron(7, true, Some(2))]);
+        works.replicas = Some(Reading::Known(vec![replica(None)]));
+        assert!(plan(&works, false).is_ok());
+        works.replicas = Some(Reading::Known(vec![replica(Some(30.0))]));
+        let gone = plan(&works, false).unwrap_err().to_string();
+        assert!(gone.contains("not connected"), "{gone}");
     }
 
     #[test]

@@ -36,6 +36,7 @@ impl Policy for AlertAndHuman {
         if now < comes || !jobs.is_idle() {
             return;
         }
+        (0..world.collections.len()).for_each(|number| world.make_way(number));
         for (collection, table_oid, oid) in each(world) {
             let objective = world.collections[collection].config.recall_objective;
             let Some((table, index)) = look(world, collection, oid) else { continue };

@@ -39,6 +39,11 @@ impl Policy for SpecLiteral {
             if attempts.last().is_some_and(|at| now - at < INTERVAL_MS) || attempts.len() > ATTEMPTS {
                 continue;
             }
+            if world.maintenance.queue(number, now).0 > 0 {
+                self.attempts[number].push(now);
+                world.make_way(number);
+                return;
+            }
             // The weakest index by what its own searches and size say.
             let objective = world.collections[number].config.recall_objective;
             let effort = world.server_effort;

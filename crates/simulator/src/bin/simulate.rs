@@ -355,6 +355,7 @@ fn speed() {
             ivfflat: true,
             hnsw: false,
             attached: false,
+            nightly_vacuum: None,
             settings: serde_json::json!({}),
         };
         scenario.collections = vec![one; 25];

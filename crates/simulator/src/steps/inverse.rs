@@ -32,6 +32,7 @@ pub(super) fn operations(turn: &Turn) -> Vec<Op> {
             Step::SetRoutingWeight { .. } => super::set_routing_weight::inverse(turn),
             Step::SetThrottle { .. } => super::set_throttle::inverse(turn),
             Step::ScaleReplicas { .. } => super::scale_replicas::inverse(turn),
+            Step::PauseJob { .. } | Step::PauseAutovacuum { .. } => super::pause_maintenance::inverse(turn),
             _ => vec![],
         },
     }

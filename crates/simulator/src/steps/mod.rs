@@ -18,6 +18,7 @@ mod drop_index;
 mod inverse;
 pub mod measure;
 mod move_rows;
+pub mod pause_maintenance;
 mod reindex;
 mod scale_replicas;
 mod set_routing_weight;
@@ -41,8 +42,9 @@ pub fn expand(turn: &Turn) -> Vec<Op> {
         Step::SetRoutingWeight { .. } => set_routing_weight::operations(turn),
         Step::ScaleReplicas { .. } => scale_replicas::operations(turn),
         Step::SetThrottle { .. } => set_throttle::operations(turn),
-        // No jobs of pg_cron and no autovacuum at work are seen in this world, so nothing plans them.
-        Step::PauseJob { .. } | Step::PauseAutovacuum { .. } | Step::DrainMaintenance { .. } => vec![],
+        Step::PauseJob { .. } | Step::PauseAutovacuum { .. } | Step::DrainMaintenance { .. } => {
+            pause_maintenance::operations(turn)
+        }
     }
 }
 
@@ -80,6 +82,13 @@ pub const OPERATIONS: &[&str] = &[
     "set_routing_weight.done",
     "set_throttle.intent",
     "set_throttle.done",
+    "pause_job.intent",
+    "pause_job.done",
+    "pause_autovacuum.intent",
+    "pause_autovacuum.done",
+    "drain_maintenance.intent",
+    "drain_maintenance.cancel",
+    "drain_maintenance.wait",
     "scale_replicas.intent",
     "scale_replicas.set",
     "scale_replicas.wait",
@@ -96,6 +105,8 @@ pub const OPERATIONS: &[&str] = &[
     "undo.move_rows",
     "undo.set_routing_weight",
     "undo.set_throttle",
+    "undo.pause_job",
+    "undo.pause_autovacuum",
     "undo.scale_replicas",
     "finish.drop_loser",
 ];

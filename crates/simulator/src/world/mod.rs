@@ -1,6 +1,7 @@
 //! The virtual server: clock, disk, load, tables and their indexes, and what other sessions do to them.
 
 pub mod index;
+pub mod maintenance;
 pub mod observe;
 pub mod strain;
 
@@ -11,6 +12,7 @@ use healing::snapshot::{Method, Oid, UnixMs};
 use crate::random::Random;
 use crate::scenario::{CollectionSpec, Scenario};
 use index::{Index, Maker};
+use maintenance::Maintenance;
 use strain::{Ingest, Strain};
 
 /// A simulation begins here: a moment like any other, at midnight.
@@ -262,6 +264,8 @@ pub struct World {
     pub noise: Random,
     /// What weighs on it beside its indexes.
     pub strain: Strain,
+    /// Maintenance of its tables.
+    pub maintenance: Maintenance,
     /// Something is there that could start read replicas.
     pub orchestrator: bool,
     /// Reads go to new read replicas.
@@ -302,6 +306,7 @@ impl World {
             random: Random::new(scenario.seed, "world"),
             noise: Random::new(scenario.seed, "noise"),
             strain: Strain::new(scenario.replicas),
+            maintenance: Maintenance::default(),
             orchestrator: scenario.orchestrator,
             balanced: scenario.balanced,
             memory_read: scenario.memory_read,
@@ -311,6 +316,9 @@ impl World {
         };
         for (id, spec) in scenario.collections.iter().enumerate() {
             let collection = world.collection(id, spec);
+            if let Some(wanted) = spec.nightly_vacuum {
+                world.maintenance.add_job(&collection, wanted);
+            }
             world.collections.push(collection);
         }
         let used = world.used_bytes();
@@ -431,6 +439,7 @@ impl World {
     pub fn advance(&mut self, ms: i64) {
         self.now += ms;
         self.strain(ms);
+        self.maintenance_goes_on();
         let hours = (self.now - EPOCH_MS) / 3_600_000;
         while self.maintained < hours {
             self.maintained += 1;
@@ -448,7 +457,9 @@ impl World {
                     // A slow turnover: rows come as others go.
                     let turnover = table.rows * self.random.between(0.0005, 0.002);
                     table.change(turnover, turnover);
-                    table.maintain();
+                    if !self.maintenance.away.contains_key(&collection.id) {
+                        table.maintain();
+                    }
                     changed = true;
                 }
                 for index in table.indexes.iter_mut().filter(|index| index.shape.misfit_per_hour > 0.0) {
@@ -470,6 +481,7 @@ impl World {
         self.down_until = self.now + down_ms;
         self.crashed_at = self.now;
         self.epoch += 1;
+        self.maintenance.crash();
         for collection in &mut self.collections {
             collection.touch();
             for table in &mut collection.tables {
@@ -485,6 +497,7 @@ impl World {
     pub fn restart(&mut self, down_ms: i64) {
         self.down_until = self.now + down_ms;
         self.restarted_at = self.now;
+        self.maintenance.crash();
         for collection in &mut self.collections {
             collection.touch();
             for index in collection.tables.iter_mut().flat_map(|table| &mut table.indexes) {

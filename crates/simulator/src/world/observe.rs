@@ -214,7 +214,7 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
         wal: None,
         managed: collection.managed.then(|| managed(&collection.tables)),
         orchestrator: world.orchestrator.then(|| "virtual".to_owned()),
-        scheduled: None,
+        scheduled: Some(Reading::Known(world.scheduled_seen(number))),
         ingestion: Some(collection.ingest.seen()),
         around: healing::snapshot::Around::default(),
     }

@@ -1,5 +1,5 @@
 //! What weighs on the server beside its indexes: load that some rows of a table draw, ingestion with the WAL and the memory
-//! that it takes, replicas that replay that WAL, maintenance that somebody blocks.
+//! that it takes, replicas that replay that WAL.
 //!
 //! All of it moves by rates from tick to tick and draws nothing at random, so a world without strain runs as if this were
 //! not there. Readings that move are seen anew only when they have moved by [`SEEN_SHARE`]: a sample of a thing that
@@ -8,7 +8,7 @@
 use healing::throttle::{Baseline, InForce, Ingestion, Kind, Percentages, Rates, Targets};
 use serde::{Deserialize, Serialize};
 
-use healing::snapshot::{Job, Load, Memory, Oid, Reading, Replica as Seen, UnixMs};
+use healing::snapshot::{Load, Memory, Reading, Replica as Seen, UnixMs};
 
 use super::{Collection, Table, World};
 
@@ -133,25 +133,11 @@ impl Ingest {
     }
 }
 
-/// Maintenance of a table that somebody else's holds up.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Blocked {
-    /// Collection.
-    pub collection: usize,
-    /// Table that waits for it.
-    pub table: Oid,
-    /// Since when, true time.
-    pub since: UnixMs,
-    seen: f64,
-}
-
 /// What weighs on the server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Strain {
     /// Streaming replicas.
     pub replicas: Vec<Replica>,
-    /// Maintenance that is held up.
-    pub blocked: Vec<Blocked>,
     /// Percent of the memory in use.
     pub memory_pct: f64,
     /// Read replicas behind a balancer, which answer a part of the reads.
@@ -166,24 +152,16 @@ impl Strain {
     pub fn new(replicas: u32) -> Self {
         Self {
             replicas: (1..=i64::from(replicas)).map(Replica::new).collect(),
-            blocked: vec![],
             memory_pct: REST_MEMORY,
             readers: READERS,
             asked: None,
             memory_seen: REST_MEMORY,
         }
     }
-
-    /// Holds up the maintenance of a table.
-    pub fn block(&mut self, collection: usize, table: Oid, now: UnixMs) {
-        if !self.blocked.iter().any(|blocked| blocked.table == table) {
-            self.blocked.push(Blocked { collection, table, since: now, seen: 0.0 });
-        }
-    }
 }
 
 /// Whether a value has moved enough to be seen anew; then it is.
-fn moved(value: f64, seen: &mut f64) -> bool {
+pub(super) fn moved(value: f64, seen: &mut f64) -> bool {
     let moved = (value - *seen).abs() > SEEN_SHARE * seen.abs().max(1.0);
     if moved {
         *seen = value;
@@ -195,6 +173,7 @@ impl World {
     /// Bytes of WAL a second that are written now.
     pub fn wal(&self) -> f64 {
         REST_WAL
+            + self.maintenance.wal()
             + ROW_WAL * self.collections.iter().map(|collection| collection.ingest.written()).sum::<f64>()
     }
 
@@ -250,11 +229,6 @@ impl World {
                 collection.touch();
             }
         }
-        for blocked in &mut strain.blocked {
-            if moved((now - blocked.since) as f64, &mut blocked.seen) {
-                collections[blocked.collection].touch();
-            }
-        }
     }
 
     /// What the collectors read of the replicas. `curable`: only those whose trouble nothing but this server's WAL makes;
@@ -272,18 +246,6 @@ impl World {
             replica.gone_since.is_none() && replica.replays >= REPLAY && wal > replica.replays
         };
         self.strain.replicas.iter().filter(|replica| !curable || here(replica)).map(of).collect()
-    }
-
-    /// What the collectors read of the maintenance of a collection.
-    pub(super) fn jobs_seen(&self, collection: usize) -> Vec<Job> {
-        let of = |blocked: &Blocked| Job {
-            id: format!("autovacuum {}", blocked.table),
-            kind: "autovacuum".to_owned(),
-            partition: Some(blocked.table),
-            waits_s: Some((self.now - blocked.since) as f64 / 1000.0),
-            waits_for: Some("a foreign job".to_owned()),
-        };
-        self.strain.blocked.iter().filter(|blocked| blocked.collection == collection).map(of).collect()
     }
 
     /// Asks for so many read replicas.

@@ -1,0 +1,145 @@
+//! Holding maintenance back: a job of pg_cron made inactive, autovacuum kept away, both under a lease that the healer ends;
+//! what is under way cancelled or waited for.
+
+use healing::plan::Step;
+use healing::recovery::{RecoveryCommand, StepState};
+use serde_json::json;
+
+use super::swap_index::lock_times_out;
+use super::{SHORT_MS, effect, note};
+use crate::defects::Defect;
+use crate::stage::Stage;
+use crate::worker::{Op, Then, Turn, op};
+use crate::world::maintenance::Hold;
+
+/// How often it is looked whether something has ended, milliseconds.
+const LOOK_MS: i64 = 1000;
+
+pub(super) fn operations(turn: &Turn) -> Vec<Op> {
+    match &turn.step {
+        Step::PauseJob { .. } => {
+            vec![op("pause_job.intent", intent, turn), op("pause_job.done", pause_job, turn)]
+        }
+        Step::PauseAutovacuum { .. } => vec![
+            op("pause_autovacuum.intent", intent, turn),
+            op("pause_autovacuum.done", pause_autovacuum, turn),
+        ],
+        _ => vec![
+            op("drain_maintenance.intent", intent, turn),
+            op("drain_maintenance.cancel", cancel, turn),
+            op("drain_maintenance.wait", wait, turn),
+        ],
+    }
+}
+
+pub(super) fn inverse(turn: &Turn) -> Vec<Op> {
+    match &turn.step {
+        Step::PauseJob { .. } => vec![op("undo.pause_job", undo, turn)],
+        _ => vec![op("undo.pause_autovacuum", undo, turn)],
+    }
+}
+
+fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    if let Step::PauseJob { jobid, command, .. } = &turn.step {
+        let job = stage.world.maintenance.jobs.iter().find(|job| job.jobid == *jobid);
+        if job.is_some_and(|job| job.command != *command) {
+            return Err(format!("job {jobid} was changed since the plan was made"));
+        }
+    }
+    note(stage, turn, StepState::Intent, json!({}));
+    Ok(Then::Next(SHORT_MS))
+}
+
+fn hold(stage: &Stage, lease_s: i64) -> Hold {
+    Hold { until: stage.world.wall() + lease_s * 1000, set: stage.world.now, lease_s }
+}
+
+fn pause_job(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let Step::PauseJob { jobid, lease_s, .. } = &turn.step else { return Err("no job".to_owned()) };
+    let hold = hold(stage, *lease_s);
+    let number = turn.collection;
+    let jobs = &mut stage.world.maintenance.jobs;
+    // Gone or inactive by now: what was wanted.
+    if let Some(job) = jobs.iter_mut().find(|job| job.jobid == *jobid && job.active) {
+        (job.active, job.held) = (false, Some(hold));
+        effect(stage, turn, "pause a job");
+        stage.world.collections[number].touch();
+    }
+    note(stage, turn, StepState::Done, json!({}));
+    Ok(Then::Next(SHORT_MS))
+}
+
+fn pause_autovacuum(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let Step::PauseAutovacuum { lease_s } = &turn.step else { return Err("no autovacuum".to_owned()) };
+    if lock_times_out(stage) {
+        return Ok(Then::Lost("somebody else wants the table's lock".to_owned()));
+    }
+    effect(stage, turn, "keep autovacuum away");
+    let hold = hold(stage, *lease_s);
+    stage.world.keep_autovacuum_away(turn.collection, hold);
+    note(stage, turn, StepState::Done, json!({}));
+    Ok(Then::Next(LOOK_MS))
+}
+
+fn cancel(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let Step::DrainMaintenance { cancel, .. } = &turn.step else { return Err("nothing to drain".to_owned()) };
+    if !cancel.is_empty() {
+        effect(stage, turn, "cancel");
+        cancel.iter().for_each(|id| stage.world.maintenance.cancel(id));
+        stage.world.collections[turn.collection].touch();
+    }
+    Ok(Then::Next(SHORT_MS))
+}
+
+fn wait(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let Step::DrainMaintenance { wait_for, cancel, wait_s } = &turn.step else {
+        return Err("nothing to drain".to_owned());
+    };
+    let under_way = stage.world.maintenance.ids(turn.collection);
+    let left: Vec<&String> = wait_for.iter().chain(cancel).filter(|id| under_way.contains(id)).collect();
+    if !left.is_empty() && i64::from(turn.tries) * LOOK_MS < wait_s * 1000 {
+        return Ok(Then::Again(LOOK_MS));
+    }
+    note(stage, turn, StepState::Done, json!({ "left": left }));
+    Ok(Then::Next(SHORT_MS))
+}
+
+fn undo(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
+    let Some(RecoveryCommand::Revert { step, .. }) = turn.command.as_deref() else {
+        return Err("nothing was held back".to_owned());
+    };
+    effect(stage, turn, "let go");
+    let maintenance = &mut stage.world.maintenance;
+    match step.as_ref() {
+        Step::PauseJob { jobid, .. } => {
+            for job in maintenance.jobs.iter_mut().filter(|job| job.jobid == *jobid) {
+                // An intent may never have come about.
+                job.active |= job.held.take().is_some();
+            }
+        }
+        _ => {
+            maintenance.away.remove(&turn.collection);
+        }
+    }
+    stage.world.collections[turn.collection].touch();
+    note(stage, turn, StepState::Undone, json!({}));
+    Ok(Then::Next(SHORT_MS))
+}
+
+/// The healer ends what is over: a job runs again, autovacuum may come.
+pub fn end_leases(stage: &mut Stage) {
+    let wall = stage.world.wall();
+    let stays = stage.has(Defect::JobStaysPaused);
+    let crate::world::World { maintenance, collections, .. } = &mut stage.world;
+    for job in maintenance.jobs.iter_mut().filter(|job| !stays && job.held.is_some_and(|h| h.until <= wall)) {
+        (job.active, job.held) = (true, None);
+        collections[job.collection].touch();
+    }
+    maintenance.away.retain(|number, hold| {
+        let lasts = hold.until > wall;
+        if !lasts {
+            collections[*number].touch();
+        }
+        lasts
+    });
+}
