@@ -58,10 +58,10 @@ impl Dose<'_> {
             return Ok(Some(expected.placed));
         }
         // Where no placement at all changes λ it is not the load that weakens the part, but what its server has left: what
-        // rows that leave would give back of that is not known beforehand.
+        // rows that leave would give back of that is not known beforehand, only afterwards.
         let all = place(self.sites, self.rows());
         if self.lambda(&self.after(&all)).is_some_and(|lambda| (lambda - then).abs() < SAME_LAMBDA) {
-            return Ok(None);
+            return self.measured(then, moves).map(|()| None);
         }
         let config = &self.limits.config;
         let measured = self.limits.gain_share.map_or_else(String::new, |share| {
@@ -82,6 +82,33 @@ impl Dose<'_> {
                 config.max_move_share,
                 expected.lambda,
                 self.hint(then)
+            ),
+        })
+    }
+
+    /// Whether what rows of the part brought when they were last moved is enough for as many as may be moved now.
+    fn measured(&self, then: f64, moves: &[Move]) -> Result<(), NotApplicable> {
+        let Some(gain) = self.limits.gain_per_row else { return Ok(()) };
+        let config = &self.limits.config;
+        let asked = asked(then, config);
+        let rows: u64 = moves.iter().map(|one| one.rows).sum();
+        // Numbers of rows are far below 2^53.
+        let expected = then + gain * rows as f64;
+        if expected >= asked {
+            return Ok(());
+        }
+        let hint = match ((asked - then) / gain).ceil() {
+            needed if needed <= self.rows() as f64 => raise(needed as u64, self.snapshot, config),
+            _ => "No number of rows would do, by that: more servers, more connections, or a look at what fills this one \
+                  are for a human."
+                .to_owned(),
+        };
+        Err(NotApplicable::DoseTooSmall {
+            detail: format!(
+                "{rows} rows may be moved at once (max_moves {}, max_move_share {}), by which λ of the part would go from \
+                 {then:.3} to {expected:.3}, as it did when rows of it were last moved; {asked:.3} is asked for, so they would \
+                 be moved back. {hint}",
+                config.max_moves, config.max_move_share,
             ),
         })
     }

@@ -7,7 +7,7 @@ pub use begin::{Begin, BeginInput, begin};
 pub use pacing::{Arm, Attempt, cooldown_until};
 pub use reason::Reason;
 
-use pacing::{attempts_exhausted_until, gain_share, ineffective, on_component, waits_here};
+use pacing::{attempts_exhausted_until, gain_per_row, gain_share, ineffective, on_component, waits_here};
 
 use crate::classify::{Problem, ProblemClass, classify, diagnose};
 use crate::config::{Config, Mode};
@@ -591,13 +591,15 @@ fn of_problem(
         return none(Reason::HealingIneffective, detail, Some(until));
     }
     let of_part;
-    let limits = match gain_share(problem, input.history, input.now).filter(|_| input.config.learning_enabled)
-    {
-        None => limits,
-        share => {
-            of_part = Limits { gain_share: share, ..limits.clone() };
-            &of_part
-        }
+    let limits = if input.config.learning_enabled {
+        of_part = Limits {
+            gain_share: gain_share(problem, input.history, input.now),
+            gain_per_row: gain_per_row(problem, input.history, input.now),
+            ..limits.clone()
+        };
+        &of_part
+    } else {
+        limits
     };
     let mut found: Vec<Result<Candidate, Rejected>> = remedies::ALL
         .iter()

@@ -106,6 +106,9 @@ pub struct Limits {
     /// measured then; None: not known, then the placement is believed.
     #[serde(default)]
     pub gain_share: Option<f64>,
+    /// λ of this part that each row brought when rows of it were last moved; None: not known.
+    #[serde(default)]
+    pub gain_per_row: Option<f64>,
     /// A human names the strategy: what is expected to be too little is theirs to try.
     #[serde(default)]
     pub by_hand: bool,
@@ -123,6 +126,7 @@ impl Limits {
             build_memory_bytes: None,
             throttled: snapshot.ingestion.as_ref().is_some_and(|ingestion| ingestion.throttle.is_some()),
             gain_share: None,
+            gain_per_row: None,
             by_hand: false,
             params,
         }

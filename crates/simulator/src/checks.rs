@@ -16,6 +16,7 @@ use crate::defects::Defect;
 use crate::scenario::{Mode, Scenario};
 use crate::stage::Stage;
 use crate::store::{Action, Condition};
+use crate::two_phase;
 use crate::worker::Turn;
 use crate::world::index::{Index, Maker};
 use crate::world::observe;
@@ -27,7 +28,7 @@ const SLACK_S: f64 = 3600.0;
 const ACTIONS_PER_FAULT: u32 = 3;
 /// Faults that are cured by moving rows, a twentieth of them at a time (`max_move_share`), and how many more repairs each
 /// may take for it.
-const DOSED: [&str; 2] = ["cold_rows_pile", "partition_hot"];
+const DOSED: [&str; 3] = ["cold_rows_pile", "partition_hot", "server_crowded"];
 const DOSES: u32 = 6;
 /// Times in a day that a remedy may move rows that are moved back since that was no gain, with no fault in between.
 const FUTILE_MAX: usize = 2;
@@ -36,7 +37,7 @@ const FUTILE_MAX: usize = 2;
 const CURED: f64 = 0.65;
 /// Calm that is surely enough to cure everything: longer than the longest wait that the core knows.
 const CALM_S: u64 = 30 * 3600;
-/// A running healer lets go of maintenance within so many seconds of the end of a lease.
+/// A running healer lets go of maintenance within so many seconds of the end of a lease, and ends what is prepared elsewhere.
 const LET_GO_S: u64 = 600;
 /// Memory that a throttle which holds may have grown by, percent: what its verification lets pass, and the time since then.
 const MEMORY_NOISE_PCT: f64 = 2.5;
@@ -59,6 +60,7 @@ pub const ALL: &[&str] = &[
     "flapping",
     "futile",
     "impact",
+    "in_doubt",
     "intent_first",
     "lease_ends",
     "learned",
@@ -363,6 +365,25 @@ fn leases(stage: &mut Stage, watch: &mut Watch, tick_s: u64) {
     }
 }
 
+/// What is prepared on the other server is brought to its end while that answers and the healer runs.
+fn prepared(stage: &mut Stage, tick_s: u64) {
+    if stage.world.far.prepared.is_empty() {
+        return;
+    }
+    let could = stage.healer.is_running(&stage.world) && stage.world.far.answers().is_ok();
+    let mut late = None;
+    for prepared in stage.world.far.prepared.iter_mut().filter(|_| could) {
+        prepared.idle_s += tick_s;
+        if prepared.idle_s > LET_GO_S {
+            late = Some(*prepared);
+        }
+    }
+    if let Some(late) = late {
+        let (batch, number) = (late.batch, late.collection);
+        stage.violated("in_doubt", format!("collection {number}: batch {batch} stays prepared there"));
+    }
+}
+
 /// A worker is about to begin its action; false: it must not.
 pub fn begins(stage: &mut Stage, id: i64) -> bool {
     let number = stage.store.actions[&id].collection;
@@ -521,6 +542,7 @@ pub fn tick(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
         in_flight(stage, watch, scenario);
     }
     leases(stage, watch, scenario.tick_s);
+    prepared(stage, scenario.tick_s);
     for number in 0..stage.world.collections.len() {
         if watch.rested[number] != stage.world.collections[number].facts && stage.store.in_flight(number) == 0
         {
@@ -575,7 +597,8 @@ fn in_flight(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
 /// Nothing acts on a collection: what must be there is there, and nothing else of ours.
 fn at_rest(stage: &mut Stage, number: usize) {
     let mut found = Vec::new();
-    let rows: f64 = stage.world.collections[number].moved().iter().map(|(_, moved)| moved).sum();
+    let moved = stage.world.collections[number].moved();
+    let rows = moved.iter().map(|(_, moved)| moved).sum::<f64>() + two_phase::in_doubt(stage, number);
     if rows.abs() > 0.5 {
         found.push(("content", format!("{rows:.0} rows more than users brought")));
     }

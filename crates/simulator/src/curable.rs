@@ -11,6 +11,8 @@ use crate::world::{Collection, Table, World, observe};
 const IMPROVED: f64 = 1.1;
 /// A dose that does not clear that by this much may fail for how the rows are shared out: nobody is held to it.
 const CLEARLY: f64 = 1.03;
+/// Times the load of the other server's partitions that is clearly more.
+const CLEARLY_BUSIER: f64 = 2.0;
 /// Doses that are tried, up to the greatest that is allowed, and portions that each is shared out in.
 const DOSES: u32 = 10;
 const PORTIONS: u32 = 20;
@@ -24,14 +26,21 @@ const SHRUNK: f64 = 0.93;
 /// collection of the server where so few may leave at once that no index becomes smaller.
 pub fn lambda_without_the_incurable(world: &World, number: usize) -> f64 {
     let mut cured = world.clone();
-    for (collection, before) in cured.collections.iter_mut().zip(&world.collections) {
+    for (number, (collection, before)) in cured.collections.iter_mut().zip(&world.collections).enumerate() {
         if !an_eviction_helps(before) {
             collection.tables.iter_mut().for_each(|table| table.cold_rows = 0.0);
+        }
+        if !the_other_server_helps(world, number) {
+            collection.tables.iter_mut().for_each(|table| table.crowd = 0.0);
         }
     }
     cured.settle_memory();
     // They stay as hot as they are beside the others, of which each is looked at as it is.
-    let helped = helped_by_a_dose(world, number);
+    let helped = if is_crowded(&world.collections[number]) && the_other_server_helps(world, number) {
+        hot(&world.collections[number])
+    } else {
+        helped_by_a_dose(world, number)
+    };
     let incurable: Vec<NodeKey> = hot(&world.collections[number])
         .into_iter()
         .filter(|oid| !helped.contains(oid))
@@ -55,12 +64,56 @@ fn an_eviction_helps(collection: &Collection) -> bool {
         };
         gone + 1.0 >= SMALLER * table.rows && table.indexes.iter().any(shrinks)
     };
-    collection.managed && collection.tables.iter().any(|table| !table.cold && helps(table))
+    collection.managed && collection.tables.iter().any(|table| table.is_here() && helps(table))
+}
+
+/// Whether sessions that ask for its rows crowd this server.
+fn is_crowded(collection: &Collection) -> bool {
+    collection.tables.iter().any(|table| table.is_here() && table.crowd > 0.0)
+}
+
+/// Whether as many rows as one action may move, taken from all partitions of this server to those of the other, would clearly
+/// be enough for its verification; and the other has clearly less to do.
+fn the_other_server_helps(world: &World, number: usize) -> bool {
+    let collection = &world.collections[number];
+    if !is_crowded(collection) {
+        return true;
+    }
+    let mean = |far: bool| {
+        let tables = collection.tables.iter().filter(|table| !table.cold && table.far == far);
+        let (sum, count) = tables.fold((0.0, 0.0), |(sum, count), table| (sum + table.load(), count + 1.0));
+        sum / f64::max(count, 1.0)
+    };
+    if !world.far.prepares || !collection.reaches_far() || mean(false) < CLEARLY_BUSIER * mean(true) {
+        return false;
+    }
+    let rows: f64 = collection.tables.iter().map(|table| table.rows).sum();
+    let config = &collection.config;
+    let allowed = (config.max_moves as f64).min(config.max_move_share * rows).floor();
+    let of = |wanted: fn(&Table) -> bool| -> Vec<Oid> {
+        collection.tables.iter().filter(|table| wanted(table)).map(|table| table.oid).collect()
+    };
+    let (here, there) = (of(Table::is_here), of(|table| table.far));
+    let nodes: Vec<NodeKey> =
+        of(|table| !table.far).into_iter().map(|oid| NodeKey::Partition { oid }).collect();
+    let lambda = |world: &World| {
+        component_lambda(&observe::truth(world, number), &nodes, &world.collections[number].config)
+            .ok()
+            .flatten()
+    };
+    let normal = config.normal_lambda();
+    let Some(then) = lambda(world).filter(|then| *then < normal) else { return true };
+    let mut moved = world.clone();
+    for (from, to) in here.iter().zip(there.iter().cycle()) {
+        let portion = moved.collections[number].portion(*from, allowed / here.len() as f64, false);
+        moved.collections[number].carry(*from, *to, portion);
+    }
+    lambda(&moved).is_some_and(|now| now >= CLEARLY * (IMPROVED * then).min(normal))
 }
 
 /// The partitions that draw more than a table at rest.
 fn hot(collection: &Collection) -> Vec<Oid> {
-    let hot = collection.tables.iter().filter(|table| !table.cold && table.heat > 0.0);
+    let hot = collection.tables.iter().filter(|table| table.is_here() && table.heat > 0.0);
     hot.map(|table| table.oid).collect()
 }
 
@@ -94,11 +147,12 @@ fn helps(world: &World, number: usize, from: Oid, rows: f64) -> bool {
 
 /// A portion goes where least is drawn.
 fn share_out(collection: &mut Collection, from: Oid, rows: f64) {
-    let takers = collection.tables.iter().filter(|table| !table.cold && table.oid != from);
+    let takers = collection.tables.iter().filter(|table| table.is_here() && table.oid != from);
     let to = takers.min_by(|a, b| a.heat.total_cmp(&b.heat).then(a.oid.cmp(&b.oid))).map(|table| table.oid);
     let left = collection.table(from).map_or(0.0, |table| table.rows);
     if let Some(to) = to {
-        collection.move_rows(from, to, rows.min(left), false);
+        let portion = collection.portion(from, rows.min(left), false);
+        collection.carry(from, to, portion);
     }
 }
 
@@ -119,6 +173,7 @@ mod tests {
             managed: true,
             attached: false,
             nightly_vacuum: None,
+            far: 0,
             settings: serde_json::json!({}),
         }];
         let mut world = World::new(&scenario);

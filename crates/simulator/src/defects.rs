@@ -31,6 +31,10 @@ pub enum Defect {
     ThrottleStays,
     /// A job of pg_cron that was paused stays so when its lease is over.
     JobStaysPaused,
+    /// What is decided here and prepared on the other server is rolled back there after a crash.
+    DecidedRolledBack,
+    /// Nobody looks after what is prepared on the other server.
+    PreparedForgotten,
     /// The last row of the audit log is not written in one transaction with what it is about: a crash takes it.
     AuditLost,
     /// What was learned is held in memory alone.
@@ -53,7 +57,7 @@ pub enum Defect {
 
 impl Defect {
     /// Every defect.
-    pub const ALL: [Defect; 20] = [
+    pub const ALL: [Defect; 22] = [
         Defect::NoCooldown,
         Defect::NoJournal,
         Defect::LeakedLease,
@@ -66,6 +70,8 @@ impl Defect {
         Defect::NoComparison,
         Defect::ThrottleStays,
         Defect::JobStaysPaused,
+        Defect::DecidedRolledBack,
+        Defect::PreparedForgotten,
         Defect::AuditLost,
         Defect::LearningInMemory,
         Defect::ApprovalSkipsGates,

@@ -15,6 +15,7 @@ use crate::checks;
 use crate::defects::Defect;
 use crate::stage::Stage;
 use crate::store::{Basis, Observed, Planned, Refused, Unfinished};
+use crate::two_phase;
 use crate::world::World;
 use crate::world::observe::{self, Kind};
 
@@ -73,6 +74,8 @@ pub fn round(stage: &mut Stage) {
             continue;
         }
         stage.healer.next_sample[collection] = Some(wall + interval_ms);
+        // A server that does not answer is asked again.
+        let _ = two_phase::settle(stage, collection, true);
         if !sample(stage, collection) {
             continue;
         }

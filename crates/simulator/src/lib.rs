@@ -31,5 +31,6 @@ pub mod simulation;
 pub mod stage;
 pub mod steps;
 pub mod store;
+pub mod two_phase;
 pub mod worker;
 pub mod world;

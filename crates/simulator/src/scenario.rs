@@ -42,6 +42,9 @@ pub struct CollectionSpec {
     /// Whether its owner wants the job of pg_cron to run that vacuums it each night; None: it has none.
     #[serde(default)]
     pub nightly_vacuum: Option<bool>,
+    /// Further leaf tables on another server, where its rows are ours to move.
+    #[serde(default)]
+    pub far: u32,
     /// Its indexes are attached to a partitioned one.
     pub attached: bool,
     /// Its settings.
@@ -92,6 +95,9 @@ pub struct Scenario {
     /// The memory of the server can be read.
     #[serde(default = "yes")]
     pub memory_read: bool,
+    /// The other server lets transactions be prepared.
+    #[serde(default = "yes")]
+    pub far_prepares: bool,
     /// The collections.
     pub collections: Vec<CollectionSpec>,
     /// What happens, in order.
@@ -141,7 +147,13 @@ impl Scenario {
         for collection in &mut collections {
             collection.nightly_vacuum = nights.chance(0.4).then(|| nights.chance(0.9));
         }
+        let mut servers = Random::new(seed, "servers");
+        for collection in &mut collections {
+            let reaches = servers.chance(0.35) && collection.managed;
+            collection.far = if reaches { collection.partitions.min(4) } else { 0 };
+        }
         let mut scenario = Self {
+            far_prepares: !servers.chance(0.1),
             seed,
             mode,
             length_s,
@@ -226,6 +238,7 @@ fn collection(random: &mut Random, mode: Mode) -> CollectionSpec {
         attached: random.chance(0.15),
         managed: random.chance(0.5),
         nightly_vacuum: None,
+        far: 0,
         settings,
     }
 }

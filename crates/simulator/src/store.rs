@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::audit::Audit;
 use crate::learning::Learning;
+use crate::two_phase::Batch;
 
 /// Earlier actions that a decision looks at, milliseconds.
 const HISTORY_MS: i64 = 30 * 24 * 3_600_000;
@@ -197,6 +198,10 @@ pub struct Store {
     pub audit: Audit,
     /// What is learned of it.
     pub learning: Learning,
+    /// Batches of rows between this server and the other.
+    pub batches: Vec<Batch>,
+    /// Number of the last of them.
+    pub last_batch: i64,
     /// Counts changes of actions and arms.
     pub stamp: u64,
     last_id: i64,
@@ -378,6 +383,7 @@ impl Store {
                     lambda_before: action.verification.as_ref().and_then(|v| v.of_problem.before),
                     lambda_after: action.verification.as_ref().and_then(|v| v.of_problem.after),
                     lambda_placed: planned.plan.params.get("lambda_placed").and_then(Value::as_f64),
+                    rows_planned: planned.plan.params.get("rows").and_then(Value::as_u64),
                     nodes: planned.problem.component.nodes.clone(),
                 })
             })

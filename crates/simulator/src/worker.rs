@@ -46,6 +46,8 @@ pub enum Then {
     Next(i64),
     /// To be tried again after so many milliseconds.
     Again(i64),
+    /// The same goes on under this name after so many milliseconds.
+    As(&'static str, i64),
     /// It was no gain: a comparison was lost, no effort finds enough.
     Lost(String),
     /// There was nothing to do.
@@ -323,6 +325,11 @@ impl Worker {
                 Ok(Then::Again(ms)) => {
                     self.ready_at += ms.max(1);
                     turn.tries += 1;
+                    self.queue.push_front(Op { name, what: What::Step(run, turn) });
+                }
+                Ok(Then::As(name, ms)) => {
+                    self.ready_at += ms.max(1);
+                    turn.tries = 0;
                     self.queue.push_front(Op { name, what: What::Step(run, turn) });
                 }
                 Ok(Then::Lost(reason)) => {

@@ -55,6 +55,9 @@ pub struct Attempt {
     /// λ of its component that its simulated placement of rows came to; None where none was made.
     #[serde(default)]
     pub lambda_placed: Option<f64>,
+    /// Rows that its plan was to move; None where it moves none.
+    #[serde(default)]
+    pub rows_planned: Option<u64>,
     /// Nodes of its component.
     pub nodes: Vec<NodeKey>,
 }
@@ -149,6 +152,21 @@ pub(super) fn gain_share(problem: &Problem, history: &[Attempt], now: UnixMs) ->
             let before = attempt.lambda_before?;
             let (promised, gained) = (attempt.lambda_placed? - before, attempt.lambda_after? - before);
             (promised > PROMISE_MIN).then(|| (gained / promised).clamp(0.0, GAIN_SHARE_MAX))
+        })
+}
+
+/// λ that each row brought when rows of the part were last moved, whatever was promised; None where that was not, or too long
+/// ago.
+pub(super) fn gain_per_row(problem: &Problem, history: &[Attempt], now: UnixMs) -> Option<f64> {
+    on_component(problem, history)
+        .into_iter()
+        .rev()
+        .filter(|attempt| matches!(attempt.lesson(), Lesson::Helped | Lesson::NoGain))
+        .filter(|attempt| attempt.ended_at.is_some_and(|ended| ended > now - GAIN_MS))
+        .find_map(|attempt| {
+            let rows = attempt.rows_planned.filter(|rows| *rows > 0)?;
+            // Numbers of rows are far below 2^53.
+            Some((attempt.lambda_after? - attempt.lambda_before?).max(0.0) / rows as f64)
         })
 }
 

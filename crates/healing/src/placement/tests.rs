@@ -273,6 +273,43 @@ fn what_earlier_moves_gained_is_held_against_the_promise() {
 }
 
 #[test]
+fn where_the_server_is_what_is_short_of_room_what_rows_brought_last_time_counts() {
+    // Connections of this server are short, and another one has partitions that idle.
+    let mut sick = hot(&[9000.0, 9000.0, 1000.0, 1000.0]);
+    let server = |name: &str, pct: f64| crate::snapshot::Server {
+        name: name.to_owned(),
+        connections_pct: Reading::Known(pct),
+        unreachable_s: None,
+        error: None,
+    };
+    sick.servers = vec![server("", 92.0), server("far", 20.0)];
+    let there: Vec<Oid> = sick.partitions[2..].iter().map(|partition| partition.oid).collect();
+    for partition in &mut sick.partitions[2..] {
+        partition.server = "far".to_owned();
+    }
+    for place in &mut sick.managed.as_mut().unwrap().places {
+        place.elsewhere = there.contains(&place.oid);
+    }
+    let problem = problem(&sick);
+    let with = |gain_per_row| {
+        let limits = Limits { gain_per_row, ..limits_of(&sick) };
+        find("rebalance_partitions").unwrap().plan(&problem, &sick, &limits)
+    };
+    let first = with(None).unwrap();
+    assert_eq!(first.params["lambda_placed"], serde_json::Value::Null, "nobody can promise anything");
+    let rows = first.params["rows"].as_u64().unwrap() as f64;
+    let needed = 0.1 * problem.component.lambda;
+    with(Some(1.01 * needed / rows)).unwrap();
+    let why = with(Some(0.5 * needed / rows)).unwrap_err().to_string();
+    assert!(
+        why.contains("as it did when rows of it were last moved") && why.contains("raise max_move"),
+        "{why}"
+    );
+    let never = with(Some(0.0)).unwrap_err().to_string();
+    assert!(never.contains("No number of rows would do"), "{never}");
+}
+
+#[test]
 fn a_drain_is_over_when_its_partition_is_no_longer_hot() {
     let remedy = find("drain_hot_partition").unwrap();
     let (before, mut after) = (hot(&HOT), hot(&HOT));

@@ -356,6 +356,7 @@ fn speed() {
             hnsw: false,
             attached: false,
             nightly_vacuum: None,
+            far: 0,
             settings: serde_json::json!({}),
         };
         scenario.collections = vec![one; 25];

@@ -30,7 +30,7 @@ impl Hazard for ColdRowsPile {
         if !collection.managed || attached || !collection.tables.iter().all(large) {
             return;
         }
-        for table in collection.tables.iter_mut().filter(|table| !table.cold) {
+        for table in collection.tables.iter_mut().filter(|table| table.is_here()) {
             table.cold_rows = table.rows * (0.45 + 0.12 * event.magnitude);
         }
         stage.fault(number, self.name());

@@ -25,7 +25,7 @@ impl Hazard for MaintenanceCollides {
         let number = stage.collection(event);
         let hot: Vec<_> = {
             let tables = stage.world.collections[number].tables.iter();
-            tables.filter(|table| !table.cold).map(|table| table.oid).collect()
+            tables.filter(|table| table.is_here()).map(|table| table.oid).collect()
         };
         let table = hot[event.part % hot.len()];
         let lasts_s = LASTS_S.0 + (LASTS_S.1 - LASTS_S.0) * event.magnitude;

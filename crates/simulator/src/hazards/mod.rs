@@ -5,6 +5,7 @@ mod clock_jumps;
 mod cold_rows_pile;
 mod disk_fills;
 mod effort_lost;
+mod far_server_gone;
 mod foreign_load;
 mod graph_damaged;
 mod healer_dies;
@@ -40,6 +41,7 @@ mod replica_gone;
 mod replica_slow;
 mod rows_deleted;
 mod server_crashes;
+mod server_crowded;
 mod server_restarts;
 mod standby;
 mod steps_fail;
@@ -62,6 +64,7 @@ pub const ALL: &[&dyn Hazard] = &[
     &cold_rows_pile::ColdRowsPile,
     &disk_fills::DiskFills,
     &effort_lost::EffortLost,
+    &far_server_gone::FarServerGone,
     &foreign_load::ForeignLoad,
     &graph_damaged::GraphDamaged,
     &healer_dies::HealerDies,
@@ -97,6 +100,7 @@ pub const ALL: &[&dyn Hazard] = &[
     &replica_slow::ReplicaSlow,
     &rows_deleted::RowsDeleted,
     &server_crashes::ServerCrashes,
+    &server_crowded::ServerCrowded,
     &server_restarts::ServerRestarts,
     &standby::Standby,
     &steps_fail::StepsFail,

@@ -39,7 +39,7 @@ impl Hazard for PartitionHot {
         let now = stage.world.now;
         let collection = &mut stage.world.collections[number];
         if collection.tables.iter().any(|table| table.heat > 0.0) {
-            collection.tables.iter_mut().for_each(|table| table.heat = 0.0);
+            collection.tables.iter_mut().for_each(crate::world::Table::cool_down);
             collection.struck(now);
         }
     }
@@ -48,7 +48,7 @@ impl Hazard for PartitionHot {
 /// The partition that an event means, of a collection whose rows are ours to move.
 fn hottest_candidate(stage: &Stage, number: usize, part: usize) -> Option<usize> {
     let collection = &stage.world.collections[number];
-    let fits = |at: &usize| !collection.tables[*at].cold && collection.tables[*at].rows >= ROWS_MIN;
+    let fits = |at: &usize| collection.tables[*at].is_here() && collection.tables[*at].rows >= ROWS_MIN;
     let fitting: Vec<usize> = (0..collection.tables.len()).filter(fits).collect();
     (collection.managed && fitting.len() > 1).then(|| fitting[part % fitting.len()])
 }

@@ -1,5 +1,6 @@
 //! The virtual server: clock, disk, load, tables and their indexes, and what other sessions do to them.
 
+pub mod far;
 pub mod index;
 pub mod maintenance;
 pub mod observe;
@@ -8,9 +9,11 @@ pub mod strain;
 use healing::config::Config;
 use healing::plan::IndexRef;
 use healing::snapshot::{Method, Oid, UnixMs};
+use serde::{Deserialize, Serialize};
 
 use crate::random::Random;
 use crate::scenario::{CollectionSpec, Scenario};
+use far::Far;
 use index::{Index, Maker};
 use maintenance::Maintenance;
 use strain::{Ingest, Strain};
@@ -51,6 +54,10 @@ pub struct Table {
     pub owned: f64,
     /// It is the cold partition of a managed collection.
     pub cold: bool,
+    /// It is on the other server.
+    pub far: bool,
+    /// Percent of its server's connections that sessions which ask for its rows take.
+    pub crowd: f64,
     /// Rows of it that meet the condition for cold ones.
     pub cold_rows: f64,
     /// Its weight for new rows.
@@ -60,6 +67,11 @@ pub struct Table {
 }
 
 impl Table {
+    /// It is on this server, and not for cold rows.
+    pub fn is_here(&self) -> bool {
+        !self.cold && !self.far
+    }
+
     /// Dead rows that autovacuum has not to remove yet.
     pub fn dead_due(&self) -> f64 {
         self.stat_dead.min(AUTOVACUUM.0 + AUTOVACUUM.1 * self.reltuples)
@@ -89,6 +101,19 @@ impl Table {
         }
         self.reltuples = self.rows;
     }
+}
+
+/// Some rows of a table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Portion {
+    /// How many.
+    pub rows: f64,
+    /// Buffers a second that they draw beside what a table at rest is asked for.
+    pub heat: f64,
+    /// Percent of a server's connections that sessions which ask for them take.
+    pub crowd: f64,
+    /// How many of them are cold.
+    pub cold: f64,
 }
 
 /// A definition that the user wants to be there.
@@ -266,6 +291,8 @@ pub struct World {
     pub strain: Strain,
     /// Maintenance of its tables.
     pub maintenance: Maintenance,
+    /// The other server.
+    pub far: Far,
     /// Something is there that could start read replicas.
     pub orchestrator: bool,
     /// Reads go to new read replicas.
@@ -307,6 +334,7 @@ impl World {
             noise: Random::new(scenario.seed, "noise"),
             strain: Strain::new(scenario.replicas),
             maintenance: Maintenance::default(),
+            far: Far::new(scenario.far_prepares),
             orchestrator: scenario.orchestrator,
             balanced: scenario.balanced,
             memory_read: scenario.memory_read,
@@ -365,12 +393,19 @@ impl World {
                 heat: 0.0,
                 owned: spec.rows,
                 cold: false,
+                far: false,
+                crowd: 0.0,
                 cold_rows: 0.0,
                 weight: 1.0,
                 weight_lease: None,
             });
         }
         let managed = spec.managed && spec.partitions > 1;
+        for p in (0..spec.far).filter(|_| managed) {
+            let oid = self.oid();
+            let name = format!("docs{id}_far{p}");
+            tables.push(Table { indexes: vec![], far: true, oid, name, ..tables[0].clone() });
+        }
         if managed {
             let oid = self.oid();
             let name = format!("docs{id}_cold");
@@ -422,7 +457,8 @@ impl World {
             let heap = (table.rows + table.dead) * (value + ROW_BYTES);
             heap as u64 + table.indexes.iter().map(|index| index.bytes).sum::<u64>()
         };
-        self.collections.iter().flat_map(|collection| &collection.tables).map(of).sum()
+        let tables = self.collections.iter().flat_map(|collection| &collection.tables);
+        tables.filter(|table| !table.far).map(of).sum()
     }
 
     /// Free bytes of the disk.
@@ -440,6 +476,7 @@ impl World {
         self.now += ms;
         self.strain(ms);
         self.maintenance_goes_on();
+        self.far_goes_on();
         let hours = (self.now - EPOCH_MS) / 3_600_000;
         while self.maintained < hours {
             self.maintained += 1;
@@ -621,32 +658,43 @@ impl Collection {
         self.rename(oid, name);
     }
 
-    /// Moves so many rows (only cold ones) from one table to another; they take their share of what is asked of their table
-    /// along. Returns that share, and how many of them are cold.
-    pub fn move_rows(&mut self, from: Oid, to: Oid, rows: f64, cold: bool) -> (f64, f64) {
-        let Some(source) = self.table(from).filter(|table| table.rows >= 1.0) else { return (0.0, 0.0) };
+    /// So many rows of a table (only cold ones), with their share of what is asked of it.
+    pub fn portion(&self, from: Oid, rows: f64, cold: bool) -> Portion {
+        let Some(source) = self.tables.iter().find(|table| table.oid == from && table.rows >= 1.0) else {
+            return Portion::default();
+        };
         let share = (rows / source.rows).min(1.0);
-        let heat = if cold { 0.0 } else { source.heat * share };
-        let cold = if cold { rows } else { source.cold_rows * share };
-        self.put_back(from, to, rows, heat, cold);
-        (heat, cold)
+        if cold {
+            return Portion { rows, cold: rows, ..Portion::default() };
+        }
+        Portion {
+            rows,
+            heat: source.heat * share,
+            crowd: source.crowd * share,
+            cold: source.cold_rows * share,
+        }
     }
 
-    /// Moves just these: so many rows, with what is asked of them and the cold ones among them.
-    pub fn put_back(&mut self, from: Oid, to: Oid, rows: f64, heat: f64, cold: f64) {
-        for (oid, sign) in [(from, -1.0), (to, 1.0)] {
-            if let Some(table) = self.table(oid) {
-                table.rows += sign * rows;
-                table.heat = (table.heat + sign * heat).max(0.0);
-                table.cold_rows = (table.cold_rows + sign * cold).max(0.0);
-                table.changes += rows as i64;
-                if sign < 0.0 {
-                    (table.dead, table.stat_dead) = (table.dead + rows, table.stat_dead + rows);
-                }
-                let live = table.rows;
-                for index in table.indexes.iter_mut().filter(|index| index.valid) {
-                    index.bytes = index.bytes.max(index.clean_bytes(live));
-                }
+    /// Moves just these rows.
+    pub fn carry(&mut self, from: Oid, to: Oid, portion: Portion) {
+        self.add(from, portion, -1.0);
+        self.add(to, portion, 1.0);
+    }
+
+    /// These rows come to a table (1) or leave it (−1), with what is asked of them.
+    pub fn add(&mut self, table: Oid, portion: Portion, sign: f64) {
+        if let Some(table) = self.table(table) {
+            table.rows += sign * portion.rows;
+            table.heat = (table.heat + sign * portion.heat).max(0.0);
+            table.crowd = (table.crowd + sign * portion.crowd).max(0.0);
+            table.cold_rows = (table.cold_rows + sign * portion.cold).max(0.0);
+            table.changes += portion.rows as i64;
+            if sign < 0.0 {
+                (table.dead, table.stat_dead) = (table.dead + portion.rows, table.stat_dead + portion.rows);
+            }
+            let live = table.rows;
+            for index in table.indexes.iter_mut().filter(|index| index.valid) {
+                index.bytes = index.bytes.max(index.clean_bytes(live));
             }
         }
         self.touch();

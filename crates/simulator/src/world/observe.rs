@@ -11,7 +11,7 @@ use healing::snapshot::{
 use healing::{health, plan::IndexRef};
 
 use super::index::{Index, Taken};
-use super::{TRIAL_PREFIX, Table, World};
+use super::{Collection, TRIAL_PREFIX, Table, World, far};
 use crate::random::Random;
 
 /// Share of a table's rows that must have changed for a measurement to be repeated before its time.
@@ -180,6 +180,7 @@ pub fn truth(world: &World, collection: usize) -> Snapshot {
 
 fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
     let collection = &world.collections[number];
+    let out_of_reach = |table: &Table| table.far && !exact && world.far.gone_since.is_some();
     Snapshot {
         collection_id: number as i32,
         collection: collection.name.clone(),
@@ -191,10 +192,18 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
             .map(|table| Partition {
                 oid: table.oid,
                 name: format!("public.{}", table.name),
-                live_rows: Reading::Known(table.rows),
+                live_rows: if out_of_reach(table) {
+                    Reading::unknown("its server does not answer")
+                } else {
+                    Reading::Known(table.rows)
+                },
                 bytes: Reading::Known((table.rows * 1600.0) as u64),
-                server: String::new(),
-                load: Some(Reading::Known(table.load_seen(world.serving()))),
+                server: if table.far { far::NAME.to_owned() } else { String::new() },
+                load: Some(if out_of_reach(table) {
+                    Reading::unknown("its server does not answer")
+                } else {
+                    Reading::Known(table.load_seen(world.serving()))
+                }),
                 usual_ratio: None,
                 waiting: None,
             })
@@ -205,14 +214,14 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
             .map(|(table, index)| seen(world, table, index, exact))
             .collect(),
         disk_free_bytes: Reading::Known(world.disk_free()),
-        servers: vec![],
+        servers: world.servers_seen(number, exact),
         replicas: Some(Reading::Known(world.replicas_seen(exact))),
         jobs: Some(Reading::Known(world.jobs_seen(number))),
         horizon: None,
         slots: None,
         memory: world.memory_read.then(|| Reading::Known(world.memory_seen())),
         wal: None,
-        managed: collection.managed.then(|| managed(&collection.tables)),
+        managed: collection.managed.then(|| managed(collection, world)),
         orchestrator: world.orchestrator.then(|| "virtual".to_owned()),
         scheduled: Some(Reading::Known(world.scheduled_seen(number))),
         ingestion: Some(collection.ingest.seen()),
@@ -221,17 +230,23 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
 }
 
 /// The routing of a managed collection.
-fn managed(tables: &[Table]) -> Managed {
+fn managed(collection: &Collection, world: &World) -> Managed {
+    let refuses = (!world.far.prepares).then(|| "max_prepared_transactions is 0 there".to_owned());
     let place = |(number, table): (i32, &Table)| Place {
         oid: table.oid,
         number,
         weight: table.weight,
         cold: table.cold,
-        elsewhere: false,
-        refuses: None,
-        cold_rows: (!table.cold).then_some(Reading::Known(table.cold_rows)),
+        elsewhere: table.far,
+        refuses: refuses.clone().filter(|_| table.far),
+        cold_rows: table.is_here().then_some(Reading::Known(table.cold_rows)),
     };
-    Managed { fixed: None, noticed: None, by_tenant: false, places: (0..).zip(tables).map(place).collect() }
+    Managed {
+        fixed: None,
+        noticed: None,
+        by_tenant: false,
+        places: (0..).zip(&collection.tables).map(place).collect(),
+    }
 }
 
 fn seen(world: &World, table: &Table, index: &Index, exact: bool) -> Seen {
@@ -425,7 +440,12 @@ fn unstrained(snapshot: &Snapshot) -> bool {
     let replicas = snapshot.replicas.as_ref().and_then(Reading::known);
     let jobs = snapshot.jobs.as_ref().and_then(Reading::known);
     let memory = snapshot.memory.as_ref().map(Reading::known);
+    let has_room = |server: &healing::snapshot::Server| {
+        let connections = server.connections_pct.known();
+        server.unreachable_s.is_none() && connections.is_some_and(|pct| health::CONNECTIONS.at(*pct) >= 1.0)
+    };
     (snapshot.partitions.len() < 2 || health::LOAD_RATIO.at(most / least) >= 1.0)
+        && snapshot.servers.iter().all(has_room)
         && replicas.is_some_and(|all| {
             all.iter().all(|replica| replica.gone_s.is_none() && replica.lag_bytes == Reading::Known(0.0))
         })

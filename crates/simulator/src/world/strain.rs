@@ -160,6 +160,16 @@ impl Strain {
     }
 }
 
+/// Share of the reads that servers other than read replicas answer.
+fn reads_left(readers: u32) -> f64 {
+    f64::from(READERS) / f64::from(readers.max(1))
+}
+
+/// Share of all load that is left to them.
+fn share_left(readers: u32) -> f64 {
+    1.0 - READ_SHARE + READ_SHARE * reads_left(readers)
+}
+
 /// Whether a value has moved enough to be seen anew; then it is.
 pub(super) fn moved(value: f64, seen: &mut f64) -> bool {
     let moved = (value - *seen).abs() > SEEN_SHARE * seen.abs().max(1.0);
@@ -253,6 +263,11 @@ impl World {
         self.strain.asked = Some((readers, self.now + READY_MS));
     }
 
+    /// Share of the load that is not answered by new read replicas.
+    pub(super) fn share_here(&self) -> f64 {
+        share_left(self.serving())
+    }
+
     /// Servers that share the reads: new ones take none where nothing sends them any.
     pub fn serving(&self) -> u32 {
         if self.balanced { self.strain.readers } else { READERS }
@@ -273,7 +288,7 @@ impl World {
 impl Collection {
     /// Percent of the server's memory that it would take in the end beside what a server at rest uses.
     fn memory_pct(&self) -> f64 {
-        let hot = self.tables.iter().filter(|table| !table.cold);
+        let hot = self.tables.iter().filter(|table| table.is_here());
         let (cold, rows) =
             hot.fold((0.0, 1.0), |(cold, rows), table| (cold + table.cold_rows, rows + table.rows));
         self.ingest.memory() + COLD_MEMORY_PCT * cold / rows
@@ -293,10 +308,10 @@ impl Table {
                 hit_ratio: None,
             };
         }
-        let reads = f64::from(READERS) / f64::from(readers.max(1));
-        let asked = REST_BLOCKS + self.heat;
+        let reads = reads_left(readers);
+        let asked = self.load();
         Load {
-            blocks: asked * (1.0 - READ_SHARE + READ_SHARE * reads),
+            blocks: asked * share_left(readers),
             inserted: 0.0,
             updated: 0.0,
             deleted: 0.0,
@@ -308,6 +323,16 @@ impl Table {
     /// Makes some of its rows draw so many times the load of a table at rest, beside its own.
     pub fn heat_up(&mut self, times: f64) {
         self.heat = REST_BLOCKS * times;
+    }
+
+    /// Buffers a second that it is asked for.
+    pub fn load(&self) -> f64 {
+        REST_BLOCKS + self.heat
+    }
+
+    /// What was asked of its rows beside that is over.
+    pub fn cool_down(&mut self) {
+        (self.heat, self.crowd) = (0.0, 0.0);
     }
 }
 
