@@ -127,6 +127,11 @@ impl Rung {
     #[must_use]
     pub fn after(&self, evidence: Evidence, now: UnixMs) -> (Rung, Option<Move>) {
         let mut rung = self.clone();
+        // Faults of the same bad hour of a server are no two witnesses.
+        let is_same = |at: UnixMs| (at..at + SAME_CAUSE_MS).contains(&now);
+        if evidence == Evidence::Ended(Lesson::Fault) && rung.struck_at.is_some_and(is_same) {
+            return (rung, None);
+        }
         match evidence {
             Evidence::Ended(Lesson::Helped) | Evidence::Predicted { needed: true } => {
                 rung.right = rung.right.saturating_add(1);
@@ -138,9 +143,6 @@ impl Rung {
         match evidence {
             Evidence::Ended(Lesson::Helped) => (rung.strikes, rung.struck_at) = (0, None),
             Evidence::Ended(Lesson::NoGain) => rung.strikes = rung.strikes.saturating_add(NO_GAIN_STRIKES),
-            // Faults of the same bad hour of a server are no two witnesses.
-            Evidence::Ended(Lesson::Fault)
-                if rung.struck_at.is_some_and(|at| (at..at + SAME_CAUSE_MS).contains(&now)) => {}
             Evidence::Ended(_) => {
                 rung.strikes = rung.strikes.saturating_add(FAULT_STRIKES);
                 rung.struck_at = Some(now);
@@ -159,7 +161,7 @@ impl Rung {
         if to == rung.level {
             return (rung, None);
         }
-        let Rung { level: from, right, wrong, .. } = rung;
+        let Rung { level: from, right, wrong, struck_at, .. } = rung;
         let reason = if evidence == Evidence::Ended(Lesson::UndoFailed) {
             "it could not be undone".to_owned()
         } else if height(to) < height(from) {
@@ -167,7 +169,8 @@ impl Rung {
         } else {
             format!("right {right} of {} times: above {ENOUGH} with probability 0.9", right + wrong)
         };
-        (rung.set(to, now), Some(Move { from, to, reason }))
+        // What struck it down may strike again within the same hours.
+        (Rung { struck_at, ..rung.set(to, now) }, Some(Move { from, to, reason }))
     }
 }
 
@@ -219,9 +222,15 @@ mod tests {
     fn faults_of_the_same_bad_hours_are_one_witness() {
         let (first, _) = Rung::top("a", 0).after(BAD, 1000);
         let (again, none) = first.after(BAD, 1000 + SAME_CAUSE_MS - 1);
-        assert_eq!((again.strikes, again.wrong, none), (FAULT_STRIKES, 2, None));
+        assert_eq!((again.strikes, again.wrong, none), (FAULT_STRIKES, 1, None));
         // From the one that counted on, not from the last.
-        assert_eq!(again.after(BAD, 1000 + SAME_CAUSE_MS).0.level, Mode::Approve);
+        let (lowered, _) = again.after(BAD, 1000 + SAME_CAUSE_MS);
+        assert_eq!(lowered.level, Mode::Approve);
+        // The hours go on below: what was approved in them and failed alike is no witness either.
+        assert_eq!(lowered.after(BAD, 2000 + SAME_CAUSE_MS), (lowered.clone(), None));
+        assert_eq!(lowered.after(BAD, 1000 + 2 * SAME_CAUSE_MS).0.strikes, FAULT_STRIKES);
+        let by_hand = lowered.set(Mode::Approve, 1500 + SAME_CAUSE_MS);
+        assert_eq!(by_hand.after(BAD, 2000 + SAME_CAUSE_MS).0.strikes, FAULT_STRIKES, "a human begins anew");
         // A success between them ends it, and a clock that was set back does not last for ever.
         let (well, _) = first.after(OK, 2000);
         assert_eq!(well.after(BAD, 3000).0.strikes, FAULT_STRIKES);

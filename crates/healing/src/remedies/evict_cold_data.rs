@@ -80,8 +80,8 @@ fn needed(partition: &Partition, cold: f64, snapshot: &Snapshot) -> Option<f64> 
     let own = snapshot.indexes.iter().filter(|index| index.partition == partition.oid);
     let of = |index: &Index| {
         let rows = *index.rows.known()?;
-        // In steps of a twentieth: pages are not shared between the lists of an ivfflat index, so that small ones do not shrink.
-        let doses = (2..=20).map(|twentieths| f64::from(twentieths) / 20.0 * rows);
+        // In steps: pages are not shared between the lists of an ivfflat index, so that small ones do not shrink.
+        let doses = (10..=100).map(|percent| f64::from(percent) / 100.0 * rows);
         doses.take_while(|gone| *gone <= cold + 1.0).find(|gone| worth_building(index, *gone).is_ok())
     };
     own.filter_map(of).reduce(f64::min)
@@ -355,6 +355,21 @@ mod tests {
         (index.rows, index.tuple_bytes) = (Reading::Known(22_718.0), Reading::unknown("of no size"));
         assert_eq!(worth_building(&index, 2_271.0), Ok(()));
         assert!(worth_building(&index, 2_270.0).is_err());
+    }
+
+    #[test]
+    fn a_dose_between_two_twentieths_counts() {
+        let mut small = snapshot(1, 8, 0);
+        let rows = 300.0;
+        let index = &mut small.indexes[0];
+        (index.method, index.lists, index.rows) = (Method::Ivfflat, Some(100), Reading::Known(rows));
+        index.tuple_bytes = Reading::Known(1552.0);
+        index.clean_bytes = Reading::Known(clean_size::ivfflat_bytes(rows, 1552.0, 100, 1544));
+        index.bytes = index.clean_bytes.clone();
+        // Three rows a list: a tenth less is hardly smaller, eleven hundredths less is.
+        assert!(worth_building(index, 0.1 * rows).is_err());
+        let enough = needed(&small.partitions[0], 0.12 * rows, &small).unwrap();
+        assert!((0.1 * rows..0.12 * rows).contains(&enough), "{enough}");
     }
 
     /// A list has a page for two rows and for one.

@@ -2,7 +2,6 @@
 
 use super::{Event, Hazard, Kind, Stage};
 use crate::random::Random;
-use healing::snapshot::Method;
 
 /// See the module.
 pub(super) struct ListsDrift;
@@ -25,11 +24,7 @@ impl Hazard for ListsDrift {
     }
 
     fn begin(&self, stage: &mut Stage, event: &Event) {
-        let Some((collection, (t, i))) =
-            stage.target(event, |index| index.valid && index.method == Method::Ivfflat)
-        else {
-            return;
-        };
+        let Some((collection, (t, i))) = stage.lists(event) else { return };
         let index = &mut stage.world.collections[collection].tables[t].indexes[i];
         index.shape.misfit_per_hour = 0.01 + 0.09 * event.magnitude;
         stage.fault(collection, self.name());

@@ -1,7 +1,6 @@
 //! `lists_misfit`: the lists of an ivfflat index were trained on few rows, most rows came later.
 
 use super::{Event, Hazard, Kind, Stage};
-use healing::snapshot::Method;
 
 /// See the module.
 pub(super) struct ListsMisfit;
@@ -20,11 +19,7 @@ impl Hazard for ListsMisfit {
     }
 
     fn begin(&self, stage: &mut Stage, event: &Event) {
-        let Some((collection, (t, i))) =
-            stage.target(event, |index| index.valid && index.method == Method::Ivfflat)
-        else {
-            return;
-        };
+        let Some((collection, (t, i))) = stage.lists(event) else { return };
         let table = &mut stage.world.collections[collection].tables[t];
         table.changes += table.rows as i64;
         table.indexes[i].shape.misfit = 0.35 + 0.5 * event.magnitude;

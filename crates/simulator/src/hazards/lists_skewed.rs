@@ -1,7 +1,6 @@
 //! `lists_skewed`: one region of the vectors fills: a few lists of an ivfflat index hold most rows.
 
 use super::{Event, Hazard, Kind, Stage};
-use healing::snapshot::Method;
 
 /// See the module.
 pub(super) struct ListsSkewed;
@@ -20,11 +19,7 @@ impl Hazard for ListsSkewed {
     }
 
     fn begin(&self, stage: &mut Stage, event: &Event) {
-        let Some((collection, (t, i))) =
-            stage.target(event, |index| index.valid && index.method == Method::Ivfflat)
-        else {
-            return;
-        };
+        let Some((collection, (t, i))) = stage.lists(event) else { return };
         let table = &mut stage.world.collections[collection].tables[t];
         table.changes += (table.rows * 0.4) as i64;
         table.indexes[i].shape.skew = 1.3 + 6.0 * event.magnitude;

@@ -53,10 +53,15 @@ pub use crate::scenario::Event;
 pub use crate::stage::Stage;
 pub use operator_approves::approve;
 
+use healing::snapshot::Method;
+
 use crate::random::Random;
 use crate::scenario::Scenario;
 use crate::world::TRIAL_PREFIX;
 use crate::world::index::{Index, Maker};
+
+/// Rows of which the lists can be judged.
+const JUDGED_ROWS: f64 = 1000.0;
 
 /// Every hazard, sorted by name.
 pub const ALL: &[&dyn Hazard] = &[
@@ -166,6 +171,13 @@ impl Stage {
         };
         let place = self.world.collections[collection].nth(event.part, |index| own(index) && fits(index))?;
         Some((collection, place))
+    }
+
+    /// The ivfflat index that an event means, if its lists can be judged: those of a few rows cannot.
+    pub fn lists(&self, event: &Event) -> Option<(usize, (usize, usize))> {
+        let place = self.target(event, |index| index.valid && index.method == Method::Ivfflat)?;
+        let (collection, (table, _)) = place;
+        (self.world.collections[collection].tables[table].rows >= JUDGED_ROWS).then_some(place)
     }
 
     /// A human has looked after a collection.
