@@ -48,6 +48,8 @@ pub struct Coverage {
     pub moved: u64,
     /// Former indexes that got a name of their own.
     pub former_names: u64,
+    /// Plans that waited for a human until what they were for was well again.
+    pub cleared: u64,
 }
 
 impl Coverage {
@@ -101,6 +103,7 @@ impl Coverage {
         self.out_of_memory += other.out_of_memory;
         self.moved += other.moved;
         self.former_names += other.former_names;
+        self.cleared += other.cleared;
     }
 
     /// Everything that should be met, with how often it was: the table of the report.
@@ -147,6 +150,7 @@ impl Coverage {
             ("moved on the autonomy ladder".to_owned(), self.moved),
             ("build out of memory".to_owned(), self.out_of_memory),
             ("former index under a name of its own".to_owned(), self.former_names),
+            ("waited for a human until it was well".to_owned(), self.cleared),
         ]);
         for remedy in crate::hazards::strategies() {
             for status in [Status::Succeeded, Status::RolledBack, Status::Failed, Status::Aborted] {

@@ -239,7 +239,20 @@ fn decide(stage: &mut Stage, collection: usize) {
         }
     }
     // A plan that waits for a human says all there is to say: the core would be asked for the display alone.
-    if stage.store.open_of(collection).any(|action| action.status == Status::AwaitingApproval) {
+    let waiting = stage.store.open_of(collection).filter(|action| action.status == Status::AwaitingApproval);
+    let waiting: Vec<i64> = waiting.map(|action| action.id).collect();
+    let mut waits = false;
+    for id in waiting {
+        if has_cleared(stage, id) {
+            stage.say(|| format!("action {id} waits for nothing any more"));
+            stage.coverage.cleared += 1;
+            let at = stage.moment();
+            finish_undecided(stage, id, Status::Expired, at);
+        } else {
+            waits = true;
+        }
+    }
+    if waits {
         return;
     }
     let Some(basis) = basis(stage, collection) else { return };
@@ -276,6 +289,18 @@ fn decide(stage: &mut Stage, collection: usize) {
             stage.store.reasons[collection] = Some(reason);
         }
     }
+}
+
+/// Whether a plan that waits for a human waits for nothing any more: only where the whole collection is normal.
+fn has_cleared(stage: &Stage, id: i64) -> bool {
+    let action = &stage.store.actions[&id];
+    let number = action.collection;
+    let is_normal = stage.store.records[number].is_some_and(|record| record.state == IntegrityState::Normal);
+    let Some(observed) = stage.store.observed[number].as_ref().filter(|_| is_normal) else { return false };
+    let planned = action.planned();
+    let planned = engine::Planned { problem: planned.problem.clone(), plan: planned.plan.clone() };
+    let config = &stage.world.collections[number].config;
+    engine::has_cleared(&planned, &action.request, &observed.snapshot, config)
 }
 
 /// What a decision rests on, beside the time.
