@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what this package has for the PostgreSQL of a pg_config: install.sh /path/to/pg_config [PREFIX]
-# install.sh --remove … takes the same files away again. PREFIX is where ruvectorctl goes, /usr/local if not given.
+# install.sh --remove … takes the same files away again. PREFIX is where the programs go, /usr/local if not given.
 # DESTDIR is put before every path.
 set -eu
 
@@ -33,7 +33,7 @@ put() {
 extension=$("$pg_config" --sharedir)/extension
 put "$here/lib/ruvector.so" "$("$pg_config" --pkglibdir)/ruvector.so" 755
 for file in "$here"/extension/*; do put "$file" "$extension/${file##*/}" 644; done
-put "$here/bin/ruvectorctl" "$prefix/bin/ruvectorctl" 755
+for program in "$here"/bin/*; do put "$program" "$prefix/bin/${program##*/}" 755; done
 for page in "$here"/man/*.1; do put "$page" "$prefix/share/man/man1/${page##*/}" 644; done
 put "$here/completions/ruvectorctl.bash" "$prefix/share/bash-completion/completions/ruvectorctl" 644
 put "$here/completions/_ruvectorctl" "$prefix/share/zsh/site-functions/_ruvectorctl" 644

@@ -300,6 +300,47 @@ fn a_job_of_pg_cron_that_blocks_a_build_is_paused_by_itself_and_comes_back() {
 }
 
 #[test]
+fn a_job_is_the_collections_by_whole_names_alone() {
+    let Some((_cluster, mut client)) = with_cron() else { return };
+    docs(&mut client, 10, r#"{"mode": "observe"}"#);
+    client
+        .batch_execute(
+            r#"CREATE SCHEMA other; CREATE TABLE other.docs (id int); CREATE TABLE docs_archive (id int);
+               CREATE INDEX "docs.by id" ON docs (id)"#,
+        )
+        .unwrap();
+    let own = [
+        "VACUUM docs",
+        "vacuum (analyze) public.docs;",
+        r#"ANALYZE other.docs, "public"."docs" (embedding)"#,
+        "REINDEX TABLE CONCURRENTLY docs",
+        r#"REINDEX INDEX "docs.by id""#,
+        "REINDEX SCHEMA public",
+        "VACUUM",
+        "CLUSTER;",
+    ];
+    let foreign = [
+        "VACUUM docs_archive",
+        "VACUUM other.docs",
+        "ANALYZE docs2, my_docs",
+        "REINDEX SCHEMA other",
+        r#"REINDEX INDEX "docsxby id""#,
+        "SELECT 'VACUUM docs'",
+    ];
+    for command in own.iter().chain(&foreign) {
+        client.query_one("SELECT cron.schedule($1, '0 0 1 1 *', $1)", &[command]).unwrap();
+    }
+    let seen = "SELECT coalesce(array_agg(j ->> 'command' ORDER BY (j ->> 'jobid')::bigint), '{}')
+                  FROM ruvector.integrity i, jsonb_array_elements(i.snapshot #> '{scheduled,known}') j";
+    let seen: Vec<String> = wait_for("the jobs in the healer's eyes", PATIENCE, || {
+        let seen: Vec<String> = client.query_one(seen, &[]).unwrap().get(0);
+        (seen.len() >= own.len()).then_some(seen)
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    assert_eq!(seen, own);
+}
+
+#[test]
 fn a_paused_job_comes_back_when_the_extension_is_dropped_or_the_server_killed() {
     let Some((cluster, mut client)) = with_cron() else { return };
     docs(

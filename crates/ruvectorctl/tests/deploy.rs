@@ -148,7 +148,10 @@ fn the_container_file_names_this_version_and_what_a_package_has() {
     let package = fs::read_to_string(deploy("../toolchain/package")).unwrap();
     for path in ["bin/ruvectorctl", "install.sh"] {
         assert!(text.contains(&format!("/opt/ruvector/*/{path}")), "{path}");
-        assert!(package.contains(path), "{path} is in a package");
+    }
+    // What replicas are scaled with is in a package beside what its manifest is for.
+    for program in ["ruvectorctl", "ruvector-scaler", "install.sh", "deploy/{systemd,kubernetes}"] {
+        assert!(package.contains(program), "{program} is in a package");
     }
     assert!(help_of_serve().contains("[env: RUVECTORCTL_LISTEN="), "the variable that the image sets");
 }

@@ -55,19 +55,27 @@ pub(crate) fn jobs(collection: &Collection) -> Result<Vec<Job>, Error> {
     documents(JOBS, &[tables::of(collection)?.all().into()])
 }
 
-/// Jobs of pg_cron in this database that maintain one of the collection's tables, or all tables. `$1` the collection's tables.
-const SCHEDULED: &str = r"
+/// Jobs of pg_cron in this database that maintain one of the collection's tables or indexes, its schema, or all tables. `$1` the
+/// collection's tables. A name is one that stands by itself, with the right schema where it has one: `VACUUM docs_archive` and
+/// `VACUUM other.docs` are none of `docs`.
+const SCHEDULED: &str = r#"
+WITH own AS (SELECT c.relname, s.nspname FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
+              WHERE c.oid = ANY ($1) OR c.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = ANY ($1))),
+     -- Nothing in a name means anything to the pattern.
+     bare AS (SELECT regexp_replace(relname, '(\W)', '\\\1', 'g') AS relname, regexp_replace(nspname, '(\W)', '\\\1', 'g') AS nspname
+                FROM own),
+     named AS (SELECT format('(^|[\s,(])("?%s"?\.)?("%s"|%s)($|[\s,;(])', nspname, relname, relname) AS pattern FROM bare
+               UNION SELECT format('^\s*reindex\s*(\([^)]*\))?\s*schema\s+(concurrently\s+)?"?%s"?($|[\s;])', nspname) FROM bare)
 SELECT jsonb_build_object('jobid', j.jobid, 'name', coalesce(j.jobname, left(j.command, 40)), 'schedule', j.schedule,
        'command', j.command, 'active', j.active,
        'pid', (SELECT d.job_pid FROM cron.job_run_details d JOIN pg_stat_activity a ON a.pid = d.job_pid
                 WHERE d.jobid = j.jobid AND d.status = 'running' ORDER BY d.runid DESC LIMIT 1))
   FROM cron.job j
  WHERE j.database = current_database() AND j.command ~* '^\s*(vacuum|analyze|reindex|cluster)\M'
-   AND (j.command ~* '^\s*(vacuum|analyze)\s*(\([^)]*\))?(\s|full|freeze|verbose|analyze)*;?\s*$'
-        OR EXISTS (SELECT FROM pg_class t
-                    WHERE t.oid = ANY ($1)
-                      AND position(lower(t.relname) IN lower(j.command)) > 0))
- ORDER BY j.jobid";
+   AND (j.command ~* '^\s*(vacuum|analyze|cluster)\s*(\([^)]*\))?(\s|full|freeze|verbose|analyze)*;?\s*$'
+        OR j.command ~* '^\s*reindex\s*(\([^)]*\))?\s*(database|system)\M'
+        OR EXISTS (SELECT FROM named n WHERE j.command ~* n.pattern))
+ ORDER BY j.jobid"#;
 
 /// None where there is no pg_cron in this database. Must run in a transaction.
 pub(crate) fn scheduled(collection: &Collection) -> Result<Option<Vec<Scheduled>>, Error> {
