@@ -3,8 +3,8 @@
 //! Symptom: searches do not use it, writes pay for it. Evidence: `pg_index.indisvalid`, and no build of it under way.
 //! Action: drop it where a valid equal one exists or a killed `REINDEX CONCURRENTLY` left it; else build the same
 //! definition beside it, exchange the names, drop the invalid one. Never: it drops an invalid index that has no
-//! valid equal, before its replacement is valid. Undone by exchanging the names again; a dropped one is built again from its
-//! journaled definition.
+//! valid equal, before its replacement is valid. Undone by exchanging the names again; of a dropped one the
+//! definition is in the journal, but nobody misses it and nothing builds it again.
 
 use serde_json::Value;
 
