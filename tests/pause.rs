@@ -6,7 +6,7 @@ use cluster::faults::Running;
 use cluster::writers::Writers;
 use cluster::{Cluster, wait_for};
 use postgres::Client;
-use tests::{PATIENCE, said, start, version};
+use tests::{PATIENCE, said, start, start_with, version};
 
 /// A test waits for autovacuum's naptime and for jobs that run once a minute.
 const LONG: Duration = Duration::from_secs(150);
@@ -194,6 +194,54 @@ fn what_somebody_runs_is_waited_for_and_cancelled_only_where_that_is_asked_for()
     .unwrap();
     eprintln!("the build is done {:.1} s after it began", blocked.elapsed().as_secs_f64());
     drop(build);
+}
+
+#[test]
+fn vacuum_against_wraparound_is_never_touched() {
+    let (_cluster, mut client) = start_with(|builder| builder.setting("autovacuum_freeze_max_age", 100_000));
+    docs(&mut client, 2000, r#"{"mode": "observe", "verify_window_seconds": 1, "drain_timeout_seconds": 5}"#);
+    eager_autovacuum(&mut client);
+    let seen = |client: &mut Client, kind: &str| {
+        wait_for("it in the healer's eyes", LONG, || {
+            let query = "SELECT 1 FROM ruvector.integrity i, jsonb_array_elements(i.snapshot #> '{jobs,known}') j WHERE j ->> 'kind' = $1";
+            client.query_opt(query, &[&kind]).unwrap()
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+    };
+    seen(&mut client, "autovacuum");
+    let action = pause(&mut client, r#"{"lease_seconds": 3600}"#);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    assert!(holder(&mut client).is_some());
+    client
+        .batch_execute(
+            "CREATE PROCEDURE grow_old(transactions int) LANGUAGE plpgsql AS 'BEGIN
+                 FOR i IN 1 .. transactions LOOP PERFORM txid_current(); COMMIT; END LOOP; END';
+             SET synchronous_commit = off",
+        )
+        .unwrap();
+    client.batch_execute("CALL grow_old(55000)").unwrap();
+    // Half of the age at which it must be vacuumed.
+    let over = "SELECT ended_because FROM ruvector.leases WHERE ended_at IS NOT NULL";
+    let because: String = wait_for("the lease to give way", PATIENCE, || {
+        client.query_opt(over, &[]).unwrap().map(|row| row.get(0))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    assert_eq!(because, "gave_way");
+    // Only what must come comes now.
+    client.batch_execute("ALTER TABLE docs SET (autovacuum_enabled = off)").unwrap();
+    client.batch_execute("CALL grow_old(55000)").unwrap();
+    let against = "SELECT pid FROM pg_stat_activity
+                    WHERE backend_type = 'autovacuum worker' AND query LIKE '%docs%(to prevent wraparound)'";
+    let mut pid = || client.query_opt(against, &[]).unwrap().map(|row| row.get::<_, i32>(0));
+    let begun = wait_for("the vacuum against wraparound", LONG, &mut pid).unwrap();
+    seen(&mut client, "wraparound_vacuum");
+    let nothing = pause(&mut client, r#"{"cancel_running": true}"#);
+    assert!(["noop", "refused"].contains(&ended(&mut client, nothing).as_str()), "{}", said(&mut client));
+    let detail: String =
+        client.query_one("SELECT detail FROM ruvector.actions WHERE id = $1", &[&nothing]).unwrap().get(0);
+    assert!(detail.contains("wraparound_vacuum") && detail.contains("not of low priority"), "{detail}");
+    let still = client.query_opt(against, &[]).unwrap().map(|row| row.get::<_, i32>(0));
+    assert_eq!(still, Some(begun), "it goes on");
 }
 
 /// A server with pg_cron, which only the older version comes with here.

@@ -18,8 +18,10 @@ const SCANS_HOT: u32 = 48;
 /// How often rows of the hot partition are looked up, against those of each other one.
 const HOT_RATIO: usize = 6;
 /// Partitions of a managed collection, and the one that is hot.
-const PARTITIONS: u32 = 4;
-const HOT: u32 = 3;
+pub(crate) const PARTITIONS: u32 = 4;
+pub(crate) const HOT: u32 = 3;
+/// Rows of each of them.
+pub(crate) const PARTITION_ROWS: u32 = 2_000;
 /// For how long something is held back, seconds: longer than its verification takes.
 pub(crate) const LEASE: u32 = 12;
 
@@ -122,15 +124,16 @@ impl Fault {
         }
     }
 
-    /// Makes it on a new table of that name: some thousand rows beside the writers'.
+    /// Makes it on a new table of that name: some thousand rows beside the writers', so many times as many as usual.
     pub(crate) fn make(
         self,
         client: &mut Client,
         cluster: &Cluster,
         outside: &Orchestrator,
         table: &str,
+        times: u32,
     ) -> Result<(), String> {
-        client.batch_execute(&self.script(table)).map_err(text)?;
+        client.batch_execute(&self.script(table, times)).map_err(text)?;
         match self {
             Fault::Vacuumed => naptime(client, Some(1))?,
             Fault::Sought => outside.set(2)?,
@@ -155,7 +158,7 @@ impl Fault {
         client.batch_execute(&format!("ANALYZE {table}")).map_err(text)
     }
 
-    fn script(self, table: &str) -> String {
+    fn script(self, table: &str, times: u32) -> String {
         // Noise in the unit cube, or (the first hundred of an untrained index) all in one corner of it.
         let (wide, narrow) = (
             "abs(mod((sin(i * 12.9898 + j * 78.233) * 43758.5453)::numeric, 1))",
@@ -183,25 +186,25 @@ impl Fault {
             |name: &str| format!("CREATE INDEX {name} ON {table} USING hnsw (embedding vector_l2_ops);");
         let plain = format!("CREATE TABLE {table} (id bigint PRIMARY KEY, embedding vector(8));");
         match self {
-            Fault::Untrained => plain + &rows(1, 100, narrow) + &ivf(50) + &rows(101, 6_000, wide),
+            Fault::Untrained => plain + &rows(1, 100, narrow) + &ivf(50) + &rows(101, 6_000 * times, wide),
             Fault::Bloated => {
                 plain
-                    + &rows(1, 3_000, wide)
+                    + &rows(1, 3_000 * times, wide)
                     + &hnsw(&format!("{table}_i"))
-                    + &format!("DELETE FROM {table} WHERE id > 500 AND id <= 3000;")
+                    + &format!("DELETE FROM {table} WHERE id > {} AND id <= {};", 500 * times, 3_000 * times)
             }
-            Fault::Invalid => plain + &rows(1, 1_500, wide),
-            Fault::Surplus => plain + &rows(1, 1_500, wide) + &hnsw(&format!("{table}_sound")),
-            Fault::Shallow => plain + &rows(1, 6_000, wide) + &ivf(80),
+            Fault::Invalid => plain + &rows(1, 1_500 * times, wide),
+            Fault::Surplus => plain + &rows(1, 1_500 * times, wide) + &hnsw(&format!("{table}_sound")),
+            Fault::Shallow => plain + &rows(1, 6_000 * times, wide) + &ivf(80),
             Fault::Hot | Fault::Filling | Fault::Sought => managed(
                 PARTITIONS,
-                PARTITIONS * 2_000,
+                PARTITIONS * PARTITION_ROWS * times,
                 "index_method => 'none', key_table => true",
                 "now()",
             ),
             Fault::Cold => managed(
                 2,
-                3_000,
+                3_000 * times,
                 "distance => 'l2', cold_when => 'created_at < now() - interval ''30 days'''",
                 "now() - (i / 2 % 3) * interval '20 days'",
             ),
@@ -287,11 +290,12 @@ impl Fault {
         Ok(begun.get(0))
     }
 
-    /// Asks for its remedy, as a human does, and approves it where that is wanted; returns the action's number.
-    pub(crate) fn ask(self, client: &mut Client, table: &str) -> Result<i64, String> {
+    /// Asks for its remedy, as a human does, and approves it where that is wanted; what it holds back it holds for so many
+    /// seconds. Returns the action's number.
+    pub(crate) fn ask(self, client: &mut Client, table: &str, lease: u32) -> Result<i64, String> {
         let params = match self {
-            Fault::Flooded => format!(r#"{{"throttle_pct": 50, "lease_seconds": {LEASE}}}"#),
-            Fault::Vacuumed => format!(r#"{{"lease_seconds": {LEASE}}}"#),
+            Fault::Flooded => format!(r#"{{"throttle_pct": 50, "lease_seconds": {lease}}}"#),
+            Fault::Vacuumed => format!(r#"{{"lease_seconds": {lease}}}"#),
             _ => "{}".to_owned(),
         };
         let query = "SELECT action_id FROM ruvector_healing_execute($1, $2, $3::text::jsonb)";

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use postgres::Client;
@@ -24,6 +24,9 @@ struct Ledger {
     rows: HashMap<i64, Possible>,
     acknowledged: u64,
     errors: Vec<String>,
+    /// Acknowledged before the present phase, and how long each statement of it took.
+    before: u64,
+    latencies: Vec<Duration>,
 }
 
 /// Writers on one table until they are stopped.
@@ -73,6 +76,19 @@ impl Writers {
         self.table_goes.store(true, Ordering::Relaxed);
     }
 
+    /// Statements that were acknowledged so far.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.ledger.lock().expect("no writer panics").acknowledged
+    }
+
+    /// Begins a new phase: how many statements of the last one were acknowledged, and how long each took.
+    pub(crate) fn phase(&self) -> (u64, Vec<Duration>) {
+        let mut ledger = self.ledger.lock().expect("no writer panics");
+        let count = ledger.acknowledged - ledger.before;
+        ledger.before = ledger.acknowledged;
+        (count, std::mem::take(&mut ledger.latencies))
+    }
+
     /// Stops them; what they wrote, and every error that was not the loss of a connection.
     pub(crate) fn stop(mut self) -> Written {
         self.stop.store(true, Ordering::Relaxed);
@@ -116,7 +132,9 @@ fn write(
             _ => (format!("DELETE FROM {table} WHERE id = {id} AND id % 2 = 0"), None),
         };
         let deletes = version == 2;
+        let began = Instant::now();
         let done = client.execute(statement.as_str(), &[]);
+        let took = began.elapsed();
         let mut ledger = ledger.lock().expect("no writer panics");
         let before = ledger.rows.get(&id).cloned().unwrap_or_else(|| vec![None]);
         let keeps = deletes && id % 2 != 0;
@@ -135,6 +153,7 @@ fn write(
                 };
                 ledger.rows.insert(id, after);
                 ledger.acknowledged += 1;
+                ledger.latencies.push(took);
             }
             Err(error)
                 if error.is_closed() || error.code().is_none_or(|code| code.code().starts_with("57P")) =>

@@ -2,11 +2,12 @@
 //! go, people interfere, while writers write. After each round no acknowledged write is lost, nothing half-done or held back is
 //! left, and the audit log is whole. The tables at the end say how often each pair was met; recovery times follow.
 //!
-//! `chaos [--rounds N] [--seed N] [--pg 18|15] [--only FAULT,…] [--without journal|lease|single-flight]`: the last shows that
-//! the suite finds a healer that lacks it. Single flight is switched off by a build with the feature `without_single_flight`
+//! `chaos [--rounds N] [--seed N] [--pg 18|15] [--only FAULT,…] [--peace FILE] [--without journal|lease|single-flight]`: with `--peace` nobody
+//! strikes, and what users feel before and after each remedy goes into the file (`make cures`); the last shows that the suite finds a healer that lacks it. Single flight is switched off by a build with the feature `without_single_flight`
 //! (`make chaos WITHOUT=single-flight`).
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ mod fault;
 mod ledger;
 mod moment;
 mod orchestrator;
+mod peace;
 mod round;
 mod strike;
 
@@ -47,6 +49,7 @@ struct Options {
     version: Version,
     only: Vec<Fault>,
     without: Option<Without>,
+    peace: Option<PathBuf>,
 }
 
 fn options() -> Result<Options, String> {
@@ -56,6 +59,7 @@ fn options() -> Result<Options, String> {
         version: Version::from_major(18).ok_or("no 18")?,
         only: FAULTS.to_vec(),
         without: None,
+        peace: None,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -71,6 +75,7 @@ fn options() -> Result<Options, String> {
             "--only" => {
                 options.only = value.split(',').map(named).collect::<Result<_, _>>()?;
             }
+            "--peace" => options.peace = Some(PathBuf::from(value)),
             "--without" => {
                 options.without = Some(match value.as_str() {
                     "journal" => Without::Journal,
@@ -261,8 +266,31 @@ impl Tally {
     }
 }
 
+/// Each remedy on its fault, in peace; what users felt goes into the file.
+fn in_peace(options: &Options, file: &Path) -> Result<bool, String> {
+    let outside = Orchestrator::new()?;
+    let cluster = start(options, &outside)?;
+    let (mut all, mut well) = (vec![], true);
+    for (fault, number) in options.only.iter().zip(1..) {
+        let healed =
+            peace::heal(&cluster, &outside, *fault, number).map_err(|error| format!("{fault:?}: {error}"))?;
+        println!("{number:>4} {fault:?} {}", if healed.violations.is_empty() { "well" } else { "VIOLATED" });
+        healed.violations.iter().for_each(|violation| println!("     {violation}"));
+        well &= healed.violations.is_empty();
+        all.push(healed);
+    }
+    let report = peace::report(options.version.major(), &all);
+    print!("\n{report}");
+    std::fs::write(file, report).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(well)
+}
+
 fn main() -> ExitCode {
-    match options().and_then(|options| run(&options)) {
+    let go = |options: Options| match &options.peace {
+        Some(file) => in_peace(&options, file),
+        None => run(&options),
+    };
+    match options().and_then(go) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

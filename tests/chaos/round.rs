@@ -48,7 +48,7 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
     let Place { cluster, outside, number, chance, unasked } = *place;
     let table = format!("t{number}");
     let mut client = cluster.connect("app").map_err(|error| error.to_string())?;
-    fault.make(&mut client, cluster, outside, &table)?;
+    fault.make(&mut client, cluster, outside, &table, 1)?;
     let before = Before::of(&mut client, fault, &table)?;
     let writers = Writers::start(cluster, &table, 2);
     watch(&mut client, fault, moment, &table)?;
@@ -59,7 +59,7 @@ pub(crate) fn play(place: &Place<'_>, fault: Fault, moment: Moment, strike: Stri
     let late = (fault, moment) == (Fault::Invalid, Moment::Swap);
     let mut held = if late { None } else { Some(moment.hold(cluster, outside, &table)?) };
     let action =
-        if unasked { fault.let_heal(&mut client, &table)? } else { fault.ask(&mut client, &table)? };
+        if unasked { fault.let_heal(&mut client, &table)? } else { fault.ask(&mut client, &table, LEASE)? };
     if late {
         Moment::AnyTime.reach(&mut client, outside, (fault, action, &table), 0.0)?;
         held = Some(moment.hold(cluster, outside, &table)?);
@@ -177,7 +177,7 @@ fn is_cured(client: &mut Client, fault: Fault, table: &str) -> Result<bool, Stri
 }
 
 /// Has the table watched and left alone, with intervals that a round can wait for.
-fn watch(client: &mut Client, fault: Fault, moment: Moment, table: &str) -> Result<(), String> {
+pub(crate) fn watch(client: &mut Client, fault: Fault, moment: Moment, table: &str) -> Result<(), String> {
     // Managed collections are watched since they were made.
     if !(fault.moves_rows() || fault == Fault::Sought) {
         client
@@ -256,15 +256,20 @@ fn back(cluster: &Cluster, pids: &Pids, struck: Option<i32>) -> Result<Client, S
 }
 
 /// What a collection was before anything was done to it.
-struct Before {
-    content: String,
+pub(crate) struct Before {
+    pub(crate) content: String,
     places: String,
 }
 
 impl Before {
-    fn of(client: &mut Client, fault: Fault, table: &str) -> Result<Self, String> {
+    pub(crate) fn of(client: &mut Client, fault: Fault, table: &str) -> Result<Self, String> {
         let places = if fault.moves_rows() { places(client, table)? } else { String::new() };
         Ok(Self { content: base_content(client, table), places })
+    }
+
+    /// Whether each row that is not the writers' is in the partition in which it was.
+    pub(crate) fn is_where_it_was(&self, client: &mut Client, table: &str) -> Result<bool, String> {
+        Ok(places(client, table)? == self.places)
     }
 }
 
@@ -423,7 +428,7 @@ fn heal_again(client: &mut Client, place: &Place<'_>, fault: Fault, table: &str)
     }
     let deadline = Instant::now() + PATIENCE;
     let healed = loop {
-        let action = fault.ask(client, table)?;
+        let action = fault.ask(client, table, LEASE)?;
         if fault == Fault::Sought {
             Moment::Verifying.reach(client, place.outside, (fault, action, table), 0.0)?;
             load = None;

@@ -164,6 +164,29 @@ pub fn undo(entries: &[JournalEntry]) -> Result<Vec<RecoveryCommand>, CannotUndo
     Ok(inverses(entries))
 }
 
+/// The inverse of an action that succeeded, as [`crate::rollback`] plans it. Where it concerns more than indexes, those of which
+/// the former one is gone stay: they were built for the sake of the rest.
+///
+/// # Errors
+/// [`CannotUndo`] when it concerns indexes alone, and one of them has no inverse any more.
+pub fn give_back(entries: &[JournalEntry]) -> Result<Vec<RecoveryCommand>, CannotUndo> {
+    if entries.iter().all(|entry| entry.step.part() != Part::Whole) {
+        return undo(entries);
+    }
+    let is_gone = |part: &Part| {
+        entries.iter().any(|entry| {
+            entry.step.part() == *part
+                && matches!(
+                    entry.step,
+                    Step::DropLoser { .. } | Step::DropInvalid { .. } | Step::ReindexConcurrently { .. }
+                )
+        })
+    };
+    let rest: Vec<JournalEntry> =
+        entries.iter().filter(|entry| !is_gone(&entry.step.part())).cloned().collect();
+    undo(&rest)
+}
+
 /// What is left of a plan whose rest is given up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Retreat {

@@ -10,7 +10,8 @@
 //! - An index that was built anew as it was defined, in place or beside, has nothing to give back: the former one had the
 //!   same definition and was worse only by its wear. An invalid index is not built to be invalid again.
 //!
-//! All parts or none: half of an action taken back is neither what it was nor what it is.
+//! All parts or none: half of an action taken back is neither what it was nor what it is. Indexes that were built anew for the
+//! sake of rows that moved are no part of that: the rows go back, and the indexes stay as they were defined.
 
 use serde_json::{Value, json};
 
@@ -107,6 +108,7 @@ pub fn give_back(
     let mut estimated_s = 0.0;
     let mut efforts = serde_json::Map::new();
     let mut words = vec![];
+    let mut skipped = vec![];
     let mut undo = false;
     for part in &parts {
         let Some(of) = part.index() else {
@@ -114,7 +116,14 @@ pub fn give_back(
             words.push("what was put in force is put back".to_owned());
             continue;
         };
-        match of_index(of, entries, snapshot)? {
+        let found = match of_index(of, entries, snapshot) {
+            Err(CannotGiveBack::Nothing { target, reason }) if parts.contains(&Part::Whole) => {
+                skipped.push(Skipped { target, reason });
+                continue;
+            }
+            found => found?,
+        };
+        match found {
             OfIndex::Effort => {
                 undo = true;
                 words.push(format!("the former search effort of {} is restored", of.name));
@@ -168,7 +177,7 @@ pub fn give_back(
             timeout_s: limits.timeout_s(estimated_s),
             disk_bytes,
             steps,
-            skipped: Vec::<Skipped>::new(),
+            skipped,
             params: json!({ "efforts": efforts, (TAKES_BACK): plan.strategy, (BEYOND): reaches_beyond(&plan.steps, snapshot) }),
         },
     })
@@ -393,6 +402,34 @@ mod tests {
             assert!(error.to_string().contains(why), "{error}");
         }
         assert!(asked(&[], &seen).unwrap_err().to_string().contains("changed nothing"));
+    }
+
+    #[test]
+    fn rows_go_back_and_the_indexes_that_were_built_for_their_sake_stay() {
+        let (mut entries, seen) = rebuilt(None);
+        let place = |number: i32| crate::plan::PlaceRef {
+            oid: 900 + number as u32,
+            number,
+            name: format!("public.docs_{number}"),
+        };
+        let moves = vec![crate::plan::Move { from: place(1), to: place(0), rows: 10, cold: true }];
+        let moving = Step::MoveRows { moves, lambda: None, flat: 0, pause_ratio: 1.0 };
+        for entry in &mut entries {
+            entry.step_no += 1;
+        }
+        entries.insert(0, done(moving, json!({ "moved": 10 })));
+        let GivingBack { plan, undo } = asked(&entries, &seen).unwrap();
+        assert!(undo && plan.steps.is_empty());
+        assert_eq!(plan.skipped.len(), 1);
+        assert!(plan.skipped[0].reason.contains("wear"), "{:?}", plan.skipped);
+        let back = crate::recovery::give_back(&entries).unwrap();
+        assert!(
+            matches!(&back[..], [crate::recovery::RecoveryCommand::Revert { step_no: 0, .. }]),
+            "{back:?}"
+        );
+        // Without rows there is nothing but what the journal says.
+        let (of_index, _) = rebuilt(None);
+        assert!(crate::recovery::give_back(&of_index).is_err());
     }
 
     #[test]

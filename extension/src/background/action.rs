@@ -143,7 +143,7 @@ fn undo_former(context: &Context<'_>, action: &mut Action, of: i64) -> CameOut {
     };
     let back = Context { action_id: of, ..*context };
     let undone = commands(&back, &former, |_, entries| {
-        recovery::undo(entries).map_err(|error| Error::refused(error.to_string()))
+        recovery::give_back(entries).map_err(|error| Error::refused(error.to_string()))
     });
     if let Err(error) = undone {
         return failed(format!("action {of} could not be taken back: {error}"), error.lesson());
