@@ -130,7 +130,8 @@ bench:
 	toolchain/extension $(PG) >/dev/null
 	RUVECTOR_TEST_PG=$(PG) cargo bench -p tests --bench heal -- $(INDEX_BENCH)
 
-# What moving rows costs, on PostgreSQL $(PG): rows a second, writers beside it, COPY into a managed collection.
+# What moving rows costs, on PostgreSQL $(PG): rows a second, writers beside it, COPY into a managed collection (ONLY=moving or
+# copying; PAIRS=8).
 bench-rows:
 	toolchain/extension $(PG) >/dev/null
 	RUVECTOR_TEST_PG=$(PG) cargo bench --quiet -p tests --bench rows

@@ -17,6 +17,7 @@ fn count(client: &mut Client, query: &str) -> i64 {
 #[test]
 fn cold_rows_leave_and_are_still_found() {
     let (cluster, mut client) = start();
+    client.batch_execute("CREATE SCHEMA tools; CREATE EXTENSION pg_buffercache SCHEMA tools").unwrap();
     client
         .batch_execute(
             r#"SELECT ruvector_healing_configure('{"max_move_share": 0.5, "verify_window_seconds": 3, "mode": "observe",
@@ -24,8 +25,10 @@ fn cold_rows_leave_and_are_still_found() {
                SELECT ruvector_collection_create('docs', 3, 2, distance => 'l2',
                    cold_when => 'created_at < now() - interval ''30 days''', cold_options => 'autovacuum_enabled = off');
                SELECT setseed(0.5);
-               INSERT INTO docs (embedding, partition_id, created_at)
-               SELECT ARRAY[random(), random(), random()]::vector, 1 + i % 2, now() - (i % 4) * interval '20 days'
+               INSERT INTO docs (embedding, partition_id, created_at, metadata)
+               SELECT ARRAY[random(), random(), random()]::vector, 1 + i % 2, now() - (i % 4) * interval '20 days',
+                      -- Some values that are kept apart from their rows.
+                      CASE WHEN i % 40 = 3 THEN to_jsonb((SELECT string_agg(md5((i * j)::text), '') FROM generate_series(1, 100) j)) END
                  FROM generate_series(1, 6000) i;
                ANALYZE docs"#,
         )
@@ -74,6 +77,28 @@ fn cold_rows_leave_and_are_still_found() {
     assert!(count(&mut client, "SELECT count(*) FROM docs_cold") > 1000);
     let after = count(&mut client, bytes);
     assert!(after < before * 4 / 5, "{before} bytes of indexes, {after} now");
+    // What moving had put into shared buffers is taken out, where the server can.
+    let released: Option<i64> = client
+        .query_one(
+            "SELECT (strategy_params ->> 'buffers_released')::bigint FROM ruvector.healing_outcomes WHERE action_id = $1",
+            &[&action],
+        )
+        .unwrap()
+        .get(0);
+    let pages = "WITH tables AS (SELECT unnest(ARRAY[oid, reltoastrelid]) AS oid FROM pg_class WHERE oid = 'docs_cold'::regclass),
+                      files AS (SELECT oid FROM tables UNION SELECT indexrelid FROM pg_index WHERE indrelid IN (SELECT oid FROM tables))
+                 SELECT sum(pg_relation_size(oid))::bigint / 8192 FROM files";
+    let pages = count(&mut client, pages);
+    match tests::version().major() {
+        18 => assert!(
+            released.is_some_and(|buffers| buffers * 10 >= pages * 9),
+            "{released:?} of {pages} pages"
+        ),
+        _ => assert_eq!(released, None),
+    }
+    eprintln!(
+        "{released:?} buffers were released of a cold partition of {pages} pages; {rows} rows, indexes {before} -> {after} bytes"
+    );
     let consumers = "SELECT jsonb_array_length(strategy_params -> 'largest_consumers')::bigint FROM ruvector.healing_outcomes";
     assert!(count(&mut client, consumers) > 0, "who takes the memory is in the outcome, largest first");
 }

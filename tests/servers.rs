@@ -110,6 +110,44 @@ fn a_partition_on_another_server_is_attached_written_searched_and_measured() {
 }
 
 #[test]
+fn a_load_there_that_maintenance_hides_for_more_than_a_minute_is_unknown() {
+    let mut two = Two::start(&[]);
+    two.attach();
+    insert(&mut two.client, 300);
+    let load = |client: &mut Client, what: &str| -> Option<String> {
+        let query = "SELECT p -> 'load' ->> $1 FROM ruvector.integrity i, jsonb_array_elements(i.snapshot -> 'partitions') p
+                      WHERE p ->> 'server' = 'east'";
+        client.query_opt(query, &[&what]).unwrap()?.get(0)
+    };
+    wait_for("a load there", PATIENCE, || load(&mut two.client, "known"))
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+    // A concurrent build that waits for an old transaction, as it may for days.
+    let mut holder = two.there.connect("app").unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE docs_east IN ROW EXCLUSIVE MODE").unwrap();
+    let mut builder = two.there.connect("app").unwrap();
+    let build = std::thread::spawn(move || {
+        builder.batch_execute("CREATE INDEX CONCURRENTLY docs_east_at ON docs_east (created_at)").unwrap();
+    });
+    wait_for("the build", PATIENCE, || {
+        two.other.query_opt("SELECT 1 FROM pg_stat_progress_create_index", &[]).unwrap()
+    })
+    .unwrap();
+    let began = Instant::now();
+    let why = wait_for("a load that is unknown", GONE, || load(&mut two.client, "unknown"))
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+    assert!(why.contains("maintenance has been at work on it for more than a minute"), "{why}");
+    assert!(
+        began.elapsed() > Duration::from_secs(45),
+        "until then it counts as it was: {:?}",
+        began.elapsed()
+    );
+    holder.batch_execute("COMMIT").unwrap();
+    build.join().unwrap();
+    wait_for("a load that is measured again", PATIENCE, || load(&mut two.client, "known"))
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+}
+
+#[test]
 fn a_server_that_is_gone_is_named_and_comes_back() {
     let mut two = Two::start(&[]);
     two.attach();

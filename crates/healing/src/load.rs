@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::snapshot::{Oid, Partition, Reading, Snapshot};
+use crate::snapshot::{Load, Oid, Partition, Reading, Snapshot, UnixMs};
 
 /// Ratios are not told apart above this.
 const RATIO_MAX: f64 = 1000.0;
+/// A load that cannot be measured for maintenance counts on for this long.
+const CARRIED_MAX_MS: UnixMs = 60_000;
 
 /// Load of each partition ÷ mean load of the other partitions of its server, or why it is not known. The mean counts as
 /// `load_floor_blocks` at least, so that a trickle is never hot. A partition that is alone on its server, or whose load
@@ -71,6 +73,18 @@ pub fn growth(partitions: impl IntoIterator<Item = (f64, f64)>) -> f64 {
         .into_iter()
         .fold((0.0, 0.0), |sums: (f64, f64), loads| (sums.0 + loads.0, sums.1 + loads.1));
     if then > 0.0 { now / then } else { 1.0 }
+}
+
+/// What a partition's load, last measured at `measured`, is while maintenance keeps it from being measured; None: it counts on.
+pub fn carried_too_long(measured: UnixMs, now: UnixMs) -> Option<Reading<Load>> {
+    // A clock that was set back carries nothing further either.
+    let too_long = !(0..=CARRIED_MAX_MS).contains(&(now - measured));
+    too_long.then(|| {
+        Reading::unknown(
+            "maintenance has been at work on it for more than a minute, and what that reads cannot be told from what users \
+             read",
+        )
+    })
 }
 
 /// The usual load ratios of a collection's partitions, learned slowly: one whose tenants differ in size is not in
@@ -154,6 +168,14 @@ mod tests {
         // 9000 against the mean of the other three; that of three against 2000.
         assert_eq!(group_ratio(&loaded, &[1000], &Config::default()), Some(4.5));
         assert_eq!(group_ratio(&loaded, &[1000, 1001, 1002], &Config::default()), Some(13.0 / 6.0));
+    }
+
+    #[test]
+    fn a_load_that_cannot_be_measured_counts_on_for_a_minute() {
+        let unknown = |now| carried_too_long(1_000_000, now).is_some_and(|load| load.known().is_none());
+        assert!(!unknown(1_000_000) && !unknown(1_060_000));
+        assert!(unknown(1_060_001), "of a maintenance that goes on for days nothing is known");
+        assert!(unknown(999_999), "nor where the clock was set back");
     }
 
     #[test]

@@ -133,6 +133,14 @@ pub(crate) fn sleep(timeout: Duration) {
         let timeout_ms = timeout.as_millis().clamp(1, 3_600_000) as i64;
         pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, timeout_ms, pg_sys::PG_WAIT_EXTENSION);
         pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    attend();
+}
+
+/// What is to be done between two pieces of work.
+fn attend() {
+    // SAFETY: plain calls of a worker outside any transaction.
+    unsafe {
         // There is nothing to cancel now.
         pg_sys::QueryCancelPending = 0;
         // What this process changed counts for autovacuum and for others' statistics only once it is reported.
@@ -164,12 +172,16 @@ pub(crate) fn report_statistics() {
     }
 }
 
-/// Sleeps until the time is over, whoever wakes this process meanwhile.
+/// Sleeps until the time is over, whoever wakes this process meanwhile. A latch is waited for in whole milliseconds: the rest of
+/// one is slept, or a pause of 1.1 ms would be one of 2.
 pub(crate) fn pause(time: Duration) {
     let end = std::time::Instant::now() + time;
-    while let Some(left) =
-        end.checked_duration_since(std::time::Instant::now()).filter(|left| !left.is_zero())
-    {
+    loop {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        if left < Duration::from_millis(1) {
+            std::thread::sleep(left);
+            return attend();
+        }
         sleep(left);
     }
 }

@@ -1,12 +1,13 @@
 //! What is done in each partition a second, from the statistics views' counters between two looks.
 //!
 //! A look after a sample and one before the next: what our own measurements touch in between is in neither. What
-//! maintenance touches cannot be told from what users do, so that a window in which it was at work says nothing.
+//! maintenance touches cannot be told from what users do, so that a window in which it was at work says nothing: for a minute
+//! the partition counts with the share of the collection's load that it had in the last window without, then it is unknown.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use healing::load::growth;
+use healing::load::{carried_too_long, growth};
 use healing::snapshot::{Load, Oid, Reading};
 use serde::Deserialize;
 
@@ -15,10 +16,6 @@ use crate::error::Error;
 
 /// Sessions report their counters at most once a second: rates over less time than this would be chance.
 const WINDOW_MIN_MS: i64 = 900;
-
-/// While maintenance works on a table, it counts with the share of the collection's load that it had in the last window
-/// without, for this long.
-const CARRIED_MAX_MS: i64 = 60_000;
 
 /// Counters of a partition since its statistics began.
 #[derive(Clone, Copy, Deserialize)]
@@ -116,11 +113,8 @@ pub(crate) fn end(collection: &Collection) -> Result<(), Error> {
         for oid in carried {
             let Some(table) = known.get_mut(&oid) else { continue };
             let Some((load, at)) = &mut table.load else { continue };
-            if now - *at > CARRIED_MAX_MS {
-                *load = Reading::unknown(
-                    "maintenance has been at work on it for more than a minute, and what that reads cannot be told from \
-                     what users read",
-                );
+            if let Some(unknown) = carried_too_long(*at, now) {
+                *load = unknown;
             } else if let Some(then) = &mut table.then {
                 *load = Reading::Known(then.times(growth));
                 if told {

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use healing::load::Usual;
+use healing::load::{Usual, carried_too_long};
 use healing::snapshot::{Load, Oid, Partition, Reading, Server};
 use pgrx::prelude::*;
 use serde::Deserialize;
@@ -150,6 +150,8 @@ struct Table {
     live_rows: Reading<f64>,
     bytes: Reading<u64>,
     load: Option<Reading<Load>>,
+    /// When that was measured.
+    load_at: i64,
     /// Why rows can be moved neither there nor back.
     refuses: Option<String>,
     counters: Option<(Counters, i64)>,
@@ -288,6 +290,7 @@ fn read(
             live_rows: Reading::unknown("not looked at yet"),
             bytes: Reading::unknown("not looked at yet"),
             load: None,
+            load_at: 0,
             refuses: None,
             counters: None,
             counted: None,
@@ -352,13 +355,19 @@ fn unreadable(seen: &Seen) -> Result<(), String> {
     }
 }
 
-/// The load since the last look; as it was while maintenance was at work.
+/// The load since the last look; while maintenance is at work as it was, for a minute.
 fn end_window(table: &mut Table, counters: Counters, now: i64) {
     let Some((before, since)) = table.counters else { return };
-    if now - since < WINDOW_MIN_MS || is_maintained(&before, &counters) {
-        return;
+    if is_maintained(&before, &counters) {
+        if let Some(load) = &mut table.load
+            && let Some(unknown) = carried_too_long(table.load_at, now)
+        {
+            *load = unknown;
+        }
+    } else if now - since >= WINDOW_MIN_MS {
+        table.load = Some(rates(&before, &counters, (now - since) as f64 / 1000.0));
+        table.load_at = now;
     }
-    table.load = Some(rates(&before, &counters, (now - since) as f64 / 1000.0));
 }
 
 /// Counts the rows in a block sample, where they have changed since they were counted; whether it did.

@@ -23,6 +23,7 @@ use crate::collect::managed::{Key, Routing, routing};
 use crate::collect::{self, load};
 use crate::error::Error;
 use crate::journal;
+use crate::kept;
 use crate::owner::{as_role, owner_of};
 use crate::transaction::{look_again, transaction};
 
@@ -412,7 +413,7 @@ impl<'a> Mover<'a> {
         Ok(None)
     }
 
-    fn details(&self, stopped: Option<&str>) -> Value {
+    fn details(&self, stopped: Option<&str>, released: Option<i64>) -> Value {
         json!({
             "moved": self.moved - self.taken_back,
             (journal::FIGURES): {
@@ -423,6 +424,7 @@ impl<'a> Mover<'a> {
                 "locked_ms": self.held_ms.round(),
                 "wal_bytes": wal_bytes().saturating_sub(self.wal_before),
                 "stopped": stopped,
+                "buffers_released": released,
             },
         })
     }
@@ -508,13 +510,16 @@ pub(super) fn carry_out(
     if mover.moved == 0 {
         return Ok(Went::Noop("there was no row to move".to_owned()));
     }
+    let mut released = None;
     if moves.iter().any(|one| one.cold) {
-        transaction(|| {
-            release_buffers(moves);
-            Ok(())
-        })?;
+        // What cannot be done leaves them to be replaced in time.
+        match transaction(|| release_buffers(moves)) {
+            Ok(buffers) => released = buffers,
+            Err(error) if error.is_cancelled() => return Err(error),
+            Err(error) => pgrx::log!("ruvector: buffers were not released: {error}"),
+        }
     }
-    context.done(step_no, step, mover.details(stopped.as_deref()))?;
+    context.done(step_no, step, mover.details(stopped.as_deref(), released))?;
     Ok(Went::Done)
 }
 
@@ -577,25 +582,28 @@ fn quoted(name: &str) -> Result<String, Error> {
     Ok(Spi::get_one_with_args::<String>("SELECT quote_ident($1)", &[name.into()])?.unwrap_or_default())
 }
 
-/// Takes the pages of the partition that cold rows went to out of shared buffers, where the server can (PostgreSQL 18 with
-/// pg_buffercache): they came there by our own moving. What cannot be done leaves them to be replaced in time.
-fn release_buffers(moves: &[Move]) {
-    let evict = Spi::get_one::<String>(
+/// Takes the pages of the partition that cold rows went to out of shared buffers, those of its indexes and of its long values
+/// too: they came there by our own moving. How many buffers that were; None where the server cannot do it (before PostgreSQL 18, or
+/// without pg_buffercache).
+fn release_buffers(moves: &[Move]) -> Result<Option<i64>, Error> {
+    let evict: Option<String> = kept::one(
         "SELECT format('%I.pg_buffercache_evict_relation', n.nspname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
           WHERE p.proname = 'pg_buffercache_evict_relation'
             AND EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
                          WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' AND e.extname = 'pg_buffercache')
           LIMIT 1",
-    );
-    let Ok(Some(evict)) = evict else { return };
+        &[],
+    )?;
+    let Some(evict) = evict else { return Ok(None) };
     let mut leaves: Vec<Oid> = moves.iter().filter(|one| one.cold).map(|one| one.to.oid).collect();
+    leaves.sort_unstable();
     leaves.dedup();
-    for leaf in leaves {
-        let query = format!(
-            "SELECT {evict}(c.oid) FROM pg_class c WHERE c.oid = $1 OR c.oid IN (SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = $1)"
-        );
-        if let Err(error) = Spi::run_with_args(&query, &[pg_sys::Oid::from(leaf).into()]) {
-            pgrx::log!("ruvector: buffers were not released: {error}");
-        }
-    }
+    let leaves: Vec<pg_sys::Oid> = leaves.into_iter().map(pg_sys::Oid::from).collect();
+    let query = format!(
+        "WITH tables AS (SELECT unnest(ARRAY[t.oid, nullif(t.reltoastrelid, 0)]) AS oid FROM pg_class t WHERE t.oid = ANY ($1)),
+              files AS (SELECT t.oid FROM tables t WHERE t.oid IS NOT NULL
+                        UNION ALL SELECT i.indexrelid FROM pg_index i JOIN tables t ON t.oid = i.indrelid)
+         SELECT sum(e.buffers_evicted)::bigint FROM files f, LATERAL {evict}(f.oid) e"
+    );
+    Ok(Spi::get_one_with_args::<i64>(&query, &[leaves.into()])?)
 }
