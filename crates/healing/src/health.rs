@@ -251,7 +251,8 @@ fn interpolate(points: &[(f64, f64)], value: f64) -> f64 {
     for pair in points.windows(2) {
         let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
         if value <= x1 {
-            return y0 + (y1 - y0) * (value - x0) / (x1 - x0);
+            // Rounding may go beyond the ends: a capacity must not be negative.
+            return (y0 + (y1 - y0) * (value - x0) / (x1 - x0)).clamp(y1.min(y0), y0.max(y1));
         }
     }
     points.last().map_or(0.0, |&(_, y)| y)
@@ -261,6 +262,24 @@ fn interpolate(points: &[(f64, f64)], value: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::config::Config;
+
+    #[test]
+    fn rounding_takes_no_health_out_of_its_bounds() {
+        for curve in CURVES {
+            for pair in curve.points.windows(2) {
+                let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
+                let mut near = x1;
+                for step in 0..5000 {
+                    near = near.next_down();
+                    let along = x0 + (x1 - x0) * f64::from(step) / 5000.0;
+                    for value in [x1, near, along] {
+                        let health = curve.at(value);
+                        assert!((y1..=y0).contains(&health), "{} at {value:?}: {health:?}", curve.name);
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_curve_is_found_by_its_name_and_the_bound_of_its_end_is_no_end() {

@@ -45,6 +45,7 @@ const MEMORY_NOISE_PCT: f64 = 2.5;
 /// Names of all checks.
 pub const ALL: &[&str] = &[
     "acts_on_stale",
+    "assessed",
     "attempts",
     "audit",
     "consent",

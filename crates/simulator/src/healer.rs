@@ -169,6 +169,12 @@ fn store(stage: &mut Stage, number: usize) {
                 Some(Observed { snapshot, assessment, version, facts, real, present: None, quiet: false });
         }
     }
+    // Whatever is read, it can be assessed.
+    if let Some(why) =
+        stage.store.observed[number].as_ref().and_then(|seen| seen.assessment.lambda_unknown.clone())
+    {
+        stage.violated("assessed", format!("collection {number}: {why}"));
+    }
     advance(stage, number);
 }
 

@@ -319,18 +319,7 @@ fn is_reindex_leftover(name: &str) -> bool {
 /// core again and again (`count` chooses when).
 pub fn judge(snapshot: &Snapshot, config: &Config, count: u64) -> Assessment {
     if !snapshot.partitions.is_empty() && spotless(snapshot, config) {
-        let assessment = Assessment {
-            taken_at: snapshot.taken_at,
-            lambda: Some(1.0),
-            lambda_unknown: None,
-            lambda_low: None,
-            lambda_high: None,
-            witness: vec![],
-            components: vec![],
-            unread: vec![],
-            nodes: 0,
-            edges: 0,
-        };
+        let assessment = well(snapshot);
         if !count.is_multiple_of(AUDIT) {
             return assessment;
         }
@@ -344,11 +333,27 @@ pub fn judge(snapshot: &Snapshot, config: &Config, count: u64) -> Assessment {
     ask(snapshot, config)
 }
 
+/// An assessment by which nothing is weak.
+fn well(snapshot: &Snapshot) -> Assessment {
+    Assessment {
+        taken_at: snapshot.taken_at,
+        lambda: Some(1.0),
+        lambda_unknown: None,
+        lambda_low: None,
+        lambda_high: None,
+        witness: vec![],
+        components: vec![],
+        unread: vec![],
+        nodes: 0,
+        edges: 0,
+    }
+}
+
 fn ask(snapshot: &Snapshot, config: &Config) -> Assessment {
     match assess(snapshot, config) {
         Ok(assessment) => assessment,
-        // Every reading here is a finite number.
-        Err(error) => panic!("{error}"),
+        // A promise that is broken: see the check `assessed`.
+        Err(error) => Assessment { lambda_unknown: Some(error.to_string()), ..well(snapshot) },
     }
 }
 
