@@ -69,6 +69,7 @@ pub const ALL: &[&str] = &[
     "lifecycle",
     "liveness",
     "one_outcome",
+    "panicked",
     "paused",
     "server_limit",
     "single_flight",

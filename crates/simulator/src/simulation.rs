@@ -32,9 +32,20 @@ pub struct Run {
     pub trace: Vec<String>,
 }
 
-/// Runs a scenario to its end, or to its first violation.
+/// Runs a scenario to its end, or to its first violation. A panic is one: with its seed, to be replayed and made shorter.
 pub fn run(scenario: &Scenario) -> Run {
-    run_with(scenario, false)
+    std::panic::catch_unwind(|| run_with(scenario, false)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("of no text");
+        Run {
+            violations: vec![("panicked", text.to_owned())],
+            coverage: Coverage::default(),
+            degraded_s: 0.0,
+            work: Work::default(),
+            actions: 0,
+            trace: vec![],
+        }
+    })
 }
 
 /// The same; `trace`: with a line for each event.
@@ -118,5 +129,23 @@ fn calm(stage: &mut Stage) {
         if stage.store.records[number].is_some_and(|record| record.state != IntegrityState::Normal) {
             stage.say(|| format!("calm: collection {number} is still weak"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hazards::Event;
+
+    #[test]
+    fn a_panic_is_a_violation_with_its_text() {
+        let mut scenario = Scenario::generate(3, 3600);
+        let hazard = "nothing_like_it".to_owned();
+        scenario.events = vec![Event { at_s: 0, hazard, collection: 0, part: 0, magnitude: 0.0, lasts_s: 0 }];
+        let violations = run(&scenario).violations;
+        assert!(
+            matches!(&violations[..], [("panicked", text)] if text.contains("nothing_like_it")),
+            "{violations:?}"
+        );
     }
 }
