@@ -170,9 +170,9 @@ fn store(stage: &mut Stage, number: usize) {
         }
     }
     // Whatever is read, it can be assessed.
-    if let Some(why) =
-        stage.store.observed[number].as_ref().and_then(|seen| seen.assessment.lambda_unknown.clone())
-    {
+    let unknown =
+        stage.store.observed[number].as_ref().and_then(|seen| seen.assessment.lambda_unknown.clone());
+    if let Some(why) = unknown.filter(|why| why.starts_with(observe::ERRED)) {
         stage.violated("assessed", format!("collection {number}: {why}"));
     }
     advance(stage, number);

@@ -26,6 +26,8 @@ const SKEW_FRESH: f64 = 2.0;
 const SKEW_NOISE: f64 = 1.6;
 /// Centroid groups of an index.
 const GROUPS: u32 = 6;
+/// How a reason for an unknown λ begins where the core erred; others are what they say.
+pub const ERRED: &str = "not assessed: ";
 /// In one of so many cases the shortcut of [`judge`] is held against the core itself.
 const AUDIT: u64 = 32;
 
@@ -353,7 +355,7 @@ fn ask(snapshot: &Snapshot, config: &Config) -> Assessment {
     match assess(snapshot, config) {
         Ok(assessment) => assessment,
         // A promise that is broken: see the check `assessed`.
-        Err(error) => Assessment { lambda_unknown: Some(error.to_string()), ..well(snapshot) },
+        Err(error) => Assessment { lambda_unknown: Some(format!("{ERRED}{error}")), ..well(snapshot) },
     }
 }
 
