@@ -364,6 +364,8 @@ fn a_job_is_the_collections_by_whole_names_alone() {
         "REINDEX TABLE CONCURRENTLY docs",
         r#"REINDEX INDEX "docs.by id""#,
         "REINDEX SCHEMA public",
+        "VACUUM app.Public . DOCS -- nightly",
+        "REINDEX (VERBOSE) DATABASE CONCURRENTLY app",
         "VACUUM",
         "CLUSTER;",
     ];
@@ -372,6 +374,10 @@ fn a_job_is_the_collections_by_whole_names_alone() {
         "VACUUM other.docs",
         "ANALYZE docs2, my_docs",
         "REINDEX SCHEMA other",
+        "REINDEX SYSTEM app",
+        r#"VACUUM "Docs""#,
+        "ANALYZE docs_archive (docs, id)",
+        "VACUUM other . docs",
         r#"REINDEX INDEX "docsxby id""#,
         "SELECT 'VACUUM docs'",
     ];

@@ -64,6 +64,13 @@ impl KeyedReaders {
     }
 }
 
+impl KeyedReaders {
+    /// Whether it goes on: it ends at its first error.
+    pub fn runs(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+}
+
 impl Drop for KeyedReaders {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);

@@ -98,6 +98,9 @@ impl Dose<'_> {
             return Ok(());
         }
         let hint = match ((asked - then) / gain).ceil() {
+            needed if needed <= self.allowed as f64 => {
+                format!("About {needed:.0} rows would do, more than the partitions that take them have room for.")
+            }
             needed if needed <= self.rows() as f64 => raise(needed as u64, self.snapshot, config),
             _ => "No number of rows would do, by that: more servers, more connections, or a look at what fills this one \
                   are for a human."
@@ -105,7 +108,7 @@ impl Dose<'_> {
         };
         Err(NotApplicable::DoseTooSmall {
             detail: format!(
-                "{rows} rows may be moved at once (max_moves {}, max_move_share {}), by which λ of the part would go from \
+                "{rows} rows would be moved (max_moves {}, max_move_share {}), by which λ of the part would go from \
                  {then:.3} to {expected:.3}, as it did when rows of it were last moved; {asked:.3} is asked for, so they would \
                  be moved back. {hint}",
                 config.max_moves, config.max_move_share,

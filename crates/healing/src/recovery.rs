@@ -170,21 +170,24 @@ pub fn undo(entries: &[JournalEntry]) -> Result<Vec<RecoveryCommand>, CannotUndo
 /// # Errors
 /// [`CannotUndo`] when it concerns indexes alone, and one of them has no inverse any more.
 pub fn give_back(entries: &[JournalEntry]) -> Result<Vec<RecoveryCommand>, CannotUndo> {
-    if entries.iter().all(|entry| entry.step.part() != Part::Whole) {
-        return undo(entries);
-    }
-    let is_gone = |part: &Part| {
-        entries.iter().any(|entry| {
-            entry.step.part() == *part
-                && matches!(
-                    entry.step,
-                    Step::DropLoser { .. } | Step::DropInvalid { .. } | Step::ReindexConcurrently { .. }
-                )
-        })
-    };
     let rest: Vec<JournalEntry> =
-        entries.iter().filter(|entry| !is_gone(&entry.step.part())).cloned().collect();
+        entries.iter().filter(|entry| !stays(entries, &entry.step.part())).cloned().collect();
     undo(&rest)
+}
+
+/// Whether an index stays as an action that succeeded has left it when the rest of that is taken back: where rows were moved
+/// too, and it was exchanged, rebuilt in place or dropped for their sake.
+pub(crate) fn stays(entries: &[JournalEntry], part: &Part) -> bool {
+    let replaced = |entry: &JournalEntry| {
+        matches!(
+            (&entry.step, entry.state),
+            (Step::SwapIndex { .. } | Step::ReindexConcurrently { .. }, StepState::Done)
+                | (Step::DropLoser { .. } | Step::DropInvalid { .. }, StepState::Intent | StepState::Done)
+        )
+    };
+    part.index().is_some()
+        && entries.iter().any(|entry| entry.step.part() == Part::Whole)
+        && entries.iter().any(|entry| entry.step.part() == *part && replaced(entry))
 }
 
 /// What is left of a plan whose rest is given up.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::engine::gates::reaches_beyond;
 use crate::plan::{BuildOptions, IndexRef, Part, Plan, Skipped, Step};
-use crate::recovery::{JournalEntry, StepState};
+use crate::recovery::{self, JournalEntry, StepState};
 use crate::remedies::{Limits, build_s};
 use crate::snapshot::{Index, Snapshot};
 
@@ -116,14 +116,12 @@ pub fn give_back(
             words.push("what was put in force is put back".to_owned());
             continue;
         };
-        let found = match of_index(of, entries, snapshot) {
-            Err(CannotGiveBack::Nothing { target, reason }) if parts.contains(&Part::Whole) => {
-                skipped.push(Skipped { target, reason });
-                continue;
-            }
-            found => found?,
-        };
-        match found {
+        if recovery::stays(entries, part) {
+            let reason = "it was built for the sake of what is put back, and stays".to_owned();
+            skipped.push(Skipped { target: of.name.clone(), reason });
+            continue;
+        }
+        match of_index(of, entries, snapshot)? {
             OfIndex::Effort => {
                 undo = true;
                 words.push(format!("the former search effort of {} is restored", of.name));
@@ -421,7 +419,16 @@ mod tests {
         let GivingBack { plan, undo } = asked(&entries, &seen).unwrap();
         assert!(undo && plan.steps.is_empty());
         assert_eq!(plan.skipped.len(), 1);
-        assert!(plan.skipped[0].reason.contains("wear"), "{:?}", plan.skipped);
+        assert!(plan.skipped[0].reason.contains("stays"), "{:?}", plan.skipped);
+        // Whatever has become of the index since.
+        let mut later = seen.clone();
+        later.indexes[0].relfilenode = 99;
+        assert!(asked(&entries, &later).unwrap().undo);
+        // One that could not be dropped is not exchanged again either.
+        let undropped: Vec<JournalEntry> =
+            entries.iter().filter(|entry| !matches!(entry.step, Step::DropLoser { .. })).cloned().collect();
+        assert!(asked(&undropped, &seen).unwrap().undo);
+        assert_eq!(crate::recovery::give_back(&undropped).unwrap().len(), 1);
         let back = crate::recovery::give_back(&entries).unwrap();
         assert!(
             matches!(&back[..], [crate::recovery::RecoveryCommand::Revert { step_no: 0, .. }]),

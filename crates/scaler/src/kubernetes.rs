@@ -29,6 +29,8 @@ pub(crate) async fn answer(request: &Request) -> Result<Value, Failure> {
     config.connect_timeout = Some(REQUEST_TIMEOUT);
     config.read_timeout = Some(REQUEST_TIMEOUT);
     config.write_timeout = Some(REQUEST_TIMEOUT);
+    // The client's own repetitions know nothing of our patience: a server that stays busy kept it for minutes.
+    config.default_retry = false;
     let namespace = config.default_namespace.clone();
     let client = Client::try_from(config)
         .map_err(|error| Failure::new(Kind::NoOrchestrator, format!("no client: {error}")))?;

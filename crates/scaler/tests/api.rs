@@ -27,6 +27,8 @@ enum Trouble {
     CutAfter,
     /// Answers late.
     Slow(Duration),
+    /// Does late what was asked, when nobody waits for the answer any more.
+    Late(Duration),
     /// Somebody else sets this many replicas just before.
     SetBySomebody(i64),
     /// Somebody else writes another field just before.
@@ -42,6 +44,8 @@ struct State {
     generation: i64,
     observed: i64,
     exists: bool,
+    /// Kind of the workload, as in its path.
+    workload: &'static str,
     /// Trouble for the next requests of a method, first come first served.
     trouble: VecDeque<(&'static str, Trouble)>,
     /// Methods and paths seen.
@@ -97,6 +101,7 @@ impl Server {
             generation: 1,
             observed: 1,
             exists: true,
+            workload: "deployments",
             trouble: VecDeque::new(),
             seen: Vec::new(),
         }));
@@ -218,7 +223,8 @@ fn answer(
     authorised: bool,
     body: &[u8],
 ) -> Option<(u16, Value)> {
-    let mut state = state.lock().unwrap();
+    let shared = state;
+    let mut state = shared.lock().unwrap();
     state.seen.push(format!("{method} {path}"));
     let mut cut_after = false;
     if let Some(at) = state.trouble.iter().position(|(of, _)| *of == method) {
@@ -231,6 +237,11 @@ fn answer(
                 std::thread::sleep(time);
                 return answer(&Mutex::new(State { ..fresh() }), method, path, authorised, body);
             }
+            Trouble::Late(time) => {
+                drop(state);
+                std::thread::sleep(time);
+                state = shared.lock().unwrap();
+            }
             Trouble::SetBySomebody(replicas) => {
                 state.replicas = replicas;
                 state.version += 1;
@@ -241,9 +252,10 @@ fn answer(
     if !authorised {
         return Some(failure(401, "Unauthorized"));
     }
-    let object = "/apis/apps/v1/namespaces/data/deployments/ruvector-read";
+    let object = format!("/apis/apps/v1/namespaces/data/{}/ruvector-read", state.workload);
+    let kind = if state.workload == "deployments" { "Deployment" } else { "StatefulSet" };
     let path = path.split('?').next().unwrap_or_default();
-    if !state.exists || !path.starts_with(object) {
+    if !state.exists || !path.starts_with(&object) {
         return Some(failure(404, "NotFound"));
     }
     let metadata = |state: &State| {
@@ -275,8 +287,8 @@ fn answer(
                 Some(looks) => state.looks_until_ready = Some(looks - 1),
                 None => {}
             }
-            let object = json!({"kind": "Deployment", "apiVersion": "apps/v1", "metadata": metadata(&state),
-                "spec": {"replicas": state.replicas, "selector": {}, "template": {}},
+            let object = json!({"kind": kind, "apiVersion": "apps/v1", "metadata": metadata(&state),
+                "spec": {"replicas": state.replicas, "selector": {}, "template": {}, "serviceName": "ruvector-read"},
                 "status": {"replicas": state.replicas, "readyReplicas": state.ready, "updatedReplicas": state.replicas,
                            "observedGeneration": state.observed}});
             (200, object)
@@ -296,6 +308,7 @@ fn fresh() -> State {
         generation: 1,
         observed: 1,
         exists: true,
+        workload: "deployments",
         trouble: VecDeque::new(),
         seen: Vec::new(),
     }
@@ -378,6 +391,60 @@ fn a_slow_server_is_not_waited_for_beyond_its_time() {
     let began = Instant::now();
     assert!(server.ask(&["get", TARGET]).0, "the next request is answered");
     assert!(began.elapsed() >= Duration::from_secs(9), "the first one was given its time");
+}
+
+#[test]
+fn a_change_that_comes_about_late_is_no_second_one() {
+    let server = Server::start(2);
+    server.trouble("PUT", Trouble::Late(Duration::from_secs(12)));
+    assert!(server.ask(&["set", TARGET, "3", "2"]).0);
+    assert_eq!((server.replicas(), server.puts()), (3, 2), "asked for again when nobody answered");
+    // The first one comes upon another version by now, and changes nothing.
+    server.with(|state| state.replicas = 5);
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(server.replicas(), 5);
+}
+
+#[test]
+fn a_server_that_stays_busy_is_given_up() {
+    let server = Server::start(2);
+    for _ in 0..100 {
+        server.trouble("GET", Trouble::Status(429, "TooManyRequests"));
+    }
+    let began = Instant::now();
+    assert_eq!(server.error(&["get", TARGET]), "throttled");
+    assert!(began.elapsed() >= Duration::from_secs(20), "it was patient");
+}
+
+#[test]
+fn a_stateful_set_is_scaled_as_a_deployment_is() {
+    let server = Server::start(2);
+    let target = "statefulset/ruvector-read";
+    assert_eq!(server.error(&["get", target]), "not_found");
+    server.with(|state| state.workload = "statefulsets");
+    assert_eq!(server.ask(&["get", target]), (true, json!({"replicas": 2, "ready": 2})));
+    assert!(server.ask(&["set", target, "3", "2"]).0);
+    assert_eq!(server.ask(&["wait", target, "3", "60"]), (true, json!({"ready": 3})));
+    assert_eq!(server.replicas(), 3);
+}
+
+#[test]
+fn who_may_not_even_look_or_loses_it_in_the_wait_is_told_so() {
+    let server = Server::start(2);
+    server.trouble("GET", Trouble::Status(403, "Forbidden"));
+    assert_eq!(server.error(&["set", TARGET, "3", "2"]), "forbidden");
+    assert_eq!(server.puts(), 0);
+    server.with(|state| (state.replicas, state.looks_until_ready) = (3, None));
+    let state = server.state.clone();
+    let removes = std::thread::spawn(move || {
+        // Once it is waited for.
+        while state.lock().unwrap().seen.len() < 3 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        state.lock().unwrap().exists = false;
+    });
+    assert_eq!(server.error(&["wait", TARGET, "3", "60"]), "not_found");
+    removes.join().unwrap();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Limits that a wall clock decides are held against true time too: only what both clocks call too early is a
 //! violation, so that a jump of the clock is no excuse and no accusation.
 
+use healing::classify::{Problem, ProblemClass};
 use healing::config::Mode as HealingMode;
 use healing::engine::{Reason, Request};
 use healing::lifecycle::{Lesson, Status};
@@ -19,6 +20,7 @@ use crate::store::{Action, Condition};
 use crate::two_phase;
 use crate::worker::Turn;
 use crate::world::index::{Index, Maker};
+use crate::world::maintenance::Hold;
 use crate::world::observe;
 use crate::world::{TRIAL_PREFIX, trial_name};
 
@@ -90,7 +92,7 @@ pub struct Watch {
 }
 
 /// The indexes that a plan names, in truth, in its order; those that are gone left out.
-pub fn conditions(stage: &Stage, collection: usize, plan: &Plan) -> Vec<Condition> {
+pub fn conditions(stage: &Stage, collection: usize, problem: &Problem, plan: &Plan) -> Vec<Condition> {
     let mut names: Vec<&str> =
         plan.steps.iter().filter_map(Step::target).map(|of| of.name.as_str()).collect();
     names.sort_unstable();
@@ -107,22 +109,20 @@ pub fn conditions(stage: &Stage, collection: usize, plan: &Plan) -> Vec<Conditio
             recall: index.recall(index.effort(world.server_effort)),
             wear: index.shape.misfit + index.shape.skew + index.shape.damage,
         })
-        .chain(strained(stage, collection, plan))
+        .chain(strained(stage, collection, problem, plan))
         .collect()
 }
 
 /// What the steps of a plan that concern no index are about: the load of the tables that rows leave, and the reads of this server.
-fn strained(stage: &Stage, collection: usize, plan: &Plan) -> Option<Condition> {
+fn strained(stage: &Stage, collection: usize, problem: &Problem, plan: &Plan) -> Option<Condition> {
     if holds_maintenance(plan) {
         let (waiting, longest_s) = stage.world.maintenance.queue(collection, stage.world.now);
-        // Less WAL is better too: it is what a replica is behind with.
-        let recall = 1.0 / (1.0 + stage.world.wal() / 1e7);
-        return Some(Condition {
-            valid: true,
-            bytes: 0,
-            recall,
-            wear: f64::from(waiting) + longest_s / 1000.0,
-        });
+        // What a replica is behind with is WAL; else it is about what waits.
+        let wear = match problem.class {
+            ProblemClass::ReplicationLag { .. } => stage.world.wal() / 1e7,
+            _ => f64::from(waiting) + longest_s / 1000.0,
+        };
+        return Some(Condition { valid: true, bytes: 0, recall: 1.0, wear });
     }
     let tables = &stage.world.collections[collection].tables;
     let is_source = |oid: Oid| {
@@ -159,12 +159,14 @@ fn holds_maintenance(plan: &Plan) -> bool {
     plan.steps.iter().any(holds)
 }
 
-/// Whether nothing is wrong in truth with any index that a plan names.
+/// Whether nothing is wrong in truth with any index that a plan names, or what else it is about.
 pub fn is_needless(stage: &Stage, collection: usize, plan: &Plan) -> bool {
     if holds_maintenance(plan) {
-        let replicas = &stage.world.strain.replicas;
-        return stage.world.maintenance.queue(collection, stage.world.now).0 == 0
-            && replicas.iter().all(|replica| replica.behind == 0.0);
+        let maintenance = &stage.world.maintenance;
+        let mut replicas = stage.world.strain.replicas.iter();
+        let slows = maintenance.is_vacuumed(collection)
+            && replicas.any(|replica| replica.gone_since.is_none() && replica.behind > 0.0);
+        return maintenance.queue(collection, stage.world.now).0 == 0 && !slows;
     }
     let collection = &stage.world.collections[collection];
     if plan.steps.iter().any(|step| matches!(step, Step::SetThrottle { .. })) {
@@ -347,12 +349,15 @@ fn leases(stage: &mut Stage, watch: &mut Watch, tick_s: u64) {
     let maintenance = &stage.world.maintenance;
     let held = maintenance.jobs.iter().filter_map(|job| Some((job.collection, job.held?)));
     let held = held.chain(maintenance.away.iter().map(|(number, hold)| (*number, *hold)));
-    let over = held.filter(|(_, hold)| wall >= hold.until && stage.healer.is_running(&stage.world));
-    let late: Vec<usize> = over.map(|(number, _)| number).collect();
+    // By the wall clock, or by true time: no jump of a clock holds it back for longer than twice its time.
+    let is_over = |hold: &Hold| wall >= hold.until || now - hold.set > 2000 * hold.lease_s;
+    let late: std::collections::BTreeSet<usize> =
+        held.filter(|(_, hold)| is_over(hold)).map(|(number, _)| number).collect();
+    let is_running = stage.healer.is_running(&stage.world);
     let idle = maintenance.jobs.iter().find(|job| job.held.is_none() && job.active != job.wanted);
     let idle = idle.map(|job| (job.collection, job.jobid));
     watch.late.retain(|number, _| late.contains(number));
-    for number in late {
+    for number in late.into_iter().filter(|_| is_running) {
         let seconds = watch.late.entry(number).or_default();
         *seconds += tick_s;
         if *seconds > LET_GO_S {
@@ -485,7 +490,7 @@ pub fn ended(stage: &mut Stage, id: i64) {
     if action.by_hand() || struck >= planned.panel {
         return;
     }
-    let after = conditions(stage, action.collection, &planned.plan);
+    let after = conditions(stage, action.collection, &planned.problem, &planned.plan);
     // One that is gone was surplus.
     let gone = after.len() < planned.true_before.len();
     let better = after.iter().zip(&planned.true_before).any(|(after, before)| after.is_better(before));

@@ -47,7 +47,9 @@ pub fn lambda_without_the_incurable(world: &World, number: usize) -> f64 {
         .map(|oid| NodeKey::Partition { oid })
         .collect();
     let config = &world.collections[number].config;
-    lambda_once_well(&observe::truth(&cured, number), &incurable, config).ok().flatten().unwrap_or(1.0)
+    // What cannot be assessed is not well.
+    lambda_once_well(&observe::truth(&cured, number), &incurable, config)
+        .map_or(0.0, |lambda| lambda.unwrap_or(1.0))
 }
 
 /// Whether as many cold rows as one action may move are enough for an index of some table that they leave to become smaller.

@@ -367,7 +367,7 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
     let at = stage.moment();
     let Some(observed) = &stage.store.observed[collection] else { return };
     let (snapshot, observed_at) = (observed.snapshot.clone(), observed.real);
-    let true_before = checks::conditions(stage, collection, &planned.plan);
+    let true_before = checks::conditions(stage, collection, &planned.problem, &planned.plan);
     stage.say(|| {
         let engine::Planned { plan, problem } = &planned;
         format!(

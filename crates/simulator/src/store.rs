@@ -171,6 +171,12 @@ pub struct Observed {
     pub quiet: bool,
 }
 
+/// Rows that the moves of an action took along before it was verified.
+fn moved(entries: &[JournalEntry]) -> Option<u64> {
+    let done = entries.iter().filter(|entry| entry.state == StepState::Done);
+    done.filter_map(|entry| entry.details.get("moved")?.as_u64()).reduce(|a, b| a + b)
+}
+
 /// The tables.
 #[derive(Debug, Clone, Default)]
 pub struct Store {
@@ -383,7 +389,7 @@ impl Store {
                     lambda_before: action.verification.as_ref().and_then(|v| v.of_problem.before),
                     lambda_after: action.verification.as_ref().and_then(|v| v.of_problem.after),
                     lambda_placed: planned.plan.params.get("lambda_placed").and_then(Value::as_f64),
-                    rows_planned: planned.plan.params.get("rows").and_then(Value::as_u64),
+                    rows_moved: moved(&action.entries),
                     nodes: planned.problem.component.nodes.clone(),
                 })
             })

@@ -54,9 +54,12 @@ impl Batch {
     }
 }
 
-/// Rows of a collection that are decided and not committed there: in neither place, or, negative, in both.
+/// Rows of a collection that are decided and prepared, and not committed there: in neither place, or, negative, in both.
 pub fn in_doubt(stage: &Stage, number: usize) -> f64 {
-    let of = |batch: &&Batch| batch.collection == number && batch.state == State::Decided;
+    let is_prepared =
+        |batch: &Batch| stage.world.far.prepared.iter().any(|prepared| prepared.batch == batch.id);
+    let of =
+        |batch: &&Batch| batch.collection == number && batch.state == State::Decided && is_prepared(batch);
     let rows = |batch: &Batch| if batch.back { -batch.portion.rows } else { batch.portion.rows };
     stage.store.batches.iter().filter(of).map(rows).sum()
 }
@@ -126,22 +129,25 @@ pub fn go_on(
             set(stage, id, State::Decided);
             Ok(Then::As(commit_name, STEP_MS))
         }
-        (State::Decided, prepared) => {
+        (State::Decided, Some(prepared)) => {
             stage.world.far.answers()?;
-            if let Some(prepared) = prepared {
-                stage.world.commit_there(prepared);
-            }
+            stage.world.commit_there(prepared);
+            Ok(Then::As(commit_name, STEP_MS))
+        }
+        (State::Decided, None) => {
             set(stage, id, State::Done);
             Ok(Then::As(next, (batch.portion.rows * 2.0 * stage.world.slowness()) as i64))
         }
         // The healer has brought it to its end.
-        (State::Done | State::GivenUp, _) => Ok(Then::As(next, STEP_MS)),
+        (State::Done, _) => Ok(Then::As(next, STEP_MS)),
+        (State::GivenUp, _) => Err(format!("batch {id} was given up meanwhile")),
     }
 }
 
 fn set(stage: &mut Stage, id: i64, state: State) {
+    let noted = stage.moment();
     if let Some(batch) = stage.store.batches.iter_mut().find(|batch| batch.id == id) {
-        batch.state = state;
+        (batch.state, batch.noted) = (state, noted);
     }
 }
 

@@ -31,7 +31,8 @@ SELECT jsonb_build_object('started_at', (extract(epoch FROM coalesce(a.started_a
        'problem_class', a.problem_class, 'lambda_before', coalesce(a.verification -> 'of_problem' -> 'before', a.verification -> 'lambda_before'),
        'lambda_after', coalesce(a.verification -> 'of_problem' -> 'after', a.verification -> 'lambda_after'), 'lesson', a.lesson,
        'lambda_planned', a.problem -> 'component' -> 'lambda', 'lambda_placed', a.plan -> 'params' -> 'lambda_placed',
-       'rows_planned', a.plan -> 'params' -> 'rows', 'nodes', a.problem -> 'component' -> 'nodes')
+       'rows_moved', (SELECT sum((s.details ->> 'moved')::bigint) FROM ruvector.action_steps s
+                       WHERE s.action_id = a.id AND s.state = 'done' AND s.step ->> 'kind' = 'move_rows'), 'nodes', a.problem -> 'component' -> 'nodes')
        || CASE WHEN a.request ->> 'kind' = 'rollback' AND a.status = 'succeeded' THEN
               jsonb_build_object('lesson', 'no_gain', 'lambda_before', NULL, 'lambda_after', NULL, 'strategy', (SELECT o.strategy FROM ruvector.actions o
                                                                     WHERE o.id = (a.request ->> 'of')::bigint))

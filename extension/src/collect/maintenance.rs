@@ -57,24 +57,34 @@ pub(crate) fn jobs(collection: &Collection) -> Result<Vec<Job>, Error> {
 
 /// Jobs of pg_cron in this database that maintain one of the collection's tables or indexes, its schema, or all tables. `$1` the
 /// collection's tables. A name is one that stands by itself, with the right schema where it has one: `VACUUM docs_archive` and
-/// `VACUUM other.docs` are none of `docs`.
+/// `VACUUM other.docs` are none of `docs`. Of a command comments, options and lists of columns are left out, and what is not
+/// quoted is lower case, as PostgreSQL reads it.
 const SCHEDULED: &str = r#"
-WITH own AS (SELECT c.relname, s.nspname FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
+WITH own AS (SELECT c.relname::text AS relname, s.nspname::text AS nspname, current_database()::text AS datname
+               FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
               WHERE c.oid = ANY ($1) OR c.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = ANY ($1))),
-     -- Nothing in a name means anything to the pattern.
-     bare AS (SELECT regexp_replace(relname, '(\W)', '\\\1', 'g') AS relname, regexp_replace(nspname, '(\W)', '\\\1', 'g') AS nspname
-                FROM own),
-     named AS (SELECT format('(^|[\s,(])("?%s"?\.)?("%s"|%s)($|[\s,;(])', nspname, relname, relname) AS pattern FROM bare
-               UNION SELECT format('^\s*reindex\s*(\([^)]*\))?\s*schema\s+(concurrently\s+)?"?%s"?($|[\s;])', nspname) FROM bare)
+     -- How each may be written; nothing in a name means anything to the pattern.
+     written AS (SELECT (SELECT array_agg(CASE WHEN name ~ '^[a-z_][a-z0-9_$]*$' THEN format('(?:%s|"%s")', escaped, escaped)
+                                               ELSE format('"%s"', escaped) END ORDER BY at)
+                           FROM unnest(ARRAY[datname, nspname, relname]) WITH ORDINALITY AS n(name, at),
+                                LATERAL (SELECT regexp_replace(name, '(\W)', '\\\1', 'g') AS escaped) e) AS names
+                   FROM own),
+     named AS (SELECT format('(?:^|[\s,])(?:(?:%s\.)?%s\.)?%s(?:$|[\s,;])', names[1], names[2], names[3]) AS pattern FROM written
+               UNION SELECT format('^\s*reindex\s+schema\s+(?:concurrently\s+)?%s(?:$|[\s;])', names[2]) FROM written),
+     jobs AS (SELECT j.*, (SELECT string_agg(CASE WHEN n % 2 = 1 THEN lower(part) ELSE '"' || part || '"' END, '' ORDER BY n)
+                             FROM regexp_split_to_table(regexp_replace(regexp_replace(regexp_replace(
+                                      j.command, '--[^\n]*', ' ', 'g'), '\([^)]*\)', ' ', 'g'), '\s*\.\s*', '.', 'g'), '"')
+                                  WITH ORDINALITY AS s(part, n)) AS said
+                FROM cron.job j WHERE j.database = current_database())
 SELECT jsonb_build_object('jobid', j.jobid, 'name', coalesce(j.jobname, left(j.command, 40)), 'schedule', j.schedule,
        'command', j.command, 'active', j.active,
        'pid', (SELECT d.job_pid FROM cron.job_run_details d JOIN pg_stat_activity a ON a.pid = d.job_pid
                 WHERE d.jobid = j.jobid AND d.status = 'running' ORDER BY d.runid DESC LIMIT 1))
-  FROM cron.job j
- WHERE j.database = current_database() AND j.command ~* '^\s*(vacuum|analyze|reindex|cluster)\M'
-   AND (j.command ~* '^\s*(vacuum|analyze|cluster)\s*(\([^)]*\))?(\s|full|freeze|verbose|analyze)*;?\s*$'
-        OR j.command ~* '^\s*reindex\s*(\([^)]*\))?\s*(database|system)\M'
-        OR EXISTS (SELECT FROM named n WHERE j.command ~* n.pattern))
+  FROM jobs j
+ WHERE j.said ~ '^\s*(?:vacuum|analyze|reindex|cluster)\M'
+   AND (j.said ~ '^\s*(?:vacuum|analyze|cluster)(?:\s|full|freeze|verbose|analyze|;)*$'
+        OR j.said ~ '^\s*reindex\s+database\M'
+        OR EXISTS (SELECT FROM named n WHERE j.said ~ n.pattern))
  ORDER BY j.jobid"#;
 
 /// None where there is no pg_cron in this database. Must run in a transaction.

@@ -55,9 +55,9 @@ pub struct Attempt {
     /// λ of its component that its simulated placement of rows came to; None where none was made.
     #[serde(default)]
     pub lambda_placed: Option<f64>,
-    /// Rows that its plan was to move; None where it moves none.
+    /// Rows that it had moved when it was verified; None where it moved none.
     #[serde(default)]
-    pub rows_planned: Option<u64>,
+    pub rows_moved: Option<u64>,
     /// Nodes of its component.
     pub nodes: Vec<NodeKey>,
 }
@@ -164,7 +164,7 @@ pub(super) fn gain_per_row(problem: &Problem, history: &[Attempt], now: UnixMs) 
         .filter(|attempt| matches!(attempt.lesson(), Lesson::Helped | Lesson::NoGain))
         .filter(|attempt| attempt.ended_at.is_some_and(|ended| ended > now - GAIN_MS))
         .find_map(|attempt| {
-            let rows = attempt.rows_planned.filter(|rows| *rows > 0)?;
+            let rows = attempt.rows_moved.filter(|rows| *rows > 0)?;
             // Numbers of rows are far below 2^53.
             Some((attempt.lambda_after? - attempt.lambda_before?).max(0.0) / rows as f64)
         })

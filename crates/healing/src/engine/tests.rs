@@ -105,7 +105,7 @@ fn attempt(ago_s: i64, status: Status) -> Attempt {
         lambda_before: Some(0.3),
         lambda_after: Some(0.4),
         lambda_placed: None,
-        rows_planned: None,
+        rows_moved: None,
         nodes: vec![NodeKey::Index { partition: 1000, index: "public.docs_1000_hnsw_0".to_owned() }],
     }
 }
@@ -704,7 +704,7 @@ fn what_rows_gained_when_they_were_last_moved_is_believed_for_a_day() {
     assert_eq!(case.strategy(), "rebalance_partitions", "another day");
     case.history = vec![Attempt { lambda_placed: None, ..moved(since, 0.304) }];
     assert_eq!(case.strategy(), "rebalance_partitions", "nothing was promised");
-    case.history = vec![Attempt { rows_planned: Some(1), ..moved(since, 0.46) }];
+    case.history = vec![Attempt { rows_moved: Some(1), ..moved(since, 0.46) }];
     assert_eq!(case.strategy(), "rebalance_partitions", "where the placement speaks, it is heard");
 }
 

@@ -438,7 +438,7 @@ mod tests {
             lambda_before: Some(0.01),
             lambda_after: Some(0.01),
             lambda_placed: None,
-            rows_planned: None,
+            rows_moved: None,
             nodes: vec![NodeKey::Index { partition: 1000, index: "public.docs_1000_hnsw_0".to_owned() }],
         };
         let action = Recorded::Action { collection_id: 1, action_id: 1, attempt: Box::new(attempt) };

@@ -186,7 +186,7 @@ pub(super) fn decided(
                     lambda_before: None,
                     lambda_after: None,
                     lambda_placed: None,
-                    rows_planned: None,
+                    rows_moved: None,
                     nodes: planned.problem.component.nodes,
                 }),
             }
@@ -231,7 +231,7 @@ mod tests {
             lambda_planned: Some(0.1),
             lambda_before: Some(0.1),
             lambda_placed: None,
-            rows_planned: None,
+            rows_moved: None,
             lambda_after: Some(0.2),
             nodes: vec![],
         }

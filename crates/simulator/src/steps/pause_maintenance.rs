@@ -1,6 +1,7 @@
 //! Holding maintenance back: a job of pg_cron made inactive, autovacuum kept away, both under a lease that the healer ends;
 //! what is under way cancelled or waited for.
 
+use healing::lease::{Lease, LeaseKind, over};
 use healing::plan::Step;
 use healing::recovery::{RecoveryCommand, StepState};
 use serde_json::json;
@@ -50,13 +51,14 @@ fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     Ok(Then::Next(SHORT_MS))
 }
 
-fn hold(stage: &Stage, lease_s: i64) -> Hold {
-    Hold { until: stage.world.wall() + lease_s * 1000, set: stage.world.now, lease_s }
+fn hold(stage: &Stage, turn: &Turn, lease_s: i64) -> Hold {
+    let begins = stage.world.wall();
+    Hold { action: turn.action, begins, until: begins + lease_s * 1000, set: stage.world.now, lease_s }
 }
 
 fn pause_job(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let Step::PauseJob { jobid, lease_s, .. } = &turn.step else { return Err("no job".to_owned()) };
-    let hold = hold(stage, *lease_s);
+    let hold = hold(stage, turn, *lease_s);
     let number = turn.collection;
     let jobs = &mut stage.world.maintenance.jobs;
     // Gone or inactive by now: what was wanted.
@@ -75,7 +77,7 @@ fn pause_autovacuum(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
         return Ok(Then::Lost("somebody else wants the table's lock".to_owned()));
     }
     effect(stage, turn, "keep autovacuum away");
-    let hold = hold(stage, *lease_s);
+    let hold = hold(stage, turn, *lease_s);
     stage.world.keep_autovacuum_away(turn.collection, hold);
     note(stage, turn, StepState::Done, json!({}));
     Ok(Then::Next(LOOK_MS))
@@ -126,20 +128,36 @@ fn undo(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     Ok(Then::Next(SHORT_MS))
 }
 
-/// The healer ends what is over: a job runs again, autovacuum may come.
+/// The healer ends what the core says is over: a job runs again, autovacuum may come.
 pub fn end_leases(stage: &mut Stage) {
     let wall = stage.world.wall();
     let stays = stage.has(Defect::JobStaysPaused);
-    let crate::world::World { maintenance, collections, .. } = &mut stage.world;
-    for job in maintenance.jobs.iter_mut().filter(|job| !stays && job.held.is_some_and(|h| h.until <= wall)) {
-        (job.active, job.held) = (true, None);
-        collections[job.collection].touch();
+    let Stage { world, store, .. } = stage;
+    let crate::world::World { maintenance, collections, .. } = world;
+    let ends = |number: usize, kind: LeaseKind, hold: &Hold| {
+        let lease = Lease {
+            id: hold.action,
+            kind,
+            subject: number.to_string(),
+            begins: hold.begins,
+            ends: hold.until,
+            collection_is_there: true,
+            enabled: collections[number].config.enabled,
+            action: store.actions.get(&hold.action).map(|action| action.status),
+        };
+        over(&lease, wall).is_some()
+    };
+    let mut changed = vec![];
+    for job in maintenance.jobs.iter_mut().filter(|_| !stays) {
+        if job.held.is_some_and(|hold| ends(job.collection, LeaseKind::CronJob, &hold)) {
+            (job.active, job.held) = (true, None);
+            changed.push(job.collection);
+        }
     }
     maintenance.away.retain(|number, hold| {
-        let lasts = hold.until > wall;
-        if !lasts {
-            collections[*number].touch();
-        }
-        lasts
+        let over = ends(*number, LeaseKind::Autovacuum, hold);
+        changed.extend(over.then_some(*number));
+        !over
     });
+    changed.into_iter().for_each(|number| collections[number].touch());
 }

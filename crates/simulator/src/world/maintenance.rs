@@ -54,6 +54,10 @@ struct Waiter {
 /// Something is held back for a time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hold {
+    /// The action that wants it so.
+    pub action: i64,
+    /// When it was begun, wall clock.
+    pub begins: UnixMs,
     /// When it ends, wall clock.
     pub until: UnixMs,
     /// When it was begun, true time.
@@ -119,6 +123,11 @@ impl Maintenance {
         let waits = || self.waiters.iter().filter(|w| w.collection == collection && w.works.is_none());
         let longest = waits().map(|waiter| now - waiter.since).max().unwrap_or(0);
         (waits().count() as u32, longest as f64 / 1000.0)
+    }
+
+    /// Whether anything vacuums a table of a collection.
+    pub fn is_vacuumed(&self, collection: usize) -> bool {
+        self.vacuums.iter().any(|vacuum| vacuum.collection == collection)
     }
 
     /// The ids of what is under way or waits on a collection.
@@ -324,7 +333,8 @@ mod tests {
         let mut world = world();
         let table = world.collections[0].tables[0].oid;
         world.collide(0, table, 600_000, false);
-        let hold = Hold { until: world.now + 900_000, set: world.now, lease_s: 900 };
+        let hold =
+            Hold { action: 1, begins: world.now, until: world.now + 900_000, set: world.now, lease_s: 900 };
         world.keep_autovacuum_away(0, hold);
         world.advance(10_000);
         assert_eq!(world.maintenance.queue(0, world.now).0, 0);

@@ -39,7 +39,9 @@ pub(crate) fn settle(collection: &Collection, whose: Whose) -> Result<(), Error>
         collect::documents(
             "SELECT jsonb_build_object('id', b.id, 'leaf', b.leaf::bigint, 'state', b.state) FROM ruvector.server_batches b
               WHERE b.collection_id = $1 AND b.state IN ('intent', 'decided')
-                AND ($2 < 0 OR b.noted_at < clock_timestamp() - make_interval(secs => $2))
+                AND ($2 < 0 OR b.noted_at < clock_timestamp() - make_interval(secs => $2)
+                     -- A clock that was set back keeps nothing waiting.
+                     OR b.noted_at > clock_timestamp())
               ORDER BY b.id",
             &[collection.id.into(), if whose == Whose::All { -1.0 } else { ORPHAN_S }.into()],
         )
