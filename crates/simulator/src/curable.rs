@@ -11,7 +11,7 @@ use crate::world::{Collection, Table, World, observe};
 const IMPROVED: f64 = 1.1;
 /// A dose that does not clear that by this much may fail for how the rows are shared out: nobody is held to it.
 const CLEARLY: f64 = 1.03;
-/// Times the load of the other server's partitions that is clearly more.
+/// This server's partitions are clearly busier from so many times the mean load of the other's.
 const CLEARLY_BUSIER: f64 = 2.0;
 /// Doses that are tried, up to the greatest that is allowed, and portions that each is shared out in.
 const DOSES: u32 = 10;

@@ -7,8 +7,9 @@
 //! Action: jobs of low priority are paused for the time of a lease and what they have under way is cancelled; what is of
 //! normal priority is waited for, at most `drain_timeout_seconds`, and cancelled only where a human asked for it. By itself
 //! it pauses only jobs of pg_cron that are at work: one that sleeps is in nobody's way.
-//! Never: it pauses anything for a replica that is not connected, touches what is of high priority, sets no table's options, and keeps autovacuum away by a lock that gives way
-//! to whoever wants it. Undone by making the jobs active again that were, and letting go of the lock.
+//! Autovacuum is kept away by a lock that gives way to whoever wants it.
+//! Never: it pauses anything for a replica that is not connected, touches what is of high priority, or sets a table's
+//! options. Undone by making the jobs active again that were, and letting go of the lock.
 
 use serde_json::json;
 
