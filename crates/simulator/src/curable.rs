@@ -105,6 +105,8 @@ fn the_other_server_helps(world: &World, number: usize) -> bool {
     };
     let normal = config.normal_lambda();
     let Some(then) = lambda(world).filter(|then| *then < normal) else { return true };
+    // As the core reckons with a λ of nothing.
+    let then = then.max(0.01);
     let mut moved = world.clone();
     for (from, to) in here.iter().zip(there.iter().cycle()) {
         let portion = moved.collections[number].portion(*from, allowed / here.len() as f64, false);

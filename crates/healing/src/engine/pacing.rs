@@ -140,34 +140,39 @@ pub(super) fn ineffective(problem: &Problem, history: &[Attempt], now: UnixMs) -
     })
 }
 
+/// What was measured on the problem's component within the time that it is believed, newest first.
+fn measured_lately<'a>(problem: &Problem, history: &'a [Attempt], now: UnixMs) -> Vec<&'a Attempt> {
+    let mut found = on_component(problem, history);
+    found.retain(|attempt| {
+        matches!(attempt.lesson(), Lesson::Helped | Lesson::NoGain)
+            && attempt.ended_at.is_some_and(|ended| ended > now - GAIN_MS)
+    });
+    found.reverse();
+    found
+}
+
 /// Share of the gain in λ promised by the simulated placement that was measured when rows of the part were last moved;
 /// None where that was not, or too long ago: the load may lie otherwise by now.
 pub(super) fn gain_share(problem: &Problem, history: &[Attempt], now: UnixMs) -> Option<f64> {
-    on_component(problem, history)
-        .into_iter()
-        .rev()
-        .filter(|attempt| matches!(attempt.lesson(), Lesson::Helped | Lesson::NoGain))
-        .filter(|attempt| attempt.ended_at.is_some_and(|ended| ended > now - GAIN_MS))
-        .find_map(|attempt| {
-            let before = attempt.lambda_before?;
-            let (promised, gained) = (attempt.lambda_placed? - before, attempt.lambda_after? - before);
-            (promised > PROMISE_MIN).then(|| (gained / promised).clamp(0.0, GAIN_SHARE_MAX))
-        })
+    measured_lately(problem, history, now).into_iter().find_map(|attempt| {
+        let before = attempt.lambda_before?;
+        let (promised, gained) = (attempt.lambda_placed? - before, attempt.lambda_after? - before);
+        (promised > PROMISE_MIN).then(|| (gained / promised).clamp(0.0, GAIN_SHARE_MAX))
+    })
 }
 
 /// λ that each row brought when rows of the part were last moved, whatever was promised; None where that was not, or too long
 /// ago.
 pub(super) fn gain_per_row(problem: &Problem, history: &[Attempt], now: UnixMs) -> Option<f64> {
-    on_component(problem, history)
-        .into_iter()
-        .rev()
-        .filter(|attempt| matches!(attempt.lesson(), Lesson::Helped | Lesson::NoGain))
-        .filter(|attempt| attempt.ended_at.is_some_and(|ended| ended > now - GAIN_MS))
-        .find_map(|attempt| {
-            let rows = attempt.rows_moved.filter(|rows| *rows > 0)?;
-            // Numbers of rows are far below 2^53.
-            Some((attempt.lambda_after? - attempt.lambda_before?).max(0.0) / rows as f64)
-        })
+    measured_lately(problem, history, now).into_iter().find_map(|attempt| {
+        // Where every row was taken back at once none of them brought anything.
+        let rows = match attempt.rows_moved? {
+            0 => return Some(0.0),
+            rows => rows,
+        };
+        // Numbers of rows are far below 2^53.
+        Some((attempt.lambda_after? - attempt.lambda_before?).max(0.0) / rows as f64)
+    })
 }
 
 /// Why a remedy waits on a part, if it does, and until when: since it was no gain there, was put off, or found nothing to do.

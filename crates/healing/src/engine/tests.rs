@@ -706,6 +706,13 @@ fn what_rows_gained_when_they_were_last_moved_is_believed_for_a_day() {
     assert_eq!(case.strategy(), "rebalance_partitions", "nothing was promised");
     case.history = vec![Attempt { rows_moved: Some(1), ..moved(since, 0.46) }];
     assert_eq!(case.strategy(), "rebalance_partitions", "where the placement speaks, it is heard");
+    let assessment = assess(&case.snapshot, &case.config).unwrap();
+    let hot = crate::classify::diagnose(&assessment, &case.snapshot, &case.config).remove(0);
+    let gain = |attempt| super::pacing::gain_per_row(&hot, &[attempt], NOW);
+    assert_eq!(gain(Attempt { rows_moved: Some(0), lambda_after: None, ..moved(since, 0.3) }), Some(0.0));
+    assert_eq!(gain(Attempt { rows_moved: None, ..moved(since, 0.46) }), None, "it moves none");
+    let each = gain(Attempt { rows_moved: Some(100), ..moved(since, 0.4) }).unwrap();
+    assert!((each - 0.001).abs() < 1e-12, "{each}");
 }
 
 #[test]
