@@ -331,6 +331,29 @@ pub fn next_effort(points: &[RecallPoint], objective: f64) -> Option<u32> {
     (gap > 1 && f64::from(gap) > EFFORT_TOLERANCE * f64::from(meets)).then_some(misses + gap / 2)
 }
 
+/// The effort to set where searches at the present one find too little: the least measured above it that meets the
+/// objective, as it was measured.
+///
+/// # Errors
+/// That the present effort meets the objective after all (this panel is larger than the one that said otherwise), so
+/// that another could only lose recall; or that no greater one measured meets it.
+pub fn greater_effort(points: &[RecallPoint], objective: f64, present: u32) -> Result<RecallPoint, String> {
+    if let Some(point) = points.iter().find(|p| p.effort == present)
+        && point.recall >= objective
+    {
+        let RecallPoint { recall, queries, .. } = point;
+        return Err(format!(
+            "{present} finds {recall:.3} with {queries} queries: it meets {objective:.3} already"
+        ));
+    }
+    let greater = points.iter().filter(|p| p.effort > present);
+    let meets = greater.clone().filter(|p| p.recall >= objective).min_by_key(|p| p.effort);
+    meets.copied().ok_or_else(|| {
+        let best = greater.map(|p| p.recall).fold(0.0, f64::max);
+        format!("nothing above {present} finds {objective:.3}; the best finds {best:.3}")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,6 +403,18 @@ mod tests {
         assert_eq!(old_work, Some(1178.0));
         let back = compare(&comparison(&new, &old, Criterion::RecallAgainstWork));
         assert!(!back.keep, "{}", back.reason);
+    }
+
+    #[test]
+    fn an_effort_is_only_ever_raised() {
+        let points = drifted();
+        assert_eq!(greater_effort(&points, 0.95, 10).unwrap().effort, 40);
+        assert!(greater_effort(&points, 0.80, 10).unwrap_err().contains("already"));
+        assert!(greater_effort(&points, 0.97, 10).unwrap_err().contains("the best finds 0.960"));
+        // A lesser one that seems to meet it is chance.
+        let lucky = [point(17, 0.951, 300.0), point(20, 0.93, 360.0), point(21, 0.955, 380.0)];
+        assert_eq!(greater_effort(&lucky, 0.95, 20).unwrap().effort, 21);
+        assert!(greater_effort(&lucky[..2], 0.95, 20).is_err());
     }
 
     #[test]

@@ -48,8 +48,8 @@ pub(super) fn old_and_trial(
     };
     let present = transaction(|| Ok(collect::effort(&old)))?.max(1) as u32;
     let old_points =
-        if old.valid { curve(&panel, &old, config.recall_objective, &[present])? } else { vec![] };
-    let new_points = curve(&panel, &trial, config.recall_objective, &[present])?;
+        if old.valid { curve(&panel, &old, config.recall_objective, present, 0)? } else { vec![] };
+    let new_points = curve(&panel, &trial, config.recall_objective, present, 0)?;
     Ok(verdict::compare(&Comparison {
         old: old.valid.then_some(old_points.as_slice()),
         new: &new_points,
@@ -61,7 +61,8 @@ pub(super) fn old_and_trial(
     }))
 }
 
-/// The least effort at which an index meets the objective, with what was measured there; or that there is none.
+/// The least effort above the present one at which an index meets the objective, with what was measured there; or why
+/// there is none.
 pub(super) fn least_effort(
     collection: &Collection,
     config: &Config,
@@ -73,12 +74,10 @@ pub(super) fn least_effort(
         Reading::Known(panel) => panel,
         Reading::Unknown(reason) => return Err(Error::refused(reason)),
     };
-    let points = curve(&panel, &index, objective, &[])?;
-    let meets = points.iter().filter(|point| point.recall >= objective).min_by_key(|point| point.effort);
-    Ok(meets.copied().ok_or_else(|| {
-        let best = points.iter().map(|point| point.recall).fold(0.0, f64::max);
-        format!("no {} finds {objective:.3}; the best finds {best:.3}", of.method.effort_setting())
-    }))
+    let present = transaction(|| Ok(collect::effort(&index)))?.max(1) as u32;
+    let points = curve(&panel, &index, objective, present, present)?;
+    let found = verdict::greater_effort(&points, objective, present);
+    Ok(found.map_err(|why| format!("{}: {why}", of.method.effort_setting())))
 }
 
 fn row(collection: &Collection, of: &IndexRef) -> Result<IndexRow, Error> {
@@ -122,10 +121,16 @@ fn panel(index: &IndexRow, config: &Config) -> Result<Reading<Panel>, Error> {
     Ok(joined.map_or_else(|| Reading::unknown("no queries were drawn"), Reading::Known))
 }
 
-/// Recall against work: efforts of the schedule up to the first that surely meets the objective, then between those
-/// around it. The verdict looks at both ends of the intervals, so the efforts at which these meet the objective are
+/// Recall against work: at the present effort, at those of the schedule beyond `above` up to the first that surely
+/// meets the objective, then between those around it. The verdict looks at both ends of the intervals, so the efforts at which these meet the objective are
 /// sought like that of the mean: without them an index that is far better could not be told from its like.
-fn curve(panel: &Panel, index: &IndexRow, objective: f64, also: &[u32]) -> Result<Vec<RecallPoint>, Error> {
+fn curve(
+    panel: &Panel,
+    index: &IndexRow,
+    objective: f64,
+    present: u32,
+    above: u32,
+) -> Result<Vec<RecallPoint>, Error> {
     let mut points: Vec<RecallPoint> = Vec::new();
     let lists = (index.method == Method::Ivfflat).then(|| index.lists.unwrap_or(collect::LISTS_DEFAULT));
     let measure = |effort: u32, points: &mut Vec<RecallPoint>| -> Result<(), Error> {
@@ -138,10 +143,8 @@ fn curve(panel: &Panel, index: &IndexRow, objective: f64, also: &[u32]) -> Resul
         }
         Ok(())
     };
-    for &effort in also {
-        measure(effort, &mut points)?;
-    }
-    for effort in effort_schedule(index.method, lists) {
+    measure(present, &mut points)?;
+    for effort in effort_schedule(index.method, lists).into_iter().filter(|effort| *effort > above) {
         measure(effort, &mut points)?;
         if points.iter().any(|point| point.recall - point.recall_ci >= objective) {
             break;

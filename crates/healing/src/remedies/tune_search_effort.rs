@@ -4,8 +4,9 @@
 //! known: then a rebuild cannot be ruled out, but this is cheap and can be undone, so it comes first; if the objective is
 //! not met after it, or cannot be, the rebuild's turn comes. With a bad structure it is no treatment: it would pay for
 //! bad lists at every search.
-//! Action: find the least `ivfflat.probes` or `hnsw.ef_search` that meets the objective on the panel and set it for
-//! that index. Never: it builds anything, nor changes a setting of a session or database. Undone by restoring the
+//! Action: find the least `ivfflat.probes` or `hnsw.ef_search` above the present one that meets the objective on the
+//! panel and set it for that index. Never: it lowers an effort, builds anything, or changes a setting of a session or
+//! database. Undone by restoring the
 //! former effort.
 
 use serde_json::Value;

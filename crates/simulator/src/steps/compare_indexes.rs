@@ -36,11 +36,11 @@ fn compared(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let (objective, world) = (config.recall_objective, &mut stage.world);
     // An index that cannot be searched has no curve.
     let old_points = match old.valid {
-        true => measure::curve(world, &old, queries, objective, &[present]),
+        true => measure::curve(world, &old, queries, objective, present, 0),
         false => Ok(vec![]),
     };
     let points =
-        old_points.and_then(|old| Ok((old, measure::curve(world, &trial, queries, objective, &[present])?)));
+        old_points.and_then(|old| Ok((old, measure::curve(world, &trial, queries, objective, present, 0)?)));
     // A panel that was cancelled is no reason to throw a build away: it is measured again.
     let (old_points, new_points) = match points {
         Ok(points) => points,

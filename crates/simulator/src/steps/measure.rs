@@ -12,7 +12,7 @@ const DRAWS: u32 = 4;
 /// Indexes are tried at no more efforts than this.
 const EFFORTS_MAX: usize = 40;
 
-/// Recall against work, at efforts chosen as the extension chooses them.
+/// Recall against work, at efforts chosen as the extension chooses them: the present one and those beyond `above`.
 ///
 /// # Errors
 /// When a panel gave no reading.
@@ -21,7 +21,8 @@ pub fn curve(
     index: &Index,
     queries: u32,
     objective: f64,
-    also: &[u32],
+    present: u32,
+    above: u32,
 ) -> Result<Vec<RecallPoint>, String> {
     let mut points: Vec<RecallPoint> = Vec::new();
     let lists = (index.method == Method::Ivfflat).then(|| index.lists.unwrap_or(100));
@@ -38,10 +39,8 @@ pub fn curve(
         points.push(point);
         Ok(())
     };
-    for &effort in also {
-        measure(effort, &mut points)?;
-    }
-    for effort in effort_schedule(index.method, lists) {
+    measure(present, &mut points)?;
+    for effort in effort_schedule(index.method, lists).into_iter().filter(|effort| *effort > above) {
         measure(effort, &mut points)?;
         if points.iter().any(|point| point.recall - point.recall_ci >= objective) {
             break;

@@ -2,6 +2,7 @@
 
 use healing::plan::Step;
 use healing::recovery::StepState;
+use healing::verdict::greater_effort;
 use serde_json::json;
 
 use super::{SHORT_MS, effect, measure, note, target};
@@ -27,12 +28,12 @@ fn least(stage: &mut Stage, turn: &Turn) -> Result<Result<u32, Then>, String> {
         Ok(index) => index.clone(),
         Err(changed) => return Ok(Err(Then::PutOff(changed))),
     };
-    let points = match measure::curve(&mut stage.world, &index, queries, *objective, &[]) {
+    let present = index.effort(stage.world.server_effort);
+    let points = match measure::curve(&mut stage.world, &index, queries, *objective, present, present) {
         Ok(points) => points,
         Err(cancelled) => return Ok(Err(Then::patiently(turn.tries, &cancelled))),
     };
-    let meets = points.iter().filter(|point| point.recall >= *objective).map(|point| point.effort).min();
-    Ok(meets.ok_or_else(|| Then::Lost(format!("no effort finds {objective:.3}"))))
+    Ok(greater_effort(&points, *objective, present).map(|point| point.effort).map_err(Then::Lost))
 }
 
 fn measured(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
