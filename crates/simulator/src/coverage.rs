@@ -13,10 +13,8 @@ pub const UNREACHABLE_REASONS: &[(Reason, &str)] = &[
     (Reason::InvalidRequest, "SQL refuses unknown strategies and parameters before they are stored"),
     (Reason::UnknownProblem, "every witness that the present graph can have fits a class"),
     (Reason::NoStrategy, "every class that the present graph can have has a remedy"),
-    (Reason::IdentityChanged, "no remedy reaches beyond the server"),
-    (Reason::ImpactBudget, "no two plans here have together more than the budget"),
+    (Reason::IdentityChanged, "no server here is copied"),
     (Reason::NotQuiet, "the world has no foreground load that the healer sees"),
-    (Reason::ActionInFlight, "met, but counted apart: it is looked at before all others"),
 ];
 
 /// Counters.

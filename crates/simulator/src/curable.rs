@@ -52,11 +52,15 @@ pub fn lambda_without_the_incurable(world: &World, number: usize) -> f64 {
         .map_or(0.0, |lambda| lambda.unwrap_or(1.0))
 }
 
+/// Rows that humans let one action move.
+fn rows_allowed(collection: &Collection) -> f64 {
+    let all: f64 = collection.tables.iter().map(|table| table.rows).sum();
+    (collection.config.max_moves as f64).min(collection.config.max_move_share * all).floor()
+}
+
 /// Whether as many cold rows as one action may move are enough for an index of some table that they leave to become smaller.
 fn an_eviction_helps(collection: &Collection) -> bool {
-    let config = &collection.config;
-    let all: f64 = collection.tables.iter().map(|table| table.rows).sum();
-    let allowed = (config.max_moves as f64).min(config.max_move_share * all).floor();
+    let allowed = rows_allowed(collection);
     let helps = |table: &Table| {
         let gone = allowed.min(table.cold_rows);
         // What it has grown by is another remedy's.
@@ -89,9 +93,7 @@ fn the_other_server_helps(world: &World, number: usize) -> bool {
     if !world.far.prepares || !collection.reaches_far() || mean(false) < CLEARLY_BUSIER * mean(true) {
         return false;
     }
-    let rows: f64 = collection.tables.iter().map(|table| table.rows).sum();
-    let config = &collection.config;
-    let allowed = (config.max_moves as f64).min(config.max_move_share * rows).floor();
+    let (config, allowed) = (&collection.config, rows_allowed(collection));
     let of = |wanted: fn(&Table) -> bool| -> Vec<Oid> {
         collection.tables.iter().filter(|table| wanted(table)).map(|table| table.oid).collect()
     };
@@ -110,9 +112,29 @@ fn the_other_server_helps(world: &World, number: usize) -> bool {
     let mut moved = world.clone();
     for (from, to) in here.iter().zip(there.iter().cycle()) {
         let portion = moved.collections[number].portion(*from, allowed / here.len() as f64, false);
-        moved.collections[number].carry(*from, *to, portion);
+        moved.collections[number].move_rows(*from, *to, portion);
     }
     lambda(&moved).is_some_and(|now| now >= CLEARLY * (IMPROVED * then).min(normal))
+}
+
+/// So many times the mean load of the others is clearly hot.
+const CLEARLY_HOT: f64 = 3.0;
+
+/// The partitions that are clearly hot by what they draw beside the others, and that a dose of moved rows would help.
+pub fn clearly_hot(world: &World, number: usize) -> Vec<Oid> {
+    let collection = &world.collections[number];
+    let here: Vec<&Table> = collection.tables.iter().filter(|table| table.is_here()).collect();
+    let sum: f64 = here.iter().map(|table| table.load()).sum();
+    let is_hot = |table: &&&Table| {
+        let others = (sum - table.load()) / (here.len() as f64 - 1.0).max(1.0);
+        here.len() > 1 && table.load() > CLEARLY_HOT * others
+    };
+    let hot: Vec<Oid> = here.iter().filter(is_hot).map(|table| table.oid).collect();
+    if hot.is_empty() {
+        return hot;
+    }
+    let helped = helped_by_a_dose(world, number);
+    hot.into_iter().filter(|oid| helped.contains(oid)).collect()
 }
 
 /// The partitions that draw more than a table at rest.
@@ -125,9 +147,7 @@ fn hot(collection: &Collection) -> Vec<Oid> {
 /// its verification. The others stay hot until a human raises a limit, whoever heals.
 fn helped_by_a_dose(world: &World, number: usize) -> Vec<Oid> {
     let collection = &world.collections[number];
-    let rows: f64 = collection.tables.iter().map(|table| table.rows).sum();
-    let config = &collection.config;
-    let allowed = (config.max_moves as f64).min(config.max_move_share * rows).floor();
+    let allowed = rows_allowed(collection);
     let dose_helps = |from: &Oid| {
         (1..=DOSES).any(|dose| helps(world, number, *from, allowed * f64::from(dose) / f64::from(DOSES)))
     };
@@ -156,7 +176,7 @@ fn share_out(collection: &mut Collection, from: Oid, rows: f64) {
     let left = collection.table(from).map_or(0.0, |table| table.rows);
     if let Some(to) = to {
         let portion = collection.portion(from, rows.min(left), false);
-        collection.carry(from, to, portion);
+        collection.move_rows(from, to, portion);
     }
 }
 

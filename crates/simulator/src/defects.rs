@@ -39,6 +39,44 @@ pub enum Defect {
     AuditLost,
     /// What was learned is held in memory alone.
     LearningInMemory,
+    /// Mode and approvals are not looked at.
+    ConsentIgnored,
+    /// `max_auto_heal_impact` and `max_stress_impact` are not looked at.
+    ImpactIgnored,
+    /// Attempts in the window are not counted.
+    AttemptsUncounted,
+    /// Nobody looks whether healing is paused.
+    PauseIgnored,
+    /// Nobody looks at the clock for a maintenance window.
+    WindowIgnored,
+    /// Open breakers are not looked at.
+    BreakerIgnored,
+    /// A remedy that failed is tried again as soon as the cooldown is over.
+    BackoffIgnored,
+    /// That the server is a standby is not looked at.
+    StandbyIgnored,
+    /// Limits of rows and of disk are taken for ten times as much, and what else runs on the server for nothing.
+    LimitsIgnored,
+    /// Switching healing off leaves what is under way alone.
+    SwitchIgnored,
+    /// What moved rows had brought before is not known to the next decision.
+    GainsForgotten,
+    /// The collector reads sizes twice as large as they are.
+    SizesDoubled,
+    /// Search efforts live in memory alone: each crash of the server takes them.
+    EffortsInMemory,
+    /// Undoing settings (weights, throttles, replicas, efforts) notes that it is done and does nothing.
+    SettingsNotPutBack,
+    /// A worker goes from executing to its end without verifying.
+    VerifyingSkipped,
+    /// An outcome is not written in one transaction with the end of its action: one that was taken over has two.
+    OutcomeTwice,
+    /// What an ended action left to be undone is never tried again.
+    RestForgotten,
+    /// A swap leaves the new index with the server's own search effort, and nobody measures what searches find then.
+    EffortNotCarried,
+    /// The curve that says what missing recall is worth is flat: λ does not see it.
+    BlindToRecall,
     /// As built: approval starts a plan whatever the off switch, the server's limit and the collection say by then.
     ApprovalSkipsGates,
     /// As built: the verdict to keep is recorded even when a human's wish to stop was accepted before.
@@ -57,7 +95,7 @@ pub enum Defect {
 
 impl Defect {
     /// Every defect.
-    pub const ALL: [Defect; 22] = [
+    pub const ALL: [Defect; 41] = [
         Defect::NoCooldown,
         Defect::NoJournal,
         Defect::LeakedLease,
@@ -74,6 +112,25 @@ impl Defect {
         Defect::PreparedForgotten,
         Defect::AuditLost,
         Defect::LearningInMemory,
+        Defect::ConsentIgnored,
+        Defect::ImpactIgnored,
+        Defect::AttemptsUncounted,
+        Defect::PauseIgnored,
+        Defect::WindowIgnored,
+        Defect::BreakerIgnored,
+        Defect::BackoffIgnored,
+        Defect::StandbyIgnored,
+        Defect::LimitsIgnored,
+        Defect::SwitchIgnored,
+        Defect::GainsForgotten,
+        Defect::SizesDoubled,
+        Defect::EffortsInMemory,
+        Defect::SettingsNotPutBack,
+        Defect::VerifyingSkipped,
+        Defect::OutcomeTwice,
+        Defect::RestForgotten,
+        Defect::EffortNotCarried,
+        Defect::BlindToRecall,
         Defect::ApprovalSkipsGates,
         Defect::KeepIgnoresAbort,
         Defect::StructureNotReadAgain,

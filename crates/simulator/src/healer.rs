@@ -1,15 +1,17 @@
 //! The healer of the database, as the extension's `background::{healer, decide, supervise}`: samples in turns, decides
 //! by the core, starts and stops workers.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use healing::classify::diagnose;
-use healing::engine::{self, Begin, BeginInput, Decision, DecisionInput, InFlight, Reason, Request};
+use healing::config::{Config, Mode};
+use healing::engine::{self, Arm, Begin, BeginInput, Decision, DecisionInput, InFlight, Reason, Request};
 use healing::integrity::{IntegrityState, StateRecord};
 use healing::learning::Context;
 use healing::lifecycle::Status;
 use healing::recovery::{self, Gone, Start, StopReason};
-use healing::snapshot::UnixMs;
+use healing::snapshot::{Reading, Snapshot, UnixMs};
 
 use crate::checks;
 use crate::defects::Defect;
@@ -162,7 +164,8 @@ fn store(stage: &mut Stage, number: usize) {
             (observed.version, observed.real) = (version, real);
         }
         _ => {
-            let snapshot = observe::snapshot(&stage.world, number);
+            let mut snapshot = observe::snapshot(&stage.world, number);
+            misread(stage, &mut snapshot);
             let assessment =
                 observe::judge(&snapshot, &stage.world.collections[number].config, stage.healer.samples);
             stage.store.observed[number] =
@@ -176,6 +179,15 @@ fn store(stage: &mut Stage, number: usize) {
         stage.violated("assessed", format!("collection {number}: {why}"));
     }
     advance(stage, number);
+}
+
+/// What a collector that errs makes of a snapshot.
+fn misread(stage: &Stage, snapshot: &mut Snapshot) {
+    for index in &mut snapshot.indexes {
+        if let (Reading::Known(bytes), true) = (&mut index.bytes, stage.has(Defect::SizesDoubled)) {
+            *bytes *= 2;
+        }
+    }
 }
 
 fn advance(stage: &mut Stage, number: usize) {
@@ -330,7 +342,7 @@ fn finish_undecided(stage: &mut Stage, id: i64, status: Status, at: crate::store
 
 fn ask(stage: &Stage, collection: usize, request: &Request) -> Decision {
     let wall = stage.world.wall();
-    let config = &stage.world.collections[collection].config;
+    let config = &told(stage, collection);
     let (Some(observed), Some(record)) =
         (&stage.store.observed[collection], &stage.store.records[collection])
     else {
@@ -342,24 +354,85 @@ fn ask(stage: &Stage, collection: usize, request: &Request) -> Decision {
             rejected: vec![],
         };
     };
-    let history = if stage.has(Defect::NoCooldown) { vec![] } else { stage.store.history(collection, wall) };
-    let (this_table, server) = if stage.has(Defect::NoSingleFlight) {
-        (0, 0)
+    let mut history =
+        if stage.has(Defect::NoCooldown) { vec![] } else { stage.store.history(collection, wall) };
+    for attempt in history.iter_mut().filter(|_| stage.has(Defect::GainsForgotten)) {
+        (attempt.rows_moved, attempt.lambda_placed, attempt.lesson) = (None, None, None);
+    }
+    let mut snapshot = Cow::Borrowed(&observed.snapshot);
+    if stage.has(Defect::StandbyIgnored) && snapshot.in_recovery {
+        snapshot.to_mut().in_recovery = false;
+    }
+    let arms = arms(stage, collection);
+    let in_flight = if stage.has(Defect::NoSingleFlight) || stage.has(Defect::LimitsIgnored) {
+        InFlight::default()
     } else {
-        (stage.store.in_flight(collection), stage.store.all_in_flight())
+        in_flight(stage, collection, None)
     };
     engine::decide(&DecisionInput {
         config,
         state: record,
         assessment: &observed.assessment,
-        snapshot: &observed.snapshot,
+        snapshot: &snapshot,
         history: &history,
-        arms: &stage.store.arms[collection],
+        arms: &arms,
         learned: &stage.store.learning.learned(collection),
-        in_flight: InFlight { this_table, server, ..InFlight::default() },
+        in_flight,
         now: if stage.has(Defect::StaleSnapshot) { observed.snapshot.taken_at } else { wall },
         request,
     })
+}
+
+/// The settings as the core is told of them.
+fn told(stage: &Stage, number: usize) -> Config {
+    let mut config = stage.world.collections[number].config.clone();
+    if stage.has(Defect::ConsentIgnored) {
+        config.mode = Mode::Auto;
+        config.require_approval_strategies.clear();
+        config.require_approval_irreversible = false;
+    }
+    if stage.has(Defect::ImpactIgnored) {
+        (config.max_auto_heal_impact, config.max_stress_impact) = (1.0, 1.0);
+    }
+    if stage.has(Defect::AttemptsUncounted) {
+        config.max_attempts_per_window = i64::MAX;
+    }
+    if stage.has(Defect::PauseIgnored) {
+        config.paused_until = None;
+    }
+    if stage.has(Defect::WindowIgnored) {
+        config.maintenance_windows.clear();
+    }
+    if stage.has(Defect::LimitsIgnored) {
+        config.max_moves *= 10;
+        config.max_move_share = (10.0 * config.max_move_share).min(1.0);
+        config.max_disk_share = 0.9;
+    }
+    config
+}
+
+/// What is known of the remedies, as the core is told of it.
+fn arms(stage: &Stage, number: usize) -> Vec<Arm> {
+    let mut arms = stage.store.arms[number].clone();
+    for arm in &mut arms {
+        arm.breaker_open &= !stage.has(Defect::BreakerIgnored);
+        arm.backoff_until = arm.backoff_until.filter(|_| !stage.has(Defect::BackoffIgnored));
+    }
+    arms
+}
+
+/// What runs on the server, beside an action.
+fn in_flight(stage: &Stage, collection: usize, beside: Option<i64>) -> InFlight {
+    let runs = |id: &&i64| stage.store.actions[id].status.is_in_flight();
+    let itself = u32::from(beside.is_some_and(|id| runs(&&id)));
+    let others = stage.store.open.iter().filter(runs).filter(|id| Some(**id) != beside);
+    let plans = || others.clone().map(|id| &stage.store.actions[id].planned().plan);
+    InFlight {
+        this_table: stage.store.in_flight(collection) - itself,
+        server: stage.store.all_in_flight() - itself,
+        impact: plans().map(|plan| plan.impact).sum(),
+        builds: plans().filter(|plan| checks::builds(plan)).count() as u32,
+    }
 }
 
 /// Writes the plan to the action, which may run now or once a human has approved.
@@ -386,7 +459,6 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
     let action = stage.store.action(id);
     action.needless = needless;
     action.decided = Some(at);
-    action.needs_approval = needs_approval;
     action.planned = Some(Rc::new(Planned {
         problem: planned.problem,
         plan: planned.plan,
@@ -430,7 +502,15 @@ fn supervise(stage: &mut Stage) {
     expire(stage);
     let in_flight: Vec<i64> =
         stage.store.open.iter().copied().filter(|id| stage.store.actions[id].status.is_in_flight()).collect();
+    let at = stage.moment();
     for id in in_flight {
+        let enabled = stage.world.collections[stage.store.actions[&id].collection].config.enabled;
+        let ignored = stage.has(Defect::SwitchIgnored);
+        let action = stage.store.action(id);
+        // Off means off: what is under way is aborted and undone.
+        if !(enabled || ignored || action.keep) && action.stop_reason.is_none() {
+            (action.stop_reason, action.stop_asked) = (Some(StopReason::Abort), Some(at));
+        }
         look_after(stage, id);
     }
 }
@@ -532,7 +612,7 @@ fn give_up(stage: &mut Stage, id: i64) {
 
 /// Starts a worker for what ended actions have left, when its time has come.
 fn finish_unfinished(stage: &mut Stage) {
-    if stage.store.unfinished.is_empty() {
+    if stage.store.unfinished.is_empty() || stage.has(Defect::RestForgotten) {
         return;
     }
     let wall = stage.world.wall();
@@ -558,19 +638,14 @@ pub fn begin(stage: &Stage, id: i64) -> Begin {
     let Some(observed) = &stage.store.observed[number] else {
         return Begin::Wait { reason: Reason::LambdaUnknown };
     };
-    let itself = u32::from(action.status.is_in_flight());
     let planned = action.planned();
     engine::begin(&BeginInput {
-        config: &stage.world.collections[number].config,
+        config: &told(stage, number),
         snapshot: &observed.snapshot,
         planned: &engine::Planned { problem: planned.problem.clone(), plan: planned.plan.clone() },
         request: &action.request,
-        arms: &stage.store.arms[number],
-        in_flight: InFlight {
-            this_table: stage.store.in_flight(number) - itself,
-            server: stage.store.all_in_flight() - itself,
-            ..InFlight::default()
-        },
+        arms: &arms(stage, number),
+        in_flight: in_flight(stage, number, Some(id)),
         since: match action.status {
             Status::AwaitingApproval => stage.world.wall(),
             _ => action.approved_at.or(action.decided).map_or(UnixMs::MIN, |at| at.wall),

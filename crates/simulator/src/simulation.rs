@@ -8,6 +8,7 @@ use crate::hazards;
 use crate::healer;
 use crate::scenario::{Mode, Scenario};
 use crate::stage::Stage;
+use crate::steps;
 use crate::worker;
 use crate::world::Work;
 use crate::world::observe;
@@ -84,6 +85,7 @@ pub fn run_with(scenario: &Scenario, trace: bool) -> Run {
             hazards::approve(&mut stage);
         }
         worker::run_all(&mut stage);
+        steps::pause_maintenance::holders_let_go(&mut stage);
         healer::round(&mut stage);
         checks::tick(&mut stage, &mut watch, scenario);
         for (number, (facts, degraded)) in sick.iter_mut().enumerate() {

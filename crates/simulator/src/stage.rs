@@ -53,8 +53,6 @@ pub struct Stage {
     pub false_heals: u64,
     /// Builds of automatic actions in a row that ran out of memory, by collection and remedy.
     pub out_of_memory: std::collections::BTreeMap<(usize, String), u32>,
-    /// Requests of humans for each collection.
-    pub requests: Vec<u32>,
     /// Whether a line of each event is wanted.
     pub trace: Option<Vec<String>>,
     defects: Vec<Defect>,
@@ -69,6 +67,10 @@ impl Stage {
         let mut world = World::new(scenario);
         for collection in &mut world.collections {
             collection.config.max_concurrent_actions = i64::from(scenario.max_concurrent_actions);
+            if scenario.defects.contains(&Defect::BlindToRecall) {
+                let curves = serde_json::json!({ "health_curves": { "recall_shortfall": [[0.0, 1.0], [0.95, 1.0], [1.0, 0.5]] } });
+                collection.config = collection.config.apply(&curves).unwrap_or_default();
+            }
         }
         let count = world.collections.len();
         Self {
@@ -87,7 +89,6 @@ impl Stage {
             struck: vec![vec![]; count],
             false_heals: 0,
             out_of_memory: std::collections::BTreeMap::new(),
-            requests: vec![0; count],
             trace: None,
             defects: scenario.defects.clone(),
             last_worker: 0,
@@ -241,6 +242,12 @@ impl Stage {
         }
         if self.has(Defect::LearningInMemory) {
             self.store.learning.lose();
+        }
+        if self.has(Defect::EffortsInMemory) {
+            for collection in &mut self.world.collections {
+                let indexes = collection.tables.iter_mut().flat_map(|table| &mut table.indexes);
+                indexes.for_each(|index| index.effort = None);
+            }
         }
         crate::checks::audit(self);
         self.world.crash(down_ms);

@@ -12,13 +12,14 @@ use healing::learning::Context;
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::{IndexRef, Plan, Step};
 use healing::recovery::{Gone, JournalEntry, StepState, StopReason, retry_at};
-use healing::snapshot::{Oid, Snapshot, UnixMs};
+use healing::snapshot::{Snapshot, UnixMs};
 use healing::verification::Verification;
 use serde_json::Value;
 
 use crate::audit::Audit;
+use crate::checks::undone::Before;
 use crate::learning::Learning;
-use crate::two_phase::Batch;
+use crate::two_phase::ServerBatch;
 
 /// Earlier actions that a decision looks at, milliseconds.
 const HISTORY_MS: i64 = 30 * 24 * 3_600_000;
@@ -47,8 +48,6 @@ pub struct Action {
     pub planned: Option<Rc<Planned>>,
     /// Nothing was wrong in truth with what the plan is about, when it was made.
     pub needless: bool,
-    /// It had to be approved.
-    pub needs_approval: bool,
     /// A human did approve.
     pub approved: bool,
     /// The verdict to keep is recorded.
@@ -65,8 +64,8 @@ pub struct Action {
     pub approved_at: Option<Moment>,
     /// When its worker began.
     pub started: Option<Moment>,
-    /// Rows that had been moved into each table by then: what another action moved while this one waited is not its own.
-    pub moved_before: Option<Vec<(Oid, f64)>>,
+    /// How things were when it began.
+    pub before: Option<Before>,
     /// When it ended.
     pub ended: Option<Moment>,
     /// The healer stops the worker then (wall clock).
@@ -107,8 +106,10 @@ pub struct Planned {
 }
 
 /// An index in truth.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
+    /// Its name.
+    pub name: String,
     /// It can be searched.
     pub valid: bool,
     /// Its size.
@@ -126,6 +127,11 @@ impl Condition {
             || (self.bytes as f64) < 0.97 * before.bytes as f64
             || self.recall > before.recall + 0.005
             || self.wear < before.wear - 0.005
+    }
+
+    /// Whether searches clearly find less than `before`, and less than the objective; or find nothing any more.
+    pub fn is_worse(&self, before: &Condition, objective: f64) -> bool {
+        before.valid && (!self.valid || self.recall < before.recall.min(objective) - RECALL_LOST)
     }
 }
 
@@ -151,6 +157,9 @@ impl Action {
         self.request != Request::Automatic
     }
 }
+
+/// Recall that a comparison may lose by its noise: here the efforts of a panel err apart, and of forty the luckiest is taken.
+const RECALL_LOST: f64 = 0.06;
 
 /// What the healer last saw of a collection: a row of `ruvector.integrity`.
 #[derive(Debug, Clone)]
@@ -205,7 +214,7 @@ pub struct Store {
     /// What is learned of it.
     pub learning: Learning,
     /// Batches of rows between this server and the other.
-    pub batches: Vec<Batch>,
+    pub batches: Vec<ServerBatch>,
     /// Number of the last of them.
     pub last_batch: i64,
     /// Counts changes of actions and arms.
@@ -288,9 +297,8 @@ impl Store {
                 status: Status::Proposed,
                 request,
                 planned: None,
-                moved_before: None,
+                before: None,
                 needless: false,
-                needs_approval: false,
                 approved: false,
                 keep: false,
                 verification: None,

@@ -30,7 +30,7 @@ pub enum State {
 
 /// A batch of rows between this server and the other: a row of `ruvector.server_batches`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
+pub struct ServerBatch {
     /// Its number.
     pub id: i64,
     /// Its action.
@@ -48,7 +48,7 @@ pub struct Batch {
     noted: Moment,
 }
 
-impl Batch {
+impl ServerBatch {
     fn is_open(&self) -> bool {
         matches!(self.state, State::Intent | State::Decided)
     }
@@ -57,15 +57,16 @@ impl Batch {
 /// Rows of a collection that are decided and prepared, and not committed there: in neither place, or, negative, in both.
 pub fn in_doubt(stage: &Stage, number: usize) -> f64 {
     let is_prepared =
-        |batch: &Batch| stage.world.far.prepared.iter().any(|prepared| prepared.batch == batch.id);
-    let of =
-        |batch: &&Batch| batch.collection == number && batch.state == State::Decided && is_prepared(batch);
-    let rows = |batch: &Batch| if batch.back { -batch.portion.rows } else { batch.portion.rows };
+        |batch: &ServerBatch| stage.world.far.prepared.iter().any(|prepared| prepared.batch == batch.id);
+    let of = |batch: &&ServerBatch| {
+        batch.collection == number && batch.state == State::Decided && is_prepared(batch)
+    };
+    let rows = |batch: &ServerBatch| if batch.back { -batch.portion.rows } else { batch.portion.rows };
     stage.store.batches.iter().filter(of).map(rows).sum()
 }
 
 /// The batch that an action has open.
-pub fn open(stage: &Stage, action: i64) -> Option<&Batch> {
+pub fn open(stage: &Stage, action: i64) -> Option<&ServerBatch> {
     stage.store.batches.iter().rev().find(|batch| batch.action == action && batch.is_open())
 }
 
@@ -81,7 +82,7 @@ pub fn intend(stage: &mut Stage, action: i64, tables: (Oid, Oid), back: bool, po
         .store
         .batches
         .retain(|batch| batch.is_open() || prepared.iter().any(|prepared| prepared.batch == batch.id));
-    stage.store.batches.push(Batch {
+    stage.store.batches.push(ServerBatch {
         id,
         action,
         collection,
@@ -160,7 +161,7 @@ pub fn settle(stage: &mut Stage, number: usize, orphans: bool) -> Result<(), Str
         return Ok(());
     }
     let wall = stage.world.wall();
-    let due = |batch: &&Batch| {
+    let due = |batch: &&ServerBatch| {
         let age = wall - batch.noted.wall;
         batch.collection == number && batch.is_open() && (!orphans || !(0..=ORPHAN_MS).contains(&age))
     };

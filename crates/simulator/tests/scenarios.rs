@@ -34,3 +34,13 @@ fn every_defect_has_a_scenario() {
         assert!(scenarios.iter().any(|(_, kept)| kept.scenario.defects == [defect]), "{defect:?}");
     }
 }
+
+/// A check that nothing was ever caught by may be one that catches nothing.
+#[test]
+fn every_check_has_caught_something() {
+    let scenarios = all();
+    // A panic is planted in a unit test of `simulation`.
+    for check in checks::ALL.iter().filter(|check| **check != "panicked") {
+        assert!(scenarios.iter().any(|(_, kept)| kept.expect == *check), "{check}");
+    }
+}

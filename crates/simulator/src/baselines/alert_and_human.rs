@@ -8,6 +8,9 @@ use crate::world::observe::true_lambda;
 /// Milliseconds until the alert.
 const PENDING_MS: i64 = 300_000;
 
+/// Rows a second that a server takes beside its work without a replica falling behind.
+const BEARABLE_ROWS: f64 = 2000.0;
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct AlertAndHuman {
@@ -36,7 +39,11 @@ impl Policy for AlertAndHuman {
         if now < comes || !jobs.is_idle() {
             return;
         }
-        (0..world.collections.len()).for_each(|number| world.make_way(number));
+        (0..world.collections.len()).for_each(|number| world.cancel_what_is_in_the_way(number));
+        // Whoever loads more than the server can take is asked to go slow.
+        for collection in &mut world.collections {
+            collection.ingest.rows = collection.ingest.rows.min(BEARABLE_ROWS);
+        }
         for (collection, table_oid, oid) in each(world) {
             let objective = world.collections[collection].config.recall_objective;
             let Some((table, index)) = look(world, collection, oid) else { continue };

@@ -380,9 +380,7 @@ pub fn each(world: &World) -> Vec<(usize, Oid, Oid)> {
     world
         .collections
         .iter()
-        .flat_map(|c| c.indexes().map(move |(table, index)| (c.id, table.oid, index.oid, index.maker)))
-        .filter(|(.., maker)| *maker != Maker::Foreign)
-        .map(|(collection, table, index, _)| (collection, table, index))
+        .flat_map(|c| c.indexes().map(move |(table, index)| (c.id, table.oid, index.oid)))
         .collect()
 }
 

@@ -41,7 +41,7 @@ impl Policy for SpecLiteral {
             }
             if world.maintenance.queue(number, now).0 > 0 {
                 self.attempts[number].push(now);
-                world.make_way(number);
+                world.cancel_what_is_in_the_way(number);
                 return;
             }
             // The weakest index by what its own searches and size say.

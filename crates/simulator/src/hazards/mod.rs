@@ -58,7 +58,7 @@ use healing::snapshot::Method;
 use crate::random::Random;
 use crate::scenario::Scenario;
 use crate::world::TRIAL_PREFIX;
-use crate::world::index::{Index, Maker};
+use crate::world::index::Index;
 
 /// Rows of which the lists can be judged.
 const JUDGED_ROWS: f64 = 1000.0;
@@ -166,9 +166,7 @@ impl Stage {
     /// The index that an event means, if one fits: never a trial or somebody's half-built one.
     pub fn target(&self, event: &Event, fits: impl Fn(&Index) -> bool) -> Option<(usize, (usize, usize))> {
         let collection = self.collection(event);
-        let own = |index: &Index| {
-            !index.name.starts_with(TRIAL_PREFIX) && !index.building && index.maker != Maker::Foreign
-        };
+        let own = |index: &Index| !index.name.starts_with(TRIAL_PREFIX) && !index.building;
         let place = self.world.collections[collection].nth(event.part, |index| own(index) && fits(index))?;
         Some((collection, place))
     }

@@ -20,7 +20,6 @@ impl Hazard for OperatorExecutes {
         let collection = stage.collection(event);
         let known = strategies();
         let strategy = known[event.part % known.len()].to_owned();
-        stage.requests[collection] += 1;
         stage.store.propose(collection, Request::Execute { strategy, params: Value::Null });
     }
 }

@@ -17,7 +17,6 @@ impl Hazard for OperatorTriggers {
 
     fn begin(&self, stage: &mut Stage, event: &Event) {
         let collection = stage.collection(event);
-        stage.requests[collection] += 1;
         stage.store.propose(collection, Request::Trigger);
     }
 }

@@ -124,8 +124,9 @@ fn restore_effort(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
         return Err("no effort to restore".to_owned());
     };
     let former = details.get("former").and_then(Value::as_u64).map(|effort| effort as u32);
+    let forgets = stage.has(Defect::SettingsNotPutBack);
     let collection = &mut stage.world.collections[turn.collection];
-    if let Some(index) = collection.index(of.oid) {
+    if let Some(index) = collection.index(of.oid).filter(|_| !forgets) {
         index.effort = former;
         index.panel = None;
     }

@@ -146,7 +146,7 @@ fn batch(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
         two_phase::intend(stage, turn.action, (from, to), false, portion);
         return Ok(Then::As(FORTH[0], SHORT_MS));
     }
-    stage.world.collections[turn.collection].carry(from, to, portion);
+    stage.world.collections[turn.collection].move_rows(from, to, portion);
     let number = stage.store.actions[&turn.action].entries.len();
     note(
         stage,
@@ -187,7 +187,7 @@ fn put_back(stage: &mut Stage, turn: &Turn, batch: Batch, names: [&'static str; 
         return Ok(Then::As(names[0], SHORT_MS));
     }
     effect(stage, turn, "move back");
-    stage.world.collections[turn.collection].carry(batch.to, batch.from, batch.portion);
+    stage.world.collections[turn.collection].move_rows(batch.to, batch.from, batch.portion);
     note(stage, turn, StepState::Intent, json!({ "undone_batch": batch.number }));
     Ok(Then::Again((batch.portion.rows * 2.0 * stage.world.slowness()) as i64))
 }

@@ -1,5 +1,5 @@
-//! Holding maintenance back: a job of pg_cron made inactive, autovacuum kept away, both under a lease that the healer ends;
-//! what is under way cancelled or waited for.
+//! Holding maintenance back under a lease: a job of pg_cron made inactive until the healer lets go of it, autovacuum kept away by
+//! a process that ends by itself; what is under way cancelled or waited for.
 
 use healing::lease::{Lease, LeaseKind, over};
 use healing::plan::Step;
@@ -128,36 +128,51 @@ fn undo(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     Ok(Then::Next(SHORT_MS))
 }
 
-/// The healer ends what the core says is over: a job runs again, autovacuum may come.
-pub fn end_leases(stage: &mut Stage) {
-    let wall = stage.world.wall();
-    let stays = stage.has(Defect::JobStaysPaused);
-    let Stage { world, store, .. } = stage;
-    let crate::world::World { maintenance, collections, .. } = world;
-    let ends = |number: usize, kind: LeaseKind, hold: &Hold| {
-        let lease = Lease {
-            id: hold.action,
-            kind,
-            subject: number.to_string(),
-            begins: hold.begins,
-            ends: hold.until,
-            collection_is_there: true,
-            enabled: collections[number].config.enabled,
-            action: store.actions.get(&hold.action).map(|action| action.status),
-        };
-        over(&lease, wall).is_some()
+/// Whether the core says that a hold is over.
+fn is_over(stage: &Stage, number: usize, kind: LeaseKind, hold: &Hold) -> bool {
+    let lease = Lease {
+        id: hold.action,
+        kind,
+        subject: number.to_string(),
+        begins: hold.begins,
+        ends: hold.until,
+        collection_is_there: true,
+        enabled: stage.world.collections[number].config.enabled,
+        action: stage.store.actions.get(&hold.action).map(|action| action.status),
     };
-    let mut changed = vec![];
-    for job in maintenance.jobs.iter_mut().filter(|_| !stays) {
-        if job.held.is_some_and(|hold| ends(job.collection, LeaseKind::CronJob, &hold)) {
-            (job.active, job.held) = (true, None);
-            changed.push(job.collection);
-        }
+    over(&lease, stage.world.wall()).is_some()
+}
+
+/// The healer lets go of jobs: they run again.
+pub fn end_leases(stage: &mut Stage) {
+    if stage.has(Defect::JobStaysPaused) {
+        return;
     }
-    maintenance.away.retain(|number, hold| {
-        let over = ends(*number, LeaseKind::Autovacuum, hold);
-        changed.extend(over.then_some(*number));
-        !over
-    });
-    changed.into_iter().for_each(|number| collections[number].touch());
+    let held = stage.world.maintenance.jobs.iter().enumerate();
+    let held = held.filter_map(|(at, job)| Some((at, job.collection, job.held?)));
+    let over: Vec<(usize, usize)> = held
+        .filter(|(_, number, hold)| is_over(stage, *number, LeaseKind::CronJob, hold))
+        .map(|(at, number, _)| (at, number))
+        .collect();
+    for (at, number) in over {
+        let job = &mut stage.world.maintenance.jobs[at];
+        (job.active, job.held) = (true, None);
+        stage.world.collections[number].touch();
+    }
+}
+
+/// The processes that keep autovacuum away end by themselves, with or without a healer.
+pub fn holders_let_go(stage: &mut Stage) {
+    if stage.world.maintenance.away.is_empty() || !stage.world.is_up() {
+        return;
+    }
+    let away = stage.world.maintenance.away.iter();
+    let over: Vec<usize> = away
+        .filter(|(number, hold)| is_over(stage, **number, LeaseKind::Autovacuum, hold))
+        .map(|(number, _)| *number)
+        .collect();
+    for number in over {
+        stage.world.maintenance.away.remove(&number);
+        stage.world.collections[number].touch();
+    }
 }

@@ -6,6 +6,7 @@ use healing::scaling::new_count;
 use serde_json::{Value, json};
 
 use super::{SHORT_MS, effect, note};
+use crate::defects::Defect;
 use crate::stage::Stage;
 use crate::worker::{Op, Then, Turn, op};
 
@@ -72,7 +73,8 @@ fn undo(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     if stage.world.weather.orchestrator_fails {
         return Err("the orchestrator answers 503".to_owned());
     }
-    if let Some(former) = details.get("previous_replicas").and_then(Value::as_u64) {
+    let former = details.get("previous_replicas").and_then(Value::as_u64);
+    if let Some(former) = former.filter(|_| !stage.has(Defect::SettingsNotPutBack)) {
         effect(stage, turn, "scale back");
         stage.world.scale(former as u32);
     }

@@ -2,9 +2,11 @@
 
 use healing::plan::Step;
 use healing::recovery::{RecoveryCommand, StepState};
-use serde_json::{Value, json};
+use healing::snapshot::UnixMs;
+use serde_json::json;
 
 use super::{SHORT_MS, effect, note};
+use crate::defects::Defect;
 use crate::stage::Stage;
 use crate::worker::{Op, Then, Turn, op};
 
@@ -19,7 +21,7 @@ pub(super) fn inverse(turn: &Turn) -> Vec<Op> {
 fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let Step::SetRoutingWeight { of, .. } = &turn.step else { return Err("no weight".to_owned()) };
     let table = stage.world.collections[turn.collection].table(of.oid).ok_or("the partition is gone")?;
-    let former = json!({ "former": table.weight });
+    let former = json!({ "former": [table.weight, table.weight_lease] });
     note(stage, turn, StepState::Intent, former);
     Ok(Then::Next(SHORT_MS))
 }
@@ -42,11 +44,13 @@ fn undo(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let Some(RecoveryCommand::Revert { details, .. }) = turn.command.as_deref() else {
         return Err("no weight to put back".to_owned());
     };
-    if let Some(former) = details.get("former").and_then(Value::as_f64) {
+    let former: Option<(f64, Option<(UnixMs, f64)>)> =
+        details.get("former").and_then(|former| serde_json::from_value(former.clone()).ok());
+    if let Some((weight, lease)) = former.filter(|_| !stage.has(Defect::SettingsNotPutBack)) {
         effect(stage, turn, "weight back");
         let collection = &mut stage.world.collections[turn.collection];
         if let Some(table) = collection.table(of.oid) {
-            (table.weight, table.weight_lease) = (former, None);
+            (table.weight, table.weight_lease) = (weight, lease);
         }
         collection.touch();
     }

@@ -49,9 +49,12 @@ fn undo(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
         details.get("former").and_then(|former| serde_json::from_value(former.clone()).ok()).flatten();
     effect(stage, turn, "throttle back");
     let wall = stage.world.wall();
+    let forgets = stage.has(Defect::SettingsNotPutBack);
     let collection = &mut stage.world.collections[turn.collection];
     // One that would be over by now is not brought back.
-    collection.ingest.throttle = former.filter(|former| former.until > wall);
+    if !forgets {
+        collection.ingest.throttle = former.filter(|former| former.until > wall);
+    }
     collection.touch();
     note(stage, turn, StepState::Undone, json!({}));
     Ok(Then::Next(SHORT_MS))

@@ -6,6 +6,7 @@ use healing::verdict::Verdict;
 use serde_json::json;
 
 use super::{SHORT_MS, effect, note, target};
+use crate::defects::Defect;
 use crate::stage::Stage;
 use crate::worker::{Op, Then, Turn, op};
 
@@ -34,7 +35,7 @@ fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let collection = &stage.world.collections[turn.collection];
     collection.as_planned(of)?;
     let trial = collection.trial(of).map(|trial| trial.oid).ok_or("the new index is not there any more")?;
-    let effort = effort_for(stage, turn, of);
+    let effort = effort_for(stage, turn, of).filter(|_| !stage.has(Defect::EffortNotCarried));
     if let (Some(effort), Some(trial)) = (effort, stage.world.collections[turn.collection].index(trial)) {
         trial.effort = Some(effort);
     }

@@ -31,8 +31,6 @@ pub enum Maker {
     User,
     /// An action of the healer, by its number.
     Action(i64),
-    /// Another tool's session, which is still building it.
-    Foreign,
 }
 
 /// How far the index is from a fresh build, invisible to the healer but by its readings.

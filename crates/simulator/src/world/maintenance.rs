@@ -203,7 +203,7 @@ impl World {
     }
 
     /// Whatever a user's maintenance of a collection waits for is cancelled.
-    pub fn make_way(&mut self, number: usize) {
+    pub fn cancel_what_is_in_the_way(&mut self, number: usize) {
         let Maintenance { vacuums, waiters, .. } = &mut self.maintenance;
         let before = vacuums.len();
         let in_the_way =

@@ -676,7 +676,7 @@ impl Collection {
     }
 
     /// Moves just these rows.
-    pub fn carry(&mut self, from: Oid, to: Oid, portion: Portion) {
+    pub fn move_rows(&mut self, from: Oid, to: Oid, portion: Portion) {
         self.add(from, portion, -1.0);
         self.add(to, portion, 1.0);
     }

@@ -29,7 +29,7 @@ const GROUPS: u32 = 6;
 /// How a reason for an unknown λ begins where the core erred; others are what they say.
 pub const ERRED: &str = "not assessed: ";
 /// In one of so many cases the shortcut of [`judge`] is held against the core itself.
-const AUDIT: u64 = 32;
+const AUDIT: u64 = 256;
 
 /// The slow measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -160,6 +160,13 @@ impl Strain {
     }
 }
 
+impl Strain {
+    /// Read replicas that were asked for last.
+    pub fn wanted(&self) -> u32 {
+        self.asked.map_or(self.readers, |(readers, _)| readers)
+    }
+}
+
 /// Share of the reads that servers other than read replicas answer.
 fn reads_left(readers: u32) -> f64 {
     f64::from(READERS) / f64::from(readers.max(1))

@@ -3,14 +3,19 @@
 //! Limits that a wall clock decides are held against true time too: only what both clocks call too early is a
 //! violation, so that a jump of the clock is no excuse and no accusation.
 
+mod leases;
+mod permission;
+pub mod undone;
+pub mod well;
+
 use healing::classify::{Problem, ProblemClass};
-use healing::config::Mode as HealingMode;
 use healing::engine::{Reason, Request};
 use healing::lifecycle::{Lesson, Status};
 use healing::plan::{Plan, Step};
 use healing::recovery::RecoveryCommand;
 use healing::snapshot::{Oid, Snapshot, UnixMs};
 
+pub use self::permission::{begins, builds, permitted, starts};
 use crate::baselines::is_fine;
 use crate::curable;
 use crate::defects::Defect;
@@ -20,9 +25,8 @@ use crate::store::{Action, Condition};
 use crate::two_phase;
 use crate::worker::Turn;
 use crate::world::index::{Index, Maker};
-use crate::world::maintenance::Hold;
 use crate::world::observe;
-use crate::world::{TRIAL_PREFIX, trial_name};
+use crate::world::{EPOCH_MS, TRIAL_PREFIX, trial_name};
 
 /// Beside its own time limits an action may take this long, in seconds in which nothing hinders it.
 const SLACK_S: f64 = 3600.0;
@@ -32,15 +36,15 @@ const ACTIONS_PER_FAULT: u32 = 3;
 /// may take for it.
 const DOSED: [&str; 3] = ["cold_rows_pile", "partition_hot", "server_crowded"];
 const DOSES: u32 = 6;
-/// Times in a day that a remedy may move rows that are moved back since that was no gain, with no fault in between.
+/// Times in a day that a remedy may do something that is taken back since it was no gain, with no fault in between.
 const FUTILE_MAX: usize = 2;
 /// λ in truth below which a collection counts as not cured: the boundary of stress, less what the confidence interval of
 /// a panel may hide.
 const CURED: f64 = 0.65;
 /// Calm that is surely enough to cure everything: longer than the longest wait that the core knows.
 const CALM_S: u64 = 30 * 3600;
-/// A running healer lets go of maintenance within so many seconds of the end of a lease, and ends what is prepared elsewhere.
-const LET_GO_S: u64 = 600;
+/// Seconds after which a running healer has stopped what is under way where healing is switched off.
+const OFF_S: u64 = 20;
 /// Memory that a throttle which holds may have grown by, percent: what its verification lets pass, and the time since then.
 const MEMORY_NOISE_PCT: f64 = 2.5;
 
@@ -50,6 +54,8 @@ pub const ALL: &[&str] = &[
     "assessed",
     "attempts",
     "audit",
+    "backoff",
+    "breaker",
     "consent",
     "content",
     "cooldown",
@@ -69,15 +75,20 @@ pub const ALL: &[&str] = &[
     "learned",
     "leftover",
     "lifecycle",
+    "limits",
     "liveness",
     "one_outcome",
     "panicked",
     "paused",
     "server_limit",
     "single_flight",
+    "standby",
     "stop_ignored",
+    "undone",
     "unfinished",
+    "unwell",
     "window",
+    "worse",
 ];
 
 /// What the watch remembers between ticks.
@@ -87,6 +98,10 @@ pub struct Watch {
     rested: Vec<u64>,
     /// Unhindered seconds of each action in flight.
     ages: std::collections::BTreeMap<i64, f64>,
+    /// Facts of each collection when it was last looked at after the calm, and since when it was weak then, true time.
+    looked: Vec<(u64, Option<UnixMs>)>,
+    /// Seconds for which healing has been off for each action that goes on, while the healer ran.
+    off: std::collections::BTreeMap<i64, u64>,
     /// Seconds for which a running healer has held maintenance of a collection back after the end of the lease.
     late: std::collections::BTreeMap<usize, u64>,
 }
@@ -104,25 +119,31 @@ pub fn conditions(stage: &Stage, collection: usize, problem: &Problem, plan: &Pl
             world.collections[collection].indexes().find(|(_, index)| index.qualified() == **name)
         })
         .map(|(_, index)| Condition {
+            name: index.qualified(),
             valid: index.valid,
             bytes: index.bytes,
             recall: index.recall(index.effort(world.server_effort)),
             wear: index.shape.misfit + index.shape.skew + index.shape.damage,
         })
-        .chain(strained(stage, collection, problem, plan))
+        .chain(strained(stage, collection, problem, plan).map(|wear| Condition {
+            name: "what it is about".to_owned(),
+            valid: true,
+            bytes: 0,
+            recall: 1.0,
+            wear,
+        }))
         .collect()
 }
 
 /// What the steps of a plan that concern no index are about: the load of the tables that rows leave, and the reads of this server.
-fn strained(stage: &Stage, collection: usize, problem: &Problem, plan: &Plan) -> Option<Condition> {
+fn strained(stage: &Stage, collection: usize, problem: &Problem, plan: &Plan) -> Option<f64> {
     if holds_maintenance(plan) {
         let (waiting, longest_s) = stage.world.maintenance.queue(collection, stage.world.now);
         // What a replica is behind with is WAL; else it is about what waits.
-        let wear = match problem.class {
+        return Some(match problem.class {
             ProblemClass::ReplicationLag { .. } => stage.world.wal() / 1e7,
             _ => f64::from(waiting) + longest_s / 1000.0,
-        };
-        return Some(Condition { valid: true, bytes: 0, recall: 1.0, wear });
+        });
     }
     let tables = &stage.world.collections[collection].tables;
     let is_source = |oid: Oid| {
@@ -135,7 +156,7 @@ fn strained(stage: &Stage, collection: usize, problem: &Problem, plan: &Plan) ->
     let sources = tables.iter().filter(|table| is_source(table.oid));
     let uneven = sources.map(|table| table.heat).fold(0.0, f64::max);
     let cold: f64 = tables.iter().filter(|table| !table.cold).map(|table| table.cold_rows).sum();
-    let wear = match plan.steps.iter().find(|step| step.target().is_none())? {
+    Some(match plan.steps.iter().find(|step| step.target().is_none())? {
         Step::MoveRows { moves, .. } if moves.iter().any(|one| one.cold) => cold,
         Step::MoveRows { .. } | Step::SetRoutingWeight { .. } => uneven,
         // Less is written, or less for longer.
@@ -147,8 +168,7 @@ fn strained(stage: &Stage, collection: usize, problem: &Problem, plan: &Plan) ->
         }
         Step::ScaleReplicas { .. } => 1.0 / f64::from(stage.world.serving()),
         _ => return None,
-    };
-    Some(Condition { valid: true, bytes: 0, recall: 1.0, wear })
+    })
 }
 
 /// Whether a plan holds maintenance back.
@@ -204,96 +224,6 @@ pub fn panel_of(stage: &Stage, collection: usize, plan: &Plan) -> Option<UnixMs>
         .min()
 }
 
-/// An action may run from now on: every limit holds.
-pub fn permitted(stage: &mut Stage, id: i64) {
-    let at = stage.moment();
-    let action = stage.store.actions[&id].clone();
-    let planned = action.planned().clone();
-    let config = stage.world.collections[action.collection].config.clone();
-    if !config.enabled {
-        stage.violated("disabled", format!("action {id} may run while healing is switched off"));
-    }
-    let others = stage.store.all_in_flight();
-    if i64::from(others) > stage.max_concurrent {
-        stage.violated(
-            "server_limit",
-            format!("{others} actions are in flight, action {id} the last of them"),
-        );
-    }
-    if action.request != Request::Automatic {
-        return;
-    }
-    if config.mode == HealingMode::Observe && !action.approved {
-        stage.violated("consent", format!("action {id} runs in observe mode"));
-    }
-    if config.mode == HealingMode::Approve && !action.approved {
-        stage.violated("consent", format!("action {id} was not approved"));
-    }
-    if planned.plan.impact > config.max_auto_heal_impact && !action.approved {
-        stage.violated("impact", format!("action {id} has impact {}", planned.plan.impact));
-    }
-    let (Some(decided), false) = (action.decided, action.approved) else { return };
-    let age_s = (decided.real - planned.observed) / 1000;
-    if age_s > config.max_snapshot_age_seconds && stage.jumped_at < planned.observed {
-        stage.violated("acts_on_stale", format!("action {id} rests on an observation that is {age_s} s old"));
-    }
-    let (cooldown_ms, window_ms) =
-        (config.min_healing_interval_seconds * 1000, config.attempt_window_seconds * 1000);
-    let mut attempts = 0;
-    let mut too_soon = None;
-    for other in stage.store.by_collection[action.collection].iter().rev().take(50) {
-        let other = &stage.store.actions[other];
-        if other.id == id || !other.status.counts_as_attempt() || other.planned.is_none() {
-            continue;
-        }
-        if let Some(ended) = other.ended
-            && at.real - ended.real < cooldown_ms
-            && at.wall - ended.wall < cooldown_ms
-        {
-            too_soon = Some((other.id, (at.real - ended.real) / 1000));
-        }
-        if other.started.is_some_and(|s| at.real - s.real < window_ms && at.wall - s.wall < window_ms) {
-            attempts += 1;
-        }
-    }
-    if let Some((other, seconds)) = too_soon {
-        stage.violated("cooldown", format!("action {id} comes {seconds} s after the end of action {other}"));
-    }
-    if attempts >= config.max_attempts_per_window {
-        stage.violated("attempts", format!("action {id} comes after {attempts} others in the window"));
-    }
-}
-
-/// The healer starts the first worker of an action: nobody has paused healing, and what waits for a window is in one.
-pub fn starts(stage: &mut Stage, id: i64) {
-    let action = &stage.store.actions[&id];
-    let (collection, wall) = (&stage.world.collections[action.collection], stage.world.wall());
-    let config = &collection.config;
-    let paused = config.paused_until.is_some_and(|until| until > wall);
-    let waits = !action.by_hand() && action.planned().plan.impact >= config.window_impact;
-    let outside = waits && !config.maintenance_windows.is_empty() && !in_window(config, wall);
-    if paused {
-        stage.violated("paused", format!("action {id} begins while healing is paused"));
-    }
-    if outside {
-        stage.violated("window", format!("action {id} begins outside of the maintenance windows"));
-    }
-}
-
-/// Whether the time of day is in a window of each day (the only kind here), counted apart from the core.
-fn in_window(config: &healing::config::Config, wall: UnixMs) -> bool {
-    let minute = wall.div_euclid(60_000).rem_euclid(24 * 60);
-    let at = |time: &str| {
-        let (hours, minutes) = time.split_once(':')?;
-        Some(hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?)
-    };
-    config.maintenance_windows.iter().any(|window| match (at(&window.from), at(&window.to)) {
-        (Some(from), Some(to)) if from < to => (from..to).contains(&minute),
-        (Some(from), Some(to)) => minute >= from || minute < to,
-        _ => false,
-    })
-}
-
 /// The audit chain is sound, and holds every step and one end of each action that is over.
 pub fn audit(stage: &mut Stage) {
     if let Err(detail) = stage.store.audit.verify(&stage.store.actions) {
@@ -329,79 +259,6 @@ pub fn learned(stage: &mut Stage) {
     if let Some(error) = error {
         stage.violated("learned", error);
     }
-}
-
-/// What holds under a lease is over when the lease is, by at least one of both clocks.
-fn leases(stage: &mut Stage, watch: &mut Watch, tick_s: u64) {
-    let (wall, now, jumped) = (stage.world.wall(), stage.world.now, stage.jumped_at);
-    let grace_ms = 2000 * tick_s as i64;
-    let late = stage.world.collections.iter().find_map(|collection| {
-        let throttle = collection.ingest.throttle?;
-        let over = now - throttle.set > throttle.lease_s * 1000 + grace_ms && jumped < throttle.set;
-        // A clock that was just set forth has ended the lease at a stroke: the healer has its next round to say so.
-        let late = throttle.until < wall - grace_ms && now - jumped > grace_ms;
-        (over || late).then_some(collection.id)
-    });
-    if let Some(number) = late {
-        stage.violated("lease_ends", format!("collection {number}: a throttle outlives its lease"));
-    }
-    // Of maintenance the healer lets go, in the next of its rounds.
-    let maintenance = &stage.world.maintenance;
-    let held = maintenance.jobs.iter().filter_map(|job| Some((job.collection, job.held?)));
-    let held = held.chain(maintenance.away.iter().map(|(number, hold)| (*number, *hold)));
-    // By the wall clock, or by true time: no jump of a clock holds it back for longer than twice its time.
-    let is_over = |hold: &Hold| wall >= hold.until || now - hold.set > 2000 * hold.lease_s;
-    let late: std::collections::BTreeSet<usize> =
-        held.filter(|(_, hold)| is_over(hold)).map(|(number, _)| number).collect();
-    let is_running = stage.healer.is_running(&stage.world);
-    let idle = maintenance.jobs.iter().find(|job| job.held.is_none() && job.active != job.wanted);
-    let idle = idle.map(|job| (job.collection, job.jobid));
-    watch.late.retain(|number, _| late.contains(number));
-    for number in late.into_iter().filter(|_| is_running) {
-        let seconds = watch.late.entry(number).or_default();
-        *seconds += tick_s;
-        if *seconds > LET_GO_S {
-            stage.violated(
-                "lease_ends",
-                format!("collection {number}: maintenance is held back after the lease"),
-            );
-        }
-    }
-    if let Some((number, jobid)) = idle {
-        stage.violated("lease_ends", format!("collection {number}: job {jobid} is not as its owner left it"));
-    }
-}
-
-/// What is prepared on the other server is brought to its end while that answers and the healer runs.
-fn prepared(stage: &mut Stage, tick_s: u64) {
-    if stage.world.far.prepared.is_empty() {
-        return;
-    }
-    let could = stage.healer.is_running(&stage.world) && stage.world.far.answers().is_ok();
-    let mut late = None;
-    for prepared in stage.world.far.prepared.iter_mut().filter(|_| could) {
-        prepared.idle_s += tick_s;
-        if prepared.idle_s > LET_GO_S {
-            late = Some(*prepared);
-        }
-    }
-    if let Some(late) = late {
-        let (batch, number) = (late.batch, late.collection);
-        stage.violated("in_doubt", format!("collection {number}: batch {batch} stays prepared there"));
-    }
-}
-
-/// A worker is about to begin its action; false: it must not.
-pub fn begins(stage: &mut Stage, id: i64) -> bool {
-    let number = stage.store.actions[&id].collection;
-    if stage.world.collections[number].config.enabled {
-        return true;
-    }
-    if stage.has(Defect::ApprovalSkipsGates) {
-        stage.violated("disabled", format!("action {id} begins while healing is switched off"));
-        return true;
-    }
-    false
 }
 
 /// An effect on the catalog is about to come about.
@@ -458,19 +315,10 @@ pub fn ended(stage: &mut Stage, id: i64) {
     if action.outcomes != 1 {
         stage.violated("one_outcome", format!("action {id} has {} outcomes", action.outcomes));
     }
-    let collection = &stage.world.collections[action.collection];
-    let struck = collection.fault_at;
+    let struck = stage.world.collections[action.collection].fault_at;
     let unfinished = stage.store.unfinished.iter().any(|left| left.action == id);
-    let undone =
-        matches!(action.status, Status::RolledBack | Status::Failed | Status::Aborted) && !unfinished;
-    if let (true, Some(before)) = (undone, &action.moved_before) {
-        let now = collection.moved();
-        if now.iter().zip(before).any(|(now, before)| (now.1 - before.1).abs() > 0.5) {
-            stage.violated(
-                "rows_elsewhere",
-                format!("action {id} was undone: moved before {before:?}, now {now:?}"),
-            );
-        }
+    if matches!(action.status, Status::RolledBack | Status::Failed | Status::Aborted) && !unfinished {
+        undone::check(stage, &action);
     }
     futile(stage, id);
     let planned = action.planned();
@@ -491,9 +339,19 @@ pub fn ended(stage: &mut Stage, id: i64) {
         return;
     }
     let after = conditions(stage, action.collection, &planned.problem, &planned.plan);
+    let objective = stage.world.collections[action.collection].config.recall_objective;
+    for before in &planned.true_before {
+        let now = after.iter().find(|now| now.name == before.name);
+        if let Some(now) = now.filter(|now| now.is_worse(before, objective)) {
+            stage.violated("worse", format!("action {id} counts as a success: {before:?} became {now:?}"));
+        }
+    }
     // One that is gone was surplus.
     let gone = after.len() < planned.true_before.len();
-    let better = after.iter().zip(&planned.true_before).any(|(after, before)| after.is_better(before));
+    let is_better = |now: &Condition| {
+        planned.true_before.iter().any(|before| before.name == now.name && now.is_better(before))
+    };
+    let better = after.iter().any(is_better);
     if !(gone || better || eased(stage, &planned.plan, &planned.before)) {
         let before = &planned.true_before;
         stage.violated("credited", format!("action {id} counts as a success: from {before:?} to {after:?}"));
@@ -512,45 +370,60 @@ fn eased(stage: &Stage, plan: &Plan, before: &Snapshot) -> bool {
     }) && stage.world.strain.memory_pct <= used + MEMORY_NOISE_PCT
 }
 
-/// Rows were moved and moved back: not again and again.
+/// Something was tried and taken back, since it was no gain: not again and again, on the same thing by the same remedy.
 fn futile(stage: &mut Stage, id: i64) {
     let action = &stage.store.actions[&id];
     let number = action.collection;
-    let moves = |action: &Action| {
-        action.planned.as_ref().is_some_and(|planned| {
-            planned.plan.steps.iter().any(|step| matches!(step, Step::MoveRows { .. }))
-        })
+    // What costs nothing but a moment is no harm.
+    let costs =
+        |plan: &Plan| builds(plan) || plan.steps.iter().any(|step| matches!(step, Step::MoveRows { .. }));
+    let in_vain = |action: &Action| {
+        let planned = action.planned.as_ref().filter(|planned| costs(&planned.plan));
+        !action.by_hand() && action.lesson == Some(Lesson::NoGain) && planned.is_some()
     };
-    let in_vain =
-        |action: &Action| !action.by_hand() && action.lesson == Some(Lesson::NoGain) && moves(action);
     if !in_vain(action) {
         return;
     }
     // Where a clock jumped, what came first is not always what the healer sees as first.
     let fault_at = stage.world.collections[number].fault_at.max(stage.jumped_at);
     let since = fault_at.max(stage.world.now - 24 * 3_600_000);
-    let strategy = &action.planned().plan.strategy;
+    let same = |other: &Action| about(&other.planned().plan) == about(&action.planned().plan);
     let others = stage.store.by_collection[number].iter().rev().map(|other| &stage.store.actions[other]);
     let row = others
-        .filter(|other| in_vain(other) && other.planned().plan.strategy == *strategy)
+        .filter(|other| in_vain(other) && same(other))
         .filter(|other| other.decided.is_some_and(|at| at.real > since))
         .count();
     if row > FUTILE_MAX {
-        let detail =
-            format!("{strategy} has moved rows and moved them back {row} times, action {id} the last");
+        let strategy = &action.planned().plan.strategy;
+        let detail = format!("{strategy} was taken back as no gain {row} times, action {id} the last");
         stage.violated("futile", detail);
     }
 }
 
+/// The remedy of a plan and the indexes that it is about; rows of a collection are one thing.
+fn about(plan: &Plan) -> (&str, Vec<&str>) {
+    let mut names: Vec<&str> =
+        plan.steps.iter().filter_map(Step::target).map(|of| of.name.as_str()).collect();
+    if plan.steps.iter().any(|step| matches!(step, Step::MoveRows { .. })) {
+        names.clear();
+    }
+    names.sort_unstable();
+    names.dedup();
+    (&plan.strategy, names)
+}
+
 /// After every tick.
 pub fn tick(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
-    watch.rested.resize(stage.world.collections.len(), 0);
+    let count = stage.world.collections.len();
+    watch.rested.resize(count, 0);
+    watch.looked.resize(count, (0, None));
     if !stage.store.open.is_empty() {
         in_flight(stage, watch, scenario);
     }
-    leases(stage, watch, scenario.tick_s);
-    prepared(stage, scenario.tick_s);
+    leases::leases(stage, watch, scenario.tick_s);
+    leases::prepared(stage, scenario.tick_s);
     for number in 0..stage.world.collections.len() {
+        in_time(stage, watch, number, scenario);
         if watch.rested[number] != stage.world.collections[number].facts && stage.store.in_flight(number) == 0
         {
             watch.rested[number] = stage.world.collections[number].facts;
@@ -570,6 +443,18 @@ fn in_flight(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
             continue;
         }
         let number = action.collection;
+        let off =
+            !stage.world.collections[number].config.enabled && action.stop_asked.is_none() && !action.keep;
+        if !off {
+            watch.off.remove(&id);
+        } else if stage.healer.is_running(&stage.world) {
+            let seconds = watch.off.entry(id).or_default();
+            *seconds += scenario.tick_s;
+            if *seconds > OFF_S {
+                stage.violated("disabled", format!("action {id} goes on although healing is switched off"));
+            }
+        }
+        let action = &stage.store.actions[&id];
         // A replica that is slow while a vacuum writes: less of that is no false heal.
         let slows = holds_maintenance(&action.planned().plan) && !action.needless;
         if scenario.mode == Mode::Healthy && !action.by_hand() && !slows {
@@ -601,14 +486,41 @@ fn in_flight(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
     }
 }
 
+/// No row is lost, and none is there twice, at any moment; and after the calm nothing stays weak for longer than it takes.
+fn in_time(stage: &mut Stage, watch: &mut Watch, number: usize, scenario: &Scenario) {
+    let facts = stage.world.collections[number].facts;
+    let (looked, since) = watch.looked[number];
+    let changed = looked != facts;
+    if changed {
+        watch.looked[number].0 = facts;
+        let moved = stage.world.collections[number].moved();
+        let rows = moved.iter().map(|(_, moved)| moved).sum::<f64>() + two_phase::in_doubt(stage, number);
+        if rows.abs() > 0.5 {
+            let detail = format!("collection {number}: {rows:.0} rows more than users brought");
+            stage.violated("content", detail);
+        }
+    }
+    let calm_at = EPOCH_MS + scenario.calm_s() as i64 * 1000;
+    if scenario.mode != Mode::Liveness || stage.world.now < calm_at {
+        return;
+    }
+    if changed {
+        let weak = observe::true_lambda(&mut stage.world, number) < CURED;
+        watch.looked[number].1 = weak.then(|| since.unwrap_or(stage.world.now));
+    }
+    if let Some(since) = watch.looked[number].1
+        && stage.world.now - since > CALM_S as i64 * 1000
+        && stage.store.in_flight(number) == 0
+    {
+        // Once: what nobody could cure is not asked for at each tick.
+        watch.looked[number].1 = Some(stage.world.now);
+        cured(stage, number);
+    }
+}
+
 /// Nothing acts on a collection: what must be there is there, and nothing else of ours.
 fn at_rest(stage: &mut Stage, number: usize) {
     let mut found = Vec::new();
-    let moved = stage.world.collections[number].moved();
-    let rows = moved.iter().map(|(_, moved)| moved).sum::<f64>() + two_phase::in_doubt(stage, number);
-    if rows.abs() > 0.5 {
-        found.push(("content", format!("{rows:.0} rows more than users brought")));
-    }
     let losers: Vec<Oid> =
         stage.store.losers.iter().filter(|(of, _)| *of == number).map(|(_, of)| of.oid).collect();
     let collection = &mut stage.world.collections[number];
@@ -698,19 +610,29 @@ pub fn at_end(stage: &mut Stage, scenario: &Scenario) {
 }
 
 fn cured(stage: &mut Stage, number: usize) {
-    let lambda = observe::true_lambda(&mut stage.world, number);
-    let in_flight = stage.store.in_flight(number);
-    // Where the disk has no room nothing can be built, and where it is full nothing dropped.
-    let full = stage.world.disk_free() == 0 || stage.store.reasons[number] == Some(Reason::DiskHeadroom);
-    if lambda >= CURED || in_flight > 0 || full {
+    if stage.store.in_flight(number) > 0 {
         return;
     }
-    // As many rows as may be moved at once are too few: a human must raise a limit.
-    if curable::lambda_without_the_incurable(&stage.world, number) >= CURED {
+    // Where the disk has no room nothing can be built, and where it is full nothing dropped.
+    let short = stage.store.reasons[number] == Some(Reason::DiskHeadroom);
+    if stage.world.disk_free() == 0 || short && !well::has_room(&stage.world, number) {
         return;
     }
     let reason = stage.store.reasons[number].map_or("none", |reason| reason.as_str());
     let struck = stage.struck[number].join(", ");
+    let ailments = well::ailments(&stage.world, number);
+    if !ailments.is_empty() {
+        let detail = format!(
+            "collection {number}, long after the calm: {}; {reason}; struck by {struck}",
+            ailments.join(", ")
+        );
+        stage.violated("unwell", detail);
+    }
+    // As many rows as may be moved at once are too few: a human must raise a limit.
+    let lambda = observe::true_lambda(&mut stage.world, number);
+    if lambda >= CURED || curable::lambda_without_the_incurable(&stage.world, number) >= CURED {
+        return;
+    }
     let weak = observe::weak_in_truth(&stage.world, number);
     stage.violated(
         "liveness",
