@@ -37,13 +37,13 @@ fn nothing_breaks(scenarios: Vec<Scenario>) -> u64 {
                     let result = run(scenario);
                     actions.fetch_add(result.actions, Ordering::Relaxed);
                     if let Some(violation) = result.violations.into_iter().next() {
-                        failures.lock().unwrap().push((scenario.seed, violation));
+                        failures.lock().expect("no thread panics").push((scenario.seed, violation));
                     }
                 }
             });
         }
     });
-    assert_eq!(failures.into_inner().unwrap(), []);
+    assert_eq!(failures.into_inner().expect("no thread panics"), []);
     actions.into_inner()
 }
 
