@@ -77,19 +77,19 @@ pub enum Defect {
     EffortNotCarried,
     /// The curve that says what missing recall is worth is flat: λ does not see it.
     BlindToRecall,
-    /// As built: approval starts a plan whatever the off switch, the server's limit and the collection say by then.
+    /// Once built so: approval starts a plan whatever the off switch, the server's limit and the collection say by then.
     ApprovalSkipsGates,
-    /// As built: the verdict to keep is recorded even when a human's wish to stop was accepted before.
+    /// Once built so: the verdict to keep is recorded even when a human's wish to stop was accepted before.
     KeepIgnoresAbort,
-    /// As built: a structure that could not be read, or was read before a statistics reset, is not read again until a
+    /// Once built so: a structure that could not be read, or was read before a statistics reset, is not read again until a
     /// tenth of the rows changed.
     StructureNotReadAgain,
-    /// As built: a worker that died says nothing of its remedy, so that a build which always runs out of memory takes the
+    /// Once built so: a worker that died says nothing of its remedy, so that a build which always runs out of memory takes the
     /// server down again after each cooldown.
     DeathUncounted,
-    /// As built: an action whose worker errs each time gets another one for ever.
+    /// Once built so: an action whose worker errs each time gets another one for ever.
     RestartsUncounted,
-    /// As built: a loser that cannot be dropped within a few tries stays for ever, since its action counts as ended.
+    /// Once built so: a loser that cannot be dropped within a few tries stays for ever, since its action counts as ended.
     LoserForgotten,
 }
 

@@ -476,7 +476,7 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
     }
 }
 
-/// Drops what successes left, once a valid index bears the name. (The extension as built does not:
+/// Drops what successes left, once a valid index bears the name. (An early extension did not:
 /// [`Defect::LoserForgotten`].)
 fn drop_losers(stage: &mut Stage) {
     for (number, of) in std::mem::take(&mut stage.store.losers) {
@@ -654,7 +654,7 @@ pub fn begin(stage: &Stage, id: i64) -> Begin {
     })
 }
 
-/// Before a worker begins: what was decided or approved earlier must still hold. (The extension as built does not ask:
+/// Before a worker begins: what was decided or approved earlier must still hold. (An early extension did not ask:
 /// [`Defect::ApprovalSkipsGates`].)
 fn may_begin(stage: &mut Stage, id: i64) -> bool {
     if stage.has(Defect::ApprovalSkipsGates) {

@@ -578,7 +578,7 @@ impl Worker {
         }
     }
 
-    /// The action ends; what it could not drop is dropped by the healer later. (The extension as built forgets it.)
+    /// The action ends; what it could not drop is dropped by the healer later. (An early extension forgot it.)
     fn remember_losers(&self, stage: &mut Stage) {
         let action = stage.store.action(self.action);
         let (number, planned) = (action.collection, Rc::clone(action.planned()));
