@@ -11,7 +11,6 @@ use crate::stage::Stage;
 use crate::steps;
 use crate::worker;
 use crate::world::Work;
-use crate::world::observe;
 
 /// Seconds between two looks of a human once the disturbances are over.
 const LOOK_S: u64 = 4 * 3600;
@@ -23,8 +22,6 @@ pub struct Run {
     pub violations: Vec<(&'static str, String)>,
     /// What was met.
     pub coverage: Coverage,
-    /// Seconds that collections were degraded in truth, summed over them.
-    pub degraded_s: f64,
     /// Work spent.
     pub work: Work,
     /// Actions that began.
@@ -41,7 +38,6 @@ pub fn run(scenario: &Scenario) -> Run {
         Run {
             violations: vec![("panicked", text.to_owned())],
             coverage: Coverage::default(),
-            degraded_s: 0.0,
             work: Work::default(),
             actions: 0,
             trace: vec![],
@@ -55,13 +51,10 @@ pub fn run_with(scenario: &Scenario, trace: bool) -> Run {
     stage.trace = trace.then(Vec::new);
     let mut watch = Watch::default();
     let mut schedule = hazards::Schedule::new(scenario);
-    let mut degraded_s = 0.0;
     let tick_ms = scenario.tick_s as i64 * 1000;
     let mut calmed = scenario.mode != Mode::Liveness;
     // Actions of the storm that are still under way.
     let mut of_storm: Vec<i64> = vec![];
-    // How each collection stood when last looked at: counted without asking again while nothing changes.
-    let mut sick = vec![(0u64, false); stage.world.collections.len()];
     for tick in 0..scenario.length_s / scenario.tick_s {
         stage.world.advance(tick_ms);
         let second = tick * scenario.tick_s;
@@ -88,16 +81,6 @@ pub fn run_with(scenario: &Scenario, trace: bool) -> Run {
         steps::pause_maintenance::holders_let_go(&mut stage);
         healer::round(&mut stage);
         checks::tick(&mut stage, &mut watch, scenario);
-        for (number, (facts, degraded)) in sick.iter_mut().enumerate() {
-            if *facts != stage.world.collections[number].facts {
-                let stress = stage.world.collections[number].config.stress_lambda;
-                *degraded = observe::true_lambda(&mut stage.world, number) < stress;
-                *facts = stage.world.collections[number].facts;
-            }
-            if *degraded {
-                degraded_s += scenario.tick_s as f64;
-            }
-        }
         if !stage.violations.is_empty() {
             break;
         }
@@ -109,7 +92,6 @@ pub fn run_with(scenario: &Scenario, trace: bool) -> Run {
     Run {
         violations: stage.violations,
         coverage: stage.coverage,
-        degraded_s,
         work: stage.world.work,
         actions,
         trace: stage.trace.unwrap_or_default(),

@@ -43,6 +43,8 @@ const FUTILE_MAX: usize = 2;
 const CURED: f64 = 0.65;
 /// Calm that is surely enough to cure everything: longer than the longest wait that the core knows.
 const CALM_S: u64 = 30 * 3600;
+/// How often it is looked whether a collection is still weak, milliseconds.
+const LOOK_MS: i64 = 1_800_000;
 /// Seconds after which a running healer has stopped what is under way where healing is switched off.
 const OFF_S: u64 = 20;
 /// Memory that a throttle which holds may have grown by, percent: what its verification lets pass, and the time since then.
@@ -490,8 +492,7 @@ fn in_flight(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
 fn in_time(stage: &mut Stage, watch: &mut Watch, number: usize, scenario: &Scenario) {
     let facts = stage.world.collections[number].facts;
     let (looked, since) = watch.looked[number];
-    let changed = looked != facts;
-    if changed {
+    if looked != facts {
         watch.looked[number].0 = facts;
         let moved = stage.world.collections[number].moved();
         let rows = moved.iter().map(|(_, moved)| moved).sum::<f64>() + two_phase::in_doubt(stage, number);
@@ -504,7 +505,8 @@ fn in_time(stage: &mut Stage, watch: &mut Watch, number: usize, scenario: &Scena
     if scenario.mode != Mode::Liveness || stage.world.now < calm_at {
         return;
     }
-    if changed {
+    // What takes thirty hours need not be looked at each time.
+    if (stage.world.now - EPOCH_MS).rem_euclid(LOOK_MS) == 0 {
         let weak = observe::true_lambda(&mut stage.world, number) < CURED;
         watch.looked[number].1 = weak.then(|| since.unwrap_or(stage.world.now));
     }
