@@ -1,15 +1,16 @@
 //! `throttle_ingestion` by itself: a replica that replays slowly falls behind under an import and is let catch up; a partition
 //! that is hot because it is written to cools.
 
-use std::sync::Arc;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use cluster::faults::{Readers, partitioned};
 use cluster::writers::{Statement, Writers};
 use cluster::{Cluster, Signal, wait_for};
 use postgres::Client;
-use tests::{said, version};
+use tests::{said, start_with, version};
 
 const LONG: Duration = Duration::from_secs(180);
 
@@ -224,5 +225,130 @@ fn a_partition_that_is_hot_by_what_is_written_cools() {
     assert_eq!(import.errors(), Vec::<String>::new());
     let written: u64 = import.stop().values().sum();
     let kept: i64 = client.query_one("SELECT count(*) FROM docs WHERE id >= 1000000", &[]).unwrap().get(0);
+    assert_eq!(kept, written as i64, "content and ledger");
+}
+
+/// Bytes of a value whose memory goes back to the system with it: malloc maps what is larger than 32 MiB by itself (mallopt(3)).
+const LARGE: usize = 33 << 20;
+
+/// A bulk load of one row, which takes about three times [`LARGE`] bytes of the session until COPY is done with it. In the
+/// binary format, in which that takes the least time of the processor.
+const LOAD: Statement = |client, number| {
+    static VALUE: LazyLock<Vec<u8>> = LazyLock::new(|| vec![b'a'; LARGE]);
+    let field = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes(), bytes].concat();
+    let mut copy = client.copy_in("COPY docs (id, embedding, body) FROM STDIN (FORMAT binary)")?;
+    let parts: [&[u8]; 7] = [
+        b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0",
+        &3u16.to_be_bytes(),
+        &field(&(number as i32).to_be_bytes()),
+        // A vector of one dimension, 0.0.
+        &field(&[0, 1, 0, 0, 0, 0, 0, 0]),
+        &(LARGE as u32).to_be_bytes(),
+        &VALUE,
+        &(-1i16).to_be_bytes(),
+    ];
+    parts.iter().try_for_each(|part| copy.write_all(part)).expect("the server reads");
+    copy.finish()
+};
+
+/// MiB in use at each of the next ten samples.
+fn memory(client: &mut Client) -> Vec<f64> {
+    let query =
+        "SELECT sampled_at::text, (m ->> 'used_pct')::float8 / 100 * (m ->> 'limit_bytes')::float8 / 1048576
+                   FROM ruvector.integrity, jsonb_extract_path(snapshot, 'memory', 'known') m";
+    let mut last: String = client.query_one(query, &[]).unwrap().get(0);
+    let mut next = || {
+        wait_for("the next sample", LONG, || {
+            let row = client.query_one(query, &[]).unwrap();
+            let at: String = row.get(0);
+            (at != last).then(|| {
+                last = at;
+                row.get(1)
+            })
+        })
+        .unwrap()
+    };
+    (0..10).map(|_| next()).collect()
+}
+
+fn mean(of: &[f64]) -> f64 {
+    of.iter().sum::<f64>() / of.len() as f64
+}
+
+#[test]
+fn memory_that_bulk_loads_take_comes_down_under_a_throttle() {
+    const LOADERS: u32 = 5;
+    const AMPLE_MIB: u32 = 8192;
+    // Little shared memory, which only grows.
+    let (cluster, mut client) = start_with(|builder| builder.setting("shared_buffers", "16MB"));
+    client
+        .batch_execute(&format!(
+            r#"CREATE TABLE docs (id int, embedding vector(1), body text);
+               -- What is kept need not be compressed. Whoever holds the lock sees all loads at their largest.
+               CREATE FUNCTION shorten() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
+                   PERFORM pg_advisory_xact_lock_shared(1); NEW.body := left(NEW.body, 100); RETURN NEW; END';
+               CREATE TRIGGER shorten BEFORE INSERT ON docs FOR EACH ROW EXECUTE FUNCTION shorten();
+               SELECT ruvector_healing_configure('{{"mode": "observe", "verify_window_seconds": 12, "memory_limit_mib": {AMPLE_MIB}}}');
+               SELECT ruvector_collection_register('docs', 'docs')"#
+        ))
+        .unwrap();
+    let loads = Writers::start(&cluster, LOADERS, None, 1, LOAD).unwrap();
+    wait_for("the usual rate", LONG, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE (snapshot #>> '{ingestion,baseline,known,bulk_insert}')::float8 > 0";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    // What the loads take is all that there may be.
+    let mut before = memory(&mut client);
+    let limit_mib = mean(&before);
+    let limit = format!(r#"SELECT ruvector_healing_configure('{{"memory_limit_mib": {limit_mib:.0}}}')"#);
+    client.batch_execute(&limit).unwrap();
+    wait_for("memory to be short", LONG, || {
+        let query = "SELECT 1 FROM ruvector_integrity_status() WHERE problems::text LIKE '%MemoryPressure%'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    before.extend(memory(&mut client));
+    // One sample says little of loads that come and go: the one that the throttle is set by sees all of them.
+    let mut gate = cluster.connect("app").unwrap();
+    gate.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(1)").unwrap();
+    wait_for("all loads at their largest", LONG, || {
+        let query = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted HAVING count(*) = $1";
+        client.query_opt(query, &[&i64::from(LOADERS)]).unwrap()
+    })
+    .unwrap();
+    let query = r#"SELECT action_id FROM ruvector_healing_execute('docs', 'throttle_ingestion', '{"throttle_pct": 90, "bulk_throttle_pct": 95}')"#;
+    let action: i64 = client.query_one(query, &[]).unwrap().get(0);
+    wait_for("the throttle", LONG, || client.query_opt("SELECT 1 FROM ruvector_throttles()", &[]).unwrap())
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    gate.batch_execute("COMMIT").unwrap();
+    let status: String = wait_for("the verdict", LONG, || {
+        let query = "SELECT status FROM ruvector.actions WHERE id = $1 AND ended_at IS NOT NULL";
+        client.query_opt(query, &[&action]).unwrap().map(|row| row.get(0))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    assert_eq!(status, "succeeded", "{}", said(&mut client));
+    let (after, rows) = (memory(&mut client), loads.rows());
+    let row = client
+        .query_one(
+            "SELECT o.strategy_params, o.problem_class, o.story, t.achieved_rate
+               FROM ruvector.healing_outcomes o, ruvector_throttles() t WHERE o.action_id = $1",
+            &[&action],
+        )
+        .unwrap();
+    eprintln!(
+        "limit {limit_mib:.0} MiB; before {before:.0?} MiB, after {after:.0?} MiB; {rows} rows, slowest {:?}\n{} {}\n{}",
+        loads.slowest(),
+        row.get::<_, serde_json::Value>(0),
+        row.get::<_, serde_json::Value>(3),
+        row.get::<_, String>(2)
+    );
+    assert_eq!(row.get::<_, &str>(1), "MemoryPressure");
+    let (before, after) = (mean(&before), mean(&after));
+    assert!(after < 0.7 * before, "{before:.0} -> {after:.0} MiB");
+    wait_for("the loads to go on", LONG, || (loads.rows() > rows + 3).then_some(())).unwrap();
+    assert_eq!(loads.errors(), Vec::<String>::new());
+    let written: u64 = loads.stop().values().sum();
+    let kept: i64 = client.query_one("SELECT count(*) FROM docs", &[]).unwrap().get(0);
     assert_eq!(kept, written as i64, "content and ledger");
 }

@@ -250,6 +250,37 @@ fn a_tenants_rows_stay_together() {
 }
 
 #[test]
+fn cold_rows_have_a_tablespace_of_their_own() {
+    let (_cluster, mut client) = start();
+    for statement in [
+        "SET allow_in_place_tablespaces = on",
+        "CREATE TABLESPACE slow_disk LOCATION ''",
+        "SELECT ruvector_collection_create('docs', 3, 2, cold_when => 'created_at < now() - interval ''1 year''',
+                cold_tablespace => 'slow_disk', cold_options => 'fillfactor = 90')",
+        "INSERT INTO docs (embedding, partition_id) VALUES ('[1,2,3]', 0)",
+    ] {
+        client.batch_execute(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    let places: Vec<(String, Option<String>)> = client
+        .query(
+            "SELECT c.relname::text, t.spcname::text FROM pg_class c LEFT JOIN pg_tablespace t ON t.oid = c.reltablespace
+              WHERE c.relname IN ('docs_1', 'docs_2', 'docs_cold') ORDER BY 1",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect();
+    let of = |name: &str, space: Option<&str>| (name.to_owned(), space.map(str::to_owned));
+    assert_eq!(places, [of("docs_1", None), of("docs_2", None), of("docs_cold", Some("slow_disk"))]);
+    let (state, _) = refused(
+        &mut client,
+        "SELECT ruvector_collection_create('notes', 3, 2, cold_when => 'false', cold_tablespace => 'nowhere')",
+    );
+    assert_eq!(state, "42704");
+}
+
+#[test]
 fn a_key_table_follows_every_statement() {
     let (_cluster, mut client) = start();
     client

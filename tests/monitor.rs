@@ -1,6 +1,6 @@
 //! What a person asks the monitor: the graph, the history, a look now, recall, and why, in plain words.
 
-use cluster::faults::partitioned;
+use cluster::faults::{Readers, partitioned};
 use cluster::wait_for;
 use postgres::fallible_iterator::FallibleIterator;
 use tests::{PATIENCE, load_docs, refused, said, start};
@@ -209,4 +209,26 @@ fn looking_locks_no_partition() {
         .expect("the locks")
         .get(0);
     assert_eq!(locks, 0);
+}
+
+/// Until the postmaster has noted its process, `pg_stat_activity` shows a worker that has begun without a type.
+#[test]
+fn a_worker_that_has_just_begun_spoils_no_look() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            r#"CREATE TABLE docs (id int PRIMARY KEY, embedding vector(3));
+               SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "observe"}');
+               CREATE TABLE report AS SELECT i, i AS embedding FROM generate_series(1, 100) i;
+               ALTER DATABASE app SET parallel_setup_cost = 0; ALTER DATABASE app SET parallel_tuple_cost = 0;
+               ALTER DATABASE app SET min_parallel_table_scan_size = 0"#,
+        )
+        .unwrap();
+    // Two workers each, one query after the other.
+    let _reports = [(); 3].map(|()| Readers::start(&cluster, vec![("report".into(), 50)]).unwrap());
+    for look in 1..=300 {
+        if let Err(error) = client.query("SELECT explanation FROM ruvector_integrity_sample('docs')", &[]) {
+            panic!("look {look}: {error:?}");
+        }
+    }
 }

@@ -244,6 +244,60 @@ fn vacuum_against_wraparound_is_never_touched() {
     assert_eq!(still, Some(begun), "it goes on");
 }
 
+#[test]
+fn more_collections_than_processes_are_kept_from_autovacuum_one_after_the_other() {
+    let (_cluster, mut client) = start_with(|builder| builder.setting("max_worker_processes", 24));
+    for number in 1..=6 {
+        client
+            .batch_execute(&format!(
+                "CREATE TABLE t{number} (id int PRIMARY KEY, embedding vector(3));
+                 SELECT ruvector_collection_register('t{number}', 't{number}', settings => '{{\"mode\": \"observe\"}}')"
+            ))
+            .unwrap();
+    }
+    let held = |client: &mut Client| -> Vec<String> {
+        let query = "SELECT l.relation::regclass::text FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                      WHERE a.backend_type = 'ruvector lease' AND l.granted AND l.mode = 'ShareUpdateExclusiveLock'
+                        AND l.relation::regclass::text LIKE 't%' ORDER BY 1";
+        client.query(query, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    // What a pause writes. Four hold at once in a database, and what comes later waits for room.
+    let pause = |client: &mut Client, tables: &str| {
+        let statement = format!(
+            "INSERT INTO ruvector.leases (collection_id, kind, subject, effect, restore, ends_at)
+             SELECT id, 'autovacuum', id::text, '{{}}', '{{}}', clock_timestamp() + interval '1 hour'
+               FROM ruvector.collections WHERE name IN ({tables})"
+        );
+        client.batch_execute(&statement).unwrap();
+    };
+    let first = ["t1", "t2", "t3", "t4"];
+    pause(&mut client, "'t1', 't2', 't3', 't4'");
+    wait_for("four of them", PATIENCE, || (held(&mut client) == first).then_some(()))
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    pause(&mut client, "'t5', 't6'");
+    for over in ["t1", "t2"] {
+        let before = held(&mut client);
+        // The healer looks at leases before each of its rounds.
+        let samples = "SELECT min(samples) FROM ruvector_integrity_status()";
+        let seen: i64 = client.query_one(samples, &[]).unwrap().get(0);
+        wait_for("the healer to have looked", PATIENCE, || {
+            assert_eq!(held(&mut client), before, "there is no room for another");
+            (client.query_one(samples, &[]).unwrap().get::<_, i64>(0) > seen + 1).then_some(())
+        })
+        .unwrap();
+        let release = "SELECT ruvector_lease_release(l.id) FROM ruvector.leases l JOIN ruvector.collections c ON c.id = l.collection_id
+                        WHERE c.name = $1 AND l.ended_at IS NULL";
+        client.query_one(release, &[&over]).unwrap();
+        wait_for("another in its place", PATIENCE, || {
+            let held = held(&mut client);
+            assert!(held.len() <= 4, "{held:?}");
+            (held.len() == 4 && !held.iter().any(|table| table == over)).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error}: {:?}\n{}", held(&mut client), said(&mut client)));
+    }
+    assert_eq!(held(&mut client), ["t3", "t4", "t5", "t6"]);
+}
+
 /// A server with pg_cron, which only the older version comes with here.
 fn with_cron() -> Option<(Cluster, Client)> {
     if version() != cluster::Version::V15 {
@@ -345,6 +399,50 @@ fn a_job_of_pg_cron_that_blocks_a_build_is_paused_by_itself_and_comes_back() {
     let kept: i64 = client.query_one("SELECT count(*) FROM docs WHERE id >= 100000", &[]).unwrap().get(0);
     assert_eq!(kept, ledger.len() as i64);
     drop(build);
+}
+
+#[test]
+fn a_run_that_outlasts_the_drain_is_left_to_its_end_and_said() {
+    let Some((cluster, mut client)) = with_cron() else { return };
+    docs(
+        &mut client,
+        20_000,
+        r#"{"mode": "observe", "verify_window_seconds": 2, "drain_timeout_seconds": 3}"#,
+    );
+    client.batch_execute("UPDATE docs SET embedding = '[1,1,1]'").unwrap();
+    let slowly = "SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1";
+    let vacuum = Running::after(&cluster, slowly, "VACUUM docs").unwrap();
+    wait_for("the vacuum", PATIENCE, || autovacuum_runs(&mut client).then_some(())).unwrap();
+    // One that sleeps, so that there is something to pause at all.
+    let nightly = "SELECT cron.schedule('nightly', '0 0 1 1 *', 'VACUUM docs')";
+    let job: i64 = client.query_one(nightly, &[]).unwrap().get(0);
+    let build =
+        Running::start(&cluster, "CREATE INDEX CONCURRENTLY docs_id ON docs (id, embedding)").unwrap();
+    wait_for("what is in the build's way, in the healer's eyes", LONG, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE jsonb_array_length(snapshot #> '{scheduled,known}') = 1
+                        AND jsonb_path_exists(snapshot, '$.jobs.known[*] ? (@.kind == \"create_index\" && @.waits_s > 3)')";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let action = pause(&mut client, "{}");
+    let status = ended(&mut client, action);
+    let of_kind = |client: &mut Client, kind: &str| -> Option<serde_json::Value> {
+        let query = "SELECT details FROM ruvector.action_steps WHERE action_id = $1 AND state = 'done' AND step ->> 'kind' = $2";
+        client.query_opt(query, &[&action, &kind]).unwrap().map(|row| row.get(0))
+    };
+    assert!(of_kind(&mut client, "pause_job").is_some(), "{}", said(&mut client));
+    let drained =
+        of_kind(&mut client, "drain_maintenance").unwrap_or_else(|| panic!("{}", said(&mut client)));
+    assert!(autovacuum_runs(&mut client), "the run goes on");
+    let pid = "SELECT pid FROM pg_stat_progress_vacuum WHERE relid = 'docs'::regclass";
+    let pid: i32 = client.query_one(pid, &[]).unwrap().get(0);
+    assert_eq!(drained["left"], serde_json::json!([format!("vacuum {pid}")]), "{drained}");
+    assert_eq!(drained["cancelled"], serde_json::json!([]));
+    // The build waits as before: that did not help.
+    assert_eq!(status, "rolled_back", "{}", said(&mut client));
+    assert!(active(&mut client, job), "the job is as it was");
+    drop(build);
+    drop(vacuum);
 }
 
 #[test]

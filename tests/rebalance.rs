@@ -332,3 +332,174 @@ fn what_other_sessions_see_of_a_move_is_counted() {
         failed.len()
     );
 }
+
+/// Why a step moved no more.
+fn stopped(client: &mut Client, action: i64) -> String {
+    let query = "SELECT details #>> '{figures,stopped}' FROM ruvector.action_steps
+                  WHERE action_id = $1 AND state = 'done' AND details #>> '{figures,stopped}' IS NOT NULL ORDER BY id LIMIT 1";
+    let row = client.query_opt(query, &[&action]).unwrap();
+    row.map_or_else(|| panic!("{}", said(client)), |row| row.get(0))
+}
+
+#[test]
+fn moves_that_change_nothing_end_after_five_and_are_taken_back() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let before = placed(&mut client);
+    // So many blocks are read of each however many rows are in them, and by one statement: docs_6 has six times the load of
+    // the others whenever one looks, no more and no less, since that is above what counts as a trickle. What a session has
+    // read is told once a second: there is some of it in each sample.
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"load_floor_blocks": 50, "sample_interval_seconds": 3}');
+               ALTER DATABASE app SET max_parallel_workers_per_gather = 0"#,
+        )
+        .unwrap();
+    let reads = (1..=8).flat_map(|part| {
+        let read = format!("SELECT embedding FROM docs_{part} WHERE ctid < '(8,0)'");
+        vec![read; if part == 6 { 12 } else { 2 }]
+    });
+    let all = reads.collect::<Vec<_>>().join(" UNION ALL ");
+    let _hot = Readers::start(&cluster, vec![(format!("({all}) read"), 1)]).unwrap();
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    let status = ended(&mut client, action);
+    assert_eq!(stopped(&mut client, action), "five moves in a row changed nothing");
+    assert_eq!(status, "rolled_back", "{}", said(&mut client));
+    assert_eq!(placed(&mut client), before, "every row is where it was");
+}
+
+#[test]
+fn a_move_after_which_it_is_worse_is_taken_back_and_no_other_follows() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let before = placed(&mut client);
+    let _hot = hot(&cluster);
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    wait_for("the first move", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND progress LIKE '% rows in 1 of %'";
+        client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    // Now its users ask for three times as much of it.
+    let _hotter = KeyedReaders::start(&cluster, "docs", 6, 60);
+    ended(&mut client, action);
+    let why = stopped(&mut client, action);
+    assert!(why.starts_with("λ fell to 0.") && why.ends_with("which was taken back"), "{why}");
+    let query = "SELECT max(move_no), max(move_no) FILTER (WHERE undone_at IS NULL) FROM ruvector.moved_rows WHERE action_id = $1";
+    let row = client.query_one(query, &[&action]).unwrap();
+    let (last, kept): (i32, Option<i32>) = (row.get(0), row.get(1));
+    assert!(why.contains(&format!("after move {}, ", last + 1)), "{why}: {last}");
+    assert!(kept.is_none_or(|kept| kept < last), "{kept:?} of {last}");
+    assert_eq!(kept.is_none(), placed(&mut client) == before, "the journal says where the rows are");
+    assert_whole(&mut client);
+}
+
+#[test]
+fn the_wal_that_moves_may_write_is_a_limit() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    client
+        .batch_execute(
+            r#"UPDATE docs SET metadata = to_jsonb(repeat(md5(id::text), 40)) WHERE partition_id = 6;
+               SELECT ruvector_healing_configure('{"move_wal_mib": 1}', 'docs')"#,
+        )
+        .unwrap();
+    let _hot = hot(&cluster);
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    ended(&mut client, action);
+    let why = stopped(&mut client, action);
+    assert!(why.ends_with("MiB of WAL were written, as many as move_wal_mib allows"), "{why}");
+    let wal = "SELECT max((details #>> '{figures,wal_bytes}')::bigint) FROM ruvector.action_steps WHERE action_id = $1";
+    let wal: i64 = client.query_one(wal, &[&action]).unwrap().get(0);
+    assert!((1 << 20..4 << 20).contains(&wal), "a batch more, not ten: {wal}");
+    assert_whole(&mut client);
+}
+
+#[test]
+fn tenants_move_whole_and_are_sent_after() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"max_move_share": 0.3, "verify_window_seconds": 4, "mode": "observe"}');
+               SELECT ruvector_collection_create('docs', 3, 8, index_method => 'none', key_table => true, tenant => 'customer',
+                                                 id_type => 'uuid');
+               SELECT setseed(0.5);
+               INSERT INTO docs (customer, embedding, partition_id)
+               SELECT 'c' || i % 400, ARRAY[random(), random(), random()]::vector, 1 + i % 400 % 8 FROM generate_series(1, 16000) i;
+               ANALYZE docs"#,
+        )
+        .unwrap();
+    let content = "SELECT md5(string_agg(concat(id, customer, embedding), ',' ORDER BY id)) FROM docs";
+    let before: String = client.query_one(content, &[]).unwrap().get(0);
+    let _hot = hot(&cluster);
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    let after: String = client.query_one(content, &[]).unwrap().get(0);
+    assert_eq!(before, after, "the same rows");
+    let row = client
+        .query_one(
+            "SELECT count(*), count(DISTINCT customer), count(DISTINCT (customer, partition_id)) FROM docs",
+            &[],
+        )
+        .unwrap();
+    let count = |at| row.get::<_, i64>(at);
+    assert_eq!((count(0), count(1), count(2)), (16_000, 400, 400), "a tenant is in one partition");
+    let moved: Vec<(String, i32)> = client
+        .query(
+            "SELECT DISTINCT customer, partition_id FROM docs WHERE 1 + substr(customer, 2)::int % 8 <> partition_id",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .collect();
+    assert!(moved.len() >= 5, "{moved:?}");
+    for (customer, partition) in moved {
+        client.batch_execute(&format!("SET ruvector.tenant = '{customer}'")).unwrap();
+        let query = "INSERT INTO docs (embedding) VALUES ('[1,2,3]') RETURNING partition_id";
+        let sent: i32 = client.query_one(query, &[]).unwrap().get(0);
+        assert_eq!(sent, partition, "{customer}'s new rows go where its others are");
+    }
+}
+
+#[test]
+fn what_refers_to_rows_or_hides_them_keeps_them_where_they_are() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let before = placed(&mut client);
+    let _hot = hot(&cluster);
+    let why = |client: &mut Client, change: &str| -> String {
+        client.batch_execute(change).unwrap();
+        let action = act(client, "rebalance_partitions", "{}");
+        assert_eq!(ended(client, action), "refused", "{change}: {}", said(client));
+        client.query_one("SELECT detail FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0)
+    };
+    let detail = why(
+        &mut client,
+        "CREATE TABLE pages (doc bigint, part int,
+                             CONSTRAINT pages_doc FOREIGN KEY (doc, part) REFERENCES docs (id, partition_id))",
+    );
+    assert!(detail.contains("pages_doc") && detail.contains("move_despite_triggers"), "{detail}");
+    let detail = why(
+        &mut client,
+        "DROP TABLE pages; ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+         CREATE POLICY even ON docs USING (id % 2 = 0)",
+    );
+    assert!(detail.contains("row security is forced on its owner"), "{detail}");
+    assert_eq!(placed(&mut client), before);
+    // A key that follows updates follows moves.
+    client
+        .batch_execute(
+            "ALTER TABLE docs NO FORCE ROW LEVEL SECURITY; ALTER TABLE docs DISABLE ROW LEVEL SECURITY;
+             CREATE TABLE pages (doc bigint, part int, CONSTRAINT pages_doc FOREIGN KEY (doc, part)
+                                 REFERENCES docs (id, partition_id) ON UPDATE CASCADE);
+             CREATE INDEX ON pages (doc); INSERT INTO pages SELECT id, partition_id FROM docs",
+        )
+        .unwrap();
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    let query = "SELECT count(*) FROM pages p JOIN docs d ON d.id = p.doc AND d.partition_id = p.part";
+    let follow: i64 = client.query_one(query, &[]).unwrap().get(0);
+    assert_eq!(follow, 16_000);
+    assert_ne!(placed(&mut client), before);
+}

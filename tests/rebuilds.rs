@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use cluster::dataset::{Column, Embeddings};
+use cluster::faults::OpenTransaction;
 use cluster::{Cluster, wait_for};
 use postgres::Client;
 use tests::{PATIENCE, load_docs, said, start};
@@ -191,6 +192,45 @@ fn a_plan_of_several_parts_stops_when_what_is_done_is_enough() {
     let why: &str = row.get(0);
     assert!(why.contains("docs_1_i") && why.contains("0.15 is enough"), "{why}");
     assert_eq!(row.get::<_, &str>(1), "helped");
+}
+
+#[test]
+fn no_further_index_is_begun_when_half_of_the_time_is_over() {
+    let (cluster, mut client) = start();
+    let data = Embeddings::load().unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id int NOT NULL, embedding vector(384)) PARTITION BY RANGE (id);
+             CREATE TABLE docs_1 PARTITION OF docs FOR VALUES FROM (0) TO (1000);
+             CREATE TABLE docs_2 PARTITION OF docs FOR VALUES FROM (1000) TO (2000)",
+        )
+        .unwrap();
+    data.load_into(&mut client, "docs", &Column::ID_AND_EMBEDDING, 0..2_000).unwrap();
+    client
+        .batch_execute(&format!(
+            "CREATE INDEX docs_1_i ON docs_1 USING hnsw (embedding vector_cosine_ops);
+             CREATE INDEX docs_2_i ON docs_2 USING hnsw (embedding vector_cosine_ops);
+             DELETE FROM docs WHERE id BETWEEN 200 AND 999 OR id >= 1100; ANALYZE docs;
+             SELECT ruvector_healing_configure('{BY_HAND}');
+             SELECT ruvector_collection_register('docs', 'docs')"
+        ))
+        .unwrap();
+    observed(&mut client);
+    // A transaction that is older than the build keeps it waiting. No build is planned for less than a minute.
+    let holder = OpenTransaction::after(&cluster, "report", "SELECT count(*) FROM docs").unwrap();
+    let query = r#"SELECT action_id FROM ruvector_healing_execute('docs', 'compact_indexes', '{"max_duration_seconds": 120}')"#;
+    let action: i64 = client.query_one(query, &[]).unwrap().get(0);
+    wait_for("half of its time", HEALING, || {
+        let query = "SELECT 1 FROM ruvector.action_steps WHERE action_id = $1 AND noted_at < clock_timestamp() - interval '61 s' LIMIT 1";
+        client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    drop(holder);
+    let row = client.query_one(&format!("CALL ruvector_healing_wait({action}, '2 minutes')"), &[]).unwrap();
+    assert_eq!(row.get::<_, &str>(0), "succeeded", "{}", said(&mut client));
+    let why = "SELECT error_message FROM ruvector.healing_outcomes WHERE action_id = $1";
+    let why: String = client.query_one(why, &[&action]).unwrap().get(0);
+    assert!(why.contains("docs_1_i") && why.contains("s of 120 s are over"), "{why}");
 }
 
 #[test]

@@ -52,7 +52,9 @@ fn written(client: &mut Client) -> (i64, i64) {
 /// A writer for as long as it takes to know the usual rate.
 fn with_a_usual_rate(cluster: &Cluster, client: &mut Client) -> (f64, f64) {
     let _writers = Writers::start(cluster, 2, Some(500.0), 1_000_000, insert_one).unwrap();
-    usual(client)
+    // It may have been known before, of a table that nobody wrote to.
+    wait_for("a usual rate of something", PATIENCE, || Some(usual(client)).filter(|usual| usual.0 > 0.0))
+        .unwrap()
 }
 
 #[test]
@@ -222,6 +224,85 @@ fn too_many_writers_for_waiting_are_said_to_be_and_rejected_where_wanted() {
     let rejected: i64 = client.query_one("SELECT rejected FROM ruvector_throttles()", &[]).unwrap().get(0);
     assert!(rejected > 0);
     client.query_one("SELECT count(*) FROM docs", &[]).expect("readers are nobody's concern");
+}
+
+#[test]
+fn a_role_may_be_exempt_and_nobody_waits_longer_than_a_fifth_of_a_second() {
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    {
+        let _slow = Writers::start(&cluster, 1, Some(20.0), 1_000_000, insert_one).unwrap();
+        usual(&mut client);
+    }
+    client
+        .batch_execute(
+            "CREATE ROLE loader LOGIN; CREATE ROLE web LOGIN; GRANT ALL ON docs TO loader, web;
+             ALTER ROLE loader SET ruvector.throttle_exempt = on",
+        )
+        .unwrap();
+    let waits = |client: &mut Client| -> (i64, f64) {
+        let row = client.query_one("SELECT waits, waited_s FROM ruvector_throttles()", &[]).unwrap();
+        (row.get(0), row.get(1))
+    };
+    throttle(&mut client, 95, "10 minutes");
+    // A minute's worth of debt: whoever waits for all of it would wait for long.
+    client.batch_execute("INSERT INTO docs SELECT 1, 1, '[1,2,3]' FROM generate_series(1, 100)").unwrap();
+    let before = (waits(&mut client), written(&mut client));
+    let add = "INSERT INTO docs VALUES (2, 2, '[1,2,3]')";
+    let mut loader = cluster.connect_as("loader", "app").unwrap();
+    for _ in 0..20 {
+        loader.batch_execute(add).unwrap();
+    }
+    let now = (waits(&mut client), written(&mut client));
+    assert_eq!(now, before, "who is exempt neither waits nor is charged");
+    let mut web = cluster.connect_as("web", "app").unwrap();
+    let denied = web.batch_execute("SET ruvector.throttle_exempt = on").expect_err("it is not for everyone");
+    assert_eq!(denied.code().map(|code| code.code()), Some("42501"));
+    for _ in 0..10 {
+        web.batch_execute(add).unwrap();
+    }
+    let after = waits(&mut client);
+    assert_eq!(after.0 - before.0.0, 10, "each of them");
+    let mean_s = (after.1 - before.0.1) / 10.0;
+    // Not less than a fifth of a second; a busy machine makes it more.
+    assert!((0.19..1.0).contains(&mean_s), "they waited {mean_s:.3} s each, with a minute's debt");
+}
+
+#[test]
+fn nothing_is_built_while_writers_are_held_back() {
+    let (_cluster, mut client) = start();
+    tests::load_docs(&mut client, 1_000);
+    client
+        .batch_execute(
+            r#"CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops); DELETE FROM docs WHERE id >= 200; ANALYZE docs;
+               SELECT ruvector_healing_configure('{"mode": "observe", "verify_window_seconds": 1}');
+               SELECT ruvector_collection_register('docs', 'docs')"#,
+        )
+        .unwrap();
+    wait_for("a plan", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE decision ->> 'reason' = 'observe_mode'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    // That nobody writes is known only after some seconds.
+    usual(&mut client);
+    let stop = throttle(&mut client, 100, "10 minutes");
+    client.batch_execute(r#"SELECT ruvector_healing_configure('{"mode": "auto"}')"#).unwrap();
+    wait_for("the reason", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector_healing_why_not('docs')
+                      WHERE reason = 'not_applicable' AND detail LIKE '%writers are throttled%' LIMIT 1";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let actions: i64 = client.query_one("SELECT count(*) FROM ruvector.actions", &[]).unwrap().get(0);
+    assert_eq!(actions, 0);
+    client.query_one("SELECT ruvector_lease_release($1)", &[&stop]).unwrap();
+    wait_for("the rebuild", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector.actions WHERE strategy = 'compact_indexes' AND status = 'succeeded'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
 }
 
 #[test]

@@ -28,9 +28,9 @@ impl KeyedReaders {
         client
             .batch_execute("SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off")
             .expect("settings");
-        let of = |client: &mut postgres::Client, condition: &str, rows: usize| -> Vec<i64> {
+        let of = |client: &mut postgres::Client, condition: &str, rows: usize| -> Vec<String> {
             let query = format!(
-                "SELECT id FROM {table}_key WHERE partition_id {condition} {hot} ORDER BY random() LIMIT {rows}"
+                "SELECT id::text FROM {table}_key WHERE partition_id {condition} {hot} ORDER BY random() LIMIT {rows}"
             );
             client.query(query.as_str(), &[]).expect("keys").iter().map(|row| row.get(0)).collect()
         };
@@ -42,9 +42,13 @@ impl KeyedReaders {
         let share = LOOKUPS / (ratio + others);
         let mut keys = of(&mut client, "=", share * ratio);
         keys.extend(of(&mut client, "<>", share * others));
+        let kind: String = client
+            .query_one(format!("SELECT pg_typeof(id)::text FROM {table}_key LIMIT 1").as_str(), &[])
+            .expect("rows")
+            .get(0);
         let lookup = format!(
             "SELECT count(d.embedding) FROM {table}_key k JOIN {table} d ON d.id = k.id AND d.partition_id = k.partition_id
-              WHERE k.id = ANY ($1)"
+              WHERE k.id = ANY (($1::text[])::{kind}[])"
         );
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();

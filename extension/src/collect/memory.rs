@@ -18,11 +18,12 @@ use crate::kept;
 /// Consumers that are named.
 const CONSUMERS_MAX: usize = 8;
 
-/// The processes of this server by what they do; sessions by their application.
+/// The processes of this server by what they do; sessions by their application. A background worker has no type until the
+/// postmaster has noted its process.
 const PROCESSES: &str = "
 SELECT jsonb_build_object('pid', s.pid, 'name', CASE s.backend_type
            WHEN 'client backend' THEN 'sessions of ' || coalesce(nullif(s.application_name, ''), s.usename, 'nobody')
-           ELSE coalesce(nullif(s.application_name, ''), s.backend_type) END)
+           ELSE coalesce(nullif(s.application_name, ''), s.backend_type, 'workers that begin') END)
   FROM pg_stat_activity s WHERE s.pid IS NOT NULL";
 
 #[derive(Deserialize)]
