@@ -14,6 +14,7 @@ pub const UNREACHABLE_REASONS: &[(Reason, &str)] = &[
     (Reason::UnknownProblem, "every witness that the present graph can have fits a class"),
     (Reason::NoStrategy, "every class that the present graph can have has a remedy"),
     (Reason::IdentityChanged, "no server here is copied"),
+    (Reason::ImpactBudget, "two plans that may run at once have together no more than the budget"),
     (Reason::NotQuiet, "the world has no foreground load that the healer sees"),
 ];
 
