@@ -1,6 +1,7 @@
 //! The healer measures what users of an index get: recall@10 and blocks per query, on its own.
 
 use cluster::wait_for;
+use postgres::Client;
 use tests::{PATIENCE, load_docs, start};
 
 #[test]
@@ -144,4 +145,28 @@ fn where_row_security_is_forced_on_the_owner_nothing_is_counted() {
         .unwrap()
         .get(0);
     assert_eq!(known, 0);
+}
+
+#[test]
+fn another_search_effort_is_measured_at_once() {
+    let (_cluster, mut client) = start();
+    load_docs(&mut client, 3_000);
+    client
+        .batch_execute(
+            "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 50); ANALYZE docs;
+             SELECT ruvector_collection_register('docs', 'docs',
+                 settings => '{\"mode\": \"observe\", \"panel_interval_seconds\": 86400}')",
+        )
+        .unwrap();
+    let measured = |client: &mut Client, effort: i32| -> f64 {
+        let query =
+            "SELECT recall FROM ruvector_recall('docs') WHERE search_effort = $1 AND recall IS NOT NULL";
+        wait_for("a reading", PATIENCE, || client.query_opt(query, &[&effort]).unwrap()).unwrap().get(0)
+    };
+    let one = measured(&mut client, 1);
+    assert!(one < 0.9, "{one}");
+    // The server's own setting: nobody tells us of it.
+    client.batch_execute("ALTER SYSTEM SET ivfflat.probes = 50").unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    assert_eq!(measured(&mut client, 50), 1.0);
 }

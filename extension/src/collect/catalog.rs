@@ -158,6 +158,7 @@ pub(crate) fn indexes(collection: &Collection) -> Result<Vec<IndexRow>, Error> {
         if fixed_bytes(&row.key_type).is_err() {
             row.mean_value_bytes = mean_value_bytes(row)?;
         }
+        forget_other_effort(row);
         let writing = writing.contains(&row.table);
         let extent = Extent { blocks: row.table_blocks, changes: row.changes };
         (row.rows, row.rows_in_flight) = rows_and_in_flight(
@@ -170,6 +171,17 @@ pub(crate) fn indexes(collection: &Collection) -> Result<Vec<IndexRow>, Error> {
         )?;
     }
     Ok(rows)
+}
+
+/// A reading of the panel says nothing of an effort at which it was not taken: it is to be taken again at once. Somebody may
+/// have set the effort while it was measured, or in the server's own settings.
+fn forget_other_effort(row: &mut IndexRow) {
+    let Some(Reading::Known(point)) = &row.panel else { return };
+    let (measured, now) = (point.effort, effort(row) as u32);
+    if measured != now {
+        let reason = format!("measured at a search effort of {measured}, not yet at {now}");
+        (row.panel, row.panel_last) = (Some(Reading::unknown(reason)), None);
+    }
 }
 
 /// The leaf tables of a collection to which somebody writes in a transaction that has lasted for more than a second. `$1`
