@@ -8,7 +8,7 @@ use cluster::{Cluster, wait_for};
 use postgres::Client;
 use tests::keyed::KeyedReaders;
 use tests::ledger::{Manner, Writers};
-use tests::{PATIENCE, said, start};
+use tests::{PATIENCE, said, start, version};
 
 /// A healing takes a few samples, moves of seconds each, and the window.
 const HEALING: Duration = Duration::from_secs(240);
@@ -214,20 +214,58 @@ fn placed(client: &mut Client) -> Vec<(i64, i32)> {
 }
 
 #[test]
-fn rows_of_a_layout_that_is_not_ours_are_not_moved() {
+fn a_layout_that_is_not_ours_is_watched_and_its_rows_are_not_moved() {
     let (cluster, mut client) = start();
-    cluster::faults::partitioned(&mut client, "docs", 8, 2000).unwrap();
-    client
-        .batch_execute(
-            r#"SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "observe"}')"#,
-        )
-        .unwrap();
-    let _hot = Readers::hot(&cluster, "docs", 8, 5, 6).unwrap();
-    let action = act(&mut client, "rebalance_partitions", "{}");
-    assert_eq!(ended(&mut client, action), "refused");
-    let detail: String =
-        client.query_one("SELECT detail FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
-    assert!(detail.contains("would change what its owner wrote"), "{detail}");
+    client.batch_execute(r#"SELECT ruvector_healing_configure('{"mode": "observe"}')"#).unwrap();
+    for (table, layout) in
+        [("by_list", "LIST ((id % 8))"), ("by_range", "RANGE (id)"), ("by_hash", "HASH (id)")]
+    {
+        client
+            .batch_execute(&format!(
+                "CREATE TABLE {table} (id int, embedding vector(3)) PARTITION BY {layout}"
+            ))
+            .unwrap();
+        for part in 0..8 {
+            let bound = match table {
+                "by_list" => format!("IN ({part})"),
+                "by_range" => format!("FROM ({}) TO ({})", part * 2000, (part + 1) * 2000),
+                _ => format!("WITH (MODULUS 8, REMAINDER {part})"),
+            };
+            client
+                .batch_execute(&format!(
+                    "CREATE TABLE {table}_{part} PARTITION OF {table} FOR VALUES {bound}"
+                ))
+                .unwrap();
+        }
+        client
+            .batch_execute(&format!(
+                "INSERT INTO {table} SELECT i, ARRAY[random(), random(), random()]::vector FROM generate_series(0, 15999) i;
+                 CREATE INDEX ON {table} USING hnsw (embedding vector_l2_ops); ANALYZE {table};
+                 SELECT ruvector_collection_register('{table}', '{table}')"
+            ))
+            .unwrap();
+        let _hot = Readers::hot(&cluster, table, 8, 5, 6).unwrap();
+        let hot = wait_for("the hot partition to be named", PATIENCE, || {
+            let query = "SELECT problems FROM ruvector_integrity_status()
+                          WHERE collection = $1 AND state <> 'normal' AND problems::text LIKE '%HotspotCongestion%'";
+            client.query_opt(query, &[&table]).unwrap().map(|row| row.get::<_, serde_json::Value>(0))
+        })
+        .unwrap_or_else(|error| panic!("{table}: {error}\n{}", said(&mut client)));
+        assert!(hot.to_string().contains(&format!("public.{table}_5")), "{hot}");
+        // Every partition's index is one of its parts.
+        let parts =
+            "SELECT count(*) FROM ruvector_index_health($1) WHERE index_name ~ '_[0-7]_embedding_idx$'";
+        assert_eq!(client.query_one(parts, &[&table]).unwrap().get::<_, i64>(0), 8, "{table}");
+        let placed = format!("SELECT sum(hashtext(tableoid::regclass || ' ' || id)) FROM {table}");
+        let before: i64 = client.query_one(placed.as_str(), &[]).unwrap().get(0);
+        let asked = "SELECT action_id FROM ruvector_healing_execute($1, 'rebalance_partitions')";
+        let action: i64 = client.query_one(asked, &[&table]).unwrap().get(0);
+        assert_eq!(ended(&mut client, action), "refused");
+        let detail = "SELECT detail FROM ruvector.actions WHERE id = $1";
+        let detail: String = client.query_one(detail, &[&action]).unwrap().get(0);
+        assert!(detail.contains("would change what its owner wrote"), "{table}: {detail}");
+        assert_eq!(client.query_one(placed.as_str(), &[]).unwrap().get::<_, i64>(0), before, "{table}");
+    }
 }
 
 #[test]
@@ -418,6 +456,38 @@ fn the_wal_that_moves_may_write_is_a_limit() {
     let wal = "SELECT max((details #>> '{figures,wal_bytes}')::bigint) FROM ruvector.action_steps WHERE action_id = $1";
     let wal: i64 = client.query_one(wal, &[&action]).unwrap().get(0);
     assert!((1 << 20..4 << 20).contains(&wal), "a batch more, not ten: {wal}");
+    assert_whole(&mut client);
+}
+
+#[test]
+fn moves_wait_for_a_replica_that_is_behind() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let standby = Cluster::builder(version()).standby_of(&cluster, "follower", true).start().unwrap();
+    let mut follower = standby.connect("app").unwrap();
+    follower.batch_execute("SELECT pg_wal_replay_pause()").unwrap();
+    // It is behind by more than moves put up with, and that is no fault here.
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"health_curves": {"lag_bytes": [[1e12, 1], [2e12, 0.5], [4e12, 0]],
+                   "lag_seconds": [[6000, 1], [12000, 0.5], [24000, 0]]}}');
+               SELECT pg_logical_emit_message(false, 'ruvector test', repeat('x', 1000000)) FROM generate_series(1, 80)"#,
+        )
+        .unwrap();
+    let _hot = hot(&cluster);
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    wait_for("two seconds of waiting", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.action_steps WHERE action_id = $1 AND step ->> 'kind' = 'move_rows' AND state = 'intent'
+                        AND noted_at < clock_timestamp() - interval '2 seconds'";
+        client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let moved = "SELECT count(*) FROM ruvector.moved_rows WHERE action_id = $1";
+    let count = |client: &mut Client| -> i64 { client.query_one(moved, &[&action]).unwrap().get(0) };
+    assert_eq!(count(&mut client), 0, "it waits");
+    follower.batch_execute("SELECT pg_wal_replay_resume()").unwrap();
+    ended(&mut client, action);
+    assert!(count(&mut client) > 0, "{}", said(&mut client));
     assert_whole(&mut client);
 }
 

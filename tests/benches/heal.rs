@@ -1,5 +1,6 @@
 //! What a rebuild by the healer costs against a bare `CREATE INDEX CONCURRENTLY` of the same index on the same table, in
-//! interleaved pairs, while an application searches at half of what the server can do. See the README beside it.
+//! interleaved pairs, while an application searches, in a session a processor, at half of what the server can do. See the
+//! README beside it.
 //!
 //! `cargo bench -p tests --bench heal -- [ROWS:DIMENSIONS:PAIRS …]`; without arguments 12000:384:12.
 
@@ -77,7 +78,11 @@ fn compare(rows: usize, dims: usize, pairs: usize) {
     let lists = planned_lists(&mut client);
     let before = figures(&mut client);
     let pace = capacity(&cluster, &data, dims).mul_f64(2.0);
-    eprintln!("{lists} lists are planned; the application searches every {:.1} ms", pace.as_secs_f64() * 1e3);
+    eprintln!(
+        "{lists} lists are planned; each of {} sessions searches every {:.1} ms",
+        sessions(),
+        pace.as_secs_f64() * 1e3
+    );
     let mut measured = Vec::new();
     for number in 1..=pairs {
         // Which comes first changes: what the machine does meanwhile is nobody's fault.
@@ -144,12 +149,17 @@ fn figures(client: &mut Client) -> String {
     client.query_one(query, &[]).map_or_else(|error| error.to_string(), |row| row.get(0))
 }
 
-/// Time that one search takes a session that does nothing else.
+/// Time that one search takes each of the application's sessions when they do nothing else.
 fn capacity(cluster: &Cluster, data: &Arc<Embeddings>, dims: usize) -> Duration {
     let searches = Searches::start(cluster, data, dims, Duration::ZERO);
     std::thread::sleep(CAPACITY_TIME);
     let latencies = searches.stop();
-    CAPACITY_TIME.div_f64(latencies.len().max(1) as f64)
+    CAPACITY_TIME.mul_f64(sessions() as f64).div_f64(latencies.len().max(1) as f64)
+}
+
+/// Sessions of the application: a processor each.
+fn sessions() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
 }
 
 /// `CREATE INDEX CONCURRENTLY` by a session.
@@ -243,44 +253,59 @@ fn wait_for_step(client: &mut Client, action: i64, kind: &str, state: &str) {
     .unwrap_or_else(|error| panic!("{error}\n{}", tests::said(client)));
 }
 
-/// A session that searches, one search every so often, until it is stopped.
+/// Sessions that search, each one search every so often, until they are stopped.
 struct Searches {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Duration>>,
+    threads: Vec<JoinHandle<Vec<Duration>>>,
 }
 
 impl Searches {
     fn start(cluster: &Cluster, data: &Arc<Embeddings>, dims: usize, pace: Duration) -> Self {
-        let mut client = cluster.connect("app").expect("a connection");
-        let (stop, data) = (Arc::new(AtomicBool::new(false)), data.clone());
-        let stopped = stop.clone();
-        let thread = std::thread::spawn(move || {
-            let statement = client
-                .prepare("SELECT id FROM docs ORDER BY embedding <=> $1::text::vector LIMIT 10")
-                .expect("a statement");
-            let mut latencies = Vec::new();
-            let mut due = Instant::now();
-            for row in (0..data.rows()).cycle().step_by(37) {
-                if stopped.load(Ordering::Relaxed) {
-                    break;
-                }
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                // From when it was due: a search that waits for the one before waits too.
-                let began = if pace.is_zero() { Instant::now() } else { due };
-                let vector = data.jittered_literal(row, dims, 1);
-                client.query(&statement, &[&vector]).expect("a search");
-                latencies.push(began.elapsed());
-                due += pace;
-            }
-            latencies
-        });
-        Self { stop, thread }
+        let stop = Arc::new(AtomicBool::new(false));
+        let session = |number: usize| {
+            let client = cluster.connect("app").expect("a connection");
+            let (stopped, data) = (stop.clone(), data.clone());
+            // Out of step, as users are.
+            let due = Instant::now() + pace.mul_f64(number as f64 / sessions() as f64);
+            std::thread::spawn(move || search(client, &data, dims, pace, due, &stopped))
+        };
+        let threads = (0..sessions()).map(session).collect();
+        Self { stop, threads }
     }
 
+    /// The latencies of all of them.
     fn stop(self) -> Vec<Duration> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the searches")
+        self.threads.into_iter().flat_map(|thread| thread.join().expect("the searches")).collect()
     }
+}
+
+/// Latencies of one session's searches, the first of them due at this time.
+fn search(
+    mut client: Client,
+    data: &Embeddings,
+    dims: usize,
+    pace: Duration,
+    mut due: Instant,
+    stopped: &AtomicBool,
+) -> Vec<Duration> {
+    let statement = client
+        .prepare("SELECT id FROM docs ORDER BY embedding <=> $1::text::vector LIMIT 10")
+        .expect("a statement");
+    let mut latencies = Vec::new();
+    for row in (0..data.rows()).cycle().step_by(37) {
+        if stopped.load(Ordering::Relaxed) {
+            break;
+        }
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        // From when it was due: a search that waits for the one before waits too.
+        let began = if pace.is_zero() { Instant::now() } else { due };
+        let vector = data.jittered_literal(row, dims, 1);
+        client.query(&statement, &[&vector]).expect("a search");
+        latencies.push(began.elapsed());
+        due += pace;
+    }
+    latencies
 }
 
 fn p95_ms(mut latencies: Vec<Duration>) -> f64 {

@@ -1,7 +1,8 @@
 //! What a throttle holds, and what the hooks cost without one: `make bench-throttle`. Results: README.md beside this file.
 //!
 //! `held`: 1, 8 and 32 clients of pgbench that insert single rows, and as many that COPY 500 rows a statement, at half of
-//! their usual rate: rows a second over 30 s against the target.
+//! their usual rate, and eight at what is left of it in a critical state: rows a second over 30 s against the target, and
+//! how long a statement takes.
 //! `cost`: two servers, one without the extension and one with it preloaded, created and a collection registered, in turn:
 //! processor time of statements through the executor, and single-row inserts.
 
@@ -55,8 +56,8 @@ fn start(preload: bool) -> (Cluster, Client) {
     (cluster, client)
 }
 
-/// Transactions a second of pgbench with this script.
-fn pgbench(cluster: &Cluster, clients: u32, seconds: u32, script: &str) -> f64 {
+/// Transactions a second of pgbench with this script, and how long one takes, ms.
+fn pgbench(cluster: &Cluster, clients: u32, seconds: u32, script: &str) -> (f64, f64) {
     let file = std::env::temp_dir().join(format!("ruvector-bench-{}.sql", std::process::id()));
     std::fs::write(&file, script).expect("a script");
     let threads = clients.min(2).to_string();
@@ -78,18 +79,30 @@ fn pgbench(cluster: &Cluster, clients: u32, seconds: u32, script: &str) -> f64 {
         .output()
         .expect("pgbench");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let tps = said.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    tps.unwrap_or_else(|| panic!("{said}\n{}", String::from_utf8_lossy(&output.stderr)))
+    let number = |before: &str| -> f64 {
+        let number = said.lines().find_map(|line| line.strip_prefix(before)?.split(' ').next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("{said}\n{}", String::from_utf8_lossy(&output.stderr)))
+    };
+    (number("tps = "), number("latency average = "))
 }
 
 const INSERT: &str = "INSERT INTO docs VALUES (1, '[1,2,3]');\n";
 const COPY_ROWS: u32 = 500;
 
 fn held() {
-    println!("kind         clients  usual rows/s  target  achieved  off by  waits unreachable");
-    for (kind, clients) in
-        [("insert", 1), ("insert", 8), ("insert", 32), ("bulk_insert", 1), ("bulk_insert", 8)]
-    {
+    println!(
+        "kind         clients  taken off  usual rows/s  target  achieved  off by  waits unreachable  ms a statement"
+    );
+    for (kind, clients, percent) in [
+        ("insert", 1, 50),
+        ("insert", 8, 50),
+        ("insert", 32, 50),
+        ("bulk_insert", 1, 50),
+        ("bulk_insert", 8, 50),
+        ("bulk_insert", 32, 50),
+        ("insert", 8, 90),
+        ("bulk_insert", 8, 95),
+    ] {
         let (cluster, mut client) = start(true);
         let every_second = r#"SELECT ruvector_healing_configure('{"sample_interval_seconds": 1}')"#;
         client.batch_execute(every_second).expect("a setting");
@@ -104,13 +117,16 @@ fn held() {
             client.batch_execute(&text).expect("a file");
             (format!("COPY docs FROM '{}';\n", rows.display()), f64::from(COPY_ROWS))
         };
-        let usual = per_statement * pgbench(&cluster, clients, USUAL_S, &script);
+        let (usual, usual_ms) = pgbench(&cluster, clients, USUAL_S, &script);
         client
-            .batch_execute("SELECT ruvector_throttle_set('docs', 50, 50, '10 minutes')")
+            .batch_execute(&format!(
+                "SELECT ruvector_throttle_set('docs', {percent}, {percent}, '10 minutes')"
+            ))
             .expect("a throttle");
         let mut look = || client.query_opt("SELECT 1 FROM ruvector_throttles()", &[]).expect("throttles");
         wait_for("the throttle", Duration::from_secs(30), &mut look).expect("a throttle");
-        let achieved = per_statement * pgbench(&cluster, clients, HELD_S, &script);
+        let (achieved, throttled_ms) = pgbench(&cluster, clients, HELD_S, &script);
+        let (usual, achieved) = (usual * per_statement, achieved * per_statement);
         let row = client
             .query_one(
                 "SELECT (target_rate ->> $1)::float8, waits, NOT held FROM ruvector_throttles()",
@@ -119,7 +135,7 @@ fn held() {
             .expect("the throttle");
         let (target, waits, unreachable): (f64, i64, bool) = (row.get(0), row.get(1), row.get(2));
         println!(
-            "{kind:<12} {clients:>7} {usual:>13.0} {target:>7.0} {achieved:>9.0} {:>+6.1} % {waits:>6} {unreachable}",
+            "{kind:<12} {clients:>7} {percent:>8} % {usual:>13.0} {target:>7.0} {achieved:>9.0} {:>+6.1} % {waits:>6} {unreachable:<11}  {usual_ms:.2} → {throttled_ms:.2}",
             100.0 * (achieved / target - 1.0)
         );
     }
