@@ -1,6 +1,6 @@
-//! The worker dies in every phase of a rebalance, by an orderly end or by SIGKILL, while an application writes: afterwards
-//! every acknowledged write is there once, and every row that the action had moved is where it was, or where it was verified
-//! to be better.
+//! The worker dies in every phase of a rebalance, a drain and an eviction, by an orderly end or by SIGKILL, while an
+//! application writes: afterwards every acknowledged write is there once, and every row that the action had moved is where it
+//! was, or where it was verified to be better; so are the weight of a drained partition and the indexes of an emptied one.
 
 use std::time::Duration;
 
@@ -13,6 +13,14 @@ use tests::{said, start};
 /// Restart of a server, recovery, moving back.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// Which remedy dies, and on what fault.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Remedy {
+    Rebalance,
+    Drain,
+    Evict,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     /// It waits for the first lock, which a writer's open transaction holds.
@@ -23,6 +31,8 @@ enum Phase {
     BetweenBatches,
     /// λ is measured after a move.
     LookingAtLambda,
+    /// The index of a partition that cold rows have left is built anew.
+    Building,
     /// A human has asked for a stop, and some batches are moved back.
     MovingBack,
     /// All is moved, and measured.
@@ -40,6 +50,69 @@ enum Victim {
 }
 
 use Phase::*;
+
+impl Remedy {
+    fn strategy(self) -> &'static str {
+        match self {
+            Remedy::Rebalance => "rebalance_partitions",
+            Remedy::Drain => "drain_hot_partition",
+            Remedy::Evict => "evict_cold_data",
+        }
+    }
+
+    /// A collection that has the fault, and who makes it: those who read, or who takes the memory.
+    fn fault(self, cluster: &Cluster, client: &mut Client) -> (Option<Readers>, Option<Client>) {
+        let settings = r#"{"max_move_share": 0.5, "verify_window_seconds": 5, "mode": "observe", "move_lock_ms": 400,
+                           "drain_lease_seconds": 10, "panel_queries": 8}"#;
+        client.execute("SELECT ruvector_healing_configure($1::text::jsonb)", &[&settings]).unwrap();
+        let (made, class) = match self {
+            Remedy::Evict => (
+                r#"SELECT ruvector_healing_configure('{"memory_limit_mib": 64}');
+                   SELECT ruvector_collection_create('docs', 3, 2, distance => 'l2', cold_when => 'metadata @> ''{"old": true}''',
+                                                     cold_options => 'autovacuum_enabled = off');
+                   SELECT setseed(0.5);
+                   INSERT INTO docs (embedding, metadata, partition_id)
+                   SELECT ARRAY[random(), random(), random()]::vector, jsonb_build_object('old', i % 3 = 0), 1 + i % 2
+                     FROM generate_series(1, 6000) i"#,
+                "MemoryPressure",
+            ),
+            _ => (
+                "SELECT ruvector_collection_create('docs', 3, 8, index_method => 'none');
+                 INSERT INTO docs (embedding, metadata, partition_id)
+                 SELECT '[1,2,3]', '{}', 1 + i % 8 FROM generate_series(1, 16000) i",
+                "HotspotCongestion",
+            ),
+        };
+        client.batch_execute(made).unwrap();
+        client.batch_execute("ANALYZE docs").unwrap();
+        let tables = (1..=8).map(|part| (format!("docs_{part}"), if part == 6 { 48 } else { 8 }));
+        let hoarder = (self == Remedy::Evict).then(|| {
+            let mut hoarder = cluster.connect("app").unwrap();
+            // Held in memory after its transaction, which a concurrent build would wait for.
+            let hoard = "SET work_mem = '1GB';
+                         DECLARE hoard CURSOR WITH HOLD FOR SELECT i, repeat('x', 100) FROM generate_series(1, 1000000) i";
+            hoarder.batch_execute(hoard).unwrap();
+            hoarder
+        });
+        let readers = (self != Remedy::Evict).then(|| Readers::start(cluster, tables.collect()).unwrap());
+        wait_for("the fault", PATIENCE, || {
+            let query =
+                "SELECT 1 FROM ruvector_integrity_status() WHERE problems::text LIKE '%' || $1 || '%'";
+            client.query_opt(query, &[&class]).unwrap()
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+        if self == Remedy::Evict {
+            wait_for("cold rows that are counted, and a recall of every index", PATIENCE, || {
+                let query = "SELECT 1 FROM ruvector.integrity
+                              WHERE (snapshot #>> '{managed,places,1,cold_rows,known}')::float8 > 500
+                                AND (SELECT count(*) FROM ruvector.readings WHERE kind = 'panel' AND reading ? 'known') >= 2";
+                client.query_opt(query, &[]).unwrap()
+            })
+            .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+        }
+        (readers, hoarder)
+    }
+}
 
 impl Phase {
     fn hold(self, cluster: &Cluster) -> Option<Client> {
@@ -63,6 +136,9 @@ impl Phase {
                   WHERE a.backend_type = 'ruvector action' AND NOT l.granted AND l.relation = 'ruvector.moved_rows'::regclass"
             }
             BetweenBatches | MovingBack => "SELECT 1 FROM ruvector.moved_rows HAVING count(*) > 3",
+            Building => {
+                "SELECT 1 FROM ruvector.action_steps WHERE step ->> 'kind' = 'build_index' AND state = 'intent'"
+            }
             LookingAtLambda => "SELECT 1 FROM ruvector.actions WHERE progress LIKE 'moved % rows in 1 of %'",
             Verifying => "SELECT 1 FROM ruvector.actions WHERE status = 'verifying'",
         }
@@ -80,30 +156,26 @@ fn placed(client: &mut Client) -> Vec<(i64, i32)> {
     client.query(query, &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-fn dies(phase: Phase, victim: Victim) {
+/// Valid indexes of the collection, and those that are not.
+fn indexes(client: &mut Client) -> Vec<(String, bool)> {
+    let query = "SELECT i.relname::text, x.indisvalid FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+                  WHERE x.indrelid IN (SELECT relid FROM pg_partition_tree('docs')) ORDER BY 1";
+    client.query(query, &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+/// The share of new rows that each partition gets.
+fn weights(client: &mut Client) -> Vec<(i32, f64)> {
+    let query = "SELECT partition_id, weight FROM ruvector_routing() ORDER BY 1";
+    client.query(query, &[]).unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+fn dies(remedy: Remedy, phase: Phase, victim: Victim) {
     let (cluster, mut client) = start();
-    client
-        .batch_execute(
-            r#"SELECT ruvector_healing_configure('{"max_move_share": 0.3, "verify_window_seconds": 5, "mode": "observe",
-                                                   "move_lock_ms": 400}');
-               SELECT ruvector_collection_create('docs', 3, 8, index_method => 'none');
-               INSERT INTO docs (embedding, metadata, partition_id)
-               SELECT '[1,2,3]', '{}', 1 + i % 8 FROM generate_series(1, 16000) i;
-               ANALYZE docs"#,
-        )
-        .unwrap();
-    let before = placed(&mut client);
-    let tables = (1..=8).map(|part| (format!("docs_{part}"), if part == 6 { 48 } else { 8 }));
-    let _hot = Readers::start(&cluster, tables.collect()).unwrap();
-    wait_for("a hot partition", PATIENCE, || {
-        let query =
-            "SELECT 1 FROM ruvector_integrity_status() WHERE problems::text LIKE '%HotspotCongestion%'";
-        client.query_opt(query, &[]).unwrap()
-    })
-    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let _who = remedy.fault(&cluster, &mut client);
+    let (before, built, weighed) = (placed(&mut client), indexes(&mut client), weights(&mut client));
     let held = phase.hold(&cluster);
     let action: i64 = client
-        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'rebalance_partitions')", &[])
+        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', $1)", &[&remedy.strategy()])
         .unwrap()
         .get(0);
     if phase == WaitingForTheLock || phase == InABatch {
@@ -150,54 +222,87 @@ fn dies(phase: Phase, victim: Victim) {
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     let met = writers.stop_and_compare(&mut client, "docs");
-    assert!(met.errors.is_empty() && met.missed == 0, "{phase:?} {victim:?}: {met:?}");
+    assert!(met.errors.is_empty() && met.missed == 0, "{remedy:?} {phase:?} {victim:?}: {met:?}");
     let after = placed(&mut client);
     let left: i64 = client
         .query_one("SELECT count(*) FROM ruvector.moved_rows WHERE undone_at IS NULL", &[])
         .unwrap()
         .get(0);
+    let story = format!("{remedy:?} {phase:?} {victim:?}: {status}");
     if status == "succeeded" {
-        assert!(left > 0 && after.len() == before.len(), "{phase:?} {victim:?}");
+        assert!(left > 0 && after.len() == before.len(), "{story}");
     } else {
-        assert_eq!(left, 0, "{phase:?} {victim:?}: {status}");
-        assert!(after == before, "{phase:?} {victim:?}: {status}, and rows are not where they were");
+        assert_eq!(left, 0, "{story}");
+        assert!(after == before, "{story}, and rows are not where they were");
     }
-    eprintln!("{phase:?} {victim:?}: {status}, {} writes, {} connections lost", met.writes, met.lost);
+    // A weight under a lease ends with it, at what the plan leaves the partition or, taken back, at what it had.
+    let now = wait_for("the end of the leases", PATIENCE, || {
+        let under_lease = "SELECT 1 FROM ruvector_routing() WHERE weight_after IS NOT NULL";
+        client.query_opt(under_lease, &[]).unwrap().is_none().then(|| weights(&mut client))
+    })
+    .unwrap_or_else(|error| panic!("{story}: {error}\n{}", said(&mut client)));
+    if status == "succeeded" && remedy == Remedy::Drain {
+        let less: Vec<_> = now.iter().filter(|(part, weight)| *part != 6 || *weight == 1.0).collect();
+        assert!(less.len() == 7 && now.iter().all(|(_, weight)| *weight > 0.05), "{story}: {now:?}");
+    } else {
+        assert_eq!(now, weighed, "{story}");
+    }
+    wait_for("the indexes that there were, and none else", PATIENCE, || {
+        (indexes(&mut client) == built).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{story}: {error}: {:?}", indexes(&mut client)));
+    eprintln!("{story}, {} writes, {} connections lost", met.writes, met.lost);
 }
 
 #[test]
 fn killed_while_it_waits_for_the_lock() {
-    dies(WaitingForTheLock, Victim::Terminate);
-    dies(WaitingForTheLock, Victim::Kill);
+    dies(Remedy::Rebalance, WaitingForTheLock, Victim::Terminate);
+    dies(Remedy::Rebalance, WaitingForTheLock, Victim::Kill);
 }
 
 #[test]
 fn killed_in_a_batch() {
-    dies(InABatch, Victim::Terminate);
-    dies(InABatch, Victim::Kill);
+    dies(Remedy::Rebalance, InABatch, Victim::Terminate);
+    dies(Remedy::Rebalance, InABatch, Victim::Kill);
 }
 
 #[test]
 fn killed_between_batches() {
-    dies(BetweenBatches, Victim::Terminate);
-    dies(BetweenBatches, Victim::Kill);
-    dies(BetweenBatches, Victim::Postmaster);
+    dies(Remedy::Rebalance, BetweenBatches, Victim::Terminate);
+    dies(Remedy::Rebalance, BetweenBatches, Victim::Kill);
+    dies(Remedy::Rebalance, BetweenBatches, Victim::Postmaster);
 }
 
 #[test]
 fn killed_while_lambda_is_measured() {
-    dies(LookingAtLambda, Victim::Terminate);
-    dies(LookingAtLambda, Victim::Kill);
+    dies(Remedy::Rebalance, LookingAtLambda, Victim::Terminate);
+    dies(Remedy::Rebalance, LookingAtLambda, Victim::Kill);
 }
 
 #[test]
 fn killed_while_rows_move_back() {
-    dies(MovingBack, Victim::Terminate);
-    dies(MovingBack, Victim::Kill);
+    dies(Remedy::Rebalance, MovingBack, Victim::Terminate);
+    dies(Remedy::Rebalance, MovingBack, Victim::Kill);
 }
 
 #[test]
 fn killed_while_it_verifies() {
-    dies(Verifying, Victim::Terminate);
-    dies(Verifying, Victim::Kill);
+    dies(Remedy::Rebalance, Verifying, Victim::Terminate);
+    dies(Remedy::Rebalance, Verifying, Victim::Kill);
+}
+
+#[test]
+fn a_drain_is_killed_in_every_phase() {
+    for phase in [WaitingForTheLock, InABatch, BetweenBatches, MovingBack, Verifying] {
+        dies(Remedy::Drain, phase, Victim::Kill);
+    }
+    dies(Remedy::Drain, InABatch, Victim::Terminate);
+}
+
+#[test]
+fn an_eviction_is_killed_in_every_phase() {
+    for phase in [InABatch, Building, MovingBack, Verifying] {
+        dies(Remedy::Evict, phase, Victim::Kill);
+    }
+    dies(Remedy::Evict, Building, Victim::Terminate);
 }
