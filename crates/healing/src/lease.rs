@@ -99,6 +99,9 @@ impl Over {
     }
 }
 
+/// By how much a clock may be corrected just after a lease began, milliseconds.
+const CLOCK_SLACK_MS: i64 = 1000;
+
 /// Why this lease is over at `now`; None while it is in force.
 pub fn over(lease: &Lease, now: UnixMs) -> Option<Over> {
     if !lease.collection_is_there {
@@ -110,8 +113,9 @@ pub fn over(lease: &Lease, now: UnixMs) -> Option<Over> {
     if !lease.enabled {
         return Some(Over::SwitchedOff);
     }
-    // Otherwise a clock that goes back a year would make a year of a quarter of an hour.
-    if now < lease.begins.saturating_sub(lease.ends.saturating_sub(lease.begins)) {
+    // Otherwise a clock that goes back a year would make a year of a quarter of an hour. Set back to just after its beginning
+    // just before its end, it makes two lengths of one.
+    if now < lease.begins.saturating_sub(CLOCK_SLACK_MS) {
         return Some(Over::ClockSetBack);
     }
     match lease.action {
@@ -172,9 +176,17 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_back_makes_no_lease_longer_than_twice() {
-        let one = lease(1, 10_000, 11_000);
-        assert_eq!(over(&one, 9_000), None);
-        assert_eq!(over(&one, 8_999), Some(Over::ClockSetBack));
+        let one = lease(1, 100_000, 200_000);
+        assert_eq!(over(&one, 99_000), None);
+        assert_eq!(over(&one, 98_999), Some(Over::ClockSetBack));
+        // Whenever and however far it is set back: how long it holds in true time.
+        for elapsed in (0..100_000).step_by(1000) {
+            for back in (0..300_000).step_by(1000) {
+                let now = 100_000 + elapsed - back;
+                let held = elapsed + if over(&one, now).is_some() { 0 } else { 200_000 - now };
+                assert!(held <= 2 * 100_000 + CLOCK_SLACK_MS, "{elapsed} {back}: {held}");
+            }
+        }
     }
 
     #[test]

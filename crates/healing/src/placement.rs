@@ -9,7 +9,7 @@ use crate::graph::NodeKey;
 use crate::limits::{Limits, NotApplicable};
 use crate::load;
 use crate::params::{Parameter, ParameterKind, Params};
-use crate::plan::{Move, PlaceRef, Step};
+use crate::plan::{Move, PlaceRef, Plan, Step};
 use crate::recovery::JournalEntry;
 use crate::remedies::asked_for;
 use crate::snapshot::{Managed, Oid, Partition, Place, Reading, Snapshot};
@@ -151,6 +151,25 @@ pub(crate) fn rows_allowed(snapshot: &Snapshot, limits: &Limits) -> u64 {
     let rows = snapshot.partitions.iter().filter_map(|partition| partition.live_rows.known()).sum();
     let Config { max_moves, max_move_share, .. } = limits.config;
     crate::moves::rows_max(max_moves, max_move_share, rows, limits.params.int("max_moves"))
+}
+
+/// Share by which a plan may exceed what may be moved by now: counts of rows are estimates, and rows come and go while a
+/// human thinks it over.
+const GROWN: f64 = 0.1;
+
+/// Whether a plan that was made some time ago moves more rows than may be moved of what is there now.
+pub(crate) fn moves_too_many(plan: &Plan, snapshot: &Snapshot, config: &Config) -> bool {
+    let planned: u64 = plan
+        .steps
+        .iter()
+        .map(|step| match step {
+            Step::MoveRows { moves, .. } => moves.iter().map(|one| one.rows).sum(),
+            _ => 0,
+        })
+        .sum();
+    let rows = snapshot.partitions.iter().filter_map(|partition| partition.live_rows.known()).sum();
+    let allowed = crate::moves::rows_max(config.max_moves, config.max_move_share, rows, None);
+    planned as f64 > (1.0 + GROWN) * allowed as f64
 }
 
 /// Disk that so many rows need where they go while they are not yet cleaned up where they were.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Arm, InFlight, Planned, Reason, Request, gates, has_cleared};
 use crate::config::Config;
 use crate::lifecycle::Status;
+use crate::placement;
 use crate::snapshot::{Snapshot, UnixMs};
 
 /// A plan that could not begin for so long is given up, milliseconds: it rests on what was seen then, and holds the place of
@@ -91,6 +92,15 @@ pub fn begin(input: &BeginInput<'_>) -> Begin {
     }
     if has_cleared(planned, request, snapshot, config) {
         return never(Status::Expired, Reason::StateNormal);
+    }
+    // The rows may have become fewer while it waited for a human.
+    if placement::moves_too_many(&planned.plan, snapshot, config) {
+        return never(Status::Expired, Reason::StaleSnapshot);
+    }
+    // What waits for its turn to write holds a snapshot that a concurrent build would wait for.
+    let throttled = snapshot.ingestion.as_ref().is_some_and(|ingestion| ingestion.throttle.is_some());
+    if throttled && gates::builds(&planned.plan) {
+        return wait(Reason::NotQuiet);
     }
     // A share of at most 0.9 of bytes far below 2^53.
     let allowed = |free: &u64| *free as f64 * config.max_disk_share;

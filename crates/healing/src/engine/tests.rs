@@ -9,6 +9,7 @@ use crate::integrity::{StateRecord, assess};
 use crate::lifecycle::Lesson;
 use crate::plan::{Move, PlaceRef, Step};
 use crate::snapshot::{Activity, Horizon, Managed, Oid, Place, Reading, Replacement};
+use crate::throttle::{InForce, Ingestion, Percentages, Rates, Targets};
 
 /// A decision's circumstances; by default a bloated hnsw index in critical state and nothing in the way.
 #[derive(Clone)]
@@ -210,6 +211,29 @@ fn a_server_that_is_not_quiet_is_left_alone_unless_a_human_names_the_strategy() 
         c.config.quiet_active_sessions_per_core = None;
     });
     assert_eq!(unlimited.reason(), None);
+}
+
+#[test]
+fn what_takes_load_away_waits_for_neither_a_quiet_server_nor_a_window() {
+    let Decision::Act { mut planned, .. } = Case::new().decide() else { panic!() };
+    // The very fault that a throttle is for: a replica that is a minute behind, and more to do than there are processors.
+    let mut case = Case::with(|c| {
+        calm(c).active_sessions = 17;
+        let mut late = replica(1);
+        late.lag_seconds = Reading::Known(61.0);
+        c.snapshot.replicas = Some(Reading::Known(vec![late]));
+    });
+    let closed = json!({"maintenance_windows": [{"from": "23:00", "to": "05:00"}]});
+    case.config = case.config.apply(&closed).unwrap();
+    let free: Vec<&str> = crate::remedies::ALL
+        .iter()
+        .map(|remedy| remedy.name())
+        .filter(|name| {
+            planned.plan.strategy = (*name).to_owned();
+            gates::quiet(&planned, &case.config, &case.snapshot, case.now).is_none()
+        })
+        .collect();
+    assert_eq!(free, ["pause_maintenance", "scale_replicas", "throttle_ingestion"]);
 }
 
 #[test]
@@ -779,6 +803,15 @@ fn what_was_decided_earlier_begins_only_while_its_gates_are_open() {
         c.in_flight = InFlight { builds: 1, ..flying(0, 1) };
     };
     assert_eq!(begins(building), wait(Reason::ServerBusy));
+    let throttled = |c: &mut Case| {
+        let (percentages, baseline) = (Percentages::NONE, Rates { insert: 100.0, bulk_insert: 0.0 });
+        let targets = Targets::new(&percentages, &baseline);
+        let (over_s, debt_s, until) = (1.0, 0.0, NOW + 60_000);
+        let throttle =
+            Some(InForce { percentages, baseline, targets, achieved: baseline, over_s, debt_s, until });
+        c.snapshot.ingestion = Some(Ingestion { baseline: Reading::unknown("x"), throttle });
+    };
+    assert_eq!(begins(throttled), wait(Reason::NotQuiet), "a build would wait for whoever waits");
     // Ten minutes after it might have begun it is too late, whatever it waited for.
     let late = |c: &mut Case| {
         (c.now, c.snapshot.taken_at) = (NOW + 121_002, NOW + 121_000);
@@ -799,6 +832,38 @@ fn what_was_decided_earlier_begins_only_while_its_gates_are_open() {
     assert_eq!(begins(by_hand), Begin::Now);
     let full = |c: &mut Case| c.snapshot.disk_free_bytes = Reading::Known(1000);
     assert_eq!(begins(full), never(Status::Aborted, Reason::DiskHeadroom));
+}
+
+#[test]
+fn a_plan_that_moves_more_rows_than_may_be_moved_by_now_expires() {
+    let Decision::Act { mut planned, .. } = Case::new().decide() else { panic!() };
+    let mut begins = |moved: u64, rows: f64| {
+        let of = PlaceRef { oid: 1, number: 1, name: "1".to_owned() };
+        let moves = vec![Move { from: of.clone(), to: of, rows: moved, cold: false }];
+        planned.plan.steps = vec![Step::MoveRows { moves, lambda: None, flat: 0, pause_ratio: 1.0 }];
+        let case = Case::with(|c| {
+            c.config.max_move_share = 0.05;
+            for (at, partition) in c.snapshot.partitions.iter_mut().enumerate() {
+                partition.live_rows = Reading::Known(if at == 0 { rows } else { 0.0 });
+            }
+        });
+        begin(&BeginInput {
+            config: &case.config,
+            snapshot: &case.snapshot,
+            planned: &planned,
+            request: &case.request,
+            arms: &case.arms,
+            in_flight: case.in_flight,
+            since: case.now,
+            now: case.now,
+        })
+    };
+    assert_eq!(begins(1000, 20_000.0), Begin::Now);
+    // A tenth more: what was counted was an estimate.
+    assert_eq!(begins(1100, 20_000.0), Begin::Now);
+    let expired = Begin::Never { status: Status::Expired, reason: Reason::StaleSnapshot };
+    assert_eq!(begins(1101, 20_000.0), expired);
+    assert_eq!(begins(1000, 12_000.0), expired, "two fifths were deleted meanwhile");
 }
 
 proptest! {
