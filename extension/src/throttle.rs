@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
 
 use healing::lease::LeaseKind;
-use healing::throttle::{self, Admission, InForce, Kind, Percentages, Rates, Targets, Written};
+use healing::throttle::{self, Admission, InForce, Kind, Percentages, Rates, Reserved, Targets, Written};
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 use serde::{Deserialize, Serialize};
@@ -56,11 +56,10 @@ impl Bucket {
         }
     }
 
-    fn admit(&self, now_ns: i64, rows: i64) -> Admission {
-        let row_ns = self.row_ns.load(Relaxed);
+    fn charge(&self, now_ns: i64, ns: i64) -> Admission {
         let mut next_ns = self.next_ns.load(Relaxed);
         loop {
-            let admission = throttle::admit(next_ns, now_ns, row_ns, rows);
+            let admission = throttle::charge(next_ns, now_ns, ns);
             match self.next_ns.compare_exchange_weak(next_ns, admission.next_ns, Relaxed, Relaxed) {
                 Ok(_) => {
                     self.forgiven_ns.fetch_add(admission.forgiven_ns.max(0), Relaxed);
@@ -211,6 +210,7 @@ pub(crate) fn leaves_of(place: Place) -> Vec<u32> {
 /// What a statement hears that wants to write.
 pub(crate) struct Told {
     pub(crate) at_ns: i64,
+    pub(crate) reserved: Reserved,
     pub(crate) now_ns: i64,
     /// Instead of waiting for longer than it may it is rejected.
     pub(crate) reject: bool,
@@ -222,10 +222,13 @@ pub(crate) fn reserve(place: Place, kind: Kind, rows: i64) -> Option<Told> {
     let throttles = THROTTLES.share();
     let slot = place.throttled(&throttles, now_ns)?;
     let bucket = slot.bucket(kind);
-    if bucket.row_ns.load(Relaxed) == 0 {
+    let row_ns = bucket.row_ns.load(Relaxed);
+    if row_ns == 0 {
         return None;
     }
-    Some(Told { at_ns: bucket.admit(now_ns, rows).at_ns, now_ns, reject: slot.reject })
+    let admission = bucket.charge(now_ns, row_ns.saturating_mul(rows));
+    let reserved = Reserved { rows, charged_ns: admission.charged_ns() };
+    Some(Told { at_ns: admission.at_ns, reserved, now_ns, reject: slot.reject })
 }
 
 /// Whether the throttle that a statement waits for is over.
@@ -243,16 +246,16 @@ pub(crate) fn waited(place: Place, kind: Kind, ns: i64) {
 }
 
 /// Takes back a reservation of a statement that is rejected.
-pub(crate) fn rejected(place: Place, kind: Kind, reserved: i64) {
+pub(crate) fn rejected(place: Place, kind: Kind, reserved: Reserved) {
     let now_ns = now_ns();
     if let Some(slot) = place.of(&THROTTLES.share()) {
-        slot.bucket(kind).admit(now_ns, -reserved);
+        slot.bucket(kind).charge(now_ns, -reserved.charged_ns);
         slot.bucket(kind).rejected.fetch_add(1, Relaxed);
     }
 }
 
 /// Charges what was written, less what was reserved for it, and counts it. `upserted` of the rows were updated.
-pub(crate) fn charge(place: Place, kind: Kind, rows: i64, upserted: i64, reserved: Option<(Kind, i64)>) {
+pub(crate) fn charge(place: Place, kind: Kind, rows: i64, upserted: i64, reserved: Option<(Kind, Reserved)>) {
     let now_ns = now_ns();
     let throttles = THROTTLES.share();
     let Some(slot) = place.of(&throttles) else { return };
@@ -266,10 +269,12 @@ pub(crate) fn charge(place: Place, kind: Kind, rows: i64, upserted: i64, reserve
         return;
     }
     for bucket in Kind::ALL {
+        let row_ns = slot.bucket(bucket).row_ns.load(Relaxed);
         let written = if bucket == kind { rows } else { 0 };
-        let owed = written - reserved.filter(|(of, _)| *of == bucket).map_or(0, |(_, rows)| rows);
-        if owed != 0 && slot.bucket(bucket).row_ns.load(Relaxed) != 0 {
-            slot.bucket(bucket).admit(now_ns, owed);
+        let reserved = reserved.filter(|(of, _)| *of == bucket).map(|(_, reserved)| reserved);
+        let owed_ns = throttle::owed_ns(row_ns, written, reserved);
+        if owed_ns != 0 && row_ns != 0 {
+            slot.bucket(bucket).charge(now_ns, owed_ns);
         }
     }
 }

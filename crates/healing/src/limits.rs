@@ -87,6 +87,9 @@ pub enum NotApplicable {
     EffortNotManaged,
 }
 
+/// Share of the free disk that a build may take at its peak, with its WAL and its temporary files.
+const PEAK_SHARE: f64 = 0.9;
+
 /// What a plan must keep to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
@@ -132,7 +135,21 @@ impl Limits {
         }
     }
 
-    /// Checks that a build that needs this much disk may be begun.
+    /// Checks that builds whose products take this much disk may be begun: beside them there must be room for the WAL that
+    /// they write and for what the largest sort of them puts into temporary files, `sorted` bytes. A full disk under the WAL
+    /// stops the server.
+    pub(crate) fn check_builds(&self, product_bytes: u64, sorted_bytes: u64) -> Result<(), NotApplicable> {
+        self.check_disk(product_bytes)?;
+        let free_bytes = self.disk_free_bytes.unwrap_or(0);
+        let allowed_bytes = (free_bytes as f64 * PEAK_SHARE) as u64;
+        let needed_bytes = product_bytes.saturating_mul(2).saturating_add(sorted_bytes);
+        if needed_bytes > allowed_bytes {
+            return Err(NotApplicable::DiskHeadroom { needed_bytes, allowed_bytes, free_bytes });
+        }
+        Ok(())
+    }
+
+    /// Checks that what needs this much disk may be begun.
     pub(crate) fn check_disk(&self, needed_bytes: u64) -> Result<(), NotApplicable> {
         if self.throttled {
             return Err(NotApplicable::Throttled);

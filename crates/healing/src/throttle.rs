@@ -172,13 +172,43 @@ pub struct Admission {
     pub forgiven_ns: i64,
 }
 
-/// Admits so many rows at `now_ns` to a bucket whose next row may be written at `next_ns`. Negative rows give back what was
-/// reserved and not written.
+impl Admission {
+    /// What was charged, nanoseconds: without what is given up.
+    pub fn charged_ns(&self) -> i64 {
+        self.next_ns - self.at_ns
+    }
+}
+
+/// Admits so many rows at `now_ns` to a bucket whose next row may be written at `next_ns`.
 pub fn admit(next_ns: i64, now_ns: i64, row_ns: i64, rows: i64) -> Admission {
+    charge(next_ns, now_ns, row_ns.saturating_mul(rows))
+}
+
+/// Charges a bucket so many nanoseconds; negative ones give back what was charged before.
+pub fn charge(next_ns: i64, now_ns: i64, ns: i64) -> Admission {
     let at_ns = next_ns.max(now_ns.saturating_sub(BURST_NS));
-    let wanted = at_ns.saturating_add(row_ns.saturating_mul(rows));
+    let wanted = at_ns.saturating_add(ns);
     let next_ns = wanted.min(now_ns.saturating_add(DEBT_MAX_NS));
     Admission { at_ns, next_ns, forgiven_ns: wanted - next_ns }
+}
+
+/// What a statement has reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserved {
+    /// Rows that it was expected to write.
+    pub rows: i64,
+    /// What it was charged for them, nanoseconds: [`Admission::charged_ns`].
+    pub charged_ns: i64,
+}
+
+/// What a statement still owes that has written so many rows, nanoseconds; negative where it gets something back, which is
+/// never more than it was charged: of debt that was given up nothing was paid.
+pub fn owed_ns(row_ns: i64, written: i64, reserved: Option<Reserved>) -> i64 {
+    let Reserved { rows, charged_ns } = reserved.unwrap_or(Reserved { rows: 0, charged_ns: 0 });
+    if written >= rows {
+        return row_ns.saturating_mul(written - rows);
+    }
+    -charged_ns.saturating_sub(row_ns.saturating_mul(written)).max(0)
 }
 
 /// Counters of a collection at one moment; all only grow until they are reset.
@@ -239,6 +269,39 @@ impl Window {
         // Sessions report inserted rows a moment after the bulk that they belong to was counted.
         let insert = (a_second(|written| written.inserted + written.upserted) - bulk_insert).max(0.0);
         Reading::Known(Baseline { rates: Rates { insert, bulk_insert }, over_s: seconds })
+    }
+}
+
+/// What is usual, whether or not a throttle was in force meanwhile: what is written under one says nothing of it, or each
+/// would take its share of what the one before had left.
+#[derive(Debug, Clone, Default)]
+pub struct Usual {
+    window: Window,
+    /// What the last throttle took its share of, until enough is seen again.
+    kept: Option<Rates>,
+}
+
+/// Seconds without a throttle after which what is seen counts for more than what was usual before it.
+const SEEN_AGAIN_S: f64 = 60.0;
+
+impl Usual {
+    /// Adds a look. `throttled` is the usual rate that the throttle in force takes its share of.
+    pub fn look(&mut self, now: Written, throttled: Option<Rates>) {
+        match throttled {
+            Some(rates) => *self = Usual { window: Window::default(), kept: Some(rates) },
+            None => self.window.add(now),
+        }
+    }
+
+    /// The usual rate.
+    pub fn mean(&self) -> Reading<Baseline> {
+        let seen = self.window.mean();
+        match self.kept {
+            Some(rates) if seen.known().is_none_or(|seen| seen.over_s < SEEN_AGAIN_S) => {
+                Reading::Known(Baseline { rates, over_s: BASELINE_MS as f64 / 1000.0 })
+            }
+            _ => seen,
+        }
     }
 }
 
@@ -366,7 +429,7 @@ mod tests {
         let bulk = admit(now, now, row, 500);
         let after = admit(bulk.next_ns, now, row, 1);
         assert_eq!(after.at_ns - now, 500_000_000);
-        let given_back = admit(after.next_ns, now, row, -1);
+        let given_back = charge(after.next_ns, now, -after.charged_ns());
         assert_eq!(given_back.next_ns, after.at_ns);
         let hopeless = admit(now, now, row, 1_000_000);
         assert_eq!((hopeless.next_ns - now, hopeless.forgiven_ns), (DEBT_MAX_NS, 940_000_000_000));
@@ -396,14 +459,71 @@ mod tests {
             }
         }
 
-        /// Reserving and giving back leaves the bucket as it was, where nothing was forgiven.
+        /// Reserving and giving back leaves the bucket as it was, however much of the debt was given up; and whoever has
+        /// written owes what it would have owed without reserving, or less where debt was given up.
         #[test]
-        fn what_is_given_back_is_given_back(next in -1_000_000_000i64..1_000_000_000, rows in 0i64..1000) {
-            let now = 0;
-            let reserved = admit(next, now, 1_000_000, rows);
-            let returned = admit(reserved.next_ns, now, 1_000_000, -rows);
-            prop_assert_eq!(returned.next_ns, next.max(-BURST_NS));
+        fn what_is_given_back_is_what_was_charged(
+            next in -1_000_000_000i64..120_000_000_000,
+            rows in 0i64..1_000_000,
+            written in 0i64..1_000_000,
+        ) {
+            let (now, row) = (0, 1_000_000);
+            let next = next.min(DEBT_MAX_NS);
+            let admission = admit(next, now, row, rows);
+            let reserved = Reserved { rows, charged_ns: admission.charged_ns() };
+            let settled = |written| {
+                charge(admission.next_ns, now, owed_ns(row, written, Some(reserved))).next_ns
+            };
+            prop_assert_eq!(settled(0), next.max(-BURST_NS));
+            let directly = admit(next, now, row, written).next_ns;
+            prop_assert_eq!(settled(written), directly, "reserved {}, charged {}", rows, reserved.charged_ns);
         }
+    }
+
+    #[test]
+    fn of_debt_that_was_given_up_nothing_comes_back() {
+        // A hundred rows a second; the last COPY had 20,000: 200 s, of which 60 are charged.
+        let (now, row) = (1_000_000_000_000, 10_000_000);
+        let admission = admit(now, now, row, 20_000);
+        assert_eq!(admission.charged_ns(), DEBT_MAX_NS);
+        let reserved = Some(Reserved { rows: 20_000, charged_ns: admission.charged_ns() });
+        assert_eq!(owed_ns(row, 0, reserved), -DEBT_MAX_NS, "rejected: what it was charged");
+        assert_eq!(owed_ns(row, 1_000, reserved), 10_000_000_000 - DEBT_MAX_NS);
+        assert_eq!(owed_ns(row, 10_000, reserved), 0, "that is more than was charged");
+        assert_eq!(owed_ns(row, 20_000, reserved), 0);
+        assert_eq!(owed_ns(row, 20_001, reserved), row);
+        assert_eq!(owed_ns(row, 3, None), 3 * row);
+    }
+
+    #[test]
+    fn what_is_written_under_a_throttle_is_not_usual() {
+        let (usual, throttled) =
+            (Rates { insert: 100.0, bulk_insert: 0.0 }, Some(Rates { insert: 100.0, bulk_insert: 0.0 }));
+        let mut seen = Usual::default();
+        let rates = |reading: Reading<Baseline>| reading.known().map(|known| known.rates);
+        for at_s in 0..=30 {
+            seen.look(look(10 * at_s, 1000 * at_s, 0, 0), None);
+        }
+        assert_eq!(rates(seen.mean()), Some(usual));
+        // A quarter of an hour at half of it, and what was held back comes at once afterwards.
+        for at_s in 31..=120 {
+            seen.look(look(10 * at_s, 31_000 + 500 * (at_s - 31), 0, 0), throttled);
+            assert_eq!(rates(seen.mean()), Some(usual));
+        }
+        for at_s in 121..=126 {
+            seen.look(look(10 * at_s, 80_000 + 3000 * (at_s - 121), 0, 0), None);
+            assert_eq!(rates(seen.mean()), Some(usual), "less than a minute says little: {at_s}");
+        }
+        seen.look(look(1270, 98_000, 0, 0), None);
+        assert_eq!(
+            rates(seen.mean()),
+            Some(Rates { insert: 300.0, bulk_insert: 0.0 }),
+            "now it is seen again"
+        );
+        // A healer that starts under a throttle takes its word.
+        let mut seen = Usual::default();
+        seen.look(look(0, 0, 0, 0), throttled);
+        assert_eq!(rates(seen.mean()), Some(usual));
     }
 
     fn look(at_s: i64, inserted: i64, upserted: i64, bulk: i64) -> Written {

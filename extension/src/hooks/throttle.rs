@@ -4,7 +4,7 @@
 //! ExecutorStart of a statement that can insert reserves what it is expected to write, and waits for its turn: only while
 //! its transaction has no number yet (it has written nothing and holds no row), and at most [`WAIT_MAX_NS`] a transaction,
 //! because the table is locked (ROW EXCLUSIVE) since the statement was parsed. What is not waited for stays as debt of the
-//! bucket. COPY is a utility command: it waits before its lock, so it may for longer. ExecutorEnd, the end of COPY and
+//! bucket. COPY is a utility command: it waits before its lock, so that outside a transaction block it may for longer. ExecutorEnd, the end of COPY and
 //! that of the transaction charge what the relations' own counters say was written, by whatever way: through a function,
 //! the partition root, a modifying CTE, or an ERROR half-way.
 //!
@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::ffi::c_char;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use healing::throttle::{BULK_ROWS, Kind};
+use healing::throttle::{BULK_ROWS, Kind, Reserved};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -25,7 +25,7 @@ use crate::throttle::{self, Place};
 
 /// Longest wait of a transaction other than for COPY, nanoseconds: a DDL that wants the table waits as long.
 const WAIT_MAX_NS: i64 = 200_000_000;
-/// Longest wait of a COPY, which holds no lock then, nanoseconds.
+/// Longest wait of a COPY that is a transaction of its own, which holds no lock then, nanoseconds.
 const COPY_WAIT_MAX_NS: i64 = 10_000_000_000;
 /// Share of a session's own time limits that a wait may take.
 const TIME_LIMIT_SHARE: i64 = 4;
@@ -144,7 +144,7 @@ struct Noted {
     updated: i64,
     /// The statement under way may update by way of inserting: then updated rows count.
     upserts: bool,
-    reserved: Option<(Kind, i64)>,
+    reserved: Option<(Kind, Reserved)>,
 }
 
 thread_local! {
@@ -279,13 +279,14 @@ unsafe fn turn(place: Place, kind: Kind, rows: i64, wait_max_ns: i64) {
     let limit_ns = wait_max_ns.min(time_limit_ns()) - WAITED.get();
     let may_wait = pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId;
     let owed_ns = told.at_ns - told.now_ns;
-    if told.reject && owed_ns > if may_wait { limit_ns } else { 0 } {
-        throttle::rejected(place, kind, rows);
+    // Whoever has written may finish: its rows are debt, and whoever begins after it is rejected for them.
+    if told.reject && may_wait && owed_ns > limit_ns {
+        throttle::rejected(place, kind, told.reserved);
         reject(kind, owed_ns);
     }
     NOTED.with_borrow_mut(|noted| {
         if let Some(noted) = noted.iter_mut().find(|noted| noted.place == place) {
-            noted.reserved = Some((kind, rows));
+            noted.reserved = Some((kind, told.reserved));
         }
     });
     let wait_ns = owed_ns.min(limit_ns);
@@ -474,7 +475,10 @@ unsafe extern "C-unwind" fn on_utility(
 ) {
     let copied = copied_into((*statement).utilityStmt);
     if throttle::any() && !copied.is_null() {
-        before_copy(copied);
+        // What was locked before it in a transaction stays locked while it waits.
+        let alone = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL
+            && !pg_sys::IsTransactionBlock();
+        before_copy(copied, if alone { COPY_WAIT_MAX_NS } else { WAIT_MAX_NS });
     }
     match PREVIOUS_UTILITY {
         Some(previous) => {
@@ -518,14 +522,14 @@ unsafe fn named(table: *mut pg_sys::RangeVar) -> Option<Place> {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn before_copy(table: *mut pg_sys::RangeVar) {
+unsafe extern "C-unwind" fn before_copy(table: *mut pg_sys::RangeVar, wait_max_ns: i64) {
     if is_exempt() {
         return;
     }
     if let Some(place) = named(table) {
         note(place, false);
         let last = LAST.with_borrow(|last| last.get(&place.collection).copied()).unwrap_or(1);
-        turn(place, Kind::BulkInsert, last.clamp(1, RESERVE_MAX), COPY_WAIT_MAX_NS);
+        turn(place, Kind::BulkInsert, last.clamp(1, RESERVE_MAX), wait_max_ns);
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     Limits, NotApplicable, Outcome, Parameter, Params, Remedy, asked_for, build_bytes, build_s,
-    check_comparable, comparisons_won, replaced, replacing,
+    check_comparable, comparisons_won, replaced, replacing, sorted_bytes,
 };
 use crate::classify::{Problem, ProblemClass};
 use crate::clean_size;
@@ -170,7 +170,9 @@ impl Remedy for EvictColdData {
         }
         let builds = rebuilt.iter().map(|index| build_bytes(index)).sum::<Result<u64, _>>()?;
         let disk_bytes = bytes_of(snapshot, &moves).saturating_add(builds);
-        limits.check_disk(disk_bytes)?;
+        let sorted =
+            rebuilt.iter().filter_map(|index| Some(sorted_bytes(index, build_bytes(index).ok()?))).max();
+        limits.check_builds(disk_bytes, sorted.unwrap_or(0))?;
         let estimated_s =
             moving_s(&moves, PAUSE_RATIO) + rebuilt.iter().map(|index| build_s(index)).sum::<f64>();
         limits.check_duration(estimated_s)?;

@@ -77,6 +77,11 @@ impl Remedy for PauseMaintenance {
         true
     }
 
+    /// It takes work away.
+    fn adds_load(&self) -> bool {
+        false
+    }
+
     fn parameters(&self) -> &'static [Parameter] {
         const PARAMETERS: &[Parameter] = &[
             Parameter {

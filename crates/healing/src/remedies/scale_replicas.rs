@@ -58,6 +58,11 @@ impl Remedy for ScaleReplicas {
         true
     }
 
+    /// It is wanted when there is more to do than this server bears.
+    fn adds_load(&self) -> bool {
+        false
+    }
+
     fn preventive(&self) -> bool {
         true
     }

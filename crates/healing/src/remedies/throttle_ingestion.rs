@@ -58,12 +58,17 @@ impl Remedy for ThrottleIngestion {
         true
     }
 
+    /// It is for when the server is anything but quiet.
+    fn adds_load(&self) -> bool {
+        false
+    }
+
     fn parameters(&self) -> &'static [Parameter] {
         const PARAMETERS: &[Parameter] = &[
             Parameter {
                 name: PCT,
                 kind: ParameterKind::Int { min: 0, max: 100 },
-                doc: "Share taken off the usual rate, percent; otherwise by the state. 100 is a stop.",
+                doc: "Share taken off the usual rate, percent; otherwise by the state. 100 is a stop with throttle_reject; without it who writes waits as long as one may, each time.",
             },
             Parameter {
                 name: BULK_PCT,
@@ -105,10 +110,11 @@ impl Remedy for ThrottleIngestion {
         if let Some(present) = present {
             let as_strong = present.percentages.throttle_pct >= percentages.throttle_pct
                 && present.percentages.bulk_throttle_pct >= percentages.bulk_throttle_pct;
-            // It is renewed in its second half.
+            // It is renewed in its second half. One that takes off more was ordered, and is left to its end: renewed it would
+            // be weaker, or last for longer than whoever ordered it wanted.
             if as_strong
                 && limits.params.int(PCT).is_none()
-                && present.until - snapshot.taken_at > lease_s * 500
+                && (present.percentages != percentages || present.until - snapshot.taken_at > lease_s * 500)
             {
                 return Err(NotApplicable::NothingToDo {
                     detail: format!("{} % are taken off already", present.percentages.throttle_pct),
@@ -393,6 +399,12 @@ mod tests {
         assert_eq!(critical.params["baseline_rate"]["insert"], 400.0, "not the throttled 200");
         snapshot.ingestion.as_mut().unwrap().throttle = present(400);
         plan(IntegrityState::Stress, &snapshot, Value::Null).unwrap();
+        // A human's stop, about to end.
+        let stop = Percentages { throttle_pct: 100, bulk_throttle_pct: 100 };
+        snapshot.ingestion.as_mut().unwrap().throttle =
+            Some(in_force(stop, Rates { insert: 0.0, bulk_insert: 0.0 }, NOW + 5000));
+        let weaker = plan(IntegrityState::Critical, &snapshot, Value::Null).unwrap_err();
+        assert!(matches!(weaker, NotApplicable::NothingToDo { .. }), "{weaker}");
     }
 
     fn achieved(problem: &Problem, before: &Snapshot, after: &Snapshot) -> Result<(), String> {
