@@ -54,6 +54,7 @@ const TRAPS: &str = r#"
 CREATE ROLE mallory LOGIN IN ROLE ruvector_operator;
 CREATE SCHEMA mallory AUTHORIZATION mallory;
 GRANT CREATE ON SCHEMA public TO mallory;
+GRANT CREATE ON DATABASE app TO mallory;
 ALTER ROLE mallory SET search_path = mallory, public, ext;
 SET ROLE mallory; SET search_path = mallory, public, ext;
 
@@ -117,6 +118,14 @@ BEGIN PERFORM mallory.attempt('function of a catalog''s name'); RETURN $1::text;
 CREATE FUNCTION public.quote_ident(name) RETURNS text LANGUAGE sql AS 'SELECT mallory.in_call($1)';
 CREATE FUNCTION mallory.quote_ident(name) RETURNS text LANGUAGE sql AS 'SELECT mallory.in_call($1)';
 CREATE TABLE mallory.pg_index (indexrelid oid, indrelid oid, indisvalid boolean DEFAULT false);
+-- Where there is no pg_cron anybody may bear its name.
+CREATE SCHEMA cron;
+CREATE FUNCTION cron.in_view() RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN PERFORM mallory.attempt('view called cron.job'); RETURN 1; END $$;
+CREATE VIEW cron.job AS SELECT jobid, '* * * * *'::text AS schedule, 'VACUUM'::text AS command, current_database()::text AS database,
+    'mallory'::text AS username, true AS active, 'x'::text AS jobname FROM cron.in_view() AS jobid;
+CREATE VIEW cron.job_run_details AS SELECT jobid, 1::bigint AS runid, 1 AS job_pid, 'running'::text AS status FROM cron.in_view() AS jobid;
+CREATE FUNCTION cron.alter_job(jobid bigint, active boolean) RETURNS void LANGUAGE sql AS 'SELECT cron.in_view()';
 "#;
 
 #[test]

@@ -140,7 +140,7 @@ CREATE TABLE ruvector.actions (
     problem         jsonb,
     plan            jsonb,
     rejected        jsonb,              -- alternatives not taken, each with its reason
-    before          jsonb,              -- the snapshot that the plan was made from
+    before          jsonb,              -- the snapshot that it is judged against: of its plan, and once it begins of that moment
     initial_lambda  double precision,
     started_at      timestamptz,
     starts          integer NOT NULL DEFAULT 0,      -- workers that it had

@@ -104,7 +104,7 @@ BEGIN
     THEN
         RAISE EXCEPTION 'nothing was written to "%" lately: there is no usual rate to take a share of', collection
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'A throttle of 100 stops all writers; a share can be taken once somebody has written for some seconds.';
+                  HINT = 'A throttle of 100 holds up all writers as far as waiting can; a share can be taken once somebody has written for some seconds.';
     END IF;
     INSERT INTO ruvector.leases (collection_id, kind, subject, effect, restore, ends_at)
     VALUES (entry.id, 'throttle', entry.id::text,
@@ -147,12 +147,23 @@ BEGIN
 END
 $$;
 
+-- Whether pg_cron is in this database. What is only called as its table is (anybody who may create a schema can make it) would
+-- be asked with the healer's rights.
+CREATE FUNCTION ruvector._has_cron() RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT EXISTS (SELECT FROM pg_extension e
+                     JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+                                     AND d.classid = 'pg_class'::regclass
+                    WHERE e.extname = 'pg_cron' AND d.objid = to_regclass('cron.job'));
+END;
+
 -- What does not end by itself: a job of pg_cron is made active again, unless somebody has changed or removed it.
 CREATE FUNCTION ruvector._put_back(held ruvector.leases) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF held.kind = 'cron_job' AND (held.restore ->> 'active')::boolean AND to_regclass('cron.job') IS NOT NULL THEN
+    IF held.kind = 'cron_job' AND (held.restore ->> 'active')::boolean AND ruvector._has_cron() THEN
         EXECUTE 'SELECT cron.alter_job(j.jobid, active := true) FROM cron.job j
                   WHERE j.jobid = $1 AND j.command = $2 AND NOT j.active'
           USING (held.restore ->> 'jobid')::bigint, held.restore ->> 'command';

@@ -96,6 +96,17 @@ pub(crate) fn advance(id: i64, from: Status, to: Status) -> Result<(), Error> {
     }
 }
 
+/// What it is judged against is what was there when it began, not when it was planned: a human may have approved it a day later,
+/// when everything had changed by itself.
+pub(crate) fn begin_from_what_is_seen_now(id: i64) -> Result<(), Error> {
+    Ok(Spi::run_with_args(
+        "UPDATE ruvector.actions a SET before = i.snapshot FROM ruvector.integrity i
+          WHERE a.id = $1 AND i.collection_id = a.collection_id AND a.before IS NOT NULL
+            AND (i.snapshot ->> 'taken_at')::bigint > (a.before ->> 'taken_at')::bigint",
+        &[id.into()],
+    )?)
+}
+
 /// Gives the action this long, from now.
 pub(crate) fn set_deadline(id: i64, seconds: f64) -> Result<(), Error> {
     Ok(Spi::run_with_args(

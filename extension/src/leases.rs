@@ -170,7 +170,7 @@ struct JobBefore {
 /// A job that is still there, still ours to put back (paused, and the same command) gets its `active` again.
 fn put_job_back(before: &Value) -> Result<(), Error> {
     let JobBefore { jobid, active, command } = serde_json::from_value(before.clone())?;
-    if !active || Spi::get_one::<bool>("SELECT to_regclass('cron.job') IS NOT NULL")? != Some(true) {
+    if !active || Spi::get_one::<bool>("SELECT ruvector._has_cron()")? != Some(true) {
         return Ok(());
     }
     Ok(Spi::run_with_args(

@@ -98,9 +98,11 @@ fn work(id: i64) -> Result<(), Error> {
         Status::Approved => {
             transaction(|| {
                 journal::advance(id, Status::Approved, Status::Executing)?;
+                journal::begin_from_what_is_seen_now(id)?;
                 journal::set_deadline(id, action.plan.timeout_s)
             })?;
-            action.status = Status::Executing;
+            let Some(begun) = transaction(|| journal::load(id))? else { return Ok(()) };
+            action = begun;
             match action.takes_back {
                 Some(of) if action.plan.steps.is_empty() => undo_former(&context, &mut action, of),
                 _ => carry_out(&context, &mut action),

@@ -89,7 +89,7 @@ SELECT jsonb_build_object('jobid', j.jobid, 'name', coalesce(j.jobname, left(j.c
 
 /// None where there is no pg_cron in this database. Must run in a transaction.
 pub(crate) fn scheduled(collection: &Collection) -> Result<Option<Vec<Scheduled>>, Error> {
-    if kept::one::<bool>("SELECT to_regclass('cron.job') IS NOT NULL", &[])? != Some(true) {
+    if kept::one::<bool>("SELECT ruvector._has_cron()", &[])? != Some(true) {
         return Ok(None);
     }
     documents(SCHEDULED, &[tables::of(collection)?.all().into()]).map(Some)

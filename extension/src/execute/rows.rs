@@ -167,11 +167,13 @@ impl<'a> Mover<'a> {
         )?)
     }
 
-    /// Sets the `partition_id` of these rows, as the owner; returns the keys of those that were there.
-    fn update(&self, keys: &[String], from: i32, to: i32) -> Result<Vec<String>, Error> {
+    /// Sets the `partition_id` of these rows, as the owner, of those `only` that meet this condition; returns the keys of those
+    /// that were there.
+    fn update(&self, keys: &[String], from: i32, to: i32, only: Option<&str>) -> Result<Vec<String>, Error> {
         let Key { name, kind } = &self.key;
+        let only = only.map(|condition| format!("AND ({condition}\n)")).unwrap_or_default();
         let statement = format!(
-            "UPDATE {} SET partition_id = $1 WHERE partition_id = $2 AND {name} = ANY (($3::text[])::{kind}[]) RETURNING {name}::text",
+            "UPDATE {} SET partition_id = $1 WHERE partition_id = $2 AND {name} = ANY (($3::text[])::{kind}[]) {only} RETURNING {name}::text",
             self.routing.root
         );
         Spi::run("SET CONSTRAINTS ALL IMMEDIATE")?;
@@ -203,7 +205,9 @@ impl<'a> Mover<'a> {
         }
         let (action, step_no) = (self.context.action_id, self.step_no as i32);
         let moved = self.locked(keys.len() as u64, |mover| {
-            let moved = mover.update(keys, one.from.number, one.to.number)?;
+            // What has become warm since it was chosen stays.
+            let only = mover.routing.cold_when.as_deref().filter(|_| one.cold);
+            let moved = mover.update(keys, one.from.number, one.to.number, only)?;
             let homes = mover.give_homes(tenants, one.to.number)?;
             if !moved.is_empty() || !homes.is_empty() {
                 Spi::run_with_args(
@@ -283,7 +287,7 @@ impl<'a> Mover<'a> {
             let last_part = parts.len().saturating_sub(1);
             for (at, keys) in parts.iter().enumerate() {
                 rows += self.locked(keys.len() as u64, |mover| {
-                    let back = mover.update(keys, batch.to, batch.from)?.len() as u64;
+                    let back = mover.update(keys, batch.to, batch.from, None)?.len() as u64;
                     if at == last_part {
                         mover.undone(&batch)?;
                     }
@@ -567,7 +571,9 @@ fn last_batch(action: i64, step_no: u32) -> Result<Option<Batch>, Error> {
 fn lag_bytes() -> Result<i64, Error> {
     Ok(Spi::get_one::<i64>(
         "SELECT coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), r.replay_lsn)), 0)::bigint
-           FROM pg_stat_replication r WHERE r.state = 'streaming' AND r.replay_lsn IS NOT NULL",
+           FROM pg_stat_replication r LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid
+          -- One that was away and fetches what it missed counts, a subscriber does not.
+          WHERE r.state IN ('catchup', 'streaming') AND r.replay_lsn IS NOT NULL AND s.slot_type IS DISTINCT FROM 'logical'",
     )?
     .unwrap_or(0))
 }

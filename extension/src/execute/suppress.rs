@@ -103,7 +103,7 @@ struct Job {
 }
 
 fn job(jobid: i64) -> Result<Option<Job>, Error> {
-    if Spi::get_one::<bool>("SELECT to_regclass('cron.job') IS NOT NULL")? != Some(true) {
+    if Spi::get_one::<bool>("SELECT ruvector._has_cron()")? != Some(true) {
         return Ok(None);
     }
     let query = "SELECT jsonb_build_object('jobid', j.jobid, 'active', j.active, 'command', j.command,
