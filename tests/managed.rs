@@ -492,3 +492,47 @@ fn a_dump_brings_the_routing_back() {
     assert_eq!(spread.keys().copied().collect::<Vec<_>>(), [1, 3], "{spread:?}");
     assert_eq!(spread.values().sum::<i64>(), 200);
 }
+
+/// CALLs an adoption of `docs` in a session of its own.
+fn adoption(cluster: &Cluster, isolation: &str) -> std::thread::JoinHandle<Result<(), postgres::Error>> {
+    let mut session = cluster.connect("app").unwrap();
+    session.batch_execute(&format!("SET default_transaction_isolation = '{isolation}'")).unwrap();
+    std::thread::spawn(move || {
+        session
+            .batch_execute("CALL ruvector_collection_adopt('docs', partitions => 2, index_method => 'none')")
+    })
+}
+
+#[test]
+fn a_writer_that_the_exchange_waits_for_is_not_lost() {
+    for isolation in ["repeatable read", "serializable", "read committed"] {
+        let (cluster, mut client) = start();
+        client
+            .batch_execute(
+                "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3));
+                 INSERT INTO docs SELECT i, '[1,2,3]' FROM generate_series(1, 10) i;
+                 SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'none', 'l2', '{}')",
+            )
+            .unwrap();
+        let mut writer = cluster.connect("app").unwrap();
+        writer.batch_execute("BEGIN; INSERT INTO docs VALUES (11, '[1,2,3]')").unwrap();
+        let adopted = adoption(&cluster, isolation);
+        wait_for("the adoption to be refused or to wait for the writer", PATIENCE, || {
+            let waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'docs'::regclass AND mode = 'AccessExclusiveLock'";
+            (adopted.is_finished() || client.query_opt(waits, &[]).unwrap().is_some()).then_some(())
+        })
+        .unwrap();
+        writer.batch_execute("COMMIT").unwrap();
+        let outcome = adopted.join().unwrap();
+        let written: i64 = client.query_one("SELECT count(*) FROM docs WHERE id = 11", &[]).unwrap().get(0);
+        assert_eq!(written, 1, "{isolation}: {outcome:?}");
+        match outcome {
+            Ok(()) => assert_eq!(isolation, "read committed"),
+            Err(error) => {
+                let error = error.as_db_error().unwrap();
+                assert_eq!(error.code().code(), "25001", "{isolation}: {error}");
+                assert!(error.hint().is_some_and(|hint| hint.contains("read committed")), "{error}");
+            }
+        }
+    }
+}

@@ -66,6 +66,21 @@ BEGIN
 END
 $$;
 
+-- An ERROR in a transaction whose snapshot is older than its locks: what a writer wrote for which LOCK TABLE has waited would
+-- not be seen, and be lost.
+CREATE FUNCTION ruvector._check_fresh_snapshots() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- PostgreSQL treats read uncommitted the same.
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'a table cannot be adopted in a % transaction', current_setting('transaction_isolation')
+            USING ERRCODE = 'active_sql_transaction',
+                  HINT = 'SET default_transaction_isolation = ''read committed'', then CALL it again.';
+    END IF;
+END
+$$;
+
 CREATE FUNCTION ruvector._begin_adoption(
     source regclass, name text, partitions integer, "column" text, tenant text, index_method text, distance text, settings jsonb
 ) RETURNS void
@@ -82,6 +97,7 @@ DECLARE
     target  regclass;
     changes regclass;
 BEGIN
+    PERFORM ruvector._check_fresh_snapshots();
     PERFORM ruvector._check_adoptable(source);
     SELECT n.nspname, c.relname, c.reltuples INTO home, bare, rows
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = source;
@@ -242,6 +258,7 @@ DECLARE
     leaf    record;
     vector  text;
 BEGIN
+    PERFORM ruvector._check_fresh_snapshots();
     IF entry.state = 'copying' THEN
         EXECUTE format('SELECT (max(k))::text FROM (SELECT %1$I AS k FROM %2$s WHERE $1 IS NULL OR %1$I > ($1)::%3$s ORDER BY %1$I LIMIT $2) s',
             entry.key_column, source, entry.key_type) INTO upper USING entry.copied_to, batch;
@@ -294,6 +311,7 @@ DECLARE
                     WHERE e.extname = 'ruvector');
 BEGIN
     SELECT n.nspname, c.relname INTO home, bare FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = entry.source;
+    PERFORM ruvector._check_fresh_snapshots();
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', entry.source);
     WHILE ruvector._adopt_changes(entry, 10000) > 0 LOOP
     END LOOP;
