@@ -536,3 +536,20 @@ fn a_writer_that_the_exchange_waits_for_is_not_lost() {
         }
     }
 }
+
+#[test]
+fn a_table_with_a_uuid_key_is_adopted() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), embedding vector(3));
+             INSERT INTO docs (embedding) SELECT '[1,2,3]' FROM generate_series(1, 1000)",
+        )
+        .unwrap();
+    client.batch_execute("CALL ruvector_collection_adopt('docs', partitions => 4, batch => 70)").unwrap();
+    let row = client
+        .query_one("SELECT count(*), count(DISTINCT d.id), count(b.id) FROM docs d JOIN docs_before_adoption b USING (id)", &[])
+        .unwrap();
+    assert_eq!((row.get(0), row.get(1), row.get(2)), (1000i64, 1000i64, 1000i64));
+    insert(&mut client, "docs", 1);
+}

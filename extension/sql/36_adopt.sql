@@ -260,7 +260,9 @@ DECLARE
 BEGIN
     PERFORM ruvector._check_fresh_snapshots();
     IF entry.state = 'copying' THEN
-        EXECUTE format('SELECT (max(k))::text FROM (SELECT %1$I AS k FROM %2$s WHERE $1 IS NULL OR %1$I > ($1)::%3$s ORDER BY %1$I LIMIT $2) s',
+        -- Not every type that is ordered has a max(): uuid has none.
+        EXECUTE format('SELECT k::text FROM (SELECT %1$I AS k FROM %2$s WHERE $1 IS NULL OR %1$I > ($1)::%3$s ORDER BY %1$I LIMIT $2) s
+                         ORDER BY k DESC LIMIT 1',
             entry.key_column, source, entry.key_type) INTO upper USING entry.copied_to, batch;
         IF upper IS NULL THEN
             PERFORM ruvector._adoption_came_to(source, 'indexing', NULL, 0);
