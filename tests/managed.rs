@@ -553,3 +553,64 @@ fn a_table_with_a_uuid_key_is_adopted() {
     assert_eq!((row.get(0), row.get(1), row.get(2)), (1000i64, 1000i64, 1000i64));
     insert(&mut client, "docs", 1);
 }
+
+#[test]
+fn ordinary_indexes_are_adopted_and_unique_ones_refused() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            r#"CREATE TABLE docs (id bigint PRIMARY KEY, "Title" text, metadata jsonb, embedding vector(3));
+               CREATE UNIQUE INDEX docs_title ON docs ("Title");
+               CREATE INDEX "docs by metadata" ON docs USING gin (metadata jsonb_path_ops) WITH (fastupdate = off);
+               CREATE INDEX docs_lower ON docs (lower("Title") DESC NULLS LAST) INCLUDE (id) WHERE metadata IS NOT NULL;
+               CREATE INDEX docs_ann ON docs USING hnsw (embedding vector_l2_ops);
+               INSERT INTO docs SELECT i, 't' || i, '{}', ARRAY[i, 1, 2]::vector FROM generate_series(1, 100) i"#,
+        )
+        .unwrap();
+    let call = "CALL ruvector_collection_adopt('docs', partitions => 2, distance => 'l2', batch => 30)";
+    let (state, hint) = refused(&mut client, call);
+    assert_eq!(state, "0A000");
+    assert!(hint.contains("docs_title"), "{hint}");
+    client.batch_execute("DROP INDEX docs_title").unwrap();
+    let definitions = |client: &mut Client, table: &str| -> Vec<String> {
+        let query = format!(
+            "SELECT replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ') FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid
+              WHERE indrelid = '{table}'::regclass AND NOT indisprimary AND indisvalid AND relname NOT LIKE '%ann' ORDER BY relname"
+        );
+        client.query(query.as_str(), &[]).unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    let before = definitions(&mut client, "docs");
+    assert_eq!(before.len(), 2);
+    // One more is made, and one dropped, when the others are there already.
+    client
+        .batch_execute(
+            "CREATE INDEX dropped ON docs (id, metadata);
+             SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'hnsw', 'l2', '{}')",
+        )
+        .unwrap();
+    while client.query_one("SELECT ruvector._adopt_step('docs', 30)", &[]).unwrap().get::<_, &str>(0)
+        != "catching up"
+    {}
+    client.batch_execute("DROP INDEX dropped; CREATE INDEX later ON docs (id DESC)").unwrap();
+    client.batch_execute(call).unwrap();
+    let after = definitions(&mut client, "docs");
+    assert_eq!(after.len(), 3, "{after:?}");
+    assert_eq!(after[..2], before);
+    assert!(after[2].ends_with("(id DESC)"), "{after:?}");
+    let leaves: i64 = client
+        .query_one(
+            "SELECT count(*) FROM pg_index WHERE indrelid IN ('docs_1'::regclass, 'docs_2'::regclass) AND indisvalid",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(leaves, 10, "on each the key, the three and the ANN index");
+    let left: i64 = client
+        .query_one(
+            "SELECT count(*) FROM pg_class WHERE relname LIKE '%adopting\\_%' AND relkind IN ('i', 'I')",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(left, 1, "the key's alone has the name of then");
+}

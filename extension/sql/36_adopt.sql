@@ -28,8 +28,9 @@ CREATE FUNCTION ruvector._check_adoptable(source regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    entry pg_class;
-    why   text;
+    entry   pg_class;
+    why     text;
+    unique_ text;
 BEGIN
     SELECT * INTO entry FROM pg_class c WHERE c.oid = source;
     IF NOT pg_has_role(session_user, entry.relowner, 'USAGE') THEN
@@ -50,7 +51,7 @@ BEGIN
             THEN 'foreign keys refer to it or from it'
         WHEN EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = source AND k.contype IN ('u', 'x'))
             THEN 'it has unique or exclusion constraints beside its primary key, which cannot hold across partitions'
-        WHEN EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = source AND NOT t.tgisinternal AND t.tgname <> 'ruvector_adoption')
+        WHEN EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = source AND NOT t.tgisinternal AND t.tgname NOT IN ('ruvector_adoption', 'ruvector_adoption_whole'))
             THEN 'it has triggers'
         WHEN entry.relrowsecurity THEN 'it has row security'
         WHEN EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
@@ -62,6 +63,14 @@ BEGIN
         RAISE EXCEPTION '% cannot be adopted: %', source, why USING ERRCODE = 'feature_not_supported',
             HINT = CASE WHEN why = 'it has no primary key of one column' THEN 'Give it a primary key of one column first.'
                         ELSE 'Remove that first, or make a new collection with ruvector_collection_create() and fill it yourself.' END;
+    END IF;
+    -- No constraint belongs to what CREATE UNIQUE INDEX makes.
+    SELECT string_agg(x.indexrelid::regclass::text, ', ') INTO unique_
+      FROM pg_index x WHERE x.indrelid = source AND x.indisunique AND NOT x.indisprimary;
+    IF unique_ IS NOT NULL THEN
+        RAISE EXCEPTION '% cannot be adopted: it has unique indexes beside its primary key, which cannot hold across partitions', source
+            USING ERRCODE = 'feature_not_supported',
+                  HINT = format('If nothing relies on what they keep unique, DROP INDEX %s first; else make a new collection with ruvector_collection_create() and fill it yourself.', unique_);
     END IF;
 END
 $$;
@@ -246,6 +255,43 @@ AS $$
                       WHERE e.extname = 'ruvector'), entry.name, entry.tenant_column) END
 $$;
 
+-- The table's ordinary indexes, and how each is called on the new one until the names are exchanged. A key's is made with the
+-- table; of those for searches each partition gets one of its own. One that is invalid serves nobody.
+CREATE FUNCTION ruvector._adopted_indexes(entry ruvector.adoptions) RETURNS TABLE (former regclass, fresh_name text, definition text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT i.oid, f.name,
+           -- The index and its table are named at the beginning.
+           format('CREATE INDEX %I ON %s %s', f.name, entry.target,
+                  substr(pg_get_indexdef(i.oid), length(format('CREATE INDEX %I ON %I.%I ', i.relname, n.nspname, c.relname)) + 1))
+      FROM pg_index x
+      JOIN pg_class i ON i.oid = x.indexrelid
+      JOIN pg_am m ON m.oid = i.relam
+      JOIN pg_class c ON c.oid = x.indrelid
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+     CROSS JOIN LATERAL (SELECT format('%s_adopting_%s', c.relname, i.oid) AS name) f
+     WHERE x.indrelid = entry.source AND x.indisvalid AND NOT x.indisprimary AND m.amname NOT IN ('hnsw', 'ivfflat')
+     ORDER BY i.oid
+$$;
+
+-- Makes one more of them, on all partitions. Returns whether there was one to make.
+CREATE FUNCTION ruvector._adopt_index(entry ruvector.adoptions) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    missing record;
+BEGIN
+    SELECT a.* INTO missing FROM ruvector._adopted_indexes(entry) a
+     WHERE NOT EXISTS (SELECT FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+                        WHERE x.indrelid = entry.target AND i.relname = a.fresh_name) LIMIT 1;
+    IF missing IS NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE missing.definition;
+    RETURN true;
+END
+$$;
+
 -- One step, to be committed. Returns what comes next; 'done' when nothing does.
 CREATE FUNCTION ruvector._adopt_step(source regclass, batch integer) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -289,11 +335,15 @@ BEGIN
                 RETURN 'indexing';
             END IF;
         END LOOP;
+        IF ruvector._adopt_index(entry) THEN
+            RETURN 'indexing';
+        END IF;
         PERFORM ruvector._adoption_came_to(source, 'catching up', NULL, 0);
         RETURN 'catching up';
     END IF;
     rows := ruvector._adopt_changes(entry, batch);
-    IF rows > 0 THEN
+    -- An index may have been made meanwhile.
+    IF rows > 0 OR ruvector._adopt_index(entry) THEN
         RETURN 'catching up';
     END IF;
     PERFORM ruvector._finish_adoption(entry);
@@ -315,7 +365,11 @@ BEGIN
     SELECT n.nspname, c.relname INTO home, bare FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = entry.source;
     PERFORM ruvector._check_fresh_snapshots();
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', entry.source);
+    -- The table may have got meanwhile what an adopted one cannot have.
+    PERFORM ruvector._check_adoptable(entry.source);
     WHILE ruvector._adopt_changes(entry, 10000) > 0 LOOP
+    END LOOP;
+    WHILE ruvector._adopt_index(entry) LOOP
     END LOOP;
     -- Numbers that the former table has given out are not given out again.
     FOR held IN SELECT a.attname, pg_get_serial_sequence(entry.source::text, a.attname) AS former,
@@ -338,6 +392,16 @@ BEGIN
     EXECUTE format('DROP FUNCTION %I.%I()', home, bare || '_note_change');
     EXECUTE format('DROP TABLE %s', entry.changes);
     PERFORM ruvector._note_adoption(entry.source, NULL);
+    -- One whose original was dropped meanwhile goes too.
+    FOR held IN SELECT i.oid::regclass AS fresh FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+                 WHERE x.indrelid = entry.target AND starts_with(i.relname, bare || '_adopting_')
+                   AND NOT x.indisprimary AND i.relname NOT IN (SELECT a.fresh_name FROM ruvector._adopted_indexes(entry) a) LOOP
+        EXECUTE format('DROP INDEX %s', held.fresh);
+    END LOOP;
+    FOR held IN SELECT a.former, i.relname, a.fresh_name FROM ruvector._adopted_indexes(entry) a JOIN pg_class i ON i.oid = a.former LOOP
+        EXECUTE format('ALTER INDEX %s RENAME TO %I', held.former, format('%s_former_%s', bare, held.former::oid));
+        EXECUTE format('ALTER INDEX %I.%I RENAME TO %I', home, held.fresh_name, held.relname);
+    END LOOP;
     EXECUTE format('ALTER TABLE %s RENAME TO %I', entry.source, bare || '_before_adoption');
     EXECUTE format('ALTER TABLE %s RENAME TO %I', entry.target, bare);
     EXECUTE format('SELECT %s.ruvector_collection_register($1, $2, $3, $4)', ours)
