@@ -614,3 +614,66 @@ fn ordinary_indexes_are_adopted_and_unique_ones_refused() {
         .get(0);
     assert_eq!(left, 1, "the key's alone has the name of then");
 }
+
+#[test]
+fn an_adopted_table_stays_its_owners() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE ROLE keeper LOGIN; CREATE ROLE member LOGIN IN ROLE keeper, ruvector_operator;
+             CREATE SCHEMA shop AUTHORIZATION keeper",
+        )
+        .unwrap();
+    let mut keeper = cluster.connect_as("keeper", "app").unwrap();
+    for (adopter, table) in [("postgres", "shop.one"), ("member", "shop.two")] {
+        keeper
+            .batch_execute(&format!(
+                "CREATE TABLE {table} (id serial PRIMARY KEY, at bigint GENERATED ALWAYS AS IDENTITY, embedding vector(3));
+                 CREATE INDEX ON {table} (at); GRANT SELECT ON {table} TO PUBLIC;
+                 INSERT INTO {table} (embedding) SELECT '[1,2,3]' FROM generate_series(1, 100)"
+            ))
+            .unwrap();
+        let mut session = cluster.connect_as(adopter, "app").unwrap();
+        let call =
+            format!("SELECT ruvector._begin_adoption('{table}', NULL, 2, NULL, NULL, 'hnsw', 'l2', '{{}}')");
+        session.batch_execute(&call).unwrap();
+        // What they write meanwhile is noted with their own rights.
+        insert(&mut keeper, table, 5);
+        session
+            .batch_execute(&format!(
+                "CALL ruvector_collection_adopt('{table}', distance => 'l2', batch => 30)"
+            ))
+            .unwrap_or_else(|error| panic!("{adopter}: {error}"));
+        insert(&mut keeper, table, 10);
+        let row = keeper
+            .query_one(
+                &format!("SELECT count(*), count(DISTINCT id), max(id), count(DISTINCT at) FROM {table}"),
+                &[],
+            )
+            .unwrap();
+        let found = (row.get(0), row.get(1), row.get(2), row.get(3));
+        assert_eq!(found, (115i64, 115i64, 115i32, 115i64), "{adopter}");
+    }
+    let others: Vec<String> = client
+        .query(
+            "SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = 'shop'::regnamespace AND c.relowner <> 'keeper'::regrole",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(others, [""; 0]);
+    keeper.batch_execute("DROP TABLE shop.one_before_adoption, shop.two_before_adoption").unwrap();
+    insert(&mut keeper, "shop.one", 1);
+    // Who makes tables there must be able to give them to their owner.
+    client
+        .batch_execute("CREATE TABLE plain (id bigint PRIMARY KEY, embedding vector(3)); ALTER TABLE plain OWNER TO keeper")
+        .unwrap();
+    let mut member = cluster.connect_as("member", "app").unwrap();
+    client.batch_execute("GRANT CREATE ON SCHEMA public TO member").unwrap();
+    let (state, hint) =
+        refused(&mut member, "CALL ruvector_collection_adopt('plain', index_method => 'none')");
+    assert_eq!(state, "42501");
+    assert!(hint.contains("CREATE"), "{hint}");
+}

@@ -90,6 +90,22 @@ BEGIN
 END
 $$;
 
+-- Gives what is made for an adoption to the table's owner, whoever it is that adopts: a superuser, or a member of that role.
+CREATE FUNCTION ruvector._give_to_owner(source regclass, made regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = source);
+    one   regclass;
+BEGIN
+    FOR one IN SELECT c.oid FROM pg_class c
+                WHERE c.relowner <> owner
+                  AND (c.oid = made OR c.oid IN (SELECT p.relid FROM pg_partition_tree(made) p)) ORDER BY c.oid LOOP
+        EXECUTE format('ALTER TABLE %s OWNER TO %I', one, pg_get_userbyid(owner));
+    END LOOP;
+END
+$$;
+
 CREATE FUNCTION ruvector._begin_adoption(
     source regclass, name text, partitions integer, "column" text, tenant text, index_method text, distance text, settings jsonb
 ) RETURNS void
@@ -100,6 +116,7 @@ DECLARE
                       WHERE e.extname = 'ruvector');
     home    text;
     bare    text;
+    owner   name;
     rows    real;
     key     pg_attribute;
     vector  record;
@@ -108,8 +125,13 @@ DECLARE
 BEGIN
     PERFORM ruvector._check_fresh_snapshots();
     PERFORM ruvector._check_adoptable(source);
-    SELECT n.nspname, c.relname, c.reltuples INTO home, bare, rows
+    SELECT n.nspname, c.relname, pg_get_userbyid(c.relowner), c.reltuples INTO home, bare, owner, rows
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = source;
+    IF current_setting('is_superuser') <> 'on' AND NOT has_schema_privilege(owner, home, 'CREATE') THEN
+        RAISE EXCEPTION '% cannot be adopted: its owner may not create tables in schema "%"', source, home
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = format('What is made belongs to the owner, as the table does: GRANT CREATE ON SCHEMA %I TO %I.', home, owner);
+    END IF;
     name := coalesce(name, bare);
     SELECT a.* INTO key FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = source AND a.attnum = k.conkey[1]
      WHERE k.conrelid = source AND k.contype = 'p';
@@ -150,6 +172,9 @@ BEGIN
             RETURN NULL;
         END
         $body$ $make$, format('%I.%I', home, bare || '_note_change'), changes, key.attname);
+    PERFORM ruvector._give_to_owner(source, target);
+    PERFORM ruvector._give_to_owner(source, changes);
+    EXECUTE format('ALTER FUNCTION %I.%I() OWNER TO %I', home, bare || '_note_change', owner);
     -- Waits for the writers under way: of later ones the trigger knows.
     EXECUTE format('CREATE TRIGGER ruvector_adoption AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION %I.%I()',
         source, home, bare || '_note_change');
@@ -365,8 +390,9 @@ BEGIN
     SELECT n.nspname, c.relname INTO home, bare FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = entry.source;
     PERFORM ruvector._check_fresh_snapshots();
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', entry.source);
-    -- The table may have got meanwhile what an adopted one cannot have.
+    -- The table may have got meanwhile what an adopted one cannot have, or another owner.
     PERFORM ruvector._check_adoptable(entry.source);
+    PERFORM ruvector._give_to_owner(entry.source, entry.target);
     WHILE ruvector._adopt_changes(entry, 10000) > 0 LOOP
     END LOOP;
     WHILE ruvector._adopt_index(entry) LOOP
