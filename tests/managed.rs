@@ -677,3 +677,68 @@ fn an_adopted_table_stays_its_owners() {
     assert_eq!(state, "42501");
     assert!(hint.contains("CREATE"), "{hint}");
 }
+
+#[test]
+fn nothing_is_routed_to_a_partition_that_was_dropped_or_detached() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 4, tenant => 'tenant', index_method => 'none');
+             INSERT INTO ruvector.tenant_homes VALUES ('docs', 'a', 2), ('docs', 'b', 3)",
+        )
+        .unwrap();
+    // Partitions that are routed to: by shared memory, by the table, as homes of two tenants.
+    let routed = |client: &mut Client| -> Vec<Vec<i32>> {
+        let seen = |function: &str| {
+            format!(
+                "(SELECT array_agg(r ORDER BY r) FROM (SELECT DISTINCT r FROM
+                   (SELECT ruvector.{function}('docs') AS r FROM generate_series(1, 200) OFFSET 0) s) d)"
+            )
+        };
+        let query = format!(
+            "SELECT {}, {}, ARRAY[ruvector_route_tenant('docs', 'a'), ruvector_route_tenant('docs', 'b')]",
+            seen("_route_shared"),
+            seen("_route_listed")
+        );
+        let row = client.query_one(query.as_str(), &[]).unwrap();
+        (0..3)
+            .map(|at| row.get::<_, Vec<Option<i32>>>(at).into_iter().map(|id| id.unwrap_or(-1)).collect())
+            .collect()
+    };
+    let comes_to = |client: &mut Client, expected: &[i32], homes: &dyn Fn(i32, i32) -> bool| {
+        wait_for("the routing to follow", PATIENCE, || {
+            let found = routed(client);
+            (found[0] == expected && found[1] == expected && homes(found[2][0], found[2][1])).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error}: {expected:?} {:?}\n{}", routed(client), said(client)));
+    };
+    comes_to(&mut client, &[1, 2, 3, 4], &|a, b| (a, b) == (2, 3));
+    client.batch_execute("DROP TABLE docs_3").unwrap();
+    comes_to(&mut client, &[1, 2, 4], &|a, b| a == 2 && b != 3);
+    client.batch_execute("ALTER TABLE docs DETACH PARTITION docs_2").unwrap();
+    comes_to(&mut client, &[1, 4], &|a, b| [1, 4].contains(&a) && [1, 4].contains(&b));
+    insert(&mut client, "docs", 400);
+    client
+        .batch_execute(
+            "SET ruvector.tenant = 'a'; INSERT INTO docs (embedding) VALUES ('[1,2,3]');
+             SET ruvector.tenant = 'b'; INSERT INTO docs (embedding) VALUES ('[1,2,3]'); RESET ruvector.tenant",
+        )
+        .unwrap();
+    assert_eq!(spread(&mut client, "docs").keys().copied().collect::<Vec<_>>(), [1, 4]);
+    // All that have a weight are gone: the others share evenly.
+    client
+        .batch_execute("SELECT ruvector_routing_set('docs', 4, 0); ALTER TABLE docs DETACH PARTITION docs_1")
+        .unwrap();
+    comes_to(&mut client, &[4], &|a, b| (a, b) == (4, 4));
+    // What is attached again, or made anew, is routed to again.
+    client
+        .batch_execute(
+            "ALTER TABLE docs ATTACH PARTITION docs_1 FOR VALUES IN (1); ALTER TABLE docs ATTACH PARTITION docs_2 FOR VALUES IN (2);
+             CREATE TABLE docs_3 PARTITION OF docs FOR VALUES IN (3); SELECT ruvector_routing_set('docs', 4, 1)",
+        )
+        .unwrap();
+    comes_to(&mut client, &[1, 2, 3, 4], &|a, b| (a, b) == (2, 3));
+    let shown: i64 = client.query_one("SELECT count(*) FROM ruvector_routing()", &[]).unwrap().get(0);
+    assert_eq!(shown, 4);
+    insert(&mut client, "docs", 400);
+}

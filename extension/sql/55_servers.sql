@@ -10,7 +10,7 @@ BEGIN
     route := (ruvector._managed(relation)).route;
     SELECT 1 + max(r.partition_id) INTO number FROM ruvector.routing r WHERE r.route = _next_place.route;
     -- As many as shared memory keeps of one collection.
-    IF (SELECT count(*) FROM ruvector.routing r WHERE r.route = _next_place.route) >= 64 THEN
+    IF (SELECT count(*) FROM ruvector.routing r WHERE r.route = _next_place.route AND r.attached) >= 64 THEN
         RAISE EXCEPTION 'a managed collection has 64 partitions at most' USING ERRCODE = 'program_limit_exceeded',
             HINT = 'Move rows out of one and drop it first.';
     END IF;
