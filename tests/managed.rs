@@ -742,3 +742,25 @@ fn nothing_is_routed_to_a_partition_that_was_dropped_or_detached() {
     assert_eq!(shown, 4);
     insert(&mut client, "docs", 400);
 }
+
+#[test]
+fn moves_between_servers_that_are_open_keep_a_collection_registered() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 2, index_method => 'none');
+             INSERT INTO ruvector.server_batches (collection_id, action_id, leaf, keys, state)
+             SELECT id, 1, 0, '{}', 'decided' FROM ruvector.collections",
+        )
+        .unwrap();
+    for verb in ["unregister", "release"] {
+        let (state, hint) = refused(&mut client, &format!("SELECT ruvector_collection_{verb}('docs')"));
+        assert_eq!(state, "55006", "{verb}");
+        assert!(hint.contains("ruvector.server_batches"), "{hint}");
+    }
+    client
+        .batch_execute(
+            "UPDATE ruvector.server_batches SET state = 'done'; SELECT ruvector_collection_release('docs')",
+        )
+        .unwrap();
+}
