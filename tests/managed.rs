@@ -764,3 +764,35 @@ fn moves_between_servers_that_are_open_keep_a_collection_registered() {
         )
         .unwrap();
 }
+
+#[test]
+fn two_who_adopt_a_table_at_once_copy_each_row_once() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3));
+             INSERT INTO docs SELECT i, '[1,2,3]' FROM generate_series(1, 3000) i;
+             SELECT ruvector._begin_adoption('docs', NULL, 4, NULL, NULL, 'none', 'l2', '{}')",
+        )
+        .unwrap();
+    let both: Vec<_> = (0..2)
+        .map(|_| {
+            let mut session = cluster.connect("app").unwrap();
+            std::thread::spawn(move || {
+                session.batch_execute("CALL ruvector_collection_adopt('docs', batch => 20)")
+            })
+        })
+        .collect();
+    let ended: Vec<_> = both.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let row = client.query_one("SELECT count(*), count(DISTINCT id) FROM docs", &[]).unwrap();
+    assert_eq!((row.get(0), row.get(1)), (3000i64, 3000i64), "{ended:?}");
+    let kind: String = client
+        .query_one("SELECT relkind::text FROM pg_class WHERE oid = 'docs'::regclass", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(kind, "p", "{ended:?}");
+    assert_eq!(ended.iter().filter(|end| end.is_ok()).count(), 1, "{ended:?}");
+    let error =
+        ended.iter().find_map(|end| end.as_ref().err()).and_then(postgres::Error::as_db_error).unwrap();
+    assert_eq!(error.code().code(), "55000", "{error}");
+}

@@ -241,6 +241,23 @@ CREATE FUNCTION ruvector._adoption(source regclass) RETURNS ruvector.adoptions
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$ SELECT a FROM ruvector.adoptions a WHERE a.source = _adoption.source $$;
 
+-- The same for one that takes a step: another who would, or would give it up, waits until the step is committed.
+CREATE FUNCTION ruvector._hold_adoption(source regclass) RETURNS ruvector.adoptions
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    entry ruvector.adoptions;
+BEGIN
+    PERFORM ruvector._check_adopter(source);
+    SELECT * INTO entry FROM ruvector.adoptions a WHERE a.source = _hold_adoption.source FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no adoption of % is under way any more', source USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Another session has brought it to its end, or given it up: SELECT * FROM ruvector.managed shows which.';
+    END IF;
+    RETURN entry;
+END
+$$;
+
 -- Copies what was written since: keys are taken as they are now, so that it may be repeated. Returns how many there were.
 CREATE FUNCTION ruvector._adopt_changes(entry ruvector.adoptions, batch integer) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -322,14 +339,16 @@ CREATE FUNCTION ruvector._adopt_step(source regclass, batch integer) RETURNS tex
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    entry   ruvector.adoptions := ruvector._adoption(source);
-    columns text := ruvector._adopted_columns(entry);
+    entry   ruvector.adoptions;
+    columns text;
     upper   text;
     rows    bigint;
     leaf    record;
     vector  text;
 BEGIN
     PERFORM ruvector._check_fresh_snapshots();
+    entry := ruvector._hold_adoption(source);
+    columns := ruvector._adopted_columns(entry);
     IF entry.state = 'copying' THEN
         -- Not every type that is ordered has a max(): uuid has none.
         EXECUTE format('SELECT k::text FROM (SELECT %1$I AS k FROM %2$s WHERE $1 IS NULL OR %1$I > ($1)::%3$s ORDER BY %1$I LIMIT $2) s
