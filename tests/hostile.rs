@@ -264,6 +264,7 @@ const INNER: &[(&str, Option<&str>)] = &[
     ("ruvector._check_route(text)", None),
     ("ruvector._forget_managed(regclass)", Some("ruvector._forget_managed('bob.shared')")),
     ("ruvector._give_back_routing(regclass)", Some("ruvector._give_back_routing('bob.shared')")),
+    ("ruvector._hold_adoption(regclass)", Some("ruvector._hold_adoption('bob.plain')")),
     (
         "ruvector._manage(regclass,text,name,regclass,text)",
         Some("ruvector._manage('bob.plain', 'mine', NULL, NULL, NULL)"),

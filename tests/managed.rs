@@ -492,3 +492,307 @@ fn a_dump_brings_the_routing_back() {
     assert_eq!(spread.keys().copied().collect::<Vec<_>>(), [1, 3], "{spread:?}");
     assert_eq!(spread.values().sum::<i64>(), 200);
 }
+
+/// CALLs an adoption of `docs` in a session of its own.
+fn adoption(cluster: &Cluster, isolation: &str) -> std::thread::JoinHandle<Result<(), postgres::Error>> {
+    let mut session = cluster.connect("app").unwrap();
+    session.batch_execute(&format!("SET default_transaction_isolation = '{isolation}'")).unwrap();
+    std::thread::spawn(move || {
+        session
+            .batch_execute("CALL ruvector_collection_adopt('docs', partitions => 2, index_method => 'none')")
+    })
+}
+
+#[test]
+fn a_writer_that_the_exchange_waits_for_is_not_lost() {
+    for isolation in ["repeatable read", "serializable", "read committed"] {
+        let (cluster, mut client) = start();
+        client
+            .batch_execute(
+                "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3));
+                 INSERT INTO docs SELECT i, '[1,2,3]' FROM generate_series(1, 10) i;
+                 SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'none', 'l2', '{}')",
+            )
+            .unwrap();
+        let mut writer = cluster.connect("app").unwrap();
+        writer.batch_execute("BEGIN; INSERT INTO docs VALUES (11, '[1,2,3]')").unwrap();
+        let adopted = adoption(&cluster, isolation);
+        wait_for("the adoption to be refused or to wait for the writer", PATIENCE, || {
+            let waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'docs'::regclass AND mode = 'AccessExclusiveLock'";
+            (adopted.is_finished() || client.query_opt(waits, &[]).unwrap().is_some()).then_some(())
+        })
+        .unwrap();
+        writer.batch_execute("COMMIT").unwrap();
+        let outcome = adopted.join().unwrap();
+        let written: i64 = client.query_one("SELECT count(*) FROM docs WHERE id = 11", &[]).unwrap().get(0);
+        assert_eq!(written, 1, "{isolation}: {outcome:?}");
+        match outcome {
+            Ok(()) => assert_eq!(isolation, "read committed"),
+            Err(error) => {
+                let error = error.as_db_error().unwrap();
+                assert_eq!(error.code().code(), "25001", "{isolation}: {error}");
+                assert!(error.hint().is_some_and(|hint| hint.contains("read committed")), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_table_with_a_uuid_key_is_adopted() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), embedding vector(3));
+             INSERT INTO docs (embedding) SELECT '[1,2,3]' FROM generate_series(1, 1000)",
+        )
+        .unwrap();
+    client.batch_execute("CALL ruvector_collection_adopt('docs', partitions => 4, batch => 70)").unwrap();
+    let row = client
+        .query_one("SELECT count(*), count(DISTINCT d.id), count(b.id) FROM docs d JOIN docs_before_adoption b USING (id)", &[])
+        .unwrap();
+    assert_eq!((row.get(0), row.get(1), row.get(2)), (1000i64, 1000i64, 1000i64));
+    insert(&mut client, "docs", 1);
+}
+
+#[test]
+fn ordinary_indexes_are_adopted_and_unique_ones_refused() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            r#"CREATE TABLE docs (id bigint PRIMARY KEY, "Title" text, metadata jsonb, embedding vector(3));
+               CREATE UNIQUE INDEX docs_title ON docs ("Title");
+               CREATE INDEX "docs by metadata" ON docs USING gin (metadata jsonb_path_ops) WITH (fastupdate = off);
+               CREATE INDEX docs_lower ON docs (lower("Title") DESC NULLS LAST) INCLUDE (id) WHERE metadata IS NOT NULL;
+               CREATE INDEX docs_ann ON docs USING hnsw (embedding vector_l2_ops);
+               INSERT INTO docs SELECT i, 't' || i, '{}', ARRAY[i, 1, 2]::vector FROM generate_series(1, 100) i"#,
+        )
+        .unwrap();
+    let call = "CALL ruvector_collection_adopt('docs', partitions => 2, distance => 'l2', batch => 30)";
+    let (state, hint) = refused(&mut client, call);
+    assert_eq!(state, "0A000");
+    assert!(hint.contains("docs_title"), "{hint}");
+    client.batch_execute("DROP INDEX docs_title").unwrap();
+    let definitions = |client: &mut Client, table: &str| -> Vec<String> {
+        let query = format!(
+            "SELECT replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ') FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid
+              WHERE indrelid = '{table}'::regclass AND NOT indisprimary AND indisvalid AND relname NOT LIKE '%ann' ORDER BY relname"
+        );
+        client.query(query.as_str(), &[]).unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    let before = definitions(&mut client, "docs");
+    assert_eq!(before.len(), 2);
+    // One more is made, and one dropped, when the others are there already.
+    client
+        .batch_execute(
+            "CREATE INDEX dropped ON docs (id, metadata);
+             SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'hnsw', 'l2', '{}')",
+        )
+        .unwrap();
+    while client.query_one("SELECT ruvector._adopt_step('docs', 30)", &[]).unwrap().get::<_, &str>(0)
+        != "catching up"
+    {}
+    client.batch_execute("DROP INDEX dropped; CREATE INDEX later ON docs (id DESC)").unwrap();
+    client.batch_execute(call).unwrap();
+    let after = definitions(&mut client, "docs");
+    assert_eq!(after.len(), 3, "{after:?}");
+    assert_eq!(after[..2], before);
+    assert!(after[2].ends_with("(id DESC)"), "{after:?}");
+    let leaves: i64 = client
+        .query_one(
+            "SELECT count(*) FROM pg_index WHERE indrelid IN ('docs_1'::regclass, 'docs_2'::regclass) AND indisvalid",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(leaves, 10, "on each the key, the three and the ANN index");
+    let left: i64 = client
+        .query_one(
+            "SELECT count(*) FROM pg_class WHERE relname LIKE '%adopting\\_%' AND relkind IN ('i', 'I')",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(left, 1, "the key's alone has the name of then");
+}
+
+#[test]
+fn an_adopted_table_stays_its_owners() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE ROLE keeper LOGIN; CREATE ROLE member LOGIN IN ROLE keeper, ruvector_operator;
+             CREATE SCHEMA shop AUTHORIZATION keeper",
+        )
+        .unwrap();
+    let mut keeper = cluster.connect_as("keeper", "app").unwrap();
+    for (adopter, table) in [("postgres", "shop.one"), ("member", "shop.two")] {
+        keeper
+            .batch_execute(&format!(
+                "CREATE TABLE {table} (id serial PRIMARY KEY, at bigint GENERATED ALWAYS AS IDENTITY, embedding vector(3));
+                 CREATE INDEX ON {table} (at); GRANT SELECT ON {table} TO PUBLIC;
+                 INSERT INTO {table} (embedding) SELECT '[1,2,3]' FROM generate_series(1, 100)"
+            ))
+            .unwrap();
+        let mut session = cluster.connect_as(adopter, "app").unwrap();
+        let call =
+            format!("SELECT ruvector._begin_adoption('{table}', NULL, 2, NULL, NULL, 'hnsw', 'l2', '{{}}')");
+        session.batch_execute(&call).unwrap();
+        // What they write meanwhile is noted with their own rights.
+        insert(&mut keeper, table, 5);
+        session
+            .batch_execute(&format!(
+                "CALL ruvector_collection_adopt('{table}', distance => 'l2', batch => 30)"
+            ))
+            .unwrap_or_else(|error| panic!("{adopter}: {error}"));
+        insert(&mut keeper, table, 10);
+        let row = keeper
+            .query_one(
+                &format!("SELECT count(*), count(DISTINCT id), max(id), count(DISTINCT at) FROM {table}"),
+                &[],
+            )
+            .unwrap();
+        let found = (row.get(0), row.get(1), row.get(2), row.get(3));
+        assert_eq!(found, (115i64, 115i64, 115i32, 115i64), "{adopter}");
+    }
+    let others: Vec<String> = client
+        .query(
+            "SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = 'shop'::regnamespace AND c.relowner <> 'keeper'::regrole",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(others, [""; 0]);
+    keeper.batch_execute("DROP TABLE shop.one_before_adoption, shop.two_before_adoption").unwrap();
+    insert(&mut keeper, "shop.one", 1);
+    // Who makes tables there must be able to give them to their owner.
+    client
+        .batch_execute("CREATE TABLE plain (id bigint PRIMARY KEY, embedding vector(3)); ALTER TABLE plain OWNER TO keeper")
+        .unwrap();
+    let mut member = cluster.connect_as("member", "app").unwrap();
+    client.batch_execute("GRANT CREATE ON SCHEMA public TO member").unwrap();
+    let (state, hint) =
+        refused(&mut member, "CALL ruvector_collection_adopt('plain', index_method => 'none')");
+    assert_eq!(state, "42501");
+    assert!(hint.contains("CREATE"), "{hint}");
+}
+
+#[test]
+fn nothing_is_routed_to_a_partition_that_was_dropped_or_detached() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 4, tenant => 'tenant', index_method => 'none');
+             INSERT INTO ruvector.tenant_homes VALUES ('docs', 'a', 2), ('docs', 'b', 3)",
+        )
+        .unwrap();
+    // Partitions that are routed to: by shared memory, by the table, as homes of two tenants.
+    let routed = |client: &mut Client| -> Vec<Vec<i32>> {
+        let seen = |function: &str| {
+            format!(
+                "(SELECT array_agg(r ORDER BY r) FROM (SELECT DISTINCT r FROM
+                   (SELECT ruvector.{function}('docs') AS r FROM generate_series(1, 200) OFFSET 0) s) d)"
+            )
+        };
+        let query = format!(
+            "SELECT {}, {}, ARRAY[ruvector_route_tenant('docs', 'a'), ruvector_route_tenant('docs', 'b')]",
+            seen("_route_shared"),
+            seen("_route_listed")
+        );
+        let row = client.query_one(query.as_str(), &[]).unwrap();
+        (0..3)
+            .map(|at| row.get::<_, Vec<Option<i32>>>(at).into_iter().map(|id| id.unwrap_or(-1)).collect())
+            .collect()
+    };
+    let comes_to = |client: &mut Client, expected: &[i32], homes: &dyn Fn(i32, i32) -> bool| {
+        wait_for("the routing to follow", PATIENCE, || {
+            let found = routed(client);
+            (found[0] == expected && found[1] == expected && homes(found[2][0], found[2][1])).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error}: {expected:?} {:?}\n{}", routed(client), said(client)));
+    };
+    comes_to(&mut client, &[1, 2, 3, 4], &|a, b| (a, b) == (2, 3));
+    client.batch_execute("DROP TABLE docs_3").unwrap();
+    comes_to(&mut client, &[1, 2, 4], &|a, b| a == 2 && b != 3);
+    client.batch_execute("ALTER TABLE docs DETACH PARTITION docs_2").unwrap();
+    comes_to(&mut client, &[1, 4], &|a, b| [1, 4].contains(&a) && [1, 4].contains(&b));
+    insert(&mut client, "docs", 400);
+    client
+        .batch_execute(
+            "SET ruvector.tenant = 'a'; INSERT INTO docs (embedding) VALUES ('[1,2,3]');
+             SET ruvector.tenant = 'b'; INSERT INTO docs (embedding) VALUES ('[1,2,3]'); RESET ruvector.tenant",
+        )
+        .unwrap();
+    assert_eq!(spread(&mut client, "docs").keys().copied().collect::<Vec<_>>(), [1, 4]);
+    // All that have a weight are gone: the others share evenly.
+    client
+        .batch_execute("SELECT ruvector_routing_set('docs', 4, 0); ALTER TABLE docs DETACH PARTITION docs_1")
+        .unwrap();
+    comes_to(&mut client, &[4], &|a, b| (a, b) == (4, 4));
+    // What is attached again, or made anew, is routed to again.
+    client
+        .batch_execute(
+            "ALTER TABLE docs ATTACH PARTITION docs_1 FOR VALUES IN (1); ALTER TABLE docs ATTACH PARTITION docs_2 FOR VALUES IN (2);
+             CREATE TABLE docs_3 PARTITION OF docs FOR VALUES IN (3); SELECT ruvector_routing_set('docs', 4, 1)",
+        )
+        .unwrap();
+    comes_to(&mut client, &[1, 2, 3, 4], &|a, b| (a, b) == (2, 3));
+    let shown: i64 = client.query_one("SELECT count(*) FROM ruvector_routing()", &[]).unwrap().get(0);
+    assert_eq!(shown, 4);
+    insert(&mut client, "docs", 400);
+}
+
+#[test]
+fn moves_between_servers_that_are_open_keep_a_collection_registered() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 2, index_method => 'none');
+             INSERT INTO ruvector.server_batches (collection_id, action_id, leaf, keys, state)
+             SELECT id, 1, 0, '{}', 'decided' FROM ruvector.collections",
+        )
+        .unwrap();
+    for verb in ["unregister", "release"] {
+        let (state, hint) = refused(&mut client, &format!("SELECT ruvector_collection_{verb}('docs')"));
+        assert_eq!(state, "55006", "{verb}");
+        assert!(hint.contains("ruvector.server_batches"), "{hint}");
+    }
+    client
+        .batch_execute(
+            "UPDATE ruvector.server_batches SET state = 'done'; SELECT ruvector_collection_release('docs')",
+        )
+        .unwrap();
+}
+
+#[test]
+fn two_who_adopt_a_table_at_once_copy_each_row_once() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3));
+             INSERT INTO docs SELECT i, '[1,2,3]' FROM generate_series(1, 3000) i;
+             SELECT ruvector._begin_adoption('docs', NULL, 4, NULL, NULL, 'none', 'l2', '{}')",
+        )
+        .unwrap();
+    let both: Vec<_> = (0..2)
+        .map(|_| {
+            let mut session = cluster.connect("app").unwrap();
+            std::thread::spawn(move || {
+                session.batch_execute("CALL ruvector_collection_adopt('docs', batch => 20)")
+            })
+        })
+        .collect();
+    let ended: Vec<_> = both.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let row = client.query_one("SELECT count(*), count(DISTINCT id) FROM docs", &[]).unwrap();
+    assert_eq!((row.get(0), row.get(1)), (3000i64, 3000i64), "{ended:?}");
+    let kind: String = client
+        .query_one("SELECT relkind::text FROM pg_class WHERE oid = 'docs'::regclass", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(kind, "p", "{ended:?}");
+    assert_eq!(ended.iter().filter(|end| end.is_ok()).count(), 1, "{ended:?}");
+    let error =
+        ended.iter().find_map(|end| end.as_ref().err()).and_then(postgres::Error::as_db_error).unwrap();
+    assert_eq!(error.code().code(), "55000", "{error}");
+}

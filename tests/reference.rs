@@ -231,6 +231,9 @@ fn errors(script: &str, page: &mut String) {
         .unwrap();
     for name in names {
         let (code, when) = match name {
+            "active_sql_transaction" => {
+                ("25001", "a table is adopted in a transaction that is not read committed")
+            }
             "ambiguous_column" => {
                 ("42702", "a table with several vector columns is registered without naming one")
             }
@@ -240,7 +243,7 @@ fn errors(script: &str, page: &mut String) {
             "feature_not_supported" => ("0A000", "something is too old or of a kind that is not supported"),
             "insufficient_privilege" => ("42501", "the caller does not own the table"),
             "invalid_parameter_value" => ("22023", "a setting, parameter or name is not valid"),
-            "object_in_use" => ("55006", "an action is under way"),
+            "object_in_use" => ("55006", "an action, or a move between servers, is under way"),
             "object_not_in_prerequisite_state" => (
                 "55000",
                 "the library is not preloaded, nothing was observed yet, healing is switched off, or there is nothing to do",

@@ -314,3 +314,35 @@ fn what_cannot_be_attached_is_refused_with_a_hint() {
         .get(0);
     assert_eq!(keys, 1, "nothing half-done");
 }
+
+#[test]
+fn what_the_other_server_does_not_have_is_not_attached() {
+    let mut two = Two::start(&[]);
+    two.other
+        .batch_execute(
+            "CREATE TABLE narrow (id bigint PRIMARY KEY, embedding vector(3), partition_id integer)",
+        )
+        .unwrap();
+    let known = "SELECT concat_ws(' ', (SELECT count(*) FROM ruvector.routing), (SELECT count(*) FROM pg_foreign_table),
+                        (SELECT conname FROM pg_constraint WHERE conrelid = 'docs'::regclass AND contype = 'p'))";
+    let before: String = two.client.query_one(known, &[]).unwrap().get(0);
+    for (table, state) in [("docs_esat", "42P01"), ("narrow", "42703")] {
+        let call = format!("SELECT ruvector_collection_attach('docs', 'east', '{table}', weight => 1)");
+        let (found, hint) = refused(&mut two.client, &call);
+        assert_eq!(found, state, "{table}");
+        assert!(hint.contains("id, embedding, created_at, metadata, partition_id"), "{hint}");
+    }
+    // It is asked with the mapping of the collection's owner, as the healer asks it.
+    two.client
+        .batch_execute("CREATE ROLE keeper LOGIN; ALTER TABLE docs OWNER TO keeper; ALTER TABLE docs_1 OWNER TO keeper; ALTER TABLE docs_2 OWNER TO keeper")
+        .unwrap();
+    let call = "SELECT ruvector_collection_attach('docs', 'east', 'docs_east')";
+    assert_eq!(refused(&mut two.client, call).0, "42704");
+    let after: String = two.client.query_one(known, &[]).unwrap().get(0);
+    assert_eq!(before, after, "nothing half-done");
+    two.client
+        .batch_execute("CREATE USER MAPPING FOR keeper SERVER east OPTIONS (user 'postgres', password 'sesame', password_required 'false')")
+        .unwrap();
+    two.client.batch_execute(call).unwrap();
+    assert!(!two.here.log().contains("sesame"));
+}

@@ -206,6 +206,7 @@ AS $$
 DECLARE
     entry ruvector.collections := ruvector._collection(name);
     running bigint;
+    open    bigint;
 BEGIN
     PERFORM ruvector._check_owner(entry);
     SELECT a.id INTO running FROM ruvector.actions a
@@ -213,6 +214,13 @@ BEGIN
     IF running IS NOT NULL THEN
         RAISE EXCEPTION 'action % on collection "%" is under way', running, name USING ERRCODE = 'object_in_use',
             HINT = format('SELECT ruvector_healing_abort(%s); CALL ruvector_healing_wait(%s); then try again.', running, running);
+    END IF;
+    -- What another server has prepared of ours would stay prepared: nobody looks after a collection that is not registered.
+    SELECT count(*) INTO open FROM ruvector.server_batches b WHERE b.collection_id = entry.id AND b.state IN ('intent', 'decided');
+    IF open > 0 THEN
+        RAISE EXCEPTION 'moves of collection "%" to or from another server are not at their end', name USING ERRCODE = 'object_in_use',
+            DETAIL = format('%s rows of ruvector.server_batches are open.', open),
+            HINT = 'They are brought to it as soon as that server answers (ruvector_servers() says why it does not). Where it never will, a superuser deletes them from ruvector.server_batches.';
     END IF;
     UPDATE ruvector.actions a SET status = 'aborted', ended_at = clock_timestamp(), detail = 'the collection was unregistered'
      WHERE a.collection_id = entry.id AND a.status IN ('proposed', 'awaiting_approval');

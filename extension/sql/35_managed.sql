@@ -21,6 +21,7 @@ CREATE TABLE ruvector.routing (
     weight       double precision NOT NULL DEFAULT 1 CHECK (weight >= 0 AND weight <= 1000000),
     cold         boolean NOT NULL DEFAULT false,
     elsewhere    boolean NOT NULL DEFAULT false,   -- on another server
+    attached     boolean NOT NULL DEFAULT true,    -- false: dropped or detached by hand, no row can go there
     share        double precision NOT NULL DEFAULT 0,
     -- A weight under a lease ends by itself: who reads the shares after lease_until takes those that hold then.
     lease_until  timestamptz,
@@ -53,15 +54,44 @@ SELECT pg_catalog.pg_extension_config_dump('ruvector.routing',
 SELECT pg_catalog.pg_extension_config_dump('ruvector.tenant_homes',
     'WHERE EXISTS (SELECT FROM ruvector.managed m JOIN pg_catalog.pg_class c ON c.oid = m.relation WHERE m.route = tenant_homes.route)');
 
--- Shares of new rows, from the weights. What is cold or on another server never gets everything because the others have no
--- weight: then the local partitions share evenly; without local ones those elsewhere do; the cold ones come last.
+-- Notes which partitions are attached, by their numbers: one may be dropped, detached, attached again or made anew by hand.
+CREATE FUNCTION ruvector._follow_partitions() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    one record;
+BEGIN
+    -- Nothing is written where nothing has changed.
+    FOR one IN
+        WITH there AS (
+            SELECT m.route, c.oid AS leaf, c.relkind = 'f' AS elsewhere,
+                   substring(pg_get_expr(c.relpartbound, c.oid) FROM '^FOR VALUES IN \(''?(\d+)''?\)$')::integer AS partition_id
+              FROM ruvector.managed m
+              JOIN pg_inherits i ON i.inhparent = m.relation AND NOT i.inhdetachpending
+              JOIN pg_class c ON c.oid = i.inhrelid
+        )
+        SELECT r.route, r.partition_id, t.leaf IS NOT NULL AS attached, coalesce(t.leaf, r.leaf) AS leaf,
+               coalesce(t.elsewhere, r.elsewhere) AS elsewhere
+          FROM ruvector.routing r LEFT JOIN there t ON t.route = r.route AND t.partition_id = r.partition_id
+         WHERE (r.attached, r.leaf::oid, r.elsewhere)
+               IS DISTINCT FROM (t.leaf IS NOT NULL, coalesce(t.leaf, r.leaf), coalesce(t.elsewhere, r.elsewhere)) LOOP
+        UPDATE ruvector.routing r SET attached = one.attached, leaf = one.leaf, elsewhere = one.elsewhere
+         WHERE r.route = one.route AND r.partition_id = one.partition_id;
+    END LOOP;
+END
+$$;
+
+-- Shares of new rows, from the weights. What is not attached has none. What is cold or on another server never gets
+-- everything because the others have no weight: then the local partitions share evenly; without local ones those elsewhere
+-- do; the cold ones come last.
 CREATE FUNCTION ruvector._share_out() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM ruvector._follow_partitions();
     WITH ranked AS (
-        SELECT r.route, r.partition_id, r.weight, coalesce(r.weight_after, r.weight) AS later,
-               CASE WHEN r.cold THEN 3 WHEN r.elsewhere THEN 2 ELSE 1 END AS rank
+        SELECT r.route, r.partition_id, r.weight, coalesce(r.weight_after, r.weight) AS later, r.attached,
+               CASE WHEN NOT r.attached THEN 4 WHEN r.cold THEN 3 WHEN r.elsewhere THEN 2 ELSE 1 END AS rank
           FROM ruvector.routing r
     ), judged AS (
         SELECT x.*, min(x.rank) OVER w AS best, bool_or(x.weight > 0 AND x.rank = 1) OVER w AS weighted,
@@ -69,13 +99,15 @@ BEGIN
           FROM ranked x WINDOW w AS (PARTITION BY x.route)
     ), taken AS (
         SELECT j.route, j.partition_id,
-               CASE WHEN j.weighted THEN CASE WHEN j.rank = 3 THEN 0 ELSE j.weight END
+               CASE WHEN NOT j.attached THEN 0 WHEN j.weighted THEN CASE WHEN j.rank = 3 THEN 0 ELSE j.weight END
                     ELSE (j.rank = j.best)::integer END AS part,
-               CASE WHEN j.later_weighted THEN CASE WHEN j.rank = 3 THEN 0 ELSE j.later END
+               CASE WHEN NOT j.attached THEN 0 WHEN j.later_weighted THEN CASE WHEN j.rank = 3 THEN 0 ELSE j.later END
                     ELSE (j.rank = j.best)::integer END AS later_part
           FROM judged j
     ), fresh AS (
-        SELECT t.route, t.partition_id, t.part / sum(t.part) OVER w AS now_share, t.later_part / sum(t.later_part) OVER w AS later_share
+        -- Of a table that was dropped no partition is left.
+        SELECT t.route, t.partition_id, coalesce(t.part / nullif(sum(t.part) OVER w, 0), 0) AS now_share,
+               coalesce(t.later_part / nullif(sum(t.later_part) OVER w, 0), 0) AS later_share
           FROM taken t WINDOW w AS (PARTITION BY t.route)
     )
     UPDATE ruvector.routing r SET share = f.now_share, share_after = f.later_share
@@ -85,6 +117,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
+-- For each statement, also one that changes no row: the healer's, which ends leases, makes it follow the partitions in each round.
 CREATE TRIGGER share_out AFTER INSERT OR DELETE OR UPDATE OF weight, weight_after, cold, elsewhere ON ruvector.routing
     FOR EACH STATEMENT EXECUTE FUNCTION ruvector._share_out();
 
@@ -102,13 +135,14 @@ BEGIN ATOMIC
      ORDER BY pg_catalog.ln(1 OPERATOR(pg_catalog.-) pg_catalog.random()) OPERATOR(pg_catalog./) r.share DESC LIMIT 1;
 END;
 
--- Where a tenant's rows go: where it was moved to, else by weighted rendezvous hashing, which gives each partition tenants by
--- its share and moves few of them when a share changes.
+-- Where a tenant's rows go: where it was moved to, if that is attached, else by weighted rendezvous hashing, which gives each
+-- partition tenants by its share and moves few of them when a share changes.
 CREATE FUNCTION ruvector._route_tenant(route text, tenant text) RETURNS integer
     LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT coalesce(
         (SELECT h.partition_id FROM ruvector.tenant_homes h
+           JOIN ruvector.routing a ON a.route OPERATOR(pg_catalog.=) h.route AND a.partition_id OPERATOR(pg_catalog.=) h.partition_id AND a.attached
           WHERE h.route OPERATOR(pg_catalog.=) _route_tenant.route AND h.tenant OPERATOR(pg_catalog.=) _route_tenant.tenant),
         (SELECT r.partition_id FROM ruvector.shares r
           WHERE r.route OPERATOR(pg_catalog.=) _route_tenant.route AND r.share OPERATOR(pg_catalog.>) 0
@@ -543,7 +577,7 @@ BEGIN ATOMIC
       FROM ruvector.managed m
       JOIN ruvector.routing r ON r.route = m.route
       JOIN ruvector.shares s ON s.route = r.route AND s.partition_id = r.partition_id
-     WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = r.leaf)
+     WHERE EXISTS (SELECT FROM pg_class c WHERE c.oid = r.leaf AND c.relispartition)
      ORDER BY m.relation::text, r.partition_id;
 END;
 

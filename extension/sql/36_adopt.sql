@@ -28,8 +28,9 @@ CREATE FUNCTION ruvector._check_adoptable(source regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    entry pg_class;
-    why   text;
+    entry   pg_class;
+    why     text;
+    unique_ text;
 BEGIN
     SELECT * INTO entry FROM pg_class c WHERE c.oid = source;
     IF NOT pg_has_role(session_user, entry.relowner, 'USAGE') THEN
@@ -50,7 +51,7 @@ BEGIN
             THEN 'foreign keys refer to it or from it'
         WHEN EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = source AND k.contype IN ('u', 'x'))
             THEN 'it has unique or exclusion constraints beside its primary key, which cannot hold across partitions'
-        WHEN EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = source AND NOT t.tgisinternal AND t.tgname <> 'ruvector_adoption')
+        WHEN EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = source AND NOT t.tgisinternal AND t.tgname NOT IN ('ruvector_adoption', 'ruvector_adoption_whole'))
             THEN 'it has triggers'
         WHEN entry.relrowsecurity THEN 'it has row security'
         WHEN EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
@@ -63,6 +64,45 @@ BEGIN
             HINT = CASE WHEN why = 'it has no primary key of one column' THEN 'Give it a primary key of one column first.'
                         ELSE 'Remove that first, or make a new collection with ruvector_collection_create() and fill it yourself.' END;
     END IF;
+    -- No constraint belongs to what CREATE UNIQUE INDEX makes.
+    SELECT string_agg(x.indexrelid::regclass::text, ', ') INTO unique_
+      FROM pg_index x WHERE x.indrelid = source AND x.indisunique AND NOT x.indisprimary;
+    IF unique_ IS NOT NULL THEN
+        RAISE EXCEPTION '% cannot be adopted: it has unique indexes beside its primary key, which cannot hold across partitions', source
+            USING ERRCODE = 'feature_not_supported',
+                  HINT = format('If nothing relies on what they keep unique, DROP INDEX %s first; else make a new collection with ruvector_collection_create() and fill it yourself.', unique_);
+    END IF;
+END
+$$;
+
+-- An ERROR in a transaction whose snapshot is older than its locks: what a writer wrote for which LOCK TABLE has waited would
+-- not be seen, and be lost.
+CREATE FUNCTION ruvector._check_fresh_snapshots() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- PostgreSQL treats read uncommitted the same.
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'a table cannot be adopted in a % transaction', current_setting('transaction_isolation')
+            USING ERRCODE = 'active_sql_transaction',
+                  HINT = 'SET default_transaction_isolation = ''read committed'', then CALL it again.';
+    END IF;
+END
+$$;
+
+-- Gives what is made for an adoption to the table's owner, whoever it is that adopts: a superuser, or a member of that role.
+CREATE FUNCTION ruvector._give_to_owner(source regclass, made regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = source);
+    one   regclass;
+BEGIN
+    FOR one IN SELECT c.oid FROM pg_class c
+                WHERE c.relowner <> owner
+                  AND (c.oid = made OR c.oid IN (SELECT p.relid FROM pg_partition_tree(made) p)) ORDER BY c.oid LOOP
+        EXECUTE format('ALTER TABLE %s OWNER TO %I', one, pg_get_userbyid(owner));
+    END LOOP;
 END
 $$;
 
@@ -76,15 +116,22 @@ DECLARE
                       WHERE e.extname = 'ruvector');
     home    text;
     bare    text;
+    owner   name;
     rows    real;
     key     pg_attribute;
     vector  record;
     target  regclass;
     changes regclass;
 BEGIN
+    PERFORM ruvector._check_fresh_snapshots();
     PERFORM ruvector._check_adoptable(source);
-    SELECT n.nspname, c.relname, c.reltuples INTO home, bare, rows
+    SELECT n.nspname, c.relname, pg_get_userbyid(c.relowner), c.reltuples INTO home, bare, owner, rows
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = source;
+    IF current_setting('is_superuser') <> 'on' AND NOT has_schema_privilege(owner, home, 'CREATE') THEN
+        RAISE EXCEPTION '% cannot be adopted: its owner may not create tables in schema "%"', source, home
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = format('What is made belongs to the owner, as the table does: GRANT CREATE ON SCHEMA %I TO %I.', home, owner);
+    END IF;
     name := coalesce(name, bare);
     SELECT a.* INTO key FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = source AND a.attnum = k.conkey[1]
      WHERE k.conrelid = source AND k.contype = 'p';
@@ -125,6 +172,9 @@ BEGIN
             RETURN NULL;
         END
         $body$ $make$, format('%I.%I', home, bare || '_note_change'), changes, key.attname);
+    PERFORM ruvector._give_to_owner(source, target);
+    PERFORM ruvector._give_to_owner(source, changes);
+    EXECUTE format('ALTER FUNCTION %I.%I() OWNER TO %I', home, bare || '_note_change', owner);
     -- Waits for the writers under way: of later ones the trigger knows.
     EXECUTE format('CREATE TRIGGER ruvector_adoption AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION %I.%I()',
         source, home, bare || '_note_change');
@@ -191,6 +241,23 @@ CREATE FUNCTION ruvector._adoption(source regclass) RETURNS ruvector.adoptions
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$ SELECT a FROM ruvector.adoptions a WHERE a.source = _adoption.source $$;
 
+-- The same for one that takes a step: another who would, or would give it up, waits until the step is committed.
+CREATE FUNCTION ruvector._hold_adoption(source regclass) RETURNS ruvector.adoptions
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    entry ruvector.adoptions;
+BEGIN
+    PERFORM ruvector._check_adopter(source);
+    SELECT * INTO entry FROM ruvector.adoptions a WHERE a.source = _hold_adoption.source FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no adoption of % is under way any more', source USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Another session has brought it to its end, or given it up: SELECT * FROM ruvector.managed shows which.';
+    END IF;
+    RETURN entry;
+END
+$$;
+
 -- Copies what was written since: keys are taken as they are now, so that it may be repeated. Returns how many there were.
 CREATE FUNCTION ruvector._adopt_changes(entry ruvector.adoptions, batch integer) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -230,20 +297,62 @@ AS $$
                       WHERE e.extname = 'ruvector'), entry.name, entry.tenant_column) END
 $$;
 
+-- The table's ordinary indexes, and how each is called on the new one until the names are exchanged. A key's is made with the
+-- table; of those for searches each partition gets one of its own. One that is invalid serves nobody.
+CREATE FUNCTION ruvector._adopted_indexes(entry ruvector.adoptions) RETURNS TABLE (former regclass, fresh_name text, definition text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT i.oid, f.name,
+           -- The index and its table are named at the beginning.
+           format('CREATE INDEX %I ON %s %s', f.name, entry.target,
+                  substr(pg_get_indexdef(i.oid), length(format('CREATE INDEX %I ON %I.%I ', i.relname, n.nspname, c.relname)) + 1))
+      FROM pg_index x
+      JOIN pg_class i ON i.oid = x.indexrelid
+      JOIN pg_am m ON m.oid = i.relam
+      JOIN pg_class c ON c.oid = x.indrelid
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+     CROSS JOIN LATERAL (SELECT format('%s_adopting_%s', c.relname, i.oid) AS name) f
+     WHERE x.indrelid = entry.source AND x.indisvalid AND NOT x.indisprimary AND m.amname NOT IN ('hnsw', 'ivfflat')
+     ORDER BY i.oid
+$$;
+
+-- Makes one more of them, on all partitions. Returns whether there was one to make.
+CREATE FUNCTION ruvector._adopt_index(entry ruvector.adoptions) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    missing record;
+BEGIN
+    SELECT a.* INTO missing FROM ruvector._adopted_indexes(entry) a
+     WHERE NOT EXISTS (SELECT FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+                        WHERE x.indrelid = entry.target AND i.relname = a.fresh_name) LIMIT 1;
+    IF missing IS NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE missing.definition;
+    RETURN true;
+END
+$$;
+
 -- One step, to be committed. Returns what comes next; 'done' when nothing does.
 CREATE FUNCTION ruvector._adopt_step(source regclass, batch integer) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    entry   ruvector.adoptions := ruvector._adoption(source);
-    columns text := ruvector._adopted_columns(entry);
+    entry   ruvector.adoptions;
+    columns text;
     upper   text;
     rows    bigint;
     leaf    record;
     vector  text;
 BEGIN
+    PERFORM ruvector._check_fresh_snapshots();
+    entry := ruvector._hold_adoption(source);
+    columns := ruvector._adopted_columns(entry);
     IF entry.state = 'copying' THEN
-        EXECUTE format('SELECT (max(k))::text FROM (SELECT %1$I AS k FROM %2$s WHERE $1 IS NULL OR %1$I > ($1)::%3$s ORDER BY %1$I LIMIT $2) s',
+        -- Not every type that is ordered has a max(): uuid has none.
+        EXECUTE format('SELECT k::text FROM (SELECT %1$I AS k FROM %2$s WHERE $1 IS NULL OR %1$I > ($1)::%3$s ORDER BY %1$I LIMIT $2) s
+                         ORDER BY k DESC LIMIT 1',
             entry.key_column, source, entry.key_type) INTO upper USING entry.copied_to, batch;
         IF upper IS NULL THEN
             PERFORM ruvector._adoption_came_to(source, 'indexing', NULL, 0);
@@ -270,11 +379,15 @@ BEGIN
                 RETURN 'indexing';
             END IF;
         END LOOP;
+        IF ruvector._adopt_index(entry) THEN
+            RETURN 'indexing';
+        END IF;
         PERFORM ruvector._adoption_came_to(source, 'catching up', NULL, 0);
         RETURN 'catching up';
     END IF;
     rows := ruvector._adopt_changes(entry, batch);
-    IF rows > 0 THEN
+    -- An index may have been made meanwhile.
+    IF rows > 0 OR ruvector._adopt_index(entry) THEN
         RETURN 'catching up';
     END IF;
     PERFORM ruvector._finish_adoption(entry);
@@ -294,8 +407,14 @@ DECLARE
                     WHERE e.extname = 'ruvector');
 BEGIN
     SELECT n.nspname, c.relname INTO home, bare FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = entry.source;
+    PERFORM ruvector._check_fresh_snapshots();
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', entry.source);
+    -- The table may have got meanwhile what an adopted one cannot have, or another owner.
+    PERFORM ruvector._check_adoptable(entry.source);
+    PERFORM ruvector._give_to_owner(entry.source, entry.target);
     WHILE ruvector._adopt_changes(entry, 10000) > 0 LOOP
+    END LOOP;
+    WHILE ruvector._adopt_index(entry) LOOP
     END LOOP;
     -- Numbers that the former table has given out are not given out again.
     FOR held IN SELECT a.attname, pg_get_serial_sequence(entry.source::text, a.attname) AS former,
@@ -318,6 +437,16 @@ BEGIN
     EXECUTE format('DROP FUNCTION %I.%I()', home, bare || '_note_change');
     EXECUTE format('DROP TABLE %s', entry.changes);
     PERFORM ruvector._note_adoption(entry.source, NULL);
+    -- One whose original was dropped meanwhile goes too.
+    FOR held IN SELECT i.oid::regclass AS fresh FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+                 WHERE x.indrelid = entry.target AND starts_with(i.relname, bare || '_adopting_')
+                   AND NOT x.indisprimary AND i.relname NOT IN (SELECT a.fresh_name FROM ruvector._adopted_indexes(entry) a) LOOP
+        EXECUTE format('DROP INDEX %s', held.fresh);
+    END LOOP;
+    FOR held IN SELECT a.former, i.relname, a.fresh_name FROM ruvector._adopted_indexes(entry) a JOIN pg_class i ON i.oid = a.former LOOP
+        EXECUTE format('ALTER INDEX %s RENAME TO %I', held.former, format('%s_former_%s', bare, held.former::oid));
+        EXECUTE format('ALTER INDEX %I.%I RENAME TO %I', home, held.fresh_name, held.relname);
+    END LOOP;
     EXECUTE format('ALTER TABLE %s RENAME TO %I', entry.source, bare || '_before_adoption');
     EXECUTE format('ALTER TABLE %s RENAME TO %I', entry.target, bare);
     EXECUTE format('SELECT %s.ruvector_collection_register($1, $2, $3, $4)', ours)

@@ -10,7 +10,7 @@ BEGIN
     route := (ruvector._managed(relation)).route;
     SELECT 1 + max(r.partition_id) INTO number FROM ruvector.routing r WHERE r.route = _next_place.route;
     -- As many as shared memory keeps of one collection.
-    IF (SELECT count(*) FROM ruvector.routing r WHERE r.route = _next_place.route) >= 64 THEN
+    IF (SELECT count(*) FROM ruvector.routing r WHERE r.route = _next_place.route AND r.attached) >= 64 THEN
         RAISE EXCEPTION 'a managed collection has 64 partitions at most' USING ERRCODE = 'program_limit_exceeded',
             HINT = 'Move rows out of one and drop it first.';
     END IF;
@@ -32,6 +32,26 @@ BEGIN
 END
 $$;
 
+-- Reads the columns of a foreign table as the collection's owner, whose user mapping the healer takes too: an ERROR where the
+-- server, the table or a column is not there, or may not be read.
+CREATE FUNCTION ruvector._ask_far_table(relation regclass, leaf text, server name, columns text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner  name := (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = relation);
+    former text := current_setting('role');
+BEGIN
+    EXECUTE format('ALTER FOREIGN TABLE %s OWNER TO %I', leaf, owner);
+    PERFORM set_config('role', owner, true);
+    -- One row is asked for: of none nothing is sent.
+    EXECUTE format('SELECT %s FROM %s LIMIT 1', columns, leaf);
+    PERFORM set_config('role', former, true);
+EXCEPTION WHEN OTHERS THEN
+    RAISE EXCEPTION 'server "%" gives no such rows as those of %', server, relation USING ERRCODE = SQLSTATE, DETAIL = SQLERRM,
+        HINT = format('The table must be there with the columns %s, and role %I must reach it by a user mapping of its own.', columns, owner);
+END
+$$;
+
 -- Adds a partition that is a table of another PostgreSQL server, which postgres_fdw knows; returns its number. The table must
 -- be there, with the collection's columns and a primary key, and so must the foreign server and a user mapping for the
 -- collection's owner. New rows go there by "weight", against the weights of the others. A root with foreign partitions can
@@ -50,6 +70,8 @@ DECLARE
     keys   text;
     one    regclass;
     unique_ text;
+    columns text;
+    typed  text;
 BEGIN
     SELECT * INTO place FROM ruvector._next_place(relation);
     SELECT n.nspname, c.relname INTO home, bare FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation;
@@ -72,6 +94,14 @@ BEGIN
         RAISE EXCEPTION '% has unique indexes: %', relation, unique_ USING ERRCODE = 'object_not_in_prerequisite_state',
             HINT = 'PostgreSQL allows none on a table with foreign partitions; give each partition its own instead.';
     END IF;
+    leaf := format('%I.%I', home, bare || '_' || place.number);
+    -- It is asked before the collection is locked: that server may be slow.
+    SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum),
+           string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum)
+      INTO columns, typed FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped;
+    EXECUTE format('CREATE FOREIGN TABLE %s (%s) SERVER %I OPTIONS (schema_name %L, table_name %L)', leaf, typed, server, schema, "table");
+    PERFORM ruvector._ask_far_table(relation, leaf, server, columns);
+    EXECUTE format('DROP FOREIGN TABLE %s', leaf);
     SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY array_position(i.indkey::int2[], a.attnum)) INTO keys
       FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
      WHERE i.indrelid = relation AND i.indisprimary;
@@ -82,9 +112,9 @@ BEGIN
             EXECUTE format('ALTER TABLE %s ADD PRIMARY KEY (%s)', one, keys);
         END LOOP;
     END IF;
-    leaf := format('%I.%I', home, bare || '_' || place.number);
     EXECUTE format('CREATE FOREIGN TABLE %s PARTITION OF %s FOR VALUES IN (%s) SERVER %I OPTIONS (schema_name %L, table_name %L)',
         leaf, relation, place.number, server, schema, "table");
+    EXECUTE format('ALTER FOREIGN TABLE %s OWNER TO %I', leaf, (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = relation));
     PERFORM ruvector._add_place(relation, place.number, leaf::regclass, weight);
     RETURN place.number;
 END

@@ -37,6 +37,7 @@ DECLARE
         '_audit',
         '_begin_watching',
         '_eligibility',
+        '_follow_partitions',
         '_keep_audit_log',
         '_note_settings',
         '_notify_status',
