@@ -54,30 +54,29 @@ SELECT pg_catalog.pg_extension_config_dump('ruvector.routing',
 SELECT pg_catalog.pg_extension_config_dump('ruvector.tenant_homes',
     'WHERE EXISTS (SELECT FROM ruvector.managed m JOIN pg_catalog.pg_class c ON c.oid = m.relation WHERE m.route = tenant_homes.route)');
 
--- Notes which partitions are attached, by their numbers: one may be dropped, detached, attached again or made anew by hand.
+-- Notes which partitions are attached, by their numbers: one may be dropped, detached, attached again or made anew by hand. The
+-- bound of one that is known is not read: that would lock it (ruleutils.c), and wait behind whoever wants to truncate it.
 CREATE FUNCTION ruvector._follow_partitions() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    one record;
 BEGIN
-    -- Nothing is written where nothing has changed.
-    FOR one IN
-        WITH there AS (
-            SELECT m.route, c.oid AS leaf, c.relkind = 'f' AS elsewhere,
-                   substring(pg_get_expr(c.relpartbound, c.oid) FROM '^FOR VALUES IN \(''?(\d+)''?\)$')::integer AS partition_id
-              FROM ruvector.managed m
-              JOIN pg_inherits i ON i.inhparent = m.relation AND NOT i.inhdetachpending
-              JOIN pg_class c ON c.oid = i.inhrelid
-        )
+    WITH there AS (
+        SELECT m.route, c.oid AS leaf, c.relkind = 'f' AS elsewhere,
+               coalesce((SELECT k.partition_id FROM ruvector.routing k WHERE k.route = m.route AND k.leaf = c.oid AND k.attached),
+                        substring(pg_get_expr(c.relpartbound, c.oid) FROM '^FOR VALUES IN \(''?(\d+)''?\)$')::integer) AS partition_id
+          FROM ruvector.managed m
+          JOIN pg_inherits i ON i.inhparent = m.relation AND NOT i.inhdetachpending
+          JOIN pg_class c ON c.oid = i.inhrelid
+    ), now AS (
         SELECT r.route, r.partition_id, t.leaf IS NOT NULL AS attached, coalesce(t.leaf, r.leaf) AS leaf,
                coalesce(t.elsewhere, r.elsewhere) AS elsewhere
           FROM ruvector.routing r LEFT JOIN there t ON t.route = r.route AND t.partition_id = r.partition_id
-         WHERE (r.attached, r.leaf::oid, r.elsewhere)
-               IS DISTINCT FROM (t.leaf IS NOT NULL, coalesce(t.leaf, r.leaf), coalesce(t.elsewhere, r.elsewhere)) LOOP
-        UPDATE ruvector.routing r SET attached = one.attached, leaf = one.leaf, elsewhere = one.elsewhere
-         WHERE r.route = one.route AND r.partition_id = one.partition_id;
-    END LOOP;
+    )
+    -- Nothing is written where nothing has changed; all at once, since this sets off the trigger that calls it.
+    UPDATE ruvector.routing r SET attached = n.attached, leaf = n.leaf, elsewhere = n.elsewhere
+      FROM now n
+     WHERE n.route = r.route AND n.partition_id = r.partition_id
+       AND (r.attached, r.leaf::oid, r.elsewhere) IS DISTINCT FROM (n.attached, n.leaf::oid, n.elsewhere);
 END
 $$;
 

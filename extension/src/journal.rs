@@ -100,8 +100,8 @@ pub(crate) fn advance(id: i64, from: Status, to: Status) -> Result<(), Error> {
 /// when everything had changed by itself.
 pub(crate) fn begin_from_what_is_seen_now(id: i64) -> Result<(), Error> {
     Ok(Spi::run_with_args(
-        "UPDATE ruvector.actions a SET before = i.snapshot FROM ruvector.integrity i
-          WHERE a.id = $1 AND i.collection_id = a.collection_id AND a.before IS NOT NULL
+        "UPDATE ruvector.actions a SET before = i.snapshot, initial_lambda = i.lambda_cut FROM ruvector.integrity i
+          WHERE a.id = $1 AND i.collection_id = a.collection_id AND a.before IS NOT NULL AND i.lambda_cut IS NOT NULL
             AND (i.snapshot ->> 'taken_at')::bigint > (a.before ->> 'taken_at')::bigint",
         &[id.into()],
     )?)

@@ -88,7 +88,12 @@ pub enum NotApplicable {
 }
 
 /// Share of the free disk that a build may take at its peak, with its WAL and its temporary files.
-const PEAK_SHARE: f64 = 0.9;
+pub(crate) const PEAK_SHARE: f64 = 0.9;
+
+/// Bytes that builds take at their peak: their products, as much WAL and, where they sort, as many temporary files.
+pub(crate) fn peak_bytes(product_bytes: u64, sorts: bool) -> u64 {
+    product_bytes.saturating_mul(if sorts { 3 } else { 2 })
+}
 
 /// What a plan must keep to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -136,13 +141,12 @@ impl Limits {
     }
 
     /// Checks that builds whose products take this much disk may be begun: beside them there must be room for the WAL that
-    /// they write and for what the largest sort of them puts into temporary files, `sorted` bytes. A full disk under the WAL
-    /// stops the server.
-    pub(crate) fn check_builds(&self, product_bytes: u64, sorted_bytes: u64) -> Result<(), NotApplicable> {
+    /// they write and for what they sort in temporary files. A full disk under the WAL stops the server.
+    pub(crate) fn check_builds(&self, product_bytes: u64, sorts: bool) -> Result<(), NotApplicable> {
         self.check_disk(product_bytes)?;
         let free_bytes = self.disk_free_bytes.unwrap_or(0);
         let allowed_bytes = (free_bytes as f64 * PEAK_SHARE) as u64;
-        let needed_bytes = product_bytes.saturating_mul(2).saturating_add(sorted_bytes);
+        let needed_bytes = peak_bytes(product_bytes, sorts);
         if needed_bytes > allowed_bytes {
             return Err(NotApplicable::DiskHeadroom { needed_bytes, allowed_bytes, free_bytes });
         }

@@ -104,7 +104,7 @@ pub fn give_back(
         }
     }
     let mut steps = vec![];
-    let (mut disk_bytes, mut sorted_most) = (0, 0);
+    let (mut disk_bytes, mut any_sorts) = (0, false);
     let mut estimated_s = 0.0;
     let mut efforts = serde_json::Map::new();
     let mut words = vec![];
@@ -129,7 +129,7 @@ pub fn give_back(
             OfIndex::Rebuild { now, options, effort } => {
                 let bytes = now.clean_bytes.known().or(now.bytes.known()).copied().unwrap_or(0);
                 disk_bytes += bytes;
-                sorted_most = sorted_most.max(crate::remedies::sorted_bytes(now, bytes));
+                any_sorts |= crate::remedies::sorts(now.method);
                 estimated_s += build_s(now);
                 let of = crate::remedies::index_ref(now);
                 efforts.insert(of.oid.to_string(), json!(effort));
@@ -158,7 +158,7 @@ pub fn give_back(
         });
     }
     if !steps.is_empty() {
-        limits.check_builds(disk_bytes, sorted_most).map_err(|error| CannotGiveBack::NoRoom {
+        limits.check_builds(disk_bytes, any_sorts).map_err(|error| CannotGiveBack::NoRoom {
             target: plan.strategy.clone(),
             reason: error.to_string(),
         })?;

@@ -289,18 +289,20 @@ impl Usual {
     pub fn look(&mut self, now: Written, throttled: Option<Rates>) {
         match throttled {
             Some(rates) => *self = Usual { window: Window::default(), kept: Some(rates) },
-            None => self.window.add(now),
+            None => {
+                self.window.add(now);
+                if self.window.mean().known().is_some_and(|seen| seen.over_s >= SEEN_AGAIN_S) {
+                    self.kept = None;
+                }
+            }
         }
     }
 
     /// The usual rate.
     pub fn mean(&self) -> Reading<Baseline> {
-        let seen = self.window.mean();
         match self.kept {
-            Some(rates) if seen.known().is_none_or(|seen| seen.over_s < SEEN_AGAIN_S) => {
-                Reading::Known(Baseline { rates, over_s: BASELINE_MS as f64 / 1000.0 })
-            }
-            _ => seen,
+            Some(rates) => Reading::Known(Baseline { rates, over_s: BASELINE_MS as f64 / 1000.0 }),
+            None => self.window.mean(),
         }
     }
 }
@@ -520,6 +522,9 @@ mod tests {
             Some(Rates { insert: 300.0, bulk_insert: 0.0 }),
             "now it is seen again"
         );
+        // Counters that begin anew later say nothing of before.
+        seen.look(look(1280, 0, 0, 0), None);
+        assert_eq!(seen.mean(), Reading::unknown("counted for 0 s only"));
         // A healer that starts under a throttle takes its word.
         let mut seen = Usual::default();
         seen.look(look(0, 0, 0, 0), throttled);

@@ -139,7 +139,10 @@ const WATCHING_PAUSE_MS: i64 = 250;
 /// Samples every collection that is due, decides, and looks after the workers. Returns how long to rest.
 fn round(memory: &mut Memory) -> Result<Duration, Error> {
     transaction(efforts::load)?;
-    transaction(routing::load)?;
+    // A partition that somebody locks keeps nothing else from being looked after.
+    if let Err(error) = transaction(routing::load) {
+        pgrx::warning!("ruvector: partitions cannot be followed yet: {error}");
+    }
     // After a crash nothing is held back any more: before anything acts, what should be is again.
     leases::reconcile()?;
     memory.holders.supervise()?;

@@ -512,7 +512,7 @@ pub(super) fn carry_out(
         }
     }
     if mover.moved == 0 {
-        return Ok(Went::Noop("there was no row to move".to_owned()));
+        return Ok(Went::Noop(stopped.unwrap_or_else(|| "there was no row to move".to_owned())));
     }
     let mut released = None;
     if moves.iter().any(|one| one.cold) {

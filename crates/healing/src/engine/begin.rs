@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::{Arm, InFlight, Planned, Reason, Request, gates, has_cleared};
 use crate::config::Config;
 use crate::lifecycle::Status;
+use crate::limits::{PEAK_SHARE, peak_bytes};
 use crate::placement;
+use crate::plan::{Plan, Step};
+use crate::remedies;
 use crate::snapshot::{Snapshot, UnixMs};
 
 /// A plan that could not begin for so long is given up, milliseconds: it rests on what was seen then, and holds the place of
@@ -102,10 +105,19 @@ pub fn begin(input: &BeginInput<'_>) -> Begin {
     if throttled && gates::builds(&planned.plan) {
         return wait(Reason::NotQuiet);
     }
-    // A share of at most 0.9 of bytes far below 2^53.
-    let allowed = |free: &u64| *free as f64 * config.max_disk_share;
-    if snapshot.disk_free_bytes.known().is_some_and(|free| planned.plan.disk_bytes as f64 > allowed(free)) {
+    // Shares of at most 0.9 of bytes far below 2^53.
+    let plan = &planned.plan;
+    let peak = if gates::builds(plan) { peak_bytes(plan.disk_bytes, sorts(plan)) } else { 0 };
+    let too_much = |free: &u64| {
+        plan.disk_bytes as f64 > *free as f64 * config.max_disk_share
+            || peak as f64 > *free as f64 * PEAK_SHARE
+    };
+    if snapshot.disk_free_bytes.known().is_some_and(too_much) {
         return never(Status::Aborted, Reason::DiskHeadroom);
     }
     Begin::Now
+}
+
+fn sorts(plan: &Plan) -> bool {
+    plan.steps.iter().filter_map(Step::target).any(|of| remedies::sorts(of.method))
 }

@@ -830,6 +830,26 @@ fn what_was_decided_earlier_begins_only_while_its_gates_are_open() {
         c.request = Request::Execute { strategy: "compact_indexes".to_owned(), params: Value::Null };
     };
     assert_eq!(begins(by_hand), Begin::Now);
+    // An hnsw index and its WAL fit into nine tenths of what is free, or they do not.
+    let free = |free: u64| {
+        let mut case = Case::new();
+        case.config.max_disk_share = 0.9;
+        case.snapshot.disk_free_bytes = Reading::Known(free);
+        let (request, in_flight) = (&case.request, case.in_flight);
+        begin(&BeginInput {
+            config: &case.config,
+            snapshot: &case.snapshot,
+            planned: &planned,
+            request,
+            arms: &case.arms,
+            in_flight,
+            since: case.now,
+            now: case.now,
+        })
+    };
+    let needed = planned.plan.disk_bytes as f64 * 2.0 / 0.9;
+    assert_eq!(free((needed * 1.01) as u64), Begin::Now);
+    assert_eq!(free((needed * 0.99) as u64), never(Status::Aborted, Reason::DiskHeadroom));
     let full = |c: &mut Case| c.snapshot.disk_free_bytes = Reading::Known(1000);
     assert_eq!(begins(full), never(Status::Aborted, Reason::DiskHeadroom));
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     INDEXES, Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, cause, check_comparable,
-    comparisons_won, manual_targets, replaced, replacing, replacing_s, sorted_bytes, targets,
+    comparisons_won, manual_targets, replaced, replacing, replacing_s, sorts, targets,
 };
 use crate::classify::{Problem, ProblemClass, Structure, index_fragmentation_of};
 use crate::clean_size;
@@ -69,7 +69,7 @@ impl Remedy for CompactIndexes {
         let mut options: Vec<BuildOptions> = Vec::new();
         let mut skipped = Vec::new();
         let mut first_refusal = None;
-        let (mut disk_bytes, mut sorted_most) = (0u64, 0u64);
+        let (mut disk_bytes, mut any_sorts) = (0u64, false);
         for index in targets {
             let needed = fits(index)
                 .and_then(|()| check_comparable(index))
@@ -77,13 +77,13 @@ impl Remedy for CompactIndexes {
                 .and_then(|density| {
                     let product = built_bytes(index, density)?;
                     let sum = disk_bytes.saturating_add(product);
-                    let sorted = sorted_most.max(sorted_bytes(index, product));
+                    let sorted = any_sorts || sorts(index.method);
                     limits.check_builds(sum, sorted).map(|()| (sum, sorted, density))
                 });
             let too_long = !chosen.is_empty() && expected_s(&chosen) + replacing_s(index) > budget_s;
             match needed {
                 Ok((sum, sorted, density)) if !too_long => {
-                    (disk_bytes, sorted_most) = (sum, sorted);
+                    (disk_bytes, any_sorts) = (sum, sorted);
                     chosen.push(index);
                     options.push(density.map_or_else(BuildOptions::default, |density| BuildOptions {
                         m: Some(density.m),

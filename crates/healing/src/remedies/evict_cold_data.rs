@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     Limits, NotApplicable, Outcome, Parameter, Params, Remedy, asked_for, build_bytes, build_s,
-    check_comparable, comparisons_won, replaced, replacing, sorted_bytes,
+    check_comparable, comparisons_won, replaced, replacing, sorts,
 };
 use crate::classify::{Problem, ProblemClass};
 use crate::clean_size;
@@ -170,9 +170,7 @@ impl Remedy for EvictColdData {
         }
         let builds = rebuilt.iter().map(|index| build_bytes(index)).sum::<Result<u64, _>>()?;
         let disk_bytes = bytes_of(snapshot, &moves).saturating_add(builds);
-        let sorted =
-            rebuilt.iter().filter_map(|index| Some(sorted_bytes(index, build_bytes(index).ok()?))).max();
-        limits.check_builds(disk_bytes, sorted.unwrap_or(0))?;
+        limits.check_builds(disk_bytes, rebuilt.iter().any(|index| sorts(index.method)))?;
         let estimated_s =
             moving_s(&moves, PAUSE_RATIO) + rebuilt.iter().map(|index| build_s(index)).sum::<f64>();
         limits.check_duration(estimated_s)?;

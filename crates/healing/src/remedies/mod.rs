@@ -185,10 +185,10 @@ pub(crate) fn build_bytes(index: &Index) -> Result<u64, NotApplicable> {
     }
 }
 
-/// Bytes that a build of this product sorts in temporary files at most: ivfflat sorts all vectors by list (pgvector's
-/// `ivfbuild.c`), and in memory only what `maintenance_work_mem` holds; hnsw sorts nothing.
-pub(crate) fn sorted_bytes(index: &Index, product_bytes: u64) -> u64 {
-    if index.method == Method::Ivfflat { product_bytes } else { 0 }
+/// Whether a build of such an index sorts in temporary files: ivfflat all vectors by list (pgvector's `ivfbuild.c`), in memory
+/// only what `maintenance_work_mem` holds; hnsw sorts nothing.
+pub(crate) fn sorts(method: Method) -> bool {
+    method == Method::Ivfflat
 }
 
 /// Whether an old and a new build of this index could be compared: what is too large to measure now will be too large

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, cause, check_comparable, comparisons_won,
-    manual_targets, replaced, replacing, replacing_s, sorted_bytes, targets,
+    manual_targets, replaced, replacing, replacing_s, sorts, targets,
 };
 use crate::classify::{Problem, ProblemClass, Structure, centroid_skew_of};
 use crate::config::Config;
@@ -83,7 +83,7 @@ impl Remedy for RebuildCentroids {
         let lists =
             index.tuple_bytes.known().map(|tuple| ivf::choose_lists(rows, *tuple, limits.build_memory_bytes));
         let disk_bytes = build_bytes(index)?;
-        limits.check_builds(disk_bytes, sorted_bytes(index, disk_bytes))?;
+        limits.check_builds(disk_bytes, sorts(index.method))?;
         let estimated_s = replacing_s(index);
         limits.check_duration(estimated_s)?;
         let options = BuildOptions::lists(lists);

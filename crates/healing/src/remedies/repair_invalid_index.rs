@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     Limits, NotApplicable, Outcome, Params, Remedy, build_bytes, cause, comparisons_won, index_ref,
-    manual_targets, replaced, replacing, replacing_s, sorted_bytes, targets,
+    manual_targets, replaced, replacing, replacing_s, sorts, targets,
 };
 use crate::classify::{Problem, ProblemClass, index_fragmentation_of};
 use crate::config::Config;
@@ -77,7 +77,7 @@ impl Remedy for RepairInvalidIndex {
             (vec![Step::DropInvalid { of: index_ref(index) }], DROP_IMPACT, true, 0, reason)
         } else {
             let disk_bytes = build_bytes(index)?;
-            limits.check_builds(disk_bytes, sorted_bytes(index, disk_bytes))?;
+            limits.check_builds(disk_bytes, sorts(index.method))?;
             let reason = format!(
                 "{} is invalid, so no search uses it; it is built again as it was defined.",
                 index.name
