@@ -72,7 +72,7 @@ BEGIN
                coalesce(t.elsewhere, r.elsewhere) AS elsewhere
           FROM ruvector.routing r LEFT JOIN there t ON t.route = r.route AND t.partition_id = r.partition_id
     )
-    -- Nothing is written where nothing has changed; all at once, since this sets off the trigger that calls it.
+    -- Nothing is written where nothing has changed.
     UPDATE ruvector.routing r SET attached = n.attached, leaf = n.leaf, elsewhere = n.elsewhere
       FROM now n
      WHERE n.route = r.route AND n.partition_id = r.partition_id
@@ -87,7 +87,10 @@ CREATE FUNCTION ruvector._share_out() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM ruvector._follow_partitions();
+    -- It updates the table itself, which comes here again.
+    IF pg_trigger_depth() = 1 THEN
+        PERFORM ruvector._follow_partitions();
+    END IF;
     WITH ranked AS (
         SELECT r.route, r.partition_id, r.weight, coalesce(r.weight_after, r.weight) AS later, r.attached,
                CASE WHEN NOT r.attached THEN 4 WHEN r.cold THEN 3 WHEN r.elsewhere THEN 2 ELSE 1 END AS rank
