@@ -14,7 +14,7 @@ use crate::checks;
 use crate::defects::Defect;
 use crate::stage::Stage;
 use crate::steps;
-use crate::store::{Action, Unfinished};
+use crate::store::{Action, Planned, Unfinished};
 use crate::world::observe::{self, Kind};
 
 /// Times that an undo is tried before its action ends and a human must look, with a growing pause between.
@@ -301,6 +301,7 @@ impl Worker {
                     stage.violated("lifecycle", error);
                     return false;
                 }
+                self.begin_from_what_is_seen_now(stage);
                 let before = checks::undone::before(stage, &stage.store.actions[&self.action]);
                 let action = stage.store.action(self.action);
                 action.before = Some(before);
@@ -438,6 +439,18 @@ impl Worker {
         self.windows += 1;
         self.waits_until_wall = Some(stage.world.wall() + window_ms);
         self.queue.push_back(simple("worker.measure", What::Measure));
+    }
+
+    /// What it is judged against is what was there when it began, not when it was planned.
+    fn begin_from_what_is_seen_now(&self, stage: &mut Stage) {
+        let action = &stage.store.actions[&self.action];
+        let (number, planned) = (action.collection, Rc::clone(action.planned()));
+        let Some(observed) = &stage.store.observed[number] else { return };
+        if observed.assessment.lambda.is_none() || observed.snapshot.taken_at <= planned.before.taken_at {
+            return;
+        }
+        let before = observed.snapshot.clone();
+        stage.store.action(self.action).planned = Some(Rc::new(Planned { before, ..(*planned).clone() }));
     }
 
     /// Measures the action's indexes anew and asks the core whether it helped.
