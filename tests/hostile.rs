@@ -290,11 +290,21 @@ const VERBS: &[&str] = &[
     "SELECT ruvector_healing_pause(now() + interval '1 hour', 'shared')",
     r#"SELECT ruvector_healing_configure('{"enabled": false}', 'shared')"#,
     "SELECT ruvector_throttle_set('shared', 100)",
+    r#"SELECT ruvector_healing_configure('{"enabled": false}')"#,
+    "SELECT ruvector_healing_pause(now() + interval '1 hour')",
+    "SELECT ruvector_healing_resume()",
+    "SELECT ruvector_identity_confirm()",
+    "SELECT ruvector_audit_rotate_key()",
 ];
 
-#[test]
-fn what_runs_with_the_owners_rights_touches_nobody_elses_table() {
-    let (cluster, mut client) = start();
+/// What is known of collections, without what changes by itself.
+const KNOWN: &str = "SELECT concat_ws(E'\n', (SELECT jsonb_agg(a)::text FROM ruvector.adoptions a), (SELECT jsonb_agg(m)::text FROM ruvector.managed m),
+    (SELECT jsonb_agg(r ORDER BY r)::text FROM ruvector.routing r), (SELECT jsonb_agg(to_jsonb(c) - 'identity')::text FROM ruvector.collections c),
+    (SELECT jsonb_agg(s)::text FROM ruvector.settings s),
+    (SELECT count(*) FROM ruvector.actions), (SELECT count(*) FROM ruvector.leases), (SELECT count(*) FROM ruvector.healing_pauses))";
+
+/// Two operators, Bob with a collection and an adoption under way, and Mallory. Returns Bob's session.
+fn bob_and_mallory(cluster: &cluster::Cluster, client: &mut postgres::Client) -> postgres::Client {
     client
         .batch_execute(
             "CREATE ROLE bob LOGIN IN ROLE ruvector_operator; CREATE SCHEMA bob AUTHORIZATION bob; GRANT USAGE ON SCHEMA bob TO PUBLIC;
@@ -309,15 +319,24 @@ fn what_runs_with_the_owners_rights_touches_nobody_elses_table() {
          INSERT INTO bob.plain SELECT i, ARRAY[i, 1, 2]::vector FROM generate_series(1, 100) i",
     )
     .unwrap();
-    // An adoption that is under way.
     bob.batch_execute(
         "SELECT ruvector._begin_adoption('bob.plain', 'plain', 2, NULL, NULL, 'none', 'cosine', '{}')",
     )
     .unwrap();
-    let known = "SELECT concat_ws(E'\n', (SELECT jsonb_agg(a)::text FROM ruvector.adoptions a), (SELECT jsonb_agg(m)::text FROM ruvector.managed m),
-                        (SELECT jsonb_agg(r ORDER BY r)::text FROM ruvector.routing r), (SELECT jsonb_agg(to_jsonb(c) - 'identity')::text FROM ruvector.collections c),
-                        (SELECT count(*) FROM ruvector.actions), (SELECT count(*) FROM ruvector.leases), (SELECT count(*) FROM ruvector.healing_pauses))";
-    let before: String = client.query_one(known, &[]).unwrap().get(0);
+    bob
+}
+
+/// What Mallory may not say.
+fn not_hers() -> impl Iterator<Item = String> {
+    let calls = INNER.iter().filter_map(|(_, call)| *call).map(|call| format!("SELECT {call}"));
+    calls.chain(VERBS.iter().map(|verb| (*verb).to_owned()))
+}
+
+#[test]
+fn what_runs_with_the_owners_rights_touches_nobody_elses_table() {
+    let (cluster, mut client) = start();
+    let mut bob = bob_and_mallory(&cluster, &mut client);
+    let before: String = client.query_one(KNOWN, &[]).unwrap().get(0);
     let inner: Vec<String> = client
         .query(
             "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
@@ -334,15 +353,152 @@ fn what_runs_with_the_owners_rights_touches_nobody_elses_table() {
     assert_eq!(inner, thought_of, "a new one: who may call it, with whose table?");
 
     let mut mallory = cluster.connect_as("mallory", "app").unwrap();
-    let calls = INNER.iter().filter_map(|(_, call)| *call).map(|call| format!("SELECT {call}"));
-    for statement in calls.chain(VERBS.iter().map(|verb| (*verb).to_owned())) {
+    for statement in not_hers() {
         let (code, _) = tests::refused(&mut mallory, &statement);
         eprintln!("{code}  {statement}");
         assert!(["42501", "2F003"].contains(&code.as_str()), "{statement}: {code}");
     }
+    // She cannot have somebody's table taken for what was made for her own.
+    mallory
+        .batch_execute(
+            "CREATE SCHEMA mallory; CREATE TABLE mallory.docs (id bigint PRIMARY KEY, embedding vector(3))",
+        )
+        .unwrap();
+    for forged in ["'name', 'docs'", "'name', 'docs', 'index_method', 'hnsw (x); --'"] {
+        let forge = format!(
+            "SELECT ruvector._note_adoption('mallory.docs', jsonb_build_object('target', 'bob.shared'::regclass::oid::bigint,
+                 'changes', 'bob.plain'::regclass::oid::bigint, 'key_column', 'id', 'vector_column', 'embedding', 'partitions', 2,
+                 'distance', 'l2', 'index_method', 'hnsw', {forged}))"
+        );
+        let (code, _) = tests::refused(&mut mallory, &forge);
+        assert!(["42501", "22023"].contains(&code.as_str()), "{forged}: {code}");
+    }
     mallory.batch_execute("SELECT ruvector._check_route('free')").unwrap();
-    let after: String = client.query_one(known, &[]).unwrap().get(0);
+    let after: String = client.query_one(KNOWN, &[]).unwrap().get(0);
     assert_eq!(before, after);
     bob.batch_execute("CALL ruvector_collection_adopt('bob.plain')").unwrap();
     assert_eq!(bob.query_one("SELECT count(*) FROM bob.plain", &[]).unwrap().get::<_, i64>(0), 100);
+}
+
+/// PostgreSQL runs functions of an index as the table's owner, but the session is the superuser's.
+#[test]
+fn what_an_index_runs_in_a_superusers_session_acts_on_no_collection() {
+    let (cluster, mut client) = start();
+    let _bob = bob_and_mallory(&cluster, &mut client);
+    let mut mallory = cluster.connect_as("mallory", "app").unwrap();
+    mallory
+        .batch_execute(
+            r#"CREATE SCHEMA mallory;
+               CREATE TABLE mallory.tries (statement text);
+               CREATE TABLE mallory.ran (statement text, as_user text, outcome text);
+               CREATE FUNCTION mallory.try_all() RETURNS void LANGUAGE plpgsql SET search_path = public AS $$
+               DECLARE
+                   one text;
+               BEGIN
+                   IF session_user = current_user THEN RETURN; END IF;
+                   FOR one IN SELECT statement FROM mallory.tries LOOP
+                       BEGIN
+                           EXECUTE one;
+                           INSERT INTO mallory.ran VALUES (one, current_user, 'done');
+                       EXCEPTION WHEN OTHERS THEN
+                           INSERT INTO mallory.ran VALUES (one, current_user, SQLSTATE);
+                       END;
+                   END LOOP;
+               END $$;
+               CREATE FUNCTION mallory.in_index(i int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+               BEGIN PERFORM mallory.try_all(); RETURN i; END $$;
+               CREATE TABLE mallory.trap (id int);
+               INSERT INTO mallory.trap VALUES (1);
+               CREATE INDEX trap_i ON mallory.trap (mallory.in_index(id))"#,
+        )
+        .unwrap();
+    let own =
+        ["SELECT ruvector_healing_approve(1)", "SELECT ruvector_collection_register('own', 'mallory.own')"];
+    mallory.batch_execute("CREATE TABLE mallory.own (id int, embedding vector(3))").unwrap();
+    let statements: Vec<String> = not_hers().chain(own.map(str::to_owned)).collect();
+    for statement in &statements {
+        mallory.execute("INSERT INTO mallory.tries VALUES ($1)", &[statement]).unwrap();
+    }
+    let before: String = client.query_one(KNOWN, &[]).unwrap().get(0);
+    client.batch_execute("ANALYZE mallory.trap; REINDEX TABLE mallory.trap").unwrap();
+    let after: String = client.query_one(KNOWN, &[]).unwrap().get(0);
+    for row in client.query("SELECT DISTINCT outcome, statement, as_user FROM mallory.ran", &[]).unwrap() {
+        let (outcome, statement, user): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        eprintln!("{outcome}  {statement}");
+        assert_eq!(user, "mallory");
+        // There is no action 1: that is said first.
+        let expected = if statement.contains("approve") { "42704" } else { "42501" };
+        assert!([expected, "2F003"].contains(&outcome.as_str()), "{statement}: {outcome}");
+    }
+    let tried: i64 =
+        client.query_one("SELECT count(DISTINCT statement) FROM mallory.ran", &[]).unwrap().get(0);
+    assert_eq!(tried as usize, statements.len());
+    assert_eq!(before, after);
+}
+
+#[test]
+fn what_an_owner_puts_in_the_way_of_an_adoption_runs_as_the_owner() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE SCHEMA ext; GRANT USAGE ON SCHEMA ext TO PUBLIC; ALTER EXTENSION vector SET SCHEMA ext",
+        )
+        .unwrap();
+    client.batch_execute(TRAPS).unwrap();
+    client
+        .batch_execute(
+            "CREATE FUNCTION mallory.in_check(text, i bigint) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+             BEGIN PERFORM mallory.attempt($1); RETURN true; END $$;
+             CREATE DOMAIN mallory.key AS bigint CHECK (mallory.in_check('domain of the key', VALUE));
+             CREATE TABLE mallory.docs (id mallory.key PRIMARY KEY, embedding vector(3), CHECK (mallory.in_check('check', id)));
+             CREATE FUNCTION mallory.in_other_expression(i bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$
+             BEGIN PERFORM mallory.attempt('ordinary index'); RETURN i; END $$;
+             CREATE INDEX ON mallory.docs (mallory.in_other_expression(id));
+             CREATE FUNCTION mallory.on_adopting() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM mallory.attempt('trigger on ' || TG_TABLE_NAME); RETURN coalesce(NEW, OLD); END $$;
+             INSERT INTO mallory.docs SELECT i, ARRAY[i, 1, 2]::vector FROM generate_series(1, 50) i;
+             RESET ROLE; RESET search_path; SET application_name = 'ruvector, as the traps know it';
+             SELECT ruvector._begin_adoption('mallory.docs', NULL, 2, NULL, NULL, 'hnsw', 'l2', '{}')",
+        )
+        .unwrap();
+    let mut mallory = cluster.connect_as("mallory", "app").unwrap();
+    mallory
+        .batch_execute(
+            "UPDATE mallory.docs SET embedding = '[1,1,1]' WHERE id <= 10;
+             CREATE TRIGGER t BEFORE INSERT OR DELETE ON mallory.docs_adopting FOR EACH ROW EXECUTE FUNCTION mallory.on_adopting();
+             CREATE TRIGGER t BEFORE DELETE ON mallory.docs_changes FOR EACH ROW EXECUTE FUNCTION mallory.on_adopting();
+             CREATE CONSTRAINT TRIGGER late AFTER INSERT ON mallory.docs_adopting DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION mallory.late()",
+        )
+        .unwrap();
+    let call = "CALL public.ruvector_collection_adopt('mallory.docs', batch => 20)";
+    // It would run at the end of the transaction, when the rights are the superuser's again.
+    assert_eq!(tests::refused(&mut client, call).0, "42501");
+    mallory.batch_execute("DROP TRIGGER late ON mallory.docs_adopting").unwrap();
+    client.batch_execute(call).unwrap();
+    let mut through = std::collections::BTreeSet::new();
+    for row in client
+        .query("SELECT DISTINCT of, attack, as_user, outcome FROM mallory.ran ORDER BY 1, 2, 3, 4", &[])
+        .unwrap()
+    {
+        let (of, attack, user, outcome): (String, String, String, String) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
+        eprintln!("{of:<30} {attack:<55} {user:<10} {outcome}");
+        assert_eq!(user, "mallory", "{of} ran as another: {attack}");
+        let harmless = ["SET search_path = mallory", "RESET ROLE"];
+        assert!(outcome != "done" || harmless.contains(&attack.as_str()), "{of}: {attack} was done");
+        through.insert(of);
+    }
+    let sprung: Vec<&str> = through.iter().map(String::as_str).collect();
+    for trap in ["check", "ordinary index", "trigger on docs_changes", "trigger on docs_1"] {
+        assert!(sprung.contains(&trap), "{trap} was not sprung: {sprung:?}");
+    }
+    let row = client
+        .query_one(
+            "SELECT (SELECT count(*) FROM pg_roles WHERE rolsuper), (SELECT count(*) FROM mallory.bait),
+                    (SELECT count(*) FROM mallory.docs WHERE embedding::text = '[1,1,1]')",
+            &[],
+        )
+        .unwrap();
+    assert_eq!((row.get(0), row.get(1), row.get(2)), (1i64, 0i64, 10i64));
 }

@@ -679,6 +679,66 @@ fn an_adopted_table_stays_its_owners() {
 }
 
 #[test]
+fn an_adoption_that_somebody_interfered_with_is_refused_and_can_be_given_up() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE ROLE another; GRANT CREATE ON SCHEMA public TO another;
+             CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3));
+             INSERT INTO docs SELECT i, '[1,2,3]' FROM generate_series(1, 100) i",
+        )
+        .unwrap();
+    let step = "SELECT ruvector._adopt_step('docs', 30)";
+    for (what, of) in [
+        ("ALTER TABLE docs OWNER TO another", "another owner"),
+        ("ALTER TABLE docs DISABLE TRIGGER USER; ALTER TABLE docs ENABLE TRIGGER USER", "unnoticed"),
+        ("DROP TRIGGER ruvector_adoption ON docs", "unnoticed"),
+        ("DROP TABLE docs_changes", "dropped"),
+        ("DROP TABLE docs_adopting", "dropped"),
+    ] {
+        client
+            .batch_execute("SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'none', 'l2', '{}')")
+            .unwrap();
+        client.batch_execute(step).unwrap();
+        client.batch_execute(what).unwrap();
+        let error = client.batch_execute(step).unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), "55000", "{what}: {error}");
+        assert!(error.message().contains(of), "{what}: {error}");
+        assert!(error.hint().unwrap().contains("ruvector_collection_adopt_abort"));
+        client
+            .batch_execute(
+                "SELECT ruvector_collection_adopt_abort('docs'); ALTER TABLE docs OWNER TO CURRENT_USER",
+            )
+            .unwrap();
+        let left: i64 = client
+            .query_one(
+                "SELECT count(*) FROM pg_class WHERE relname LIKE 'docs%' AND relkind IN ('r', 'p')",
+                &[],
+            )
+            .unwrap()
+            .get(0);
+        assert_eq!(left, 1, "{what}: only the table itself");
+    }
+    // A subscription writes with triggers off.
+    client
+        .batch_execute(
+            "SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'none', 'l2', '{}'); SELECT ruvector._adopt_step('docs', 1000);
+             SET session_replication_role = replica; DELETE FROM docs WHERE id = 1; INSERT INTO docs VALUES (0, '[1,2,3]');
+             RESET session_replication_role",
+        )
+        .unwrap();
+    client.batch_execute("CALL ruvector_collection_adopt('docs')").unwrap();
+    let rows: Vec<i64> = client
+        .query("SELECT id FROM docs WHERE id < 3 ORDER BY id", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(rows, [0, 2]);
+}
+
+#[test]
 fn nothing_is_routed_to_a_partition_that_was_dropped_or_detached() {
     let (_cluster, mut client) = start();
     client

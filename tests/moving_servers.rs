@@ -10,7 +10,7 @@ use cluster::{Cluster, Signal, wait_for};
 use postgres::Client;
 use tests::ledger::{Manner, Writers};
 use tests::shards::Two;
-use tests::{PATIENCE, said};
+use tests::{PATIENCE, refused, said};
 
 /// Restart of a server, recovery, moving back.
 const HEALING: Duration = Duration::from_secs(240);
@@ -117,7 +117,7 @@ fn nothing_is_left(client: &mut Client, other: &mut Client) {
     wait_for("the end of every two-phase commit", PATIENCE, || {
         let open: i64 = client
             .query_one(
-                "SELECT count(*) FROM ruvector.server_batches WHERE state IN ('intent', 'decided')",
+                "SELECT count(*) FROM ruvector.server_batches WHERE state IN ('intent', 'decided', 'in_doubt')",
                 &[],
             )
             .unwrap()
@@ -296,17 +296,30 @@ fn prepared(other: &mut Client) -> Option<()> {
     other.query_opt("SELECT 1 FROM pg_prepared_xacts LIMIT 1", &[]).unwrap().map(drop)
 }
 
-fn dies(phase: Phase, victim: Victim) {
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    There,
+    Back,
+}
+
+fn dies(phase: Phase, victim: Victim, way: Way) {
     let mut two = two(&[("max_prepared_transactions", "8")]);
     two.client.batch_execute("SET synchronous_commit = local").unwrap();
     let before = content(&mut two.client);
     let _hot = Hot::start(&two.here);
+    if way == Way::Back {
+        let action = act(&mut two.client, TO_EAST);
+        assert_eq!(ended(&mut two.client, action), "succeeded", "{}", said(&mut two.client));
+    }
     let statement = match phase {
         Phase::Sent => "DELETE FROM docs_2 WHERE id = -1",
         _ => "LOCK TABLE ruvector.moved_rows IN SHARE MODE",
     };
     let mut held = Some(hold(&two.here, statement));
-    let action = act(&mut two.client, TO_EAST);
+    let action = match way {
+        Way::There => act(&mut two.client, TO_EAST),
+        Way::Back => two.client.query_one("SELECT ruvector_healing_rollback('docs')", &[]).unwrap().get(0),
+    };
     match phase {
         Phase::Sent => {
             wait_for("rows that are sent", PATIENCE, || {
@@ -381,7 +394,12 @@ fn dies(phase: Phase, victim: Victim) {
         client.query_one("SELECT count(*) FROM docs", &[]).ok()
     });
     assert!(after.is_ok(), "{phase:?} {victim:?}");
-    assert_eq!(content(&mut client), before, "{phase:?} {victim:?}: {status}");
+    assert_eq!(content(&mut client), before, "{phase:?} {victim:?} {way:?}: {status}");
+    if way == Way::Back {
+        assert_eq!(rows_there(&mut other), 0, "{phase:?} {victim:?} {way:?}: {status}");
+        eprintln!("{phase:?} {victim:?} {way:?}: {status}");
+        return;
+    }
     let noted: i64 = client
         .query_one(
             "SELECT coalesce(sum(cardinality(keys)), 0)::bigint FROM ruvector.moved_rows WHERE undone_at IS NULL",
@@ -408,22 +426,84 @@ fn release(client: &mut Client) {
 #[test]
 fn killed_before_anything_is_prepared() {
     for victim in [Victim::Terminate, Victim::Kill, Victim::Here, Victim::There] {
-        dies(Phase::Sent, victim);
+        dies(Phase::Sent, victim, Way::There);
     }
 }
 
 #[test]
 fn killed_between_prepare_and_decision() {
     for victim in [Victim::Terminate, Victim::Kill, Victim::Here, Victim::There] {
-        dies(Phase::Prepared, victim);
+        dies(Phase::Prepared, victim, Way::There);
     }
 }
 
 #[test]
 fn killed_between_decision_and_commit_there() {
     for victim in [Victim::Terminate, Victim::Kill, Victim::Here, Victim::There] {
-        dies(Phase::Decided, victim);
+        dies(Phase::Decided, victim, Way::There);
     }
+}
+
+#[test]
+fn killed_on_the_way_back() {
+    for phase in [Phase::Prepared, Phase::Decided] {
+        for victim in [Victim::Kill, Victim::Here, Victim::There] {
+            dies(phase, victim, Way::Back);
+        }
+    }
+}
+
+#[test]
+fn a_decision_that_the_other_server_has_lost_is_in_doubt_and_said() {
+    let mut two = two(&[("max_prepared_transactions", "8")]);
+    two.other.batch_execute("INSERT INTO docs_east VALUES (5001, '[1,2,3]', now(), NULL, 3)").unwrap();
+    let mut batch = |state: &str, key: &str, fetched: bool| -> i64 {
+        two.client
+            .query_one(
+                "INSERT INTO ruvector.server_batches (collection_id, action_id, leaf, keys, fetched, state, noted_at)
+                 SELECT id, 0, 'docs_3'::regclass, ARRAY[$2, '6000'], $3, $1, now() - interval '1 hour' FROM ruvector.collections
+                 RETURNING id",
+                &[&state, &key, &fetched],
+            )
+            .unwrap()
+            .get(0)
+    };
+    let expected = [
+        (batch("decided", "5001", false), "done"),
+        (batch("decided", "5002", false), "in_doubt"),
+        (batch("decided", "5002", true), "done"),
+        (batch("decided", "5001", true), "in_doubt"),
+        (batch("given_up", "5002", false), "rolled_back"),
+    ];
+    let state = |client: &mut Client, id: i64| -> String {
+        client.query_one("SELECT state FROM ruvector.server_batches WHERE id = $1", &[&id]).unwrap().get(0)
+    };
+    for (id, end) in expected {
+        wait_for("the end of a batch", PATIENCE, || {
+            let state = state(&mut two.client, id);
+            (!["decided", "given_up"].contains(&state.as_str())).then_some(())
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+        assert_eq!(state(&mut two.client, id), end);
+    }
+    assert_eq!(two.here.log().matches("server east has not committed it").count(), 2);
+    let (code, hint) = refused(&mut two.client, "SELECT ruvector_collection_unregister('docs')");
+    assert_eq!(code, "55006");
+    assert!(hint.contains("in_doubt"), "{hint}");
+    let noted: i64 = two
+        .client
+        .query_one("SELECT count(*) FROM (SELECT event FROM ruvector.audit_log UNION ALL SELECT event FROM ruvector.audit_pending) e
+              WHERE event = 'batch_in_doubt'", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(noted, 2);
+    // Nothing further is moved before a human has looked.
+    let _hot = Hot::start(&two.here);
+    let action = act(&mut two.client, TO_EAST);
+    assert_eq!(ended(&mut two.client, action), "failed");
+    let detail: String =
+        two.client.query_one("SELECT a::text FROM ruvector.actions a WHERE id = $1", &[&action]).unwrap().get(0);
+    assert!(detail.contains("in doubt"), "{detail}");
 }
 
 #[test]
@@ -467,5 +547,8 @@ fn a_copy_of_the_server_leaves_alone_what_the_original_has_prepared() {
     two.client.batch_execute("SELECT ruvector_identity_confirm()").unwrap();
     wait_for("the end of what was prepared", PATIENCE, || prepared(&mut two.other).is_none().then_some(()))
         .unwrap();
-    assert_eq!(two.client.query_one(state, &[]).unwrap().get::<_, &str>(0), "given_up");
+    wait_for("its end here", PATIENCE, || {
+        (two.client.query_one(state, &[]).unwrap().get::<_, &str>(0) == "rolled_back").then_some(())
+    })
+    .unwrap();
 }

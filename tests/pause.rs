@@ -482,14 +482,24 @@ fn a_job_is_the_collections_by_whole_names_alone() {
     for command in own.iter().chain(&foreign) {
         client.query_one("SELECT cron.schedule($1, '0 0 1 1 *', $1)", &[command]).unwrap();
     }
-    let seen = "SELECT coalesce(array_agg(j ->> 'command' ORDER BY (j ->> 'jobid')::bigint), '{}')
+    let query = "SELECT coalesce(array_agg(j ->> 'command' ORDER BY (j ->> 'jobid')::bigint), '{}')
                   FROM ruvector.integrity i, jsonb_array_elements(i.snapshot #> '{scheduled,known}') j";
     let seen: Vec<String> = wait_for("the jobs in the healer's eyes", PATIENCE, || {
-        let seen: Vec<String> = client.query_one(seen, &[]).unwrap().get(0);
+        let seen: Vec<String> = client.query_one(query, &[]).unwrap().get(0);
         (seen.len() >= own.len()).then_some(seen)
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     assert_eq!(seen, own);
+    // What is not the owner's is not paused for one table of the owner's.
+    client.batch_execute("CREATE ROLE alice; ALTER TABLE docs OWNER TO alice").unwrap();
+    let whole =
+        ["REINDEX SCHEMA public", "REINDEX (VERBOSE) DATABASE CONCURRENTLY app", "VACUUM", "CLUSTER;"];
+    let left: Vec<&str> = own.iter().copied().filter(|command| !whole.contains(command)).collect();
+    wait_for("the jobs of the whole database to be left alone", PATIENCE, || {
+        let seen: Vec<String> = client.query_one(query, &[]).unwrap().get(0);
+        (seen == left).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
 }
 
 #[test]

@@ -94,6 +94,6 @@ CREATE FUNCTION ruvector._audit(
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     INSERT INTO ruvector.audit_pending (event, action_id, collection, actor, requested_by, approved_by, statement, inverse, details)
-    SELECT event, action_id, collection, session_user, a.requested_by, a.approved_by, statement, inverse, details::text::json
+    SELECT event, action_id, collection, ruvector._caller(), a.requested_by, a.approved_by, statement, inverse, details::text::json
       FROM (SELECT) one LEFT JOIN ruvector.actions a ON a.id = action_id;
 END;

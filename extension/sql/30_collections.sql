@@ -112,7 +112,7 @@ BEGIN
             USING ERRCODE = 'wrong_object_type',
                   HINT = 'Views, foreign tables, materialized views and temporary tables cannot be watched.';
     END IF;
-    IF NOT pg_has_role(session_user, owner, 'USAGE') THEN
+    IF NOT pg_has_role(ruvector._caller(), owner, 'USAGE') THEN
         RAISE EXCEPTION 'permission denied: % belongs to %', relation, owner::regrole
             USING ERRCODE = 'insufficient_privilege',
                   HINT = 'Its owner, or a member of that role, must register it.';
@@ -179,7 +179,7 @@ CREATE FUNCTION ruvector._check_owner(entry ruvector.collections) RETURNS void
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = entry.relation AND NOT pg_has_role(session_user, c.relowner, 'USAGE')) THEN
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = entry.relation AND NOT pg_has_role(ruvector._caller(), c.relowner, 'USAGE')) THEN
         RAISE EXCEPTION 'permission denied: % does not belong to %', entry.relation, session_user
             USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may do this.';
     END IF;
@@ -192,7 +192,7 @@ CREATE FUNCTION ruvector._check_database_owner() RETURNS void
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF EXISTS (SELECT FROM pg_database d WHERE d.datname = current_database() AND NOT pg_has_role(session_user, d.datdba, 'USAGE')) THEN
+    IF EXISTS (SELECT FROM pg_database d WHERE d.datname = current_database() AND NOT pg_has_role(ruvector._caller(), d.datdba, 'USAGE')) THEN
         RAISE EXCEPTION 'permission denied: this concerns all collections of database "%"', current_database()
             USING ERRCODE = 'insufficient_privilege',
                   HINT = 'The owner of the database, a member of that role or a superuser may do this; for one collection, name it.';
@@ -216,11 +216,11 @@ BEGIN
             HINT = format('SELECT ruvector_healing_abort(%s); CALL ruvector_healing_wait(%s); then try again.', running, running);
     END IF;
     -- What another server has prepared of ours would stay prepared: nobody looks after a collection that is not registered.
-    SELECT count(*) INTO open FROM ruvector.server_batches b WHERE b.collection_id = entry.id AND b.state IN ('intent', 'decided');
+    SELECT count(*) INTO open FROM ruvector.server_batches b WHERE b.collection_id = entry.id AND b.state NOT IN ('done', 'rolled_back');
     IF open > 0 THEN
         RAISE EXCEPTION 'moves of collection "%" to or from another server are not at their end', name USING ERRCODE = 'object_in_use',
             DETAIL = format('%s rows of ruvector.server_batches are open.', open),
-            HINT = 'They are brought to it as soon as that server answers (ruvector_servers() says why it does not). Where it never will, a superuser deletes them from ruvector.server_batches.';
+            HINT = 'They are brought to it as soon as that server answers (ruvector_servers() says why it does not). Where it never will, or one is in_doubt and you have looked after its keys, a superuser deletes them from ruvector.server_batches.';
     END IF;
     UPDATE ruvector.actions a SET status = 'aborted', ended_at = clock_timestamp(), detail = 'the collection was unregistered'
      WHERE a.collection_id = entry.id AND a.status IN ('proposed', 'awaiting_approval');

@@ -211,7 +211,7 @@ BEGIN
         RAISE EXCEPTION '% is not a managed collection', relation USING ERRCODE = 'wrong_object_type',
             HINT = 'ruvector_collection_create() makes one, ruvector_collection_adopt() makes one of an existing table.';
     END IF;
-    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND NOT pg_has_role(session_user, c.relowner, 'USAGE')) THEN
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND NOT pg_has_role(ruvector._caller(), c.relowner, 'USAGE')) THEN
         RAISE EXCEPTION 'permission denied: % does not belong to %', relation, session_user
             USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may do this.';
     END IF;
@@ -224,7 +224,7 @@ CREATE FUNCTION ruvector._manage(relation regclass, route text, tenant_column na
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF NOT pg_has_role(session_user, (SELECT c.relowner FROM pg_class c WHERE c.oid = relation), 'USAGE') THEN
+    IF NOT pg_has_role(ruvector._caller(), (SELECT c.relowner FROM pg_class c WHERE c.oid = relation), 'USAGE') THEN
         RAISE EXCEPTION 'permission denied: % does not belong to %', relation, session_user
             USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may do this.';
     END IF;
@@ -390,7 +390,7 @@ DECLARE
                      WHERE e.extname = 'vector');
 BEGIN
     IF index_method <> 'none' THEN
-        EXECUTE format('CREATE INDEX %I ON %I.%I USING %s (%I %s.%s)', leaf || '_' || index_method, home, leaf,
+        EXECUTE format('CREATE INDEX %I ON %I.%I USING %I (%I %s.%I)', leaf || '_' || index_method, home, leaf,
             index_method, "column", vector, vector_type || '_' || distance || '_ops');
     END IF;
 END

@@ -8,7 +8,6 @@ CREATE TABLE ruvector.adoptions (
     name         text NOT NULL,        -- of the collection
     changes      regclass NOT NULL,    -- keys that were written to since it began
     key_column   name NOT NULL,
-    key_type     text NOT NULL,
     vector_column name NOT NULL,
     tenant_column name,
     partitions   integer NOT NULL,
@@ -33,7 +32,7 @@ DECLARE
     unique_ text;
 BEGIN
     SELECT * INTO entry FROM pg_class c WHERE c.oid = source;
-    IF NOT pg_has_role(session_user, entry.relowner, 'USAGE') THEN
+    IF NOT pg_has_role(ruvector._caller(), entry.relowner, 'USAGE') THEN
         RAISE EXCEPTION 'permission denied: % does not belong to %', source, session_user
             USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may adopt it.';
     END IF;
@@ -180,9 +179,11 @@ BEGIN
         source, home, bare || '_note_change');
     EXECUTE format('CREATE TRIGGER ruvector_adoption_whole BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()',
         source, home, bare || '_note_change');
+    -- Also where session_replication_role is replica: a subscription writes so.
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER ruvector_adoption, ENABLE ALWAYS TRIGGER ruvector_adoption_whole', source);
     PERFORM ruvector._manage(target, name, tenant, NULL, NULL);
     PERFORM ruvector._note_adoption(source, jsonb_build_object('target', target::oid, 'name', name, 'changes', changes::oid,
-        'key_column', key.attname, 'key_type', format_type(key.atttypid, key.atttypmod), 'vector_column', vector.attname,
+        'key_column', key.attname, 'vector_column', vector.attname,
         'tenant_column', tenant, 'partitions', partitions, 'index_method', index_method, 'distance', distance,
         'settings', settings, 'rows_total', CASE WHEN rows >= 0 THEN rows::bigint END));
 END
@@ -202,13 +203,25 @@ BEGIN
         PERFORM ruvector._audit('adoption_ended', NULL, named);
         RETURN;
     END IF;
+    -- The caller wrote it, and whoever goes on relies on it.
+    PERFORM ruvector._check_managed_arguments(
+        (SELECT c.relname FROM pg_class c WHERE c.oid = _note_adoption.source), (fresh ->> 'partitions')::integer, fresh ->> 'index_method',
+        fresh ->> 'distance', 'vector', 1);
+    IF (SELECT count(*) FROM pg_class c JOIN pg_class s ON s.oid = _note_adoption.source AND s.relowner = c.relowner
+         WHERE c.oid IN ((fresh ->> 'target')::oid, (fresh ->> 'changes')::oid)
+           AND c.relnamespace = s.relnamespace AND c.relname IN (s.relname || '_adopting', s.relname || '_changes')) <> 2 THEN
+        RAISE EXCEPTION 'permission denied: what is made for the adoption of % belongs to its owner', source
+            USING ERRCODE = 'insufficient_privilege', HINT = 'CALL ruvector_collection_adopt() makes it.';
+    END IF;
+    -- A table that was dropped leaves its adoption behind.
+    DELETE FROM ruvector.adoptions a WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = a.source);
     PERFORM ruvector._audit('adoption_began', NULL, fresh ->> 'name',
         format('CALL ruvector_collection_adopt(%L, name => %L)', source, fresh ->> 'name'),
         format('SELECT ruvector_collection_adopt_abort(%L)', source), fresh);
-    INSERT INTO ruvector.adoptions (source, target, name, changes, key_column, key_type, vector_column, tenant_column, partitions,
+    INSERT INTO ruvector.adoptions (source, target, name, changes, key_column, vector_column, tenant_column, partitions,
                                     index_method, distance, settings, rows_total)
     SELECT _note_adoption.source, (fresh ->> 'target')::oid, fresh ->> 'name', (fresh ->> 'changes')::oid, fresh ->> 'key_column',
-           fresh ->> 'key_type', fresh ->> 'vector_column', fresh ->> 'tenant_column', (fresh ->> 'partitions')::integer,
+           fresh ->> 'vector_column', fresh ->> 'tenant_column', (fresh ->> 'partitions')::integer,
            fresh ->> 'index_method', fresh ->> 'distance', fresh -> 'settings', (fresh ->> 'rows_total')::bigint
     ON CONFLICT ON CONSTRAINT adoptions_pkey DO NOTHING;
 END
@@ -218,7 +231,7 @@ CREATE FUNCTION ruvector._check_adopter(source regclass) RETURNS void
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF NOT coalesce(pg_has_role(session_user, (SELECT c.relowner FROM pg_class c WHERE c.oid = source), 'USAGE'), false) THEN
+    IF NOT coalesce(pg_has_role(ruvector._caller(), (SELECT c.relowner FROM pg_class c WHERE c.oid = source), 'USAGE'), false) THEN
         RAISE EXCEPTION 'permission denied: % does not belong to %', source, session_user
             USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may adopt it.';
     END IF;
@@ -247,12 +260,24 @@ CREATE FUNCTION ruvector._hold_adoption(source regclass) RETURNS ruvector.adopti
 AS $$
 DECLARE
     entry ruvector.adoptions;
+    why   text;
 BEGIN
     PERFORM ruvector._check_adopter(source);
     SELECT * INTO entry FROM ruvector.adoptions a WHERE a.source = _hold_adoption.source FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no adoption of % is under way any more', source USING ERRCODE = 'object_not_in_prerequisite_state',
             HINT = 'Another session has brought it to its end, or given it up: SELECT * FROM ruvector.managed shows which.';
+    END IF;
+    SELECT CASE WHEN count(*) < 3 THEN 'a table that was made for it was dropped'
+                WHEN count(DISTINCT c.relowner) > 1 THEN 'what was made for it belongs to another owner than the table'
+                -- Switched off and on again it is no longer what it was made as.
+                WHEN (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = entry.source AND t.tgenabled = 'A'
+                         AND t.tgname IN ('ruvector_adoption', 'ruvector_adoption_whole')) < 2
+                THEN 'its triggers were dropped or switched off, and writes may have gone by unnoticed' END INTO why
+      FROM pg_class c WHERE c.oid IN (entry.source, entry.target, entry.changes);
+    IF why IS NOT NULL THEN
+        RAISE EXCEPTION 'the adoption of % cannot go on: %', source, why USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = format('SELECT ruvector_collection_adopt_abort(%L) gives it up and leaves the table as it is; then begin anew.', source);
     END IF;
     RETURN entry;
 END
@@ -264,19 +289,24 @@ CREATE FUNCTION ruvector._adopt_changes(entry ruvector.adoptions, batch integer)
 AS $$
 DECLARE
     columns text := ruvector._adopted_columns(entry);
+    type_   text := ruvector._adopted_key_type(entry);
+    taken   jsonb;
     keys    text[];
-    noted   bigint;
 BEGIN
-    EXECUTE format('WITH taken AS (DELETE FROM %1$s WHERE id IN (SELECT id FROM %1$s ORDER BY id LIMIT $1) RETURNING key)
-                    SELECT array_agg(DISTINCT key), count(*) FROM taken', entry.changes) INTO keys, noted USING batch;
-    IF noted = 0 THEN
+    taken := ruvector._as_owner(entry.source,
+        format('WITH taken AS (DELETE FROM %1$s WHERE id IN (SELECT id FROM %1$s ORDER BY id LIMIT %2$s) RETURNING key)
+                SELECT jsonb_build_object(''noted'', count(*), ''keys'', jsonb_agg(DISTINCT key))::text FROM taken', entry.changes, batch));
+    IF (taken ->> 'noted')::bigint = 0 THEN
         RETURN 0;
     END IF;
-    EXECUTE format('DELETE FROM %s WHERE %I = ANY (($1)::%s[])', entry.target, entry.key_column, entry.key_type) USING keys;
-    EXECUTE format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s WHERE %I = ANY (($1)::%s[])',
-        entry.target, columns || ruvector._adopted_place(entry, false), columns || ruvector._adopted_place(entry, true),
-        entry.source, entry.key_column, entry.key_type) USING keys;
-    RETURN noted;
+    SELECT array_agg(k) INTO keys FROM jsonb_array_elements_text(taken -> 'keys') k;
+    PERFORM ruvector._as_owner(entry.source,
+        format('DELETE FROM %s WHERE %I = ANY ((%L::text[])::%s[])', entry.target, entry.key_column, keys, type_));
+    PERFORM ruvector._as_owner(entry.source,
+        format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %s WHERE %I = ANY ((%L::text[])::%s[])',
+            entry.target, columns || ruvector._adopted_place(entry, false), columns || ruvector._adopted_place(entry, true),
+            entry.source, entry.key_column, keys, type_));
+    RETURN (taken ->> 'noted')::bigint;
 END
 $$;
 
@@ -285,6 +315,12 @@ CREATE FUNCTION ruvector._adopted_columns(entry ruvector.adoptions) RETURNS text
 AS $$
     SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
       FROM pg_attribute a WHERE a.attrelid = entry.source AND a.attnum > 0 AND NOT a.attisdropped
+$$;
+
+CREATE FUNCTION ruvector._adopted_key_type(entry ruvector.adoptions) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = entry.source AND a.attname = entry.key_column
 $$;
 
 -- With a tenant column the place is named; without one it is left to the default.
@@ -341,6 +377,7 @@ AS $$
 DECLARE
     entry   ruvector.adoptions;
     columns text;
+    type_   text;
     upper   text;
     rows    bigint;
     leaf    record;
@@ -349,21 +386,22 @@ BEGIN
     PERFORM ruvector._check_fresh_snapshots();
     entry := ruvector._hold_adoption(source);
     columns := ruvector._adopted_columns(entry);
+    type_ := ruvector._adopted_key_type(entry);
     IF entry.state = 'copying' THEN
         -- Not every type that is ordered has a max(): uuid has none.
-        EXECUTE format('SELECT k::text FROM (SELECT %1$I AS k FROM %2$s WHERE $1 IS NULL OR %1$I > ($1)::%3$s ORDER BY %1$I LIMIT $2) s
-                         ORDER BY k DESC LIMIT 1',
-            entry.key_column, source, entry.key_type) INTO upper USING entry.copied_to, batch;
+        upper := ruvector._as_owner(source,
+            format('SELECT k::text FROM (SELECT %1$I AS k FROM %2$s WHERE %4$L IS NULL OR %1$I > (%4$L)::%3$s ORDER BY %1$I LIMIT %5$s) s
+                     ORDER BY k DESC LIMIT 1', entry.key_column, source, type_, entry.copied_to, batch));
         IF upper IS NULL THEN
             PERFORM ruvector._adoption_came_to(source, 'indexing', NULL, 0);
             RETURN 'indexing';
         END IF;
-        EXECUTE format('INSERT INTO %1$s (%2$s) OVERRIDING SYSTEM VALUE SELECT %3$s FROM %4$s
-                         WHERE ($1 IS NULL OR %5$I > ($1)::%6$s) AND %5$I <= ($2)::%6$s',
-            entry.target, columns || ruvector._adopted_place(entry, false), columns || ruvector._adopted_place(entry, true),
-            source, entry.key_column, entry.key_type)
-            USING entry.copied_to, upper;
-        GET DIAGNOSTICS rows = ROW_COUNT;
+        rows := ruvector._as_owner(source,
+            format('WITH copied AS (INSERT INTO %1$s (%2$s) OVERRIDING SYSTEM VALUE SELECT %3$s FROM %4$s
+                                     WHERE (%7$L IS NULL OR %5$I > (%7$L)::%6$s) AND %5$I <= (%8$L)::%6$s RETURNING 1)
+                    SELECT count(*)::text FROM copied',
+                entry.target, columns || ruvector._adopted_place(entry, false), columns || ruvector._adopted_place(entry, true),
+                source, entry.key_column, type_, entry.copied_to, upper));
         PERFORM ruvector._adoption_came_to(source, NULL, upper, rows);
         RETURN 'copying';
     END IF;
@@ -409,9 +447,8 @@ BEGIN
     SELECT n.nspname, c.relname INTO home, bare FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = entry.source;
     PERFORM ruvector._check_fresh_snapshots();
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', entry.source);
-    -- The table may have got meanwhile what an adopted one cannot have, or another owner.
+    -- The table may have got meanwhile what an adopted one cannot have.
     PERFORM ruvector._check_adoptable(entry.source);
-    PERFORM ruvector._give_to_owner(entry.source, entry.target);
     WHILE ruvector._adopt_changes(entry, 10000) > 0 LOOP
     END LOOP;
     WHILE ruvector._adopt_index(entry) LOOP
@@ -490,12 +527,17 @@ BEGIN
     END IF;
     SELECT n.nspname, c.relname INTO home, bare FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = source;
     PERFORM ruvector._note_adoption(source, NULL);
-    EXECUTE format('DROP TRIGGER ruvector_adoption ON %s', source);
-    EXECUTE format('DROP TRIGGER ruvector_adoption_whole ON %s', source);
-    EXECUTE format('DROP FUNCTION %I.%I()', home, bare || '_note_change');
-    EXECUTE format('DROP TABLE %s', entry.changes);
-    PERFORM ruvector._forget_managed(entry.target);
-    EXECUTE format('DROP TABLE %s', entry.target);
+    EXECUTE format('DROP TRIGGER IF EXISTS ruvector_adoption ON %s', source);
+    EXECUTE format('DROP TRIGGER IF EXISTS ruvector_adoption_whole ON %s', source);
+    EXECUTE format('DROP FUNCTION IF EXISTS %I.%I()', home, bare || '_note_change');
+    -- Somebody may have dropped one of them by hand.
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = entry.changes) THEN
+        EXECUTE format('DROP TABLE %s', entry.changes);
+    END IF;
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = entry.target) THEN
+        PERFORM ruvector._forget_managed(entry.target);
+        EXECUTE format('DROP TABLE %s', entry.target);
+    END IF;
     RETURN true;
 END
 $$;

@@ -90,7 +90,7 @@ BEGIN
             USING ERRCODE = 'wrong_object_type',
                   HINT = 'SELECT index_name FROM ruvector_index_health() lists them.';
     END IF;
-    IF NOT pg_has_role(session_user, entry.relowner, 'USAGE') THEN
+    IF NOT pg_has_role(ruvector._caller(), entry.relowner, 'USAGE') THEN
         RAISE EXCEPTION 'permission denied: the table of % belongs to %', index, entry.relowner::regrole
             USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may set it.';
     END IF;

@@ -38,14 +38,11 @@ CREATE FUNCTION ruvector._ask_far_table(relation regclass, leaf text, server nam
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner  name := (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = relation);
-    former text := current_setting('role');
+    owner name := (SELECT pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = relation);
 BEGIN
     EXECUTE format('ALTER FOREIGN TABLE %s OWNER TO %I', leaf, owner);
-    PERFORM set_config('role', owner, true);
     -- One row is asked for: of none nothing is sent.
-    EXECUTE format('SELECT %s FROM %s LIMIT 1', columns, leaf);
-    PERFORM set_config('role', former, true);
+    PERFORM ruvector._as_owner(relation, format('SELECT row(%s)::text FROM %s LIMIT 1', columns, leaf));
 EXCEPTION WHEN OTHERS THEN
     RAISE EXCEPTION 'server "%" gives no such rows as those of %', server, relation USING ERRCODE = SQLSTATE, DETAIL = SQLERRM,
         HINT = format('The table must be there with the columns %s, and role %I must reach it by a user mapping of its own.', columns, owner);
@@ -148,7 +145,8 @@ END;
 
 -- Batches of rows that an action moves to another server, or back, by two-phase commit: what is noted here decides. "intent" is
 -- committed before anything is done there; "decided" with the change here, from when on the other server is told to commit until it
--- has; "done" afterwards. What is "given_up" is rolled back there. Its prepared transaction is called
+-- has; "done" afterwards. What is "given_up" is rolled back there, and "rolled_back" once it is. "in_doubt": decided here, and the other server neither
+-- holds it prepared nor has the rows as it should; that is for a human. Its prepared transaction is called
 -- ruvector_<system identifier>_<database>_<id>.
 CREATE TABLE ruvector.server_batches (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -156,7 +154,9 @@ CREATE TABLE ruvector.server_batches (
     action_id     bigint NOT NULL,
     leaf          oid NOT NULL,        -- the foreign table
     keys          text[] NOT NULL,
-    state         text NOT NULL DEFAULT 'intent' CHECK (state IN ('intent', 'decided', 'done', 'given_up')),
+    fetched       boolean NOT NULL DEFAULT false,    -- the rows come back from there
+    state         text NOT NULL DEFAULT 'intent'
+                  CHECK (state IN ('intent', 'decided', 'done', 'given_up', 'rolled_back', 'in_doubt')),
     noted_at      timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-CREATE INDEX ON ruvector.server_batches (collection_id) WHERE state IN ('intent', 'decided');
+CREATE INDEX ON ruvector.server_batches (collection_id) WHERE state NOT IN ('done', 'rolled_back');

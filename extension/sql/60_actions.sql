@@ -123,7 +123,7 @@ DECLARE
 BEGIN
     PERFORM ruvector._check_owner(c) FROM ruvector.collections c WHERE c.id = entry.collection_id;
     PERFORM ruvector._check_enabled(entry.collection_name);
-    IF entry.status = 'awaiting_approval' AND entry.requested_by = session_user
+    IF entry.status = 'awaiting_approval' AND entry.requested_by = ruvector._caller()
        AND (SELECT (ruvector._effective_settings(ruvector._server_settings(), c.settings) ->> 'approver_differs')::boolean
               FROM ruvector.collections c WHERE c.id = entry.collection_id) THEN
         RAISE EXCEPTION 'action % was asked for by %: another must approve it', action_id, session_user

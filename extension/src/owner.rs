@@ -3,7 +3,9 @@
 //! Index expressions, predicates, operators and policies are the owner's code. It runs with the owner's rights in a
 //! security-restricted context with a pinned `search_path`, never as the superuser that a worker is.
 
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use pgrx::spi::SpiError;
 
 use crate::error::Error;
 
@@ -90,6 +92,65 @@ mod timeout {
         pub(super) fn disable_timeout(id: std::ffi::c_int, keep_indicator: bool);
         pub(super) fn get_timeout_active(id: std::ffi::c_int) -> bool;
     }
+}
+
+/// Who calls, for permissions: the session's user. An ERROR in a security-restricted operation, where that may be a superuser
+/// who analyses a table, or the healer, and what runs is the table owner's.
+#[pg_extern(sql = false)]
+fn caller() -> String {
+    // SAFETY: a plain read.
+    if unsafe { pg_sys::InSecurityRestrictedOperation() } {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "what is run for an index, a check or a policy may not act on collections",
+            "Call it yourself, in a session.",
+        );
+    }
+    // SAFETY: the name is a palloc'd C string, or the call raises.
+    let name =
+        unsafe { std::ffi::CStr::from_ptr(pg_sys::GetUserNameFromId(pg_sys::GetSessionUserId(), false)) };
+    name.to_string_lossy().into_owned()
+}
+
+/// Runs a statement as a table's owner, security-restricted, and returns the first column of its first row.
+#[pg_extern(sql = false)]
+fn as_owner(relation: pg_sys::Oid, statement: &str) -> Option<String> {
+    let Some(owner) = owner_of(relation) else {
+        refuse(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            "the table is not there any more",
+            "It was dropped meanwhile.",
+        );
+    };
+    // The present user, not the session's: what runs with fewer rights than the session may not get others by this.
+    // SAFETY: a plain read of the catalog.
+    if unsafe { !pg_sys::has_privs_of_role(pg_sys::GetUserId(), owner) } {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "permission denied to run a statement as the table's owner",
+            "Its owner, or a member of that role, may do this.",
+        );
+    }
+    let first = as_role(owner, || {
+        Spi::connect_mut(|client| client.update(statement, None, &[])?.first().get_one::<String>())
+    });
+    match first {
+        Ok(value) => value,
+        // It returns no rows, or returned none.
+        Err(SpiError::NoTupleTable | SpiError::InvalidPosition) => None,
+        Err(error) => refuse(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            &error.to_string(),
+            "The statement is shown in the context.",
+        ),
+    }
+}
+
+fn refuse(code: PgSqlErrorCode, why: &str, hint: &str) -> ! {
+    ErrorReport::new(code, why.to_owned(), pgrx::function_name!())
+        .set_hint(hint.to_owned())
+        .report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
 }
 
 /// Owner of a relation.

@@ -161,7 +161,7 @@ pub(super) fn forget(config: &Config) -> Result<(), Error> {
     }
     Spi::run_with_args(
         "DELETE FROM ruvector.server_batches
-          WHERE state IN ('done', 'given_up') AND noted_at < now() - make_interval(days => $1)",
+          WHERE state IN ('done', 'rolled_back') AND noted_at < now() - make_interval(days => $1)",
         &[(config.events_days as i32).into()],
     )?;
     kept::change(

@@ -55,12 +55,15 @@ pub(crate) fn jobs(collection: &Collection) -> Result<Vec<Job>, Error> {
     documents(JOBS, &[tables::of(collection)?.all().into()])
 }
 
-/// Jobs of pg_cron in this database that maintain one of the collection's tables or indexes, its schema, or all tables. `$1` the
-/// collection's tables. A name is one that stands by itself, with the right schema where it has one: `VACUUM docs_archive` and
+/// Jobs of pg_cron in this database that maintain one of the collection's tables or indexes, its schema, or all tables: the
+/// latter where its owner has those rights. `$1` the collection's tables, `$2` its root. A name is one that stands by itself, with the right schema where it has one: `VACUUM docs_archive` and
 /// `VACUUM other.docs` are none of `docs`. Of a command comments, options and lists of columns are left out, and what is not
 /// quoted is lower case, as PostgreSQL reads it.
 const SCHEDULED: &str = r#"
-WITH own AS (SELECT c.relname::text AS relname, s.nspname::text AS nspname, current_database()::text AS datname
+WITH keeper AS (SELECT pg_has_role(c.relowner, d.datdba, 'USAGE') AS of_database, pg_has_role(c.relowner, s.nspowner, 'USAGE') AS of_schema
+                  FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace, pg_database d
+                 WHERE c.oid = $2 AND d.datname = current_database()),
+     own AS (SELECT c.relname::text AS relname, s.nspname::text AS nspname, current_database()::text AS datname
                FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
               WHERE c.oid = ANY ($1) OR c.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = ANY ($1))),
      -- How each may be written; nothing in a name means anything to the pattern.
@@ -70,7 +73,7 @@ WITH own AS (SELECT c.relname::text AS relname, s.nspname::text AS nspname, curr
                                 LATERAL (SELECT regexp_replace(name, '(\W)', '\\\1', 'g') AS escaped) e) AS names
                    FROM own),
      named AS (SELECT format('(?:^|[\s,])(?:(?:%s\.)?%s\.)?%s(?:$|[\s,;])', names[1], names[2], names[3]) AS pattern FROM written
-               UNION SELECT format('^\s*reindex\s+schema\s+(?:concurrently\s+)?%s(?:$|[\s;])', names[2]) FROM written),
+               UNION SELECT format('^\s*reindex\s+schema\s+(?:concurrently\s+)?%s(?:$|[\s;])', names[2]) FROM written, keeper k WHERE k.of_schema),
      jobs AS (SELECT j.*, (SELECT string_agg(CASE WHEN n % 2 = 1 THEN lower(part) ELSE '"' || part || '"' END, '' ORDER BY n)
                              FROM regexp_split_to_table(regexp_replace(regexp_replace(regexp_replace(
                                       j.command, '--[^\n]*', ' ', 'g'), '\([^)]*\)', ' ', 'g'), '\s*\.\s*', '.', 'g'), '"')
@@ -80,10 +83,10 @@ SELECT jsonb_build_object('jobid', j.jobid, 'name', coalesce(j.jobname, left(j.c
        'command', j.command, 'active', j.active,
        'pid', (SELECT d.job_pid FROM cron.job_run_details d JOIN pg_stat_activity a ON a.pid = d.job_pid
                 WHERE d.jobid = j.jobid AND d.status = 'running' ORDER BY d.runid DESC LIMIT 1))
-  FROM jobs j
+  FROM jobs j, keeper k
  WHERE j.said ~ '^\s*(?:vacuum|analyze|reindex|cluster)\M'
-   AND (j.said ~ '^\s*(?:vacuum|analyze|cluster)(?:\s|full|freeze|verbose|analyze|;)*$'
-        OR j.said ~ '^\s*reindex\s+database\M'
+   AND (k.of_database AND (j.said ~ '^\s*(?:vacuum|analyze|cluster)(?:\s|full|freeze|verbose|analyze|;)*$'
+                           OR j.said ~ '^\s*reindex\s+database\M')
         OR EXISTS (SELECT FROM named n WHERE j.said ~ n.pattern))
  ORDER BY j.jobid"#;
 
@@ -92,7 +95,11 @@ pub(crate) fn scheduled(collection: &Collection) -> Result<Option<Vec<Scheduled>
     if kept::one::<bool>("SELECT ruvector._has_cron()", &[])? != Some(true) {
         return Ok(None);
     }
-    documents(SCHEDULED, &[tables::of(collection)?.all().into()]).map(Some)
+    documents(
+        SCHEDULED,
+        &[tables::of(collection)?.all().into(), pg_sys::Oid::from(collection.relation).into()],
+    )
+    .map(Some)
 }
 
 /// Sessions of users that have waited longer than a second, by the leaf table that they wait for: for a lock on it, for a

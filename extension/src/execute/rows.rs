@@ -278,14 +278,14 @@ impl<'a> Mover<'a> {
             else {
                 return Ok(rows);
             };
-            if self.is_far(batch.to) {
-                rows += self.fetch(&batch)?;
-                continue;
-            }
             // Where a slower disk or a larger index would hold the lock for too long, a batch goes back in parts.
             let parts: Vec<&[String]> = batch.keys.chunks(self.pace.rows().max(1) as usize).collect();
             let last_part = parts.len().saturating_sub(1);
             for (at, keys) in parts.iter().enumerate() {
+                if self.is_far(batch.to) {
+                    rows += self.fetch(&batch, keys, at == last_part)?;
+                    continue;
+                }
                 rows += self.locked(keys.len() as u64, |mover| {
                     let back = mover.update(keys, batch.to, batch.from, None)?.len() as u64;
                     if at == last_part {
@@ -458,6 +458,20 @@ pub(super) fn inverse_sql(routing: &Routing, key: &Key, action: i64, step_no: u3
     )
 }
 
+/// Nothing further is moved before a human has looked after rows that may be lost.
+fn none_in_doubt(context: &Context<'_>) -> Result<(), Error> {
+    let found: Option<i64> = Spi::get_one_with_args(
+        "SELECT count(*) FROM ruvector.server_batches b WHERE b.collection_id = $1 AND b.state = 'in_doubt'",
+        &[context.collection.id.into()],
+    )?;
+    match found {
+        Some(0) => Ok(()),
+        _ => Err(Error::refused(
+            "rows that went to another server are in doubt: look after the keys of that batch, then delete it from ruvector.server_batches",
+        )),
+    }
+}
+
 /// All moves of a step, with λ measured after each.
 pub(super) fn carry_out(
     context: &Context<'_>,
@@ -468,6 +482,7 @@ pub(super) fn carry_out(
     pause_ratio: f64,
 ) -> Result<Went, Error> {
     let found = context.intend(step_no, step, || {
+        none_in_doubt(context)?;
         let (routing, key, owner) = look(context, moves)?;
         let details = json!({
             (journal::SQL): sql(&routing, &key, moves),

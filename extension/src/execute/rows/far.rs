@@ -22,8 +22,10 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Batch, Mover, Whose, settle};
+use super::settle::conclude;
+use super::{Batch, Context, Mover, Whose, settle};
 use crate::background::process;
+use crate::collect::managed::Key;
 use crate::collect::servers::{self, Leaf};
 use crate::collect::{self, Collection, text_array};
 use crate::error::Error;
@@ -135,12 +137,31 @@ impl Far {
         Ok(())
     }
 
-    /// Commits or rolls back what was prepared; what is not there any more was.
-    pub(super) fn end(&mut self, verb: &str, gid: &str) -> Result<(), Error> {
+    /// Commits or rolls back what was prepared; false where it is not there any more.
+    pub(super) fn end(&mut self, verb: &str, gid: &str) -> Result<bool, Error> {
         match self.ask(&format!("{verb} PREPARED '{gid}'"), &[], LOCKED) {
-            Err(Error::Remote { sqlstate: Some(state), .. }) if state == UNDEFINED_OBJECT => Ok(()),
-            other => other.map(drop),
+            Err(Error::Remote { sqlstate: Some(state), .. }) if state == UNDEFINED_OBJECT => Ok(false),
+            other => other.map(|_| true),
         }
+    }
+
+    /// Whether any of the rows of these keys is there.
+    pub(super) fn holds(&mut self, key: &Key, keys: &[String]) -> Result<bool, Error> {
+        let statement = format!(
+            "SELECT 1 FROM {} WHERE {} = ANY (($1::text[])::{}[]) LIMIT 1",
+            self.leaf.there,
+            self.there(&key.name)?,
+            key.kind
+        );
+        Ok(!self.ask(&statement, &[Some(text_array(keys))], ANSWER)?.is_empty())
+    }
+
+    /// What a column is called there.
+    fn there(&self, here: &str) -> Result<&str, Error> {
+        let column = self.columns.iter().find(|column| column.here == here);
+        column
+            .map(|column| column.there.as_str())
+            .ok_or_else(|| Error::refused("the key's column is not there"))
     }
 
     /// Values read back as this says are equal to what was sent.
@@ -173,12 +194,10 @@ impl Far {
 
     /// Deletes the rows of these keys there; what they were.
     fn delete(&mut self, key: &str, kind: &str, keys: &[String]) -> Result<Vec<Values>, Error> {
-        let key = self.columns.iter().find(|column| column.here == key);
-        let key = key.ok_or_else(|| Error::refused("the key's column is not there"))?;
         let statement = format!(
             "DELETE FROM {} WHERE {} = ANY (($1::text[])::{kind}[]) RETURNING {}",
             self.leaf.there,
-            key.there,
+            self.there(key)?,
             self.returned()
         );
         self.ask(&statement, &[Some(text_array(keys))], LOCKED)
@@ -219,6 +238,8 @@ impl Drop for RootLock {
 struct Intent {
     id: i64,
     gid: String,
+    keys: Vec<String>,
+    fetched: bool,
 }
 
 /// What the name of each of our prepared transactions begins with: nobody else's, of no other server and no other database.
@@ -228,13 +249,25 @@ pub(crate) fn gid_prefix() -> String {
 }
 
 /// Notes that a batch is to be carried out. Must run in a transaction.
-fn intend(collection: &Collection, action: i64, partition: Oid, keys: &[String]) -> Result<Intent, Error> {
+fn intend(
+    collection: &Collection,
+    action: i64,
+    partition: Oid,
+    keys: Vec<String>,
+    fetched: bool,
+) -> Result<Intent, Error> {
     let id: Option<i64> = Spi::get_one_with_args(
-        "INSERT INTO ruvector.server_batches (collection_id, action_id, leaf, keys) VALUES ($1, $2, $3, $4) RETURNING id",
-        &[collection.id.into(), action.into(), pg_sys::Oid::from(partition).into(), keys.to_vec().into()],
+        "INSERT INTO ruvector.server_batches (collection_id, action_id, leaf, keys, fetched) VALUES ($1, $2, $3, $4, $5) RETURNING id",
+        &[
+            collection.id.into(),
+            action.into(),
+            pg_sys::Oid::from(partition).into(),
+            keys.clone().into(),
+            fetched.into(),
+        ],
     )?;
     let id = id.ok_or_else(|| Error::refused("the intent could not be noted"))?;
-    Ok(Intent { id, gid: format!("{}{id}", gid_prefix()) })
+    Ok(Intent { id, gid: format!("{}{id}", gid_prefix()), keys, fetched })
 }
 
 /// Moves a batch from one state to another; whether it was there.
@@ -264,7 +297,10 @@ fn give_up(far: &mut Far, intent: &Intent) {
     let given_up = transaction(|| advance(intent.id, "intent", "given_up")).and_then(|mine| {
         if mine {
             far.connect()?;
-            far.end("ROLLBACK", &intent.gid)?;
+            // Where nothing is prepared the other server may still be about to: later it is looked for again.
+            if far.end("ROLLBACK", &intent.gid)? {
+                transaction(|| advance(intent.id, "given_up", "rolled_back"))?;
+            }
         }
         Ok(())
     });
@@ -362,7 +398,7 @@ impl Mover<'_> {
                 return Ok(None);
             }
             let keys: Vec<String> = rows.iter().map(|row| row.key.clone()).collect();
-            let intent = intend(self.context.collection, self.context.action_id, one.to.oid, &keys)?;
+            let intent = intend(self.context.collection, self.context.action_id, one.to.oid, keys, false)?;
             Ok(Some((intent, rows)))
         })?
         else {
@@ -395,7 +431,7 @@ impl Mover<'_> {
                 drop(lock);
                 far.ask("ROLLBACK", &[], ANSWER)?;
                 far.is_open = false;
-                transaction(|| advance(intent.id, "intent", "given_up"))?;
+                transaction(|| advance(intent.id, "intent", "rolled_back"))?;
                 process::pause(Duration::from_millis(20));
                 Ok(None)
             }
@@ -419,20 +455,22 @@ impl Mover<'_> {
         let told = far.end("COMMIT", &intent.gid);
         drop(lock);
         let held = since.elapsed();
-        told?;
-        transaction(|| advance(intent.id, "decided", "done"))?;
+        match told? {
+            true => drop(transaction(|| advance(intent.id, "decided", "done"))?),
+            false => conclude(far, Some(&self.key), intent.id, &intent.keys, intent.fetched)?,
+        }
         Ok(held)
     }
 
-    /// Fetches one batch back from another server; how many rows came.
-    pub(super) fn fetch(&mut self, batch: &Batch) -> Result<u64, Error> {
+    /// Fetches rows of a batch back from another server, with which it is undone if they are its last; how many rows came.
+    pub(super) fn fetch(&mut self, batch: &Batch, keys: &[String], last: bool) -> Result<u64, Error> {
         let (partition, _) = self.partition(batch.to)?;
         let (_, home) = self.partition(batch.from)?;
         let mut far = self.far(partition)?;
         let outcome = patiently(self.context.config.move_lock_ms, || {
-            self.try_to_fetch(&mut far, partition, &home, batch)
+            self.try_to_fetch(&mut far, partition, &home, batch, keys, last)
         });
-        self.came_out(partition, far, batch.keys.len() as u64, outcome)
+        self.came_out(partition, far, keys.len() as u64, outcome)
     }
 
     fn try_to_fetch(
@@ -441,9 +479,11 @@ impl Mover<'_> {
         partition: Oid,
         home: &str,
         batch: &Batch,
+        keys: &[String],
+        last: bool,
     ) -> Result<(u64, Duration), Error> {
-        let intent =
-            transaction(|| intend(self.context.collection, self.context.action_id, partition, &batch.keys))?;
+        let Context { collection, action_id, .. } = self.context;
+        let intent = transaction(|| intend(collection, *action_id, partition, keys.to_vec(), true))?;
         far.begin()?;
         let mut since = Instant::now();
         let mut lock = None;
@@ -452,11 +492,13 @@ impl Mover<'_> {
             since = Instant::now();
             look_again();
             lock = Some(RootLock::keep(self.context.collection.relation));
-            let rows = far.delete(&self.key.name, &self.key.kind, &batch.keys)?;
+            let rows = far.delete(&self.key.name, &self.key.kind, keys)?;
             far.prepare(&intent.gid)?;
             self.put_here(far, home, &rows, batch.from)?;
-            self.follow(&batch.keys, batch.from)?;
-            self.undone(batch)?;
+            self.follow(keys, batch.from)?;
+            if last {
+                self.undone(batch)?;
+            }
             decide(&intent)?;
             Ok(rows.len() as u64)
         });

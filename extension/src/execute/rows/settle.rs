@@ -4,8 +4,11 @@
 use healing::snapshot::Oid;
 use pgrx::prelude::*;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::far::{ANSWER, Far, advance, gid_prefix};
+use crate::audit::{self, Happened};
+use crate::collect::managed::{Key, routing};
 use crate::collect::{self, Collection, servers};
 use crate::error::Error;
 use crate::identity;
@@ -29,6 +32,8 @@ struct Open {
     id: i64,
     leaf: Oid,
     state: String,
+    keys: Vec<String>,
+    fetched: bool,
 }
 
 /// Brings every two-phase commit of the collection that is open to its end: what is decided is committed there, anything else
@@ -37,13 +42,14 @@ struct Open {
 pub(crate) fn settle(collection: &Collection, whose: Whose) -> Result<(), Error> {
     let open: Vec<Open> = transaction(|| {
         collect::documents(
-            "SELECT jsonb_build_object('id', b.id, 'leaf', b.leaf::bigint, 'state', b.state) FROM ruvector.server_batches b
-              WHERE b.collection_id = $1 AND b.state IN ('intent', 'decided')
-                AND ($2 < 0 OR b.noted_at < clock_timestamp() - make_interval(secs => $2)
+            "SELECT jsonb_build_object('id', b.id, 'leaf', b.leaf::bigint, 'state', b.state, 'keys', b.keys, 'fetched', b.fetched)
+               FROM ruvector.server_batches b
+              WHERE b.collection_id = $1 AND b.state IN ('intent', 'decided', 'given_up')
+                AND ($2 < 0 AND b.state <> 'given_up' OR b.noted_at < clock_timestamp() - make_interval(secs => abs($2))
                      -- A clock that was set back keeps nothing waiting.
                      OR b.noted_at > clock_timestamp())
               ORDER BY b.id",
-            &[collection.id.into(), if whose == Whose::All { -1.0 } else { ORPHAN_S }.into()],
+            &[collection.id.into(), if whose == Whose::All { -ORPHAN_S } else { ORPHAN_S }.into()],
         )
     })?;
     let mut partitions: Vec<Oid> = open.iter().map(|batch| batch.leaf).collect();
@@ -51,23 +57,27 @@ pub(crate) fn settle(collection: &Collection, whose: Whose) -> Result<(), Error>
     partitions.extend(transaction(|| servers::with_prepared(collection))?);
     partitions.sort_unstable();
     partitions.dedup();
+    if partitions.is_empty() {
+        return Ok(());
+    }
     let copy = transaction(|| identity::changed(collection.id))?;
-    if let (Some(change), false) = (&copy, partitions.is_empty()) {
+    if let Some(change) = &copy {
         pgrx::log!(
             "ruvector: collection {}: {change}: what is prepared on other servers and not decided waits for ruvector_identity_confirm()",
             collection.name
         );
     }
+    let key = transaction(|| Ok(routing(collection)?.and_then(|routing| routing.key().cloned())))?;
     for partition in partitions {
         let mut far = transaction(|| Far::look(collection, partition))?;
         far.connect()?;
         let own: Vec<&Open> = open.iter().filter(|batch| batch.leaf == partition).collect();
-        settle_on(&mut far, &own, copy.is_some())?;
+        settle_on(&mut far, key.as_ref(), &own, copy.is_some())?;
     }
     Ok(())
 }
 
-fn settle_on(far: &mut Far, open: &[&Open], copy: bool) -> Result<(), Error> {
+fn settle_on(far: &mut Far, key: Option<&Key>, open: &[&Open], copy: bool) -> Result<(), Error> {
     // From here on none of them can be decided any more.
     for batch in open.iter().filter(|batch| batch.state == "intent" && !copy) {
         transaction(|| advance(batch.id, "intent", "given_up"))?;
@@ -91,8 +101,9 @@ fn settle_on(far: &mut Far, open: &[&Open], copy: bool) -> Result<(), Error> {
                 far.end("COMMIT", &gid)?;
                 pgrx::log!("ruvector: {gid} was committed on server {}", far.leaf.server);
             }
-            Some("given_up") if !copy => {
+            Some(state @ ("given_up" | "rolled_back")) if !copy => {
                 far.end("ROLLBACK", &gid)?;
+                transaction(|| advance(id, state, "rolled_back"))?;
                 pgrx::log!("ruvector: {gid} was rolled back on server {}", far.leaf.server);
             }
             // A worker is at it.
@@ -104,9 +115,50 @@ fn settle_on(far: &mut Far, open: &[&Open], copy: bool) -> Result<(), Error> {
             ),
         }
     }
-    // What was decided and is not prepared any more is committed.
-    for batch in open.iter().filter(|batch| batch.state == "decided") {
-        transaction(|| advance(batch.id, "decided", "done"))?;
+    for batch in open {
+        match batch.state.as_str() {
+            "decided" => conclude(far, key, batch.id, &batch.keys, batch.fetched)?,
+            // It is long ago, so nobody prepares it any more either.
+            "given_up" if !copy => drop(transaction(|| advance(batch.id, "given_up", "rolled_back"))?),
+            _ => {}
+        }
     }
     Ok(())
+}
+
+/// Ends a batch that is decided here, and of which nothing is prepared there any more. Whoever ended it there may have rolled it
+/// back: a human, or a failover to a replica that had not got it. One row says it for all of them: done if they are where they
+/// went, else in doubt, with a warning. Rows that came back are gone there.
+pub(super) fn conclude(
+    far: &mut Far,
+    key: Option<&Key>,
+    id: i64,
+    keys: &[String],
+    fetched: bool,
+) -> Result<(), Error> {
+    let found = match key {
+        Some(key) if !keys.is_empty() => Some(far.holds(key, keys)?),
+        _ => None,
+    };
+    if found.is_none_or(|found| found != fetched) {
+        return transaction(|| advance(id, "decided", "done").map(drop));
+    }
+    let what = match fetched {
+        true => "its rows are there as well as here",
+        false => "its rows are neither there nor here, unless somebody deleted them",
+    };
+    pgrx::warning!(
+        "ruvector: batch {id} was decided, but server {} has not committed it: {what}; their keys are in ruvector.server_batches",
+        far.leaf.server
+    );
+    transaction(|| {
+        if advance(id, "decided", "in_doubt")? {
+            audit::note(&Happened {
+                event: "batch_in_doubt",
+                details: json!({ "batch": id, "server": far.leaf.server, "rows": keys.len(), "why": what }),
+                ..Happened::default()
+            })?;
+        }
+        Ok(())
+    })
 }
