@@ -620,7 +620,7 @@ fn an_adopted_table_stays_its_owners() {
     let (cluster, mut client) = start();
     client
         .batch_execute(
-            "CREATE ROLE keeper LOGIN; CREATE ROLE member LOGIN IN ROLE keeper, ruvector_operator;
+            "CREATE ROLE keeper LOGIN; CREATE ROLE member LOGIN IN ROLE keeper, ruvector_operator; CREATE ROLE member_of_none;
              CREATE SCHEMA shop AUTHORIZATION keeper",
         )
         .unwrap();
@@ -629,7 +629,9 @@ fn an_adopted_table_stays_its_owners() {
         keeper
             .batch_execute(&format!(
                 "CREATE TABLE {table} (id serial PRIMARY KEY, at bigint GENERATED ALWAYS AS IDENTITY, embedding vector(3));
-                 CREATE INDEX ON {table} (at); GRANT SELECT ON {table} TO PUBLIC;
+                 CREATE INDEX ON {table} (at); GRANT SELECT ON {table} TO PUBLIC; GRANT UPDATE (at) ON {table} TO member_of_none;
+                 ALTER TABLE {table} SET (fillfactor = 80, autovacuum_enabled = on); COMMENT ON TABLE {table} IS 'of the shop';
+                 CREATE STATISTICS {table}_stats ON id, at FROM {table};
                  INSERT INTO {table} (embedding) SELECT '[1,2,3]' FROM generate_series(1, 100)"
             ))
             .unwrap();
@@ -664,6 +666,20 @@ fn an_adopted_table_stays_its_owners() {
         .map(|row| row.get(0))
         .collect();
     assert_eq!(others, [""; 0]);
+    let kept: String = client
+        .query_one(
+            "SELECT concat_ws(' ', obj_description('shop.two'::regclass), has_column_privilege('member_of_none', 'shop.two', 'at', 'UPDATE'),
+                    has_table_privilege('member_of_none', 'shop.two', 'UPDATE'),
+                    (SELECT string_agg(array_to_string(c.reloptions, ','), ' ') FROM pg_class c WHERE c.oid IN ('shop.two_1'::regclass, 'shop.two_2'::regclass)),
+                    (SELECT count(*) FROM pg_statistic_ext s WHERE s.stxrelid = 'shop.two'::regclass))",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(
+        kept,
+        "of the shop t f fillfactor=80,autovacuum_enabled=on fillfactor=80,autovacuum_enabled=on 1"
+    );
     keeper.batch_execute("DROP TABLE shop.one_before_adoption, shop.two_before_adoption").unwrap();
     insert(&mut keeper, "shop.one", 1);
     // Who makes tables there must be able to give them to their owner.
@@ -680,7 +696,7 @@ fn an_adopted_table_stays_its_owners() {
 
 #[test]
 fn an_adoption_that_somebody_interfered_with_is_refused_and_can_be_given_up() {
-    let (_cluster, mut client) = start();
+    let (cluster, mut client) = start();
     client
         .batch_execute(
             "CREATE ROLE another; GRANT CREATE ON SCHEMA public TO another;
@@ -691,6 +707,9 @@ fn an_adoption_that_somebody_interfered_with_is_refused_and_can_be_given_up() {
     let step = "SELECT ruvector._adopt_step('docs', 30)";
     for (what, of) in [
         ("ALTER TABLE docs OWNER TO another", "another owner"),
+        ("ALTER TABLE docs ADD more int DEFAULT 1", "columns"),
+        ("DROP TABLE docs_2", "partitions"),
+        ("ALTER TABLE docs_changes RENAME TO docs_changed", "renamed"),
         ("ALTER TABLE docs DISABLE TRIGGER USER; ALTER TABLE docs ENABLE TRIGGER USER", "unnoticed"),
         ("DROP TRIGGER ruvector_adoption ON docs", "unnoticed"),
         ("DROP TABLE docs_changes", "dropped"),
@@ -708,7 +727,7 @@ fn an_adoption_that_somebody_interfered_with_is_refused_and_can_be_given_up() {
         assert!(error.hint().unwrap().contains("ruvector_collection_adopt_abort"));
         client
             .batch_execute(
-                "SELECT ruvector_collection_adopt_abort('docs'); ALTER TABLE docs OWNER TO CURRENT_USER",
+                "SELECT ruvector_collection_adopt_abort('docs'); ALTER TABLE docs OWNER TO CURRENT_USER; ALTER TABLE docs DROP COLUMN IF EXISTS more",
             )
             .unwrap();
         let left: i64 = client
@@ -720,7 +739,36 @@ fn an_adoption_that_somebody_interfered_with_is_refused_and_can_be_given_up() {
             .get(0);
         assert_eq!(left, 1, "{what}: only the table itself");
     }
-    // A subscription writes with triggers off.
+    // Who gives it up waits for who is finishing it, and then drops nothing.
+    let mut finishing = cluster.connect("app").unwrap();
+    client
+        .batch_execute("SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'none', 'l2', '{}')")
+        .unwrap();
+    finishing.batch_execute("BEGIN").unwrap();
+    while finishing.query_one("SELECT ruvector._adopt_step('docs', 1000)", &[]).unwrap().get::<_, &str>(0)
+        != "done"
+    {}
+    let mut giving_up = cluster.connect("app").unwrap();
+    let oid: u32 = client.query_one("SELECT 'docs'::regclass::oid", &[]).unwrap().get(0);
+    let given_up = std::thread::spawn(move || {
+        let query = format!("SELECT ruvector_collection_adopt_abort({oid}::regclass)");
+        giving_up.query_one(&query, &[]).unwrap().get::<_, bool>(0)
+    });
+    wait_for("the one who gives up to wait", PATIENCE, || {
+        let waits = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT ruvector_collection_adopt_abort%' AND wait_event_type = 'Lock'";
+        client.query_opt(waits, &[]).unwrap()
+    })
+    .unwrap();
+    finishing.batch_execute("COMMIT").unwrap();
+    assert!(!given_up.join().unwrap());
+    let row = client.query_one("SELECT count(*), count(DISTINCT partition_id) FROM docs", &[]).unwrap();
+    assert_eq!((row.get(0), row.get(1)), (100i64, 2i64));
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_release('docs'); DROP TABLE docs; ALTER TABLE docs_before_adoption RENAME TO docs",
+        )
+        .unwrap();
+    // Triggers that are off for a session note all the same.
     client
         .batch_execute(
             "SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'none', 'l2', '{}'); SELECT ruvector._adopt_step('docs', 1000);

@@ -117,7 +117,7 @@ fn nothing_is_left(client: &mut Client, other: &mut Client) {
     wait_for("the end of every two-phase commit", PATIENCE, || {
         let open: i64 = client
             .query_one(
-                "SELECT count(*) FROM ruvector.server_batches WHERE state IN ('intent', 'decided', 'in_doubt')",
+                "SELECT count(*) FROM ruvector.server_batches WHERE state NOT IN ('done', 'rolled_back')",
                 &[],
             )
             .unwrap()
@@ -184,6 +184,16 @@ fn rows_go_to_another_server_while_an_application_writes_and_come_back() {
     assert_eq!(rows_there(&mut two.other), 0);
     assert_eq!(content(&mut two.client), before);
     nothing_is_left(&mut two.client, &mut two.other);
+    // Rows come back in batches that begin as small as those in which they went.
+    let firsts = two
+        .client
+        .query(
+            "SELECT DISTINCT ON (fetched) cardinality(keys) FROM ruvector.server_batches WHERE state = 'done' ORDER BY fetched, id",
+            &[],
+        )
+        .unwrap();
+    let firsts: Vec<i32> = firsts.iter().map(|row| row.get(0)).collect();
+    assert!(firsts[1] <= firsts[0], "{firsts:?}");
     assert!(!two.here.log().contains("sesame"));
 }
 
@@ -296,6 +306,35 @@ fn prepared(other: &mut Client) -> Option<()> {
     other.query_opt("SELECT 1 FROM pg_prepared_xacts LIMIT 1", &[]).unwrap().map(drop)
 }
 
+/// Lets a batch be decided here, and not yet committed there: the commit here waits for a standby that does not exist.
+fn reach_decision(two: &mut Two, held: &mut Option<Client>) {
+    // The lock may be given up in the very moment; then once more.
+    let reached = (0..5).any(|_| {
+        wait_for("a prepared transaction", PATIENCE, || prepared(&mut two.other))
+            .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+        // Each by itself: ALTER SYSTEM runs in no block. The checkpointer takes a moment to tell everybody.
+        for statement in [
+            "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
+            "SELECT pg_reload_conf()",
+            "SELECT pg_sleep(0.2)",
+        ] {
+            two.client.batch_execute(statement).unwrap();
+        }
+        *held = None;
+        let decided = wait_for("the commit of the decision", Duration::from_secs(3), || {
+            let query = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ruvector action' AND wait_event = 'SyncRep'";
+            two.client.query_opt(query, &[]).unwrap().and_then(|_| prepared(&mut two.other))
+        })
+        .is_ok();
+        if !decided {
+            *held = Some(hold(&two.here, "LOCK TABLE ruvector.moved_rows IN SHARE MODE"));
+            release(&mut two.client);
+        }
+        decided
+    });
+    assert!(reached, "{}", said(&mut two.client));
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
     There,
@@ -333,31 +372,7 @@ fn dies(phase: Phase, victim: Victim, way: Way) {
                 .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
         }
         Phase::Decided => {
-            // The lock may be given up in the very moment; then once more.
-            let reached = (0..5).any(|_| {
-                wait_for("a prepared transaction", PATIENCE, || prepared(&mut two.other))
-                    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
-                // Each by itself: ALTER SYSTEM runs in no block. The checkpointer takes a moment to tell everybody.
-                for statement in [
-                    "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
-                    "SELECT pg_reload_conf()",
-                    "SELECT pg_sleep(0.2)",
-                ] {
-                    two.client.batch_execute(statement).unwrap();
-                }
-                held = None;
-                let decided = wait_for("the commit of the decision", Duration::from_secs(3), || {
-                    let query = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ruvector action' AND wait_event = 'SyncRep'";
-                    two.client.query_opt(query, &[]).unwrap().and_then(|_| prepared(&mut two.other))
-                })
-                .is_ok();
-                if !decided {
-                    held = Some(hold(&two.here, "LOCK TABLE ruvector.moved_rows IN SHARE MODE"));
-                    release(&mut two.client);
-                }
-                decided
-            });
-            assert!(reached, "{}", said(&mut two.client));
+            reach_decision(&mut two, &mut held);
         }
     }
     let pid = worker(&mut two.client);
@@ -501,9 +516,38 @@ fn a_decision_that_the_other_server_has_lost_is_in_doubt_and_said() {
     let _hot = Hot::start(&two.here);
     let action = act(&mut two.client, TO_EAST);
     assert_eq!(ended(&mut two.client, action), "failed");
-    let detail: String =
-        two.client.query_one("SELECT a::text FROM ruvector.actions a WHERE id = $1", &[&action]).unwrap().get(0);
+    let detail: String = two
+        .client
+        .query_one("SELECT a::text FROM ruvector.actions a WHERE id = $1", &[&action])
+        .unwrap()
+        .get(0);
     assert!(detail.contains("in doubt"), "{detail}");
+}
+
+#[test]
+fn a_decided_batch_that_somebody_rolls_back_there_ends_the_moving() {
+    let mut two = two(&[("max_prepared_transactions", "8")]);
+    two.client.batch_execute("SET synchronous_commit = local").unwrap();
+    let before = content(&mut two.client);
+    let _hot = Hot::start(&two.here);
+    let mut held = Some(hold(&two.here, "LOCK TABLE ruvector.moved_rows IN SHARE MODE"));
+    let action = act(&mut two.client, TO_EAST);
+    reach_decision(&mut two, &mut held);
+    let gid: String = two.other.query_one("SELECT gid FROM pg_prepared_xacts", &[]).unwrap().get(0);
+    two.other.batch_execute(&format!("ROLLBACK PREPARED '{gid}'")).unwrap();
+    release(&mut two.client);
+    assert_eq!(ended(&mut two.client, action), "rolled_back", "{}", said(&mut two.client));
+    let row = two
+        .client
+        .query_one(
+            "SELECT count(*), coalesce(sum(cardinality(keys)), 0)::bigint FROM ruvector.server_batches WHERE state = 'in_doubt'",
+            &[],
+        )
+        .unwrap();
+    let (batches, lost): (i64, i64) = (row.get(0), row.get(1));
+    assert_eq!(batches, 1, "the moving went on");
+    assert_eq!(rows_there(&mut two.other), 0);
+    assert_eq!(content(&mut two.client).len() + lost as usize, before.len());
 }
 
 #[test]

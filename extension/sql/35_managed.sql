@@ -380,29 +380,29 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION ruvector._make_ann_index(of regclass, leaf name, "column" text, vector_type text, index_method text, distance text)
-    RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+-- The statement that builds the ANN index of a partition, NULL for none.
+CREATE FUNCTION ruvector._ann_index(leaf regclass, "column" text, vector_type text, index_method text, distance text) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    home   text := (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = of);
-    vector text := (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
-                     WHERE e.extname = 'vector');
-BEGIN
-    IF index_method <> 'none' THEN
-        EXECUTE format('CREATE INDEX %I ON %I.%I USING %I (%I %s.%I)', leaf || '_' || index_method, home, leaf,
-            index_method, "column", vector, vector_type || '_' || distance || '_ops');
-    END IF;
-END
+    SELECT format('CREATE INDEX %I ON %s USING %I (%I %I.%I)', c.relname || '_' || index_method, leaf, index_method, "column",
+                  n.nspname, vector_type || '_' || distance || '_ops')
+      FROM pg_class c, pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+     WHERE c.oid = leaf AND e.extname = 'vector' AND index_method <> 'none'
 $$;
 
 -- An index on each partition, attached to none of the root: one that is attached can be neither swapped nor dropped.
 CREATE FUNCTION ruvector._make_ann_indexes(of regclass, "column" text, vector_type text, index_method text, distance text) RETURNS void
-    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT ruvector._make_ann_index(of, c.relname, "column", vector_type, index_method, distance)
-      FROM pg_partition_tree(of) p JOIN pg_class c ON c.oid = p.relid
-     WHERE p.isleaf AND c.relkind = 'r' ORDER BY c.oid
+DECLARE
+    statement text;
+BEGIN
+    FOR statement IN SELECT ruvector._ann_index(c.oid, "column", vector_type, index_method, distance)
+                       FROM pg_partition_tree(of) p JOIN pg_class c ON c.oid = p.relid
+                      WHERE p.isleaf AND c.relkind = 'r' AND index_method <> 'none' ORDER BY c.oid LOOP
+        EXECUTE statement;
+    END LOOP;
+END
 $$;
 
 -- The default, the key table and the registration.

@@ -56,7 +56,9 @@ BEGIN
         WHEN EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
                       WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = source)
             THEN 'views depend on it, which would go on showing the former table'
-        WHEN EXISTS (SELECT FROM pg_publication_rel p WHERE p.prrelid = source) THEN 'it is published'
+        WHEN EXISTS (SELECT FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
+                      WHERE p.tablename = entry.relname AND n.oid = entry.relnamespace) THEN 'it is published'
+        WHEN EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = source) THEN 'a subscription writes to it'
     END;
     IF why IS NOT NULL THEN
         RAISE EXCEPTION '% cannot be adopted: %', source, why USING ERRCODE = 'feature_not_supported',
@@ -96,11 +98,16 @@ AS $$
 DECLARE
     owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = source);
     one   regclass;
+    statistics text;
 BEGIN
     FOR one IN SELECT c.oid FROM pg_class c
                 WHERE c.relowner <> owner
                   AND (c.oid = made OR c.oid IN (SELECT p.relid FROM pg_partition_tree(made) p)) ORDER BY c.oid LOOP
         EXECUTE format('ALTER TABLE %s OWNER TO %I', one, pg_get_userbyid(owner));
+    END LOOP;
+    FOR statistics IN SELECT format('%I.%I', n.nspname, s.stxname) FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
+                       WHERE s.stxrelid = made AND s.stxowner <> owner LOOP
+        EXECUTE format('ALTER STATISTICS %s OWNER TO %I', statistics, pg_get_userbyid(owner));
     END LOOP;
 END
 $$;
@@ -121,15 +128,16 @@ DECLARE
     vector  record;
     target  regclass;
     changes regclass;
+    storage text;
 BEGIN
     PERFORM ruvector._check_fresh_snapshots();
     PERFORM ruvector._check_adoptable(source);
     SELECT n.nspname, c.relname, pg_get_userbyid(c.relowner), c.reltuples INTO home, bare, owner, rows
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = source;
-    IF current_setting('is_superuser') <> 'on' AND NOT has_schema_privilege(owner, home, 'CREATE') THEN
+    IF NOT (has_schema_privilege(owner, home, 'CREATE') AND has_schema_privilege(owner, home, 'USAGE')) THEN
         RAISE EXCEPTION '% cannot be adopted: its owner may not create tables in schema "%"', source, home
             USING ERRCODE = 'insufficient_privilege',
-                  HINT = format('What is made belongs to the owner, as the table does: GRANT CREATE ON SCHEMA %I TO %I.', home, owner);
+                  HINT = format('What is made belongs to the owner, and is filled with the owner''s rights: GRANT CREATE, USAGE ON SCHEMA %I TO %I.', home, owner);
     END IF;
     name := coalesce(name, bare);
     SELECT a.* INTO key FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = source AND a.attnum = k.conkey[1]
@@ -144,19 +152,24 @@ BEGIN
     END IF;
     PERFORM ruvector._check_managed_arguments(bare, partitions, index_method, distance, vector.typname, greatest(vector.atttypmod, 1));
     PERFORM ruvector._check_route(name);
-    EXECUTE format('CREATE TABLE %I.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING IDENTITY INCLUDING STORAGE INCLUDING COMMENTS,
+    EXECUTE format('CREATE TABLE %I.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING IDENTITY INCLUDING STORAGE INCLUDING COMPRESSION
+                           INCLUDING STATISTICS INCLUDING COMMENTS,
                            partition_id integer NOT NULL DEFAULT %s.ruvector_route(%L, %s), PRIMARY KEY (%I, partition_id))
                     PARTITION BY LIST (partition_id)',
         home, bare || '_adopting', source, ours, name, partitions, key.attname);
     target := to_regclass(format('%I.%I', home, bare || '_adopting'));
+    SELECT concat_ws(' ', 'WITH (' || array_to_string(c.reloptions, ', ') || ')', 'TABLESPACE ' || quote_ident(s.spcname)) INTO storage
+      FROM pg_class c LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid = source;
     FOR i IN 1 .. partitions LOOP
-        EXECUTE format('CREATE TABLE %I.%I PARTITION OF %s FOR VALUES IN (%s)', home, bare || '_' || i, target, i);
+        EXECUTE format('CREATE TABLE %I.%I PARTITION OF %s FOR VALUES IN (%s) %s', home, bare || '_' || i, target, i, storage);
     END LOOP;
     EXECUTE format('CREATE TABLE %I.%I (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text NOT NULL)', home, bare || '_changes');
     changes := to_regclass(format('%I.%I', home, bare || '_changes'));
     -- The owner's own function: writers need no right on the table of changes.
     EXECUTE format($make$
-        CREATE FUNCTION %1$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+        CREATE FUNCTION %1$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+            -- Keys are noted as they are read, whatever the writer's session says.
+            SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres' SET extra_float_digits = 3 AS $body$
         BEGIN
             IF TG_OP = 'TRUNCATE' THEN
                 RAISE EXCEPTION 'the table is being made a managed collection' USING ERRCODE = 'object_in_use',
@@ -179,7 +192,7 @@ BEGIN
         source, home, bare || '_note_change');
     EXECUTE format('CREATE TRIGGER ruvector_adoption_whole BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()',
         source, home, bare || '_note_change');
-    -- Also where session_replication_role is replica: a subscription writes so.
+    -- Also where session_replication_role is replica.
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER ruvector_adoption, ENABLE ALWAYS TRIGGER ruvector_adoption_whole', source);
     PERFORM ruvector._manage(target, name, tenant, NULL, NULL);
     PERFORM ruvector._note_adoption(source, jsonb_build_object('target', target::oid, 'name', name, 'changes', changes::oid,
@@ -254,38 +267,63 @@ CREATE FUNCTION ruvector._adoption(source regclass) RETURNS ruvector.adoptions
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$ SELECT a FROM ruvector.adoptions a WHERE a.source = _adoption.source $$;
 
--- The same for one that takes a step: another who would, or would give it up, waits until the step is committed.
-CREATE FUNCTION ruvector._hold_adoption(source regclass) RETURNS ruvector.adoptions
+-- The same for one that takes a step: another who would, or would give it up, waits until the step is committed. NULL where there
+-- is none any more.
+CREATE FUNCTION ruvector._lock_adoption(source regclass) RETURNS ruvector.adoptions
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     entry ruvector.adoptions;
-    why   text;
 BEGIN
     PERFORM ruvector._check_adopter(source);
-    SELECT * INTO entry FROM ruvector.adoptions a WHERE a.source = _hold_adoption.source FOR UPDATE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no adoption of % is under way any more', source USING ERRCODE = 'object_not_in_prerequisite_state',
-            HINT = 'Another session has brought it to its end, or given it up: SELECT * FROM ruvector.managed shows which.';
-    END IF;
+    SELECT * INTO entry FROM ruvector.adoptions a WHERE a.source = _lock_adoption.source FOR UPDATE;
+    RETURN entry;
+END
+$$;
+
+-- Columns and checks of a table, in which a table and what it is copied to are equal.
+CREATE FUNCTION ruvector._shape(relation regclass) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT concat_ws(' ', (SELECT string_agg(format('%I %s %s %s %s %s', a.attname, format_type(a.atttypid, a.atttypmod), a.attcollation, a.attnotnull,
+                                                    a.attidentity, (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d
+                                                                     WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum)), ', ' ORDER BY a.attname)
+                             FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'partition_id'),
+                          (SELECT string_agg(c.said, ', ' ORDER BY c.said)
+                             FROM (SELECT replace(pg_get_constraintdef(k.oid), ' NOT VALID', '') AS said FROM pg_constraint k
+                                    WHERE k.conrelid = relation AND k.contype = 'c') c))
+$$;
+
+-- An ERROR where somebody has interfered with an adoption.
+CREATE FUNCTION ruvector._check_adoption(entry ruvector.adoptions) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    why text;
+BEGIN
     SELECT CASE WHEN count(*) < 3 THEN 'a table that was made for it was dropped'
                 WHEN count(DISTINCT c.relowner) > 1 THEN 'what was made for it belongs to another owner than the table'
+                WHEN count(DISTINCT c.relnamespace) > 1 OR count(*) FILTER (WHERE c.relname NOT IN (s.relname, s.relname || '_adopting', s.relname || '_changes')) > 0
+                THEN 'one of its tables was renamed'
                 -- Switched off and on again it is no longer what it was made as.
                 WHEN (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = entry.source AND t.tgenabled = 'A'
                          AND t.tgname IN ('ruvector_adoption', 'ruvector_adoption_whole')) < 2
-                THEN 'its triggers were dropped or switched off, and writes may have gone by unnoticed' END INTO why
-      FROM pg_class c WHERE c.oid IN (entry.source, entry.target, entry.changes);
+                THEN 'its triggers were dropped or switched off, and writes may have gone by unnoticed'
+                WHEN (SELECT count(*) FROM pg_partition_tree(entry.target) p WHERE p.isleaf) <> entry.partitions
+                THEN 'partitions of the copy were attached, detached or dropped'
+                WHEN ruvector._shape(entry.source) <> ruvector._shape(entry.target)
+                THEN 'columns, defaults or checks were changed since' END INTO why
+      FROM pg_class c JOIN pg_class s ON s.oid = entry.source WHERE c.oid IN (entry.source, entry.target, entry.changes);
     IF why IS NOT NULL THEN
-        RAISE EXCEPTION 'the adoption of % cannot go on: %', source, why USING ERRCODE = 'object_not_in_prerequisite_state',
-            HINT = format('SELECT ruvector_collection_adopt_abort(%L) gives it up and leaves the table as it is; then begin anew.', source);
+        RAISE EXCEPTION 'the adoption of % cannot go on: %', entry.source, why USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = format('SELECT ruvector_collection_adopt_abort(%L) gives it up and leaves the table as it is; then begin anew.', entry.source);
     END IF;
-    RETURN entry;
 END
 $$;
 
 -- Copies what was written since: keys are taken as they are now, so that it may be repeated. Returns how many there were.
 CREATE FUNCTION ruvector._adopt_changes(entry ruvector.adoptions, batch integer) RETURNS bigint
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres'
 AS $$
 DECLARE
     columns text := ruvector._adopted_columns(entry);
@@ -339,16 +377,17 @@ CREATE FUNCTION ruvector._adopted_indexes(entry ruvector.adoptions) RETURNS TABL
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT i.oid, f.name,
-           -- The index and its table are named at the beginning.
-           format('CREATE INDEX %I ON %s %s', f.name, entry.target,
-                  substr(pg_get_indexdef(i.oid), length(format('CREATE INDEX %I ON %I.%I ', i.relname, n.nspname, c.relname)) + 1))
+           -- The index and its table are named at the beginning; nothing where that is not so, since one of them is just being renamed.
+           CASE WHEN starts_with(d.definition, d.beginning)
+                THEN format('CREATE INDEX %I ON %s %s', f.name, entry.target, substr(d.definition, length(d.beginning) + 1)) END
       FROM pg_index x
       JOIN pg_class i ON i.oid = x.indexrelid
       JOIN pg_am m ON m.oid = i.relam
       JOIN pg_class c ON c.oid = x.indrelid
       JOIN pg_namespace n ON n.oid = c.relnamespace
      CROSS JOIN LATERAL (SELECT format('%s_adopting_%s', c.relname, i.oid) AS name) f
-     WHERE x.indrelid = entry.source AND x.indisvalid AND NOT x.indisprimary AND m.amname NOT IN ('hnsw', 'ivfflat')
+     CROSS JOIN LATERAL (SELECT pg_get_indexdef(i.oid) AS definition, format('CREATE INDEX %I ON %I.%I ', i.relname, n.nspname, c.relname) AS beginning) d
+     WHERE x.indrelid = entry.source AND x.indisvalid AND NOT x.indisunique AND m.amname NOT IN ('hnsw', 'ivfflat')
      ORDER BY i.oid
 $$;
 
@@ -365,14 +404,18 @@ BEGIN
     IF missing IS NULL THEN
         RETURN false;
     END IF;
-    EXECUTE missing.definition;
+    IF missing.definition IS NULL THEN
+        RAISE EXCEPTION 'index % is being changed', missing.former USING ERRCODE = 'object_in_use', HINT = 'CALL it again.';
+    END IF;
+    PERFORM ruvector._as_owner(entry.source, missing.definition);
     RETURN true;
 END
 $$;
 
 -- One step, to be committed. Returns what comes next; 'done' when nothing does.
 CREATE FUNCTION ruvector._adopt_step(source regclass, batch integer) RETURNS text
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres'
+    SET extra_float_digits = 3
 AS $$
 DECLARE
     entry   ruvector.adoptions;
@@ -384,7 +427,13 @@ DECLARE
     vector  text;
 BEGIN
     PERFORM ruvector._check_fresh_snapshots();
-    entry := ruvector._hold_adoption(source);
+    entry := ruvector._lock_adoption(source);
+    IF entry.source IS NULL THEN
+        RAISE EXCEPTION 'no adoption of % is under way any more', source USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Another session has brought it to its end, or given it up: SELECT * FROM ruvector.managed shows which.';
+    END IF;
+    PERFORM ruvector._check_adoptable(source);
+    PERFORM ruvector._check_adoption(entry);
     columns := ruvector._adopted_columns(entry);
     type_ := ruvector._adopted_key_type(entry);
     IF entry.state = 'copying' THEN
@@ -408,11 +457,12 @@ BEGIN
     IF entry.state = 'indexing' THEN
         SELECT t.typname INTO vector FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
          WHERE a.attrelid = source AND a.attname = entry.vector_column;
-        FOR leaf IN SELECT c.relname FROM pg_partition_tree(entry.target) p JOIN pg_class c ON c.oid = p.relid
+        FOR leaf IN SELECT c.oid::regclass AS relation FROM pg_partition_tree(entry.target) p JOIN pg_class c ON c.oid = p.relid
                      WHERE p.isleaf AND NOT EXISTS (SELECT FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
                                                      WHERE x.indrelid = c.oid AND m.amname = entry.index_method)
                      ORDER BY c.oid LIMIT 1 LOOP
-            PERFORM ruvector._make_ann_index(entry.target, leaf.relname, entry.vector_column, vector, entry.index_method, entry.distance);
+            PERFORM ruvector._as_owner(source,
+                ruvector._ann_index(leaf.relation, entry.vector_column, vector, entry.index_method, entry.distance));
             IF entry.index_method <> 'none' THEN
                 RETURN 'indexing';
             END IF;
@@ -433,6 +483,14 @@ BEGIN
 END
 $$;
 
+-- The function that notes changes of the table.
+CREATE FUNCTION ruvector._noting(source regclass) RETURNS regprocedure
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT min(t.tgfoid)::regprocedure FROM pg_trigger t
+     WHERE t.tgrelid = source AND t.tgname IN ('ruvector_adoption', 'ruvector_adoption_whole')
+$$;
+
 CREATE FUNCTION ruvector._finish_adoption(entry ruvector.adoptions) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
 AS $$
@@ -441,14 +499,16 @@ DECLARE
     bare  text;
     given record;
     held  record;
+    noting regprocedure;
     ours  text := (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
                     WHERE e.extname = 'ruvector');
 BEGIN
     SELECT n.nspname, c.relname INTO home, bare FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = entry.source;
     PERFORM ruvector._check_fresh_snapshots();
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', entry.source);
-    -- The table may have got meanwhile what an adopted one cannot have.
+    -- Whoever was waited for may have given it what an adopted one cannot have, or written with the triggers off.
     PERFORM ruvector._check_adoptable(entry.source);
+    PERFORM ruvector._check_adoption(entry);
     WHILE ruvector._adopt_changes(entry, 10000) > 0 LOOP
     END LOOP;
     WHILE ruvector._adopt_index(entry) LOOP
@@ -463,15 +523,20 @@ BEGIN
             EXECUTE format('ALTER SEQUENCE %s OWNED BY %s.%I', held.former, entry.target, held.attname);
         END IF;
     END LOOP;
-    FOR given IN SELECT x.privilege_type, x.is_grantable,
+    FOR given IN SELECT x.privilege_type || coalesce(' (' || quote_ident(g.attname) || ')', '') AS privilege, x.is_grantable,
                         CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS grantee
-                   FROM pg_class c, aclexplode(c.relacl) x WHERE c.oid = entry.source AND x.grantee <> c.relowner LOOP
-        EXECUTE format('GRANT %s ON %s TO %s %s', given.privilege_type, entry.target, given.grantee,
+                   FROM pg_class c
+                  CROSS JOIN LATERAL (SELECT NULL::name AS attname, c.relacl AS acl
+                                      UNION ALL SELECT a.attname, a.attacl FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped) g
+                  CROSS JOIN LATERAL aclexplode(g.acl) x WHERE c.oid = entry.source AND x.grantee <> c.relowner LOOP
+        EXECUTE format('GRANT %s ON %s TO %s %s', given.privilege, entry.target, given.grantee,
             CASE WHEN given.is_grantable THEN 'WITH GRANT OPTION' ELSE '' END);
     END LOOP;
+    EXECUTE format('COMMENT ON TABLE %s IS %L', entry.target, obj_description(entry.source, 'pg_class'));
+    noting := ruvector._noting(entry.source);
     EXECUTE format('DROP TRIGGER ruvector_adoption ON %s', entry.source);
     EXECUTE format('DROP TRIGGER ruvector_adoption_whole ON %s', entry.source);
-    EXECUTE format('DROP FUNCTION %I.%I()', home, bare || '_note_change');
+    EXECUTE format('DROP FUNCTION %s', noting);
     EXECUTE format('DROP TABLE %s', entry.changes);
     PERFORM ruvector._note_adoption(entry.source, NULL);
     -- One whose original was dropped meanwhile goes too.
@@ -518,18 +583,19 @@ CREATE FUNCTION ruvector_collection_adopt_abort(source regclass) RETURNS boolean
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    entry ruvector.adoptions := ruvector._adoption(source);
-    home  text;
-    bare  text;
+    -- One who is just finishing it is waited for: then there is nothing to give up any more.
+    entry  ruvector.adoptions := ruvector._lock_adoption(source);
+    noting regprocedure := ruvector._noting(source);
 BEGIN
     IF entry.source IS NULL THEN
         RETURN false;
     END IF;
-    SELECT n.nspname, c.relname INTO home, bare FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = source;
     PERFORM ruvector._note_adoption(source, NULL);
     EXECUTE format('DROP TRIGGER IF EXISTS ruvector_adoption ON %s', source);
     EXECUTE format('DROP TRIGGER IF EXISTS ruvector_adoption_whole ON %s', source);
-    EXECUTE format('DROP FUNCTION IF EXISTS %I.%I()', home, bare || '_note_change');
+    IF noting IS NOT NULL THEN
+        EXECUTE format('DROP FUNCTION %s', noting);
+    END IF;
     -- Somebody may have dropped one of them by hand.
     IF EXISTS (SELECT FROM pg_class c WHERE c.oid = entry.changes) THEN
         EXECUTE format('DROP TABLE %s', entry.changes);

@@ -94,10 +94,10 @@ mod timeout {
     }
 }
 
-/// Who calls, for permissions: the session's user. An ERROR in a security-restricted operation, where that may be a superuser
-/// who analyses a table, or the healer, and what runs is the table owner's.
+/// True, or an ERROR in a security-restricted operation: the session may be a superuser's there, who analyses a table, or the
+/// healer's, and what runs is the table owner's.
 #[pg_extern(sql = false)]
-fn caller() -> String {
+fn speaks_for_itself() -> bool {
     // SAFETY: a plain read.
     if unsafe { pg_sys::InSecurityRestrictedOperation() } {
         refuse(
@@ -106,10 +106,19 @@ fn caller() -> String {
             "Call it yourself, in a session.",
         );
     }
-    // SAFETY: the name is a palloc'd C string, or the call raises.
-    let name =
-        unsafe { std::ffi::CStr::from_ptr(pg_sys::GetUserNameFromId(pg_sys::GetSessionUserId(), false)) };
-    name.to_string_lossy().into_owned()
+    true
+}
+
+/// Whether this user may become a role: what runs as it has its attributes too, which nobody inherits.
+fn may_become(member: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: lookups of the catalog, in a transaction.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let may = pg_sys::is_member_of_role(member, role);
+        #[cfg(not(feature = "pg15"))]
+        let may = pg_sys::member_can_set_role(member, role);
+        may
+    }
 }
 
 /// Runs a statement as a table's owner, security-restricted, and returns the first column of its first row.
@@ -123,8 +132,8 @@ fn as_owner(relation: pg_sys::Oid, statement: &str) -> Option<String> {
         );
     };
     // The present user, not the session's: what runs with fewer rights than the session may not get others by this.
-    // SAFETY: a plain read of the catalog.
-    if unsafe { !pg_sys::has_privs_of_role(pg_sys::GetUserId(), owner) } {
+    // SAFETY: a plain read.
+    if !may_become(unsafe { pg_sys::GetUserId() }, owner) {
         refuse(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "permission denied to run a statement as the table's owner",

@@ -95,8 +95,8 @@ fn compare(rows: usize, dims: usize, pairs: usize) {
             bare = build_bare(&cluster, &mut client, &data, dims, pace, lists);
         }
         eprintln!(
-            "pair {number}: bare {:.1} s ({:.1} of processor), healer {:.1} s ({:.1}), comparison {comparison_s:.1} s",
-            bare.wall_s, bare.cpu_s, healer.wall_s, healer.cpu_s
+            "pair {number}: bare {:.1} s ({:.1} of processor, p95 {:.1} ms), healer {:.1} s ({:.1}, {:.1} ms), comparison {comparison_s:.1} s",
+            bare.wall_s, bare.cpu_s, bare.p95_ms, healer.wall_s, healer.cpu_s, healer.p95_ms
         );
         measured.push(Pair { bare, healer, comparison_s });
     }

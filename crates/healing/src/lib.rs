@@ -29,6 +29,7 @@ pub mod hnsw;
 pub mod integrity;
 pub mod ivf;
 pub mod kmeans;
+mod lag;
 pub mod learning;
 pub mod lease;
 pub mod leftover;

@@ -72,8 +72,8 @@ WITH keeper AS (SELECT pg_has_role(c.relowner, d.datdba, 'USAGE') AS of_database
                            FROM unnest(ARRAY[datname, nspname, relname]) WITH ORDINALITY AS n(name, at),
                                 LATERAL (SELECT regexp_replace(name, '(\W)', '\\\1', 'g') AS escaped) e) AS names
                    FROM own),
-     named AS (SELECT format('(?:^|[\s,])(?:(?:%s\.)?%s\.)?%s(?:$|[\s,;])', names[1], names[2], names[3]) AS pattern FROM written
-               UNION SELECT format('^\s*reindex\s+schema\s+(?:concurrently\s+)?%s(?:$|[\s;])', names[2]) FROM written, keeper k WHERE k.of_schema),
+     named AS (SELECT format('(?:^|[\s,])(?:(?:%s\.)?%s\.)?%s(?:$|[\s,;])', names[1], names[2], names[3]) AS pattern, false AS whole FROM written
+               UNION SELECT format('^\s*reindex\s+schema\s+(?:concurrently\s+)?%s(?:$|[\s;])', names[2]), true FROM written, keeper k WHERE k.of_schema),
      jobs AS (SELECT j.*, (SELECT string_agg(CASE WHEN n % 2 = 1 THEN lower(part) ELSE '"' || part || '"' END, '' ORDER BY n)
                              FROM regexp_split_to_table(regexp_replace(regexp_replace(regexp_replace(
                                       j.command, '--[^\n]*', ' ', 'g'), '\([^)]*\)', ' ', 'g'), '\s*\.\s*', '.', 'g'), '"')
@@ -87,7 +87,9 @@ SELECT jsonb_build_object('jobid', j.jobid, 'name', coalesce(j.jobname, left(j.c
  WHERE j.said ~ '^\s*(?:vacuum|analyze|reindex|cluster)\M'
    AND (k.of_database AND (j.said ~ '^\s*(?:vacuum|analyze|cluster)(?:\s|full|freeze|verbose|analyze|;)*$'
                            OR j.said ~ '^\s*reindex\s+database\M')
-        OR EXISTS (SELECT FROM named n WHERE j.said ~ n.pattern))
+        OR EXISTS (SELECT FROM named n WHERE j.said ~ n.pattern
+                      -- There the name is none of a table.
+                      AND n.whole = (j.said ~ '^\s*reindex\s+(?:database|schema|system)\M')))
  ORDER BY j.jobid"#;
 
 /// None where there is no pg_cron in this database. Must run in a transaction.

@@ -39,6 +39,7 @@ const LOOK: Duration = Duration::from_secs(3);
 const LAG_MAX_BYTES: i64 = 64 << 20;
 /// How long it waits, in seconds; then it stops with what is moved.
 const LAG_PATIENCE_S: u64 = 60;
+const IN_DOUBT: &str = "rows that went to another server are in doubt: look after the keys of that batch, then delete it from ruvector.server_batches";
 /// Rows of a tenant that arrive in its former partition while it moves are fetched this many times.
 const ROUNDS_MAX: u32 = 3;
 /// Shortest pause between two batches.
@@ -466,9 +467,7 @@ fn none_in_doubt(context: &Context<'_>) -> Result<(), Error> {
     )?;
     match found {
         Some(0) => Ok(()),
-        _ => Err(Error::refused(
-            "rows that went to another server are in doubt: look after the keys of that batch, then delete it from ruvector.server_batches",
-        )),
+        _ => Err(Error::refused(IN_DOUBT)),
     }
 }
 

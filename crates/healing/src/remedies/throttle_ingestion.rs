@@ -13,21 +13,20 @@ use super::{Limits, NotApplicable, Outcome, Parameter, Params, Remedy, asked_for
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
 use crate::graph::NodeKey;
+use crate::lag;
 use crate::lease::LEASE_MAX_S;
 use crate::load;
 use crate::params::ParameterKind;
 use crate::plan::{Plan, Step};
-use crate::snapshot::{Reading, Replica, Snapshot};
+use crate::snapshot::{Reading, Snapshot};
 use crate::throttle::{Ingestion, Percentages, Rates, Targets};
 
 /// Setting it takes two transactions, seconds.
 const SET_S: f64 = 10.0;
-/// Growth of a symptom that is noise: of a load ratio or of a replica's bytes, as a share.
+/// Growth of a symptom that is noise: of a load ratio, as a share.
 const GROWTH_SHARE: f64 = 0.1;
 /// The same of memory, percent of the limit.
 const GROWTH_MEMORY_PCT: f64 = 2.0;
-/// The same of a replica that was hardly behind, bytes: a WAL segment.
-const GROWTH_BYTES: f64 = 16.0 * 1_048_576.0;
 
 const PCT: &str = "throttle_pct";
 const BULK_PCT: &str = "bulk_throttle_pct";
@@ -259,24 +258,7 @@ fn symptom_stands(
             let used = |snapshot: &Snapshot| Some(snapshot.memory.as_ref()?.known()?.used_pct);
             stands("memory in use, percent,", used(before), used(after), 0.0, GROWTH_MEMORY_PCT)
         }
-        ProblemClass::ReplicationLag { replica_ids, .. } => {
-            let behind = |snapshot: &Snapshot| {
-                let replicas = snapshot.replicas.as_ref()?.known()?;
-                let of = |replica: &&Replica| replica_ids.contains(&replica.id);
-                replicas
-                    .iter()
-                    .filter(of)
-                    .filter_map(|replica| replica.lag_bytes.known().copied())
-                    .reduce(f64::max)
-            };
-            stands(
-                "bytes that a replica is behind",
-                behind(before),
-                behind(after),
-                GROWTH_SHARE,
-                GROWTH_BYTES,
-            )
-        }
+        ProblemClass::ReplicationLag { replica_ids, .. } => lag::stands(replica_ids, before, after),
         _ => Ok(()),
     }
 }

@@ -141,9 +141,9 @@ pub fn conditions(stage: &Stage, collection: usize, problem: &Problem, plan: &Pl
 fn strained(stage: &Stage, collection: usize, problem: &Problem, plan: &Plan) -> Option<f64> {
     if holds_maintenance(plan) {
         let (waiting, longest_s) = stage.world.maintenance.queue(collection, stage.world.now);
-        // What a replica is behind with is WAL; else it is about what waits.
+        // What a replica is behind with is WAL, of which writers may write more meanwhile; else it is about what waits.
         return Some(match problem.class {
-            ProblemClass::ReplicationLag { .. } => stage.world.wal() / 1e7,
+            ProblemClass::ReplicationLag { .. } => stage.world.maintenance.wal() / 1e7,
             _ => f64::from(waiting) + longest_s / 1000.0,
         });
     }
@@ -617,7 +617,8 @@ fn cured(stage: &mut Stage, number: usize) {
     }
     // Where the disk has no room nothing can be built, and where it is full nothing dropped.
     let short = stage.store.reasons[number] == Some(Reason::DiskHeadroom);
-    if stage.world.disk_free() == 0 || short && !well::has_room(&stage.world, number) {
+    let (world, full) = (&stage.world, stage.world.disk_free() == 0);
+    if full || well::has_no_room(world, number) || short && !well::has_room(world, number) {
         return;
     }
     let reason = stage.store.reasons[number].map_or("none", |reason| reason.as_str());

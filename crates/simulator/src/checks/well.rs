@@ -4,7 +4,7 @@
 use healing::snapshot::Method;
 
 use crate::curable;
-use crate::world::index::Index;
+use crate::world::index::{Index, Shape};
 use crate::world::{Collection, Table, World};
 
 /// Searches that find less than this share of the objective fail their users.
@@ -57,11 +57,29 @@ fn of_index(world: &World, collection: &Collection, table: &Table, index: &Index
 /// Whether the cheapest repair of anything that is wrong has room on the disk, with a good deal to spare.
 pub fn has_room(world: &World, number: usize) -> bool {
     let collection = &world.collections[number];
-    let room = world.disk_free() as f64 * collection.config.max_disk_share;
     let wrong =
         collection.indexes().filter(|(table, index)| of_index(world, collection, table, index).is_some());
     let cheapest = wrong.map(|(table, index)| index.clean_bytes(table.rows)).min();
-    cheapest.is_some_and(|bytes| ROOM * bytes as f64 <= room)
+    cheapest.is_some_and(|bytes| ROOM * bytes as f64 <= room(world, number))
+}
+
+/// Whether none of the indexes that are worn in the least could be built anew.
+pub fn has_no_room(world: &World, number: usize) -> bool {
+    let is_worn = |(table, index): &(&Table, &Index)| {
+        let Shape { misfit, skew, damage, .. } = index.shape;
+        !index.valid || misfit + skew + damage > WORN || index.bytes > index.clean_bytes(table.rows)
+    };
+    let worn = world.collections[number].indexes().filter(is_worn);
+    let cheapest = worn.map(|(table, index)| index.clean_bytes(table.rows)).min();
+    cheapest.is_some_and(|bytes| bytes as f64 > room(world, number))
+}
+
+/// How far from a fresh build an index is worn.
+const WORN: f64 = 0.1;
+
+/// Bytes of the disk that one action may take.
+fn room(world: &World, number: usize) -> f64 {
+    world.disk_free() as f64 * world.collections[number].config.max_disk_share
 }
 
 /// So many times the bytes of a fresh index are surely enough for building it beside the old one.

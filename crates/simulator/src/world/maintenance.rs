@@ -114,7 +114,7 @@ impl Maintenance {
     }
 
     /// Bytes of WAL a second that all of it writes.
-    pub(super) fn wal(&self) -> f64 {
+    pub fn wal(&self) -> f64 {
         VACUUM_WAL * self.vacuums.len() as f64
     }
 

@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::settle::conclude;
-use super::{Batch, Context, Mover, Whose, settle};
+use super::{Batch, Context, IN_DOUBT, Mover, Whose, settle};
 use crate::background::process;
 use crate::collect::managed::Key;
 use crate::collect::servers::{self, Leaf};
@@ -142,6 +142,15 @@ impl Far {
         match self.ask(&format!("{verb} PREPARED '{gid}'"), &[], LOCKED) {
             Err(Error::Remote { sqlstate: Some(state), .. }) if state == UNDEFINED_OBJECT => Ok(false),
             other => other.map(|_| true),
+        }
+    }
+
+    /// An error where the server is a standby, or is just being promoted.
+    pub(super) fn is_primary(&mut self) -> Result<(), Error> {
+        let answer = self.ask("SELECT pg_is_in_recovery()", &[], ANSWER)?;
+        match answer.into_iter().flatten().next().flatten().as_deref() {
+            Some("f") => Ok(()),
+            _ => Err(Error::refused(format!("server {} is in recovery", self.leaf.server))),
         }
     }
 
@@ -457,7 +466,8 @@ impl Mover<'_> {
         let held = since.elapsed();
         match told? {
             true => drop(transaction(|| advance(intent.id, "decided", "done"))?),
-            false => conclude(far, Some(&self.key), intent.id, &intent.keys, intent.fetched)?,
+            false if conclude(far, Some(&self.key), intent.id, &intent.keys, intent.fetched)? => {}
+            false => return Err(Error::refused(IN_DOUBT)),
         }
         Ok(held)
     }
@@ -495,7 +505,10 @@ impl Mover<'_> {
             let rows = far.delete(&self.key.name, &self.key.kind, keys)?;
             far.prepare(&intent.gid)?;
             self.put_here(far, home, &rows, batch.from)?;
-            self.follow(keys, batch.from)?;
+            // Not those that somebody has deleted since, and perhaps inserted elsewhere.
+            let key = far.columns.iter().position(|column| column.here == self.key.name);
+            let came: Vec<String> = rows.iter().filter_map(|row| row.get(key?)?.clone()).collect();
+            self.follow(&came, batch.from)?;
             if last {
                 self.undone(batch)?;
             }

@@ -45,11 +45,11 @@ pub(crate) fn settle(collection: &Collection, whose: Whose) -> Result<(), Error>
             "SELECT jsonb_build_object('id', b.id, 'leaf', b.leaf::bigint, 'state', b.state, 'keys', b.keys, 'fetched', b.fetched)
                FROM ruvector.server_batches b
               WHERE b.collection_id = $1 AND b.state IN ('intent', 'decided', 'given_up')
-                AND ($2 < 0 AND b.state <> 'given_up' OR b.noted_at < clock_timestamp() - make_interval(secs => abs($2))
-                     -- A clock that was set back keeps nothing waiting.
-                     OR b.noted_at > clock_timestamp())
+                AND CASE WHEN $2 < 0 THEN b.state <> 'given_up'
+                         -- A clock that was set back keeps nothing waiting.
+                         ELSE b.noted_at < clock_timestamp() - make_interval(secs => $2) OR b.noted_at > clock_timestamp() END
               ORDER BY b.id",
-            &[collection.id.into(), if whose == Whose::All { -ORPHAN_S } else { ORPHAN_S }.into()],
+            &[collection.id.into(), if whose == Whose::All { -1.0 } else { ORPHAN_S }.into()],
         )
     })?;
     let mut partitions: Vec<Oid> = open.iter().map(|batch| batch.leaf).collect();
@@ -68,13 +68,25 @@ pub(crate) fn settle(collection: &Collection, whose: Whose) -> Result<(), Error>
         );
     }
     let key = transaction(|| Ok(routing(collection)?.and_then(|routing| routing.key().cloned())))?;
+    // One server that does not answer keeps no other waiting.
+    let mut failed = None;
     for partition in partitions {
-        let mut far = transaction(|| Far::look(collection, partition))?;
-        far.connect()?;
         let own: Vec<&Open> = open.iter().filter(|batch| batch.leaf == partition).collect();
-        settle_on(&mut far, key.as_ref(), &own, copy.is_some())?;
+        let settled = transaction(|| Far::look(collection, partition)).and_then(|mut far| {
+            far.connect()?;
+            settle_on(&mut far, key.as_ref(), &own, copy.is_some())
+        });
+        match settled {
+            Err(error) if error.is_cancelled() => return Err(error),
+            Err(error) => {
+                if let Some(former) = failed.replace(error) {
+                    pgrx::log!("ruvector: collection {}: {former}", collection.name);
+                }
+            }
+            Ok(()) => {}
+        }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 fn settle_on(far: &mut Far, key: Option<&Key>, open: &[&Open], copy: bool) -> Result<(), Error> {
@@ -82,7 +94,9 @@ fn settle_on(far: &mut Far, key: Option<&Key>, open: &[&Open], copy: bool) -> Re
     for batch in open.iter().filter(|batch| batch.state == "intent" && !copy) {
         transaction(|| advance(batch.id, "intent", "given_up"))?;
     }
+    far.is_primary()?;
     let prefix = gid_prefix();
+    let mut committed = Vec::new();
     let prepared = far.ask(
         "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1)",
         &[Some(prefix.clone())],
@@ -97,9 +111,12 @@ fn settle_on(far: &mut Far, key: Option<&Key>, open: &[&Open], copy: bool) -> Re
             )?)
         })?;
         match state.as_deref() {
-            Some("decided" | "done") => {
-                far.end("COMMIT", &gid)?;
-                pgrx::log!("ruvector: {gid} was committed on server {}", far.leaf.server);
+            Some(state @ ("decided" | "done" | "in_doubt")) => {
+                if far.end("COMMIT", &gid)? {
+                    transaction(|| advance(id, state, "done"))?;
+                    committed.push(id);
+                    pgrx::log!("ruvector: {gid} was committed on server {}", far.leaf.server);
+                }
             }
             Some(state @ ("given_up" | "rolled_back")) if !copy => {
                 far.end("ROLLBACK", &gid)?;
@@ -117,7 +134,8 @@ fn settle_on(far: &mut Far, key: Option<&Key>, open: &[&Open], copy: bool) -> Re
     }
     for batch in open {
         match batch.state.as_str() {
-            "decided" => conclude(far, key, batch.id, &batch.keys, batch.fetched)?,
+            "decided" if committed.contains(&batch.id) => {}
+            "decided" => drop(conclude(far, key, batch.id, &batch.keys, batch.fetched)?),
             // It is long ago, so nobody prepares it any more either.
             "given_up" if !copy => drop(transaction(|| advance(batch.id, "given_up", "rolled_back"))?),
             _ => {}
@@ -128,37 +146,38 @@ fn settle_on(far: &mut Far, key: Option<&Key>, open: &[&Open], copy: bool) -> Re
 
 /// Ends a batch that is decided here, and of which nothing is prepared there any more. Whoever ended it there may have rolled it
 /// back: a human, or a failover to a replica that had not got it. One row says it for all of them: done if they are where they
-/// went, else in doubt, with a warning. Rows that came back are gone there.
+/// went, else in doubt, with a warning, and false. Rows that came back are gone there.
 pub(super) fn conclude(
     far: &mut Far,
     key: Option<&Key>,
     id: i64,
     keys: &[String],
     fetched: bool,
-) -> Result<(), Error> {
-    let found = match key {
-        Some(key) if !keys.is_empty() => Some(far.holds(key, keys)?),
-        _ => None,
-    };
-    if found.is_none_or(|found| found != fetched) {
-        return transaction(|| advance(id, "decided", "done").map(drop));
+) -> Result<bool, Error> {
+    // What is prepared does not show on a server that is being promoted, nor what it would bring.
+    far.is_primary()?;
+    let key = key.ok_or_else(|| Error::refused("the table's primary key was changed"))?;
+    if keys.is_empty() || far.holds(key, keys)? != fetched {
+        return transaction(|| advance(id, "decided", "done").map(|_| true));
     }
     let what = match fetched {
-        true => "its rows are there as well as here",
+        true => "rows of its keys are there as well as here",
         false => "its rows are neither there nor here, unless somebody deleted them",
     };
-    pgrx::warning!(
-        "ruvector: batch {id} was decided, but server {} has not committed it: {what}; their keys are in ruvector.server_batches",
-        far.leaf.server
-    );
     transaction(|| {
+        // Another process may have ended it.
         if advance(id, "decided", "in_doubt")? {
+            pgrx::warning!(
+                "ruvector: batch {id} was decided, but server {} has not committed it: {what}; their keys are in ruvector.server_batches",
+                far.leaf.server
+            );
             audit::note(&Happened {
                 event: "batch_in_doubt",
                 details: json!({ "batch": id, "server": far.leaf.server, "rows": keys.len(), "why": what }),
                 ..Happened::default()
             })?;
+            return Ok(false);
         }
-        Ok(())
+        Ok(true)
     })
 }
