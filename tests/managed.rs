@@ -700,8 +700,8 @@ fn an_adoption_that_somebody_interfered_with_is_refused_and_can_be_given_up() {
     client
         .batch_execute(
             "CREATE ROLE another; GRANT CREATE ON SCHEMA public TO another;
-             CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3));
-             INSERT INTO docs SELECT i, '[1,2,3]' FROM generate_series(1, 100) i",
+             CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3), code int NOT NULL DEFAULT 0);
+             INSERT INTO docs SELECT i, '[1,2,3]', i FROM generate_series(1, 100) i",
         )
         .unwrap();
     let step = "SELECT ruvector._adopt_step('docs', 30)";
@@ -711,7 +711,14 @@ fn an_adoption_that_somebody_interfered_with_is_refused_and_can_be_given_up() {
         ("DROP TABLE docs_2", "partitions"),
         ("ALTER TABLE docs_changes RENAME TO docs_changed", "renamed"),
         ("ALTER TABLE docs DISABLE TRIGGER USER; ALTER TABLE docs ENABLE TRIGGER USER", "unnoticed"),
-        ("DROP TRIGGER ruvector_adoption ON docs", "unnoticed"),
+        (
+            "ALTER TABLE docs DISABLE TRIGGER ruvector_adoption; ALTER TABLE docs ENABLE ALWAYS TRIGGER ruvector_adoption",
+            "unnoticed",
+        ),
+        ("DROP TRIGGER ruvector_adoption ON docs; DROP TRIGGER ruvector_adoption_whole ON docs", "unnoticed"),
+        ("ALTER TABLE docs ALTER embedding TYPE vector(3) USING embedding + embedding", "rewritten"),
+        ("ALTER TABLE docs DROP CONSTRAINT docs_pkey, ADD PRIMARY KEY (code)", "key"),
+        ("ALTER TABLE docs_adopting DETACH PARTITION docs_2", "partitions"),
         ("DROP TABLE docs_changes", "dropped"),
         ("DROP TABLE docs_adopting", "dropped"),
     ] {
@@ -727,7 +734,8 @@ fn an_adoption_that_somebody_interfered_with_is_refused_and_can_be_given_up() {
         assert!(error.hint().unwrap().contains("ruvector_collection_adopt_abort"));
         client
             .batch_execute(
-                "SELECT ruvector_collection_adopt_abort('docs'); ALTER TABLE docs OWNER TO CURRENT_USER; ALTER TABLE docs DROP COLUMN IF EXISTS more",
+                "SELECT ruvector_collection_adopt_abort('docs'); ALTER TABLE docs OWNER TO CURRENT_USER; ALTER TABLE docs DROP COLUMN IF EXISTS more;
+                 ALTER TABLE docs DROP CONSTRAINT docs_pkey, ADD PRIMARY KEY (id)",
             )
             .unwrap();
         let left: i64 = client

@@ -7,6 +7,8 @@ CREATE TABLE ruvector.adoptions (
     target       regclass NOT NULL,
     name         text NOT NULL,        -- of the collection
     changes      regclass NOT NULL,    -- keys that were written to since it began
+    noting       oid NOT NULL,         -- the function that notes them
+    as_begun     text NOT NULL,        -- file, columns, key and triggers of the source, as they were
     key_column   name NOT NULL,
     vector_column name NOT NULL,
     tenant_column name,
@@ -56,8 +58,9 @@ BEGIN
         WHEN EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
                       WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = source)
             THEN 'views depend on it, which would go on showing the former table'
-        WHEN EXISTS (SELECT FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
-                      WHERE p.tablename = entry.relname AND n.oid = entry.relnamespace) THEN 'it is published'
+        -- Not pg_publication_tables, which looks into every published table.
+        WHEN EXISTS (SELECT FROM pg_publication_rel p WHERE p.prrelid = source) OR EXISTS (SELECT FROM pg_publication p WHERE p.puballtables)
+            OR EXISTS (SELECT FROM pg_publication_namespace p WHERE p.pnnspid = entry.relnamespace) THEN 'it is published'
         WHEN EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = source) THEN 'a subscription writes to it'
     END;
     IF why IS NOT NULL THEN
@@ -134,6 +137,11 @@ BEGIN
     PERFORM ruvector._check_adoptable(source);
     SELECT n.nspname, c.relname, pg_get_userbyid(c.relowner), c.reltuples INTO home, bare, owner, rows
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = source;
+    IF NOT has_schema_privilege(owner, (SELECT e.extnamespace FROM pg_extension e WHERE e.extname = 'vector'), 'USAGE') THEN
+        RAISE EXCEPTION '% cannot be adopted: its owner may not use the schema of pgvector', source
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = format('Indexes are built with the owner''s rights: GRANT USAGE ON SCHEMA … TO %I.', owner);
+    END IF;
     IF NOT (has_schema_privilege(owner, home, 'CREATE') AND has_schema_privilege(owner, home, 'USAGE')) THEN
         RAISE EXCEPTION '% cannot be adopted: its owner may not create tables in schema "%"', source, home
             USING ERRCODE = 'insufficient_privilege',
@@ -158,8 +166,11 @@ BEGIN
                     PARTITION BY LIST (partition_id)',
         home, bare || '_adopting', source, ours, name, partitions, key.attname);
     target := to_regclass(format('%I.%I', home, bare || '_adopting'));
-    SELECT concat_ws(' ', 'WITH (' || array_to_string(c.reloptions, ', ') || ')', 'TABLESPACE ' || quote_ident(s.spcname)) INTO storage
-      FROM pg_class c LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid = source;
+    -- Also those of long values, as vectors are; a tablespace in which the owner may make tables.
+    SELECT concat_ws(' ', 'WITH (' || array_to_string(c.reloptions || (SELECT array_agg('toast.' || o) FROM unnest(t.reloptions) o), ', ') || ')',
+                     'TABLESPACE ' || quote_ident(s.spcname)) INTO storage
+      FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
+      LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace AND has_tablespace_privilege(c.relowner, s.oid, 'CREATE') WHERE c.oid = source;
     FOR i IN 1 .. partitions LOOP
         EXECUTE format('CREATE TABLE %I.%I PARTITION OF %s FOR VALUES IN (%s) %s', home, bare || '_' || i, target, i, storage);
     END LOOP;
@@ -196,6 +207,7 @@ BEGIN
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER ruvector_adoption, ENABLE ALWAYS TRIGGER ruvector_adoption_whole', source);
     PERFORM ruvector._manage(target, name, tenant, NULL, NULL);
     PERFORM ruvector._note_adoption(source, jsonb_build_object('target', target::oid, 'name', name, 'changes', changes::oid,
+        'noting', to_regprocedure(format('%I.%I()', home, bare || '_note_change'))::oid, 'as_begun', ruvector._as_it_is(source),
         'key_column', key.attname, 'vector_column', vector.attname,
         'tenant_column', tenant, 'partitions', partitions, 'index_method', index_method, 'distance', distance,
         'settings', settings, 'rows_total', CASE WHEN rows >= 0 THEN rows::bigint END));
@@ -222,7 +234,9 @@ BEGIN
         fresh ->> 'distance', 'vector', 1);
     IF (SELECT count(*) FROM pg_class c JOIN pg_class s ON s.oid = _note_adoption.source AND s.relowner = c.relowner
          WHERE c.oid IN ((fresh ->> 'target')::oid, (fresh ->> 'changes')::oid)
-           AND c.relnamespace = s.relnamespace AND c.relname IN (s.relname || '_adopting', s.relname || '_changes')) <> 2 THEN
+           AND c.relnamespace = s.relnamespace AND c.relname IN (s.relname || '_adopting', s.relname || '_changes')) <> 2
+       OR NOT EXISTS (SELECT FROM pg_proc f JOIN pg_class s ON s.oid = _note_adoption.source AND s.relowner = f.proowner
+                       WHERE f.oid = (fresh ->> 'noting')::oid AND f.proname = s.relname || '_note_change') THEN
         RAISE EXCEPTION 'permission denied: what is made for the adoption of % belongs to its owner', source
             USING ERRCODE = 'insufficient_privilege', HINT = 'CALL ruvector_collection_adopt() makes it.';
     END IF;
@@ -231,9 +245,9 @@ BEGIN
     PERFORM ruvector._audit('adoption_began', NULL, fresh ->> 'name',
         format('CALL ruvector_collection_adopt(%L, name => %L)', source, fresh ->> 'name'),
         format('SELECT ruvector_collection_adopt_abort(%L)', source), fresh);
-    INSERT INTO ruvector.adoptions (source, target, name, changes, key_column, vector_column, tenant_column, partitions,
+    INSERT INTO ruvector.adoptions (source, target, name, changes, noting, as_begun, key_column, vector_column, tenant_column, partitions,
                                     index_method, distance, settings, rows_total)
-    SELECT _note_adoption.source, (fresh ->> 'target')::oid, fresh ->> 'name', (fresh ->> 'changes')::oid, fresh ->> 'key_column',
+    SELECT _note_adoption.source, (fresh ->> 'target')::oid, fresh ->> 'name', (fresh ->> 'changes')::oid, (fresh ->> 'noting')::oid, fresh ->> 'as_begun', fresh ->> 'key_column',
            fresh ->> 'vector_column', fresh ->> 'tenant_column', (fresh ->> 'partitions')::integer,
            fresh ->> 'index_method', fresh ->> 'distance', fresh -> 'settings', (fresh ->> 'rows_total')::bigint
     ON CONFLICT ON CONSTRAINT adoptions_pkey DO NOTHING;
@@ -294,6 +308,18 @@ AS $$
                                     WHERE k.conrelid = relation AND k.contype = 'c') c))
 $$;
 
+-- What changes when a table is rewritten, gets other columns or another key, or when its triggers are touched: switched off and on
+-- again they are no longer as they were made.
+CREATE FUNCTION ruvector._as_it_is(source regclass) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT concat_ws(' ', pg_relation_filenode(source),
+        (SELECT string_agg(a.attnum || a.attname, ',' ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = source AND NOT a.attisdropped),
+        (SELECT k.conkey[1] FROM pg_constraint k WHERE k.conrelid = source AND k.contype = 'p'),
+        (SELECT string_agg(concat_ws('/', t.oid, t.xmin, t.tgfoid, t.tgenabled), ',' ORDER BY t.oid) FROM pg_trigger t
+          WHERE t.tgrelid = source AND t.tgname IN ('ruvector_adoption', 'ruvector_adoption_whole')))
+$$;
+
 -- An ERROR where somebody has interfered with an adoption.
 CREATE FUNCTION ruvector._check_adoption(entry ruvector.adoptions) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -305,14 +331,12 @@ BEGIN
                 WHEN count(DISTINCT c.relowner) > 1 THEN 'what was made for it belongs to another owner than the table'
                 WHEN count(DISTINCT c.relnamespace) > 1 OR count(*) FILTER (WHERE c.relname NOT IN (s.relname, s.relname || '_adopting', s.relname || '_changes')) > 0
                 THEN 'one of its tables was renamed'
-                -- Switched off and on again it is no longer what it was made as.
-                WHEN (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = entry.source AND t.tgenabled = 'A'
-                         AND t.tgname IN ('ruvector_adoption', 'ruvector_adoption_whole')) < 2
-                THEN 'its triggers were dropped or switched off, and writes may have gone by unnoticed'
                 WHEN (SELECT count(*) FROM pg_partition_tree(entry.target) p WHERE p.isleaf) <> entry.partitions
                 THEN 'partitions of the copy were attached, detached or dropped'
                 WHEN ruvector._shape(entry.source) <> ruvector._shape(entry.target)
-                THEN 'columns, defaults or checks were changed since' END INTO why
+                THEN 'columns, defaults or checks were changed since'
+                WHEN ruvector._as_it_is(entry.source) <> entry.as_begun
+                THEN 'it was rewritten, or its key or its triggers were changed since, and writes may have gone by unnoticed' END INTO why
       FROM pg_class c JOIN pg_class s ON s.oid = entry.source WHERE c.oid IN (entry.source, entry.target, entry.changes);
     IF why IS NOT NULL THEN
         RAISE EXCEPTION 'the adoption of % cannot go on: %', entry.source, why USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -415,7 +439,7 @@ $$;
 -- One step, to be committed. Returns what comes next; 'done' when nothing does.
 CREATE FUNCTION ruvector._adopt_step(source regclass, batch integer) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres'
-    SET extra_float_digits = 3
+    SET extra_float_digits = 3 SET default_tablespace = ''
 AS $$
 DECLARE
     entry   ruvector.adoptions;
@@ -483,14 +507,6 @@ BEGIN
 END
 $$;
 
--- The function that notes changes of the table.
-CREATE FUNCTION ruvector._noting(source regclass) RETURNS regprocedure
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT min(t.tgfoid)::regprocedure FROM pg_trigger t
-     WHERE t.tgrelid = source AND t.tgname IN ('ruvector_adoption', 'ruvector_adoption_whole')
-$$;
-
 CREATE FUNCTION ruvector._finish_adoption(entry ruvector.adoptions) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
 AS $$
@@ -499,7 +515,6 @@ DECLARE
     bare  text;
     given record;
     held  record;
-    noting regprocedure;
     ours  text := (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
                     WHERE e.extname = 'ruvector');
 BEGIN
@@ -533,10 +548,9 @@ BEGIN
             CASE WHEN given.is_grantable THEN 'WITH GRANT OPTION' ELSE '' END);
     END LOOP;
     EXECUTE format('COMMENT ON TABLE %s IS %L', entry.target, obj_description(entry.source, 'pg_class'));
-    noting := ruvector._noting(entry.source);
     EXECUTE format('DROP TRIGGER ruvector_adoption ON %s', entry.source);
     EXECUTE format('DROP TRIGGER ruvector_adoption_whole ON %s', entry.source);
-    EXECUTE format('DROP FUNCTION %s', noting);
+    EXECUTE format('DROP FUNCTION %s', entry.noting::regprocedure);
     EXECUTE format('DROP TABLE %s', entry.changes);
     PERFORM ruvector._note_adoption(entry.source, NULL);
     -- One whose original was dropped meanwhile goes too.
@@ -584,8 +598,12 @@ CREATE FUNCTION ruvector_collection_adopt_abort(source regclass) RETURNS boolean
 AS $$
 DECLARE
     -- One who is just finishing it is waited for: then there is nothing to give up any more.
-    entry  ruvector.adoptions := ruvector._lock_adoption(source);
-    noting regprocedure := ruvector._noting(source);
+    entry ruvector.adoptions := ruvector._lock_adoption(source);
+    -- Whose it was when it began.
+    owner oid := coalesce((SELECT f.proowner FROM pg_proc f WHERE f.oid = entry.noting), (SELECT c.relowner FROM pg_class c WHERE c.oid = entry.changes),
+                          (SELECT c.relowner FROM pg_class c WHERE c.oid = source));
+    one   regclass;
+    made  oid[];
 BEGIN
     IF entry.source IS NULL THEN
         RETURN false;
@@ -593,17 +611,21 @@ BEGIN
     PERFORM ruvector._note_adoption(source, NULL);
     EXECUTE format('DROP TRIGGER IF EXISTS ruvector_adoption ON %s', source);
     EXECUTE format('DROP TRIGGER IF EXISTS ruvector_adoption_whole ON %s', source);
-    IF noting IS NOT NULL THEN
-        EXECUTE format('DROP FUNCTION %s', noting);
+    -- Somebody may have dropped one of them by hand, detached a partition of ours or attached one of another's.
+    IF EXISTS (SELECT FROM pg_proc f WHERE f.oid = entry.noting) THEN
+        EXECUTE format('DROP FUNCTION %s', entry.noting::regprocedure);
     END IF;
-    -- Somebody may have dropped one of them by hand.
-    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = entry.changes) THEN
-        EXECUTE format('DROP TABLE %s', entry.changes);
-    END IF;
+    SELECT array_agg(r.leaf::oid) INTO made FROM ruvector.routing r WHERE r.route = entry.name;
     IF EXISTS (SELECT FROM pg_class c WHERE c.oid = entry.target) THEN
+        FOR one IN SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = entry.target AND i.inhrelid <> ALL (made) LOOP
+            EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', entry.target, one);
+        END LOOP;
         PERFORM ruvector._forget_managed(entry.target);
         EXECUTE format('DROP TABLE %s', entry.target);
     END IF;
+    FOR one IN SELECT c.oid FROM pg_class c WHERE c.relowner = owner AND (c.oid = entry.changes OR c.oid = ANY (made)) LOOP
+        EXECUTE format('DROP TABLE %s', one);
+    END LOOP;
     RETURN true;
 END
 $$;

@@ -32,8 +32,8 @@ fn behind(snapshot: &Snapshot, ids: &[i64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Reading;
     use crate::fixtures::{replica, whole};
+    use crate::snapshot::Reading;
 
     fn behind_by(bytes: Option<f64>) -> Snapshot {
         let mut snapshot = whole(1, 1, 0, 1, 0);

@@ -4,7 +4,8 @@ use healing::graph::NodeKey;
 use healing::integrity::{component_lambda, lambda_once_well};
 use healing::snapshot::Oid;
 
-use crate::world::index::Index;
+use crate::checks::well;
+use crate::world::index::{Index, Shape};
 use crate::world::{Collection, Table, World, observe};
 
 /// What the verification of an action asks for: a tenth more, or a part that is normal again.
@@ -22,13 +23,23 @@ const PORTIONS: u32 = 20;
 const SMALLER: f64 = 0.1;
 const SHRUNK: f64 = 0.93;
 
-/// λ of a collection in truth without what nobody could cure: hot partitions of which no dose is enough, and cold rows in any
+/// λ of a collection in truth without what nobody could cure: worn indexes of which none would fit on the disk, hot partitions of which
+/// no dose is enough, and cold rows in any
 /// collection of the server where so few may leave at once that no index becomes smaller.
 pub fn lambda_without_the_incurable(world: &World, number: usize) -> f64 {
     let mut cured = world.clone();
     for (number, (collection, before)) in cured.collections.iter_mut().zip(&world.collections).enumerate() {
         if !an_eviction_helps(before) {
             collection.tables.iter_mut().for_each(|table| table.cold_rows = 0.0);
+        }
+        if well::has_no_room(world, number) {
+            for table in &mut collection.tables {
+                let rows = table.rows;
+                for index in &mut table.indexes {
+                    (index.shape, index.valid) = (Shape::default(), true);
+                    index.bytes = index.bytes.min(index.clean_bytes(rows));
+                }
+            }
         }
         if !the_other_server_helps(world, number) {
             collection.tables.iter_mut().for_each(|table| table.crowd = 0.0);

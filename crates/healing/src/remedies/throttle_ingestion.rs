@@ -284,6 +284,7 @@ mod tests {
     use super::*;
     use crate::fixtures::{NOW, load, replica, whole};
     use crate::integrity::{Component, IntegrityState};
+    use crate::snapshot::Replica;
     use crate::throttle::{Baseline, InForce};
     use serde_json::Value;
 

@@ -617,8 +617,7 @@ fn cured(stage: &mut Stage, number: usize) {
     }
     // Where the disk has no room nothing can be built, and where it is full nothing dropped.
     let short = stage.store.reasons[number] == Some(Reason::DiskHeadroom);
-    let (world, full) = (&stage.world, stage.world.disk_free() == 0);
-    if full || well::has_no_room(world, number) || short && !well::has_room(world, number) {
+    if stage.world.disk_free() == 0 || short && !well::has_room(&stage.world, number) {
         return;
     }
     let reason = stage.store.reasons[number].map_or("none", |reason| reason.as_str());

@@ -17,8 +17,12 @@ const WAITS_MS: i64 = 6 * 3_600_000;
 /// What is clearly wrong with a collection, in words.
 pub fn ailments(world: &World, number: usize) -> Vec<String> {
     let collection = &world.collections[number];
-    let mut found: Vec<String> =
-        collection.indexes().filter_map(|(table, index)| of_index(world, collection, table, index)).collect();
+    let mut found: Vec<String> = Vec::new();
+    if !has_no_room(world, number) {
+        found.extend(
+            collection.indexes().filter_map(|(table, index)| of_index(world, collection, table, index)),
+        );
+    }
     let waiting = world.maintenance.queue(number, world.now);
     if waiting.0 > 0 && (waiting.1 * 1000.0) as i64 > WAITS_MS {
         found.push(format!("maintenance waits for {:.0} s", waiting.1));

@@ -156,8 +156,11 @@ pub(super) fn conclude(
 ) -> Result<bool, Error> {
     // What is prepared does not show on a server that is being promoted, nor what it would bring.
     far.is_primary()?;
-    let key = key.ok_or_else(|| Error::refused("the table's primary key was changed"))?;
-    if keys.is_empty() || far.holds(key, keys)? != fetched {
+    let mut as_it_should = || -> Result<bool, Error> {
+        let key = key.ok_or_else(|| Error::refused("the table's primary key was changed"))?;
+        Ok(far.holds(key, keys)? != fetched)
+    };
+    if keys.is_empty() || as_it_should()? {
         return transaction(|| advance(id, "decided", "done").map(|_| true));
     }
     let what = match fetched {
@@ -178,6 +181,10 @@ pub(super) fn conclude(
             })?;
             return Ok(false);
         }
-        Ok(true)
+        let in_doubt = Spi::get_one_with_args::<bool>(
+            "SELECT EXISTS (SELECT FROM ruvector.server_batches b WHERE b.id = $1 AND b.state = 'in_doubt')",
+            &[id.into()],
+        )?;
+        Ok(in_doubt != Some(true))
     })
 }
