@@ -114,6 +114,8 @@ pub struct Condition {
     pub valid: bool,
     /// Its size.
     pub bytes: u64,
+    /// The search effort that is set for it.
+    pub effort: u32,
     /// What searches find.
     pub recall: f64,
     /// How far it is from a fresh build.
@@ -126,6 +128,8 @@ impl Condition {
         self.valid && !before.valid
             || (self.bytes as f64) < 0.97 * before.bytes as f64
             || self.recall > before.recall + 0.005
+            // A panel may take too small a rise for enough, which its next reading mends; the rise is no drift.
+            || (self.effort > before.effort && self.recall > before.recall)
             || self.wear < before.wear - 0.005
     }
 

@@ -124,6 +124,7 @@ pub fn conditions(stage: &Stage, collection: usize, problem: &Problem, plan: &Pl
             name: index.qualified(),
             valid: index.valid,
             bytes: index.bytes,
+            effort: index.effort(world.server_effort),
             recall: index.recall(index.effort(world.server_effort)),
             wear: index.shape.misfit + index.shape.skew + index.shape.damage,
         })
@@ -131,6 +132,7 @@ pub fn conditions(stage: &Stage, collection: usize, problem: &Problem, plan: &Pl
             name: "what it is about".to_owned(),
             valid: true,
             bytes: 0,
+            effort: 0,
             recall: 1.0,
             wear,
         }))
