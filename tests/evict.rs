@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use cluster::wait_for;
+use cluster::{Cluster, wait_for};
 use postgres::Client;
-use tests::{said, start};
+use serde_json::Value;
+use tests::{said, start, start_with};
 
 /// Panels of six indexes, moves, two builds with their comparisons, the window.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -14,9 +15,9 @@ fn count(client: &mut Client, query: &str) -> i64 {
     client.query_one(query, &[]).unwrap_or_else(|error| panic!("{query}: {error}")).get(0)
 }
 
-#[test]
-fn cold_rows_leave_and_are_still_found() {
-    let (cluster, mut client) = start();
+/// A managed collection a half of which is cold, seen so, and somebody who takes more memory than there is, all the time: that
+/// it rises meanwhile proves nothing.
+fn with_cold_rows(cluster: &Cluster, client: &mut Client) -> Client {
     client.batch_execute("CREATE SCHEMA tools; CREATE EXTENSION pg_buffercache SCHEMA tools").unwrap();
     client
         .batch_execute(
@@ -33,7 +34,6 @@ fn cold_rows_leave_and_are_still_found() {
                ANALYZE docs"#,
         )
         .unwrap();
-    // Somebody takes more memory than there is, all the time: that it rises meanwhile proves nothing.
     let mut hoarder = cluster.connect("app").unwrap();
     hoarder
         .batch_execute(
@@ -46,16 +46,19 @@ fn cold_rows_leave_and_are_still_found() {
         let query = "SELECT 1 FROM ruvector_integrity_status() WHERE problems::text LIKE '%MemoryPressure%'";
         client.query_opt(query, &[]).unwrap()
     })
-    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
     wait_for("cold rows that are counted, and a recall of every index", PATIENCE, || {
         let query = "SELECT 1 FROM ruvector.integrity
                       WHERE (snapshot #>> '{managed,places,1,cold_rows,known}')::float8 > 1000
                         AND (SELECT count(*) FROM ruvector.readings WHERE kind = 'panel' AND reading ? 'known') >= 2";
         client.query_opt(query, &[]).unwrap()
     })
-    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
-    let bytes = "SELECT (pg_relation_size('docs_1_hnsw') + pg_relation_size('docs_2_hnsw'))::bigint";
-    let (rows, before) = (count(&mut client, "SELECT count(*) FROM docs"), count(&mut client, bytes));
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+    hoarder
+}
+
+/// Has the cold rows evicted; which action did it.
+fn evict(client: &mut Client) -> i64 {
     let action: i64 = client
         .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'evict_cold_data')", &[])
         .unwrap()
@@ -64,8 +67,18 @@ fn cold_rows_leave_and_are_still_found() {
         let query = "SELECT status FROM ruvector.actions WHERE id = $1 AND ended_at IS NOT NULL";
         client.query_opt(query, &[&action]).unwrap().map(|row| row.get(0))
     })
-    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
-    assert_eq!(status, "succeeded", "{}", said(&mut client));
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+    assert_eq!(status, "succeeded", "{}", said(client));
+    action
+}
+
+#[test]
+fn cold_rows_leave_and_are_still_found() {
+    let (cluster, mut client) = start();
+    let _hoarder = with_cold_rows(&cluster, &mut client);
+    let bytes = "SELECT (pg_relation_size('docs_1_hnsw') + pg_relation_size('docs_2_hnsw'))::bigint";
+    let (rows, before) = (count(&mut client, "SELECT count(*) FROM docs"), count(&mut client, bytes));
+    let action = evict(&mut client);
     assert_eq!(
         count(&mut client, "SELECT count(*) FROM docs"),
         rows,
@@ -101,6 +114,55 @@ fn cold_rows_leave_and_are_still_found() {
     );
     let consumers = "SELECT jsonb_array_length(strategy_params -> 'largest_consumers')::bigint FROM ruvector.healing_outcomes";
     assert!(count(&mut client, consumers) > 0, "who takes the memory is in the outcome, largest first");
+}
+
+/// Of the buffers that searches touch, the share that was in shared buffers; none was searched for before.
+fn found_in_memory(client: &mut Client, tables: &str, seed: f64) -> f64 {
+    let (mut hits, mut reads) = (0, 0);
+    client.batch_execute(&format!("SET enable_seqscan = off; SELECT setseed({seed})")).unwrap();
+    let wanted: Vec<String> = client
+        .query("SELECT ARRAY[random(), random(), random()]::vector::text FROM generate_series(1, 600)", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    for (number, embedding) in wanted.iter().enumerate() {
+        let plan: Value = client
+            .query_one(
+                &format!(
+                    "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)
+                     SELECT id FROM docs WHERE {tables} ORDER BY embedding <-> '{embedding}' LIMIT 10"
+                ),
+                &[],
+            )
+            .unwrap()
+            .get(0);
+        let of = |name: &str| plan[0]["Plan"][name].as_u64().unwrap();
+        // The first warm it up.
+        if number >= 200 {
+            hits += of("Shared Hit Blocks");
+            reads += of("Shared Read Blocks");
+        }
+    }
+    hits as f64 / (hits + reads) as f64
+}
+
+#[test]
+fn what_searches_of_hot_rows_touch_is_found_in_memory_no_less() {
+    // Less than the indexes and the rows of the hot partitions take.
+    let (cluster, mut client) = start_with(|builder| builder.setting("shared_buffers", "1536kB"));
+    let _hoarder = with_cold_rows(&cluster, &mut client);
+    let (hot, all) = ("partition_id IN (1, 2)", "true");
+    let mut session = cluster.connect("app").unwrap();
+    let before = (found_in_memory(&mut session, hot, 0.1), found_in_memory(&mut session, all, 0.2));
+    evict(&mut client);
+    let after = (found_in_memory(&mut session, hot, 0.3), found_in_memory(&mut session, all, 0.4));
+    eprintln!(
+        "in memory, of what searches touch: of hot rows {:.3}, then {:.3}; of all rows {:.3}, then {:.3}",
+        before.0, after.0, before.1, after.1
+    );
+    assert!(before.0 < 0.98, "{before:?}: where all is in memory nothing is shown");
+    assert!(after.0 > before.0 + 0.05 && after.1 > before.1 - 0.02, "{before:?}, then {after:?}");
 }
 
 #[test]
