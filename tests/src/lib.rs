@@ -59,6 +59,16 @@ pub fn load_docs(client: &mut Client, rows: usize) -> Embeddings {
     data
 }
 
+/// Inserts so many rows into a managed table of three dimensions, which routes them.
+///
+/// # Panics
+/// When they cannot be inserted.
+pub fn insert(client: &mut Client, table: &str, rows: u32) {
+    let statement =
+        format!("INSERT INTO {table} (embedding) SELECT '[1,2,3]' FROM generate_series(1, {rows})");
+    client.batch_execute(&statement).expect("rows");
+}
+
 /// What ordinary sessions get of `docs`, asked with rows of the data set that are not in it.
 ///
 /// # Panics

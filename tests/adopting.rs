@@ -1,0 +1,435 @@
+//! A table that exists becomes a managed collection: copied while it is written to, exchanged in a moment, or given up.
+
+use std::time::Duration;
+
+use cluster::{Cluster, wait_for};
+use postgres::Client;
+use tests::ledger::{Manner, Writers};
+use tests::{PATIENCE, insert, refused, start};
+
+#[test]
+fn a_table_is_adopted_while_it_is_written_to_and_after_an_interruption() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3) NOT NULL, metadata jsonb DEFAULT '{}');
+             CREATE ROLE app; GRANT SELECT, INSERT ON docs TO app;
+             INSERT INTO docs SELECT i, '[1,2,3]', '{}' FROM generate_series(1, 20000) i",
+        )
+        .unwrap();
+    let writers =
+        Writers::start(&cluster, "docs", 1_000_000_000, 3, Duration::from_millis(5), Manner::ReadCommitted);
+    // It is interrupted once in the copy.
+    let mut first = cluster.connect("app").unwrap();
+    let pid: i32 = first.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    let thread = std::thread::spawn(move || {
+        first.batch_execute("CALL ruvector_collection_adopt('docs', partitions => 4, batch => 50)")
+    });
+    wait_for("some batches", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector.adoptions WHERE rows_copied > 500", &[]).unwrap()
+    })
+    .unwrap();
+    client.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
+    thread.join().unwrap().unwrap_err();
+    let copied: i64 = client.query_one("SELECT rows_copied FROM ruvector.adoptions", &[]).unwrap().get(0);
+    assert!((500..20_000).contains(&copied), "{copied}");
+    assert_eq!(refused(&mut client, "TRUNCATE docs").0, "55006");
+    client.batch_execute("CALL ruvector_collection_adopt('docs', batch => 5000)").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let met = writers.stop_and_compare(&mut client, "docs");
+    assert!(met.errors.is_empty() && met.missed == 0 && met.writes > 50, "{met:?}");
+    let row = client
+        .query_one(
+            "SELECT count(*), count(DISTINCT id), count(DISTINCT partition_id) FROM docs WHERE id <= 20000",
+            &[],
+        )
+        .unwrap();
+    assert_eq!((row.get(0), row.get(1), row.get(2)), (20_000i64, 20_000i64, 4i64));
+    let kept: i64 = client
+        .query_one(
+            "SELECT count(*) FROM docs_before_adoption b JOIN docs d USING (id, embedding) WHERE id <= 20000",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(kept, 20_000);
+    let granted: bool =
+        client.query_one("SELECT has_table_privilege('app', 'docs', 'INSERT')", &[]).unwrap().get(0);
+    assert!(granted);
+    let indexes: i64 =
+        client.query_one("SELECT count(*) FROM pg_class WHERE relname LIKE 'docs%hnsw'", &[]).unwrap().get(0);
+    assert_eq!(indexes, 4);
+    let left: i64 = client.query_one("SELECT count(*) FROM ruvector.adoptions", &[]).unwrap().get(0);
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn what_cannot_be_adopted_says_why_and_what_was_begun_can_be_given_up() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3));
+             CREATE VIEW shown AS SELECT * FROM docs;
+             CREATE TABLE keyless (embedding vector(3));
+             CREATE TABLE referred (id bigint PRIMARY KEY, embedding vector(3)); CREATE TABLE refers (id bigint REFERENCES referred);
+             CREATE TABLE plain (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, embedding vector(3));
+             INSERT INTO plain (embedding) SELECT '[1,2,3]' FROM generate_series(1, 10)",
+        )
+        .unwrap();
+    for table in ["docs", "keyless", "referred"] {
+        let (state, hint) = refused(&mut client, &format!("CALL ruvector_collection_adopt('{table}')"));
+        assert_eq!(state, "0A000", "{table}");
+        assert!(!hint.is_empty());
+    }
+    let begin = "SELECT ruvector._begin_adoption('plain', NULL, 2, NULL, NULL, 'hnsw', 'l2', '{}')";
+    client.batch_execute(begin).unwrap();
+    let given_up: bool =
+        client.query_one("SELECT ruvector_collection_adopt_abort('plain')", &[]).unwrap().get(0);
+    assert!(given_up);
+    let left: i64 = client
+        .query_one("SELECT count(*) FROM pg_class WHERE relname LIKE 'plain%' AND relkind IN ('r', 'p')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(left, 1, "only the table itself");
+    client
+        .batch_execute("CALL ruvector_collection_adopt('plain', partitions => 2, distance => 'l2')")
+        .unwrap();
+    let next: i64 = client
+        .query_one("INSERT INTO plain (embedding) VALUES ('[1,2,3]') RETURNING id", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(next, 11, "numbers go on where they were");
+}
+
+/// CALLs an adoption of `docs` in a session of its own.
+fn adoption(cluster: &Cluster, isolation: &str) -> std::thread::JoinHandle<Result<(), postgres::Error>> {
+    let mut session = cluster.connect("app").unwrap();
+    session.batch_execute(&format!("SET default_transaction_isolation = '{isolation}'")).unwrap();
+    std::thread::spawn(move || {
+        session
+            .batch_execute("CALL ruvector_collection_adopt('docs', partitions => 2, index_method => 'none')")
+    })
+}
+
+#[test]
+fn a_writer_that_the_exchange_waits_for_is_not_lost() {
+    for isolation in ["repeatable read", "serializable", "read committed"] {
+        let (cluster, mut client) = start();
+        client
+            .batch_execute(
+                "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3));
+                 INSERT INTO docs SELECT i, '[1,2,3]' FROM generate_series(1, 10) i;
+                 SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'none', 'l2', '{}')",
+            )
+            .unwrap();
+        let mut writer = cluster.connect("app").unwrap();
+        writer.batch_execute("BEGIN; INSERT INTO docs VALUES (11, '[1,2,3]')").unwrap();
+        let adopted = adoption(&cluster, isolation);
+        wait_for("the adoption to be refused or to wait for the writer", PATIENCE, || {
+            let waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'docs'::regclass AND mode = 'AccessExclusiveLock'";
+            (adopted.is_finished() || client.query_opt(waits, &[]).unwrap().is_some()).then_some(())
+        })
+        .unwrap();
+        writer.batch_execute("COMMIT").unwrap();
+        let outcome = adopted.join().unwrap();
+        let written: i64 = client.query_one("SELECT count(*) FROM docs WHERE id = 11", &[]).unwrap().get(0);
+        assert_eq!(written, 1, "{isolation}: {outcome:?}");
+        match outcome {
+            Ok(()) => assert_eq!(isolation, "read committed"),
+            Err(error) => {
+                let error = error.as_db_error().unwrap();
+                assert_eq!(error.code().code(), "25001", "{isolation}: {error}");
+                assert!(error.hint().is_some_and(|hint| hint.contains("read committed")), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_table_with_a_uuid_key_is_adopted() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), embedding vector(3));
+             INSERT INTO docs (embedding) SELECT '[1,2,3]' FROM generate_series(1, 1000)",
+        )
+        .unwrap();
+    client.batch_execute("CALL ruvector_collection_adopt('docs', partitions => 4, batch => 70)").unwrap();
+    let row = client
+        .query_one("SELECT count(*), count(DISTINCT d.id), count(b.id) FROM docs d JOIN docs_before_adoption b USING (id)", &[])
+        .unwrap();
+    assert_eq!((row.get(0), row.get(1), row.get(2)), (1000i64, 1000i64, 1000i64));
+    insert(&mut client, "docs", 1);
+}
+
+#[test]
+fn ordinary_indexes_are_adopted_and_unique_ones_refused() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            r#"CREATE TABLE docs (id bigint PRIMARY KEY, "Title" text, metadata jsonb, embedding vector(3));
+               CREATE UNIQUE INDEX docs_title ON docs ("Title");
+               CREATE INDEX "docs by metadata" ON docs USING gin (metadata jsonb_path_ops) WITH (fastupdate = off);
+               CREATE INDEX docs_lower ON docs (lower("Title") DESC NULLS LAST) INCLUDE (id) WHERE metadata IS NOT NULL;
+               CREATE INDEX docs_ann ON docs USING hnsw (embedding vector_l2_ops);
+               INSERT INTO docs SELECT i, 't' || i, '{}', ARRAY[i, 1, 2]::vector FROM generate_series(1, 100) i"#,
+        )
+        .unwrap();
+    let call = "CALL ruvector_collection_adopt('docs', partitions => 2, distance => 'l2', batch => 30)";
+    let (state, hint) = refused(&mut client, call);
+    assert_eq!(state, "0A000");
+    assert!(hint.contains("docs_title"), "{hint}");
+    client.batch_execute("DROP INDEX docs_title").unwrap();
+    let definitions = |client: &mut Client, table: &str| -> Vec<String> {
+        let query = format!(
+            "SELECT replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ') FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid
+              WHERE indrelid = '{table}'::regclass AND NOT indisprimary AND indisvalid AND relname NOT LIKE '%ann' ORDER BY relname"
+        );
+        client.query(query.as_str(), &[]).unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    let before = definitions(&mut client, "docs");
+    assert_eq!(before.len(), 2);
+    // One more is made, and one dropped, when the others are there already.
+    client
+        .batch_execute(
+            "CREATE INDEX dropped ON docs (id, metadata);
+             SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'hnsw', 'l2', '{}')",
+        )
+        .unwrap();
+    while client.query_one("SELECT ruvector._adopt_step('docs', 30)", &[]).unwrap().get::<_, &str>(0)
+        != "catching up"
+    {}
+    client.batch_execute("DROP INDEX dropped; CREATE INDEX later ON docs (id DESC)").unwrap();
+    client.batch_execute(call).unwrap();
+    let after = definitions(&mut client, "docs");
+    assert_eq!(after.len(), 3, "{after:?}");
+    assert_eq!(after[..2], before);
+    assert!(after[2].ends_with("(id DESC)"), "{after:?}");
+    let leaves: i64 = client
+        .query_one(
+            "SELECT count(*) FROM pg_index WHERE indrelid IN ('docs_1'::regclass, 'docs_2'::regclass) AND indisvalid",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(leaves, 10, "on each the key, the three and the ANN index");
+    let left: i64 = client
+        .query_one(
+            "SELECT count(*) FROM pg_class WHERE relname LIKE '%adopting\\_%' AND relkind IN ('i', 'I')",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(left, 1, "the key's alone has the name of then");
+}
+
+#[test]
+fn an_adopted_table_stays_its_owners() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE ROLE keeper LOGIN; CREATE ROLE member LOGIN IN ROLE keeper, ruvector_operator; CREATE ROLE member_of_none;
+             CREATE SCHEMA shop AUTHORIZATION keeper",
+        )
+        .unwrap();
+    let mut keeper = cluster.connect_as("keeper", "app").unwrap();
+    for (adopter, table) in [("postgres", "shop.one"), ("member", "shop.two")] {
+        keeper
+            .batch_execute(&format!(
+                "CREATE TABLE {table} (id serial PRIMARY KEY, at bigint GENERATED ALWAYS AS IDENTITY, embedding vector(3));
+                 CREATE INDEX ON {table} (at); GRANT SELECT ON {table} TO PUBLIC; GRANT UPDATE (at) ON {table} TO member_of_none;
+                 ALTER TABLE {table} SET (fillfactor = 80, autovacuum_enabled = on); COMMENT ON TABLE {table} IS 'of the shop';
+                 CREATE STATISTICS {table}_stats ON id, at FROM {table};
+                 INSERT INTO {table} (embedding) SELECT '[1,2,3]' FROM generate_series(1, 100)"
+            ))
+            .unwrap();
+        let mut session = cluster.connect_as(adopter, "app").unwrap();
+        let call =
+            format!("SELECT ruvector._begin_adoption('{table}', NULL, 2, NULL, NULL, 'hnsw', 'l2', '{{}}')");
+        session.batch_execute(&call).unwrap();
+        // What they write meanwhile is noted with their own rights.
+        insert(&mut keeper, table, 5);
+        session
+            .batch_execute(&format!(
+                "CALL ruvector_collection_adopt('{table}', distance => 'l2', batch => 30)"
+            ))
+            .unwrap_or_else(|error| panic!("{adopter}: {error}"));
+        insert(&mut keeper, table, 10);
+        let row = keeper
+            .query_one(
+                &format!("SELECT count(*), count(DISTINCT id), max(id), count(DISTINCT at) FROM {table}"),
+                &[],
+            )
+            .unwrap();
+        let found = (row.get(0), row.get(1), row.get(2), row.get(3));
+        assert_eq!(found, (115i64, 115i64, 115i32, 115i64), "{adopter}");
+    }
+    let others: Vec<String> = client
+        .query(
+            "SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = 'shop'::regnamespace AND c.relowner <> 'keeper'::regrole",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(others, [""; 0]);
+    let kept: String = client
+        .query_one(
+            "SELECT concat_ws(' ', obj_description('shop.two'::regclass), has_column_privilege('member_of_none', 'shop.two', 'at', 'UPDATE'),
+                    has_table_privilege('member_of_none', 'shop.two', 'UPDATE'),
+                    (SELECT string_agg(array_to_string(c.reloptions, ','), ' ') FROM pg_class c WHERE c.oid IN ('shop.two_1'::regclass, 'shop.two_2'::regclass)),
+                    (SELECT count(*) FROM pg_statistic_ext s WHERE s.stxrelid = 'shop.two'::regclass))",
+            &[],
+        )
+        .unwrap()
+        .get(0);
+    assert_eq!(
+        kept,
+        "of the shop t f fillfactor=80,autovacuum_enabled=on fillfactor=80,autovacuum_enabled=on 1"
+    );
+    keeper.batch_execute("DROP TABLE shop.one_before_adoption, shop.two_before_adoption").unwrap();
+    insert(&mut keeper, "shop.one", 1);
+    // Who makes tables there must be able to give them to their owner.
+    client
+        .batch_execute("CREATE TABLE plain (id bigint PRIMARY KEY, embedding vector(3)); ALTER TABLE plain OWNER TO keeper")
+        .unwrap();
+    let mut member = cluster.connect_as("member", "app").unwrap();
+    client.batch_execute("GRANT CREATE ON SCHEMA public TO member").unwrap();
+    let (state, hint) =
+        refused(&mut member, "CALL ruvector_collection_adopt('plain', index_method => 'none')");
+    assert_eq!(state, "42501");
+    assert!(hint.contains("CREATE"), "{hint}");
+}
+
+#[test]
+fn an_adoption_that_somebody_interfered_with_is_refused_and_can_be_given_up() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE ROLE another; GRANT CREATE ON SCHEMA public TO another;
+             CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3), code int NOT NULL DEFAULT 0);
+             INSERT INTO docs SELECT i, '[1,2,3]', i FROM generate_series(1, 100) i",
+        )
+        .unwrap();
+    let step = "SELECT ruvector._adopt_step('docs', 30)";
+    for (what, of) in [
+        ("ALTER TABLE docs OWNER TO another", "another owner"),
+        ("ALTER TABLE docs ADD more int DEFAULT 1", "columns"),
+        ("DROP TABLE docs_2", "partitions"),
+        ("ALTER TABLE docs_changes RENAME TO docs_changed", "renamed"),
+        ("ALTER TABLE docs DISABLE TRIGGER USER; ALTER TABLE docs ENABLE TRIGGER USER", "unnoticed"),
+        (
+            "ALTER TABLE docs DISABLE TRIGGER ruvector_adoption; ALTER TABLE docs ENABLE ALWAYS TRIGGER ruvector_adoption",
+            "unnoticed",
+        ),
+        ("DROP TRIGGER ruvector_adoption ON docs; DROP TRIGGER ruvector_adoption_whole ON docs", "unnoticed"),
+        ("ALTER TABLE docs ALTER embedding TYPE vector(3) USING embedding + embedding", "rewritten"),
+        ("ALTER TABLE docs DROP CONSTRAINT docs_pkey, ADD PRIMARY KEY (code)", "key"),
+        ("ALTER TABLE docs_adopting DETACH PARTITION docs_2", "partitions"),
+        ("DROP TABLE docs_changes", "dropped"),
+        ("DROP TABLE docs_adopting", "dropped"),
+    ] {
+        client
+            .batch_execute("SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'none', 'l2', '{}')")
+            .unwrap();
+        client.batch_execute(step).unwrap();
+        client.batch_execute(what).unwrap();
+        let error = client.batch_execute(step).unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), "55000", "{what}: {error}");
+        assert!(error.message().contains(of), "{what}: {error}");
+        assert!(error.hint().unwrap().contains("ruvector_collection_adopt_abort"));
+        client
+            .batch_execute(
+                "SELECT ruvector_collection_adopt_abort('docs'); ALTER TABLE docs OWNER TO CURRENT_USER; ALTER TABLE docs DROP COLUMN IF EXISTS more;
+                 ALTER TABLE docs DROP CONSTRAINT docs_pkey, ADD PRIMARY KEY (id)",
+            )
+            .unwrap();
+        let left: i64 = client
+            .query_one(
+                "SELECT count(*) FROM pg_class WHERE relname LIKE 'docs%' AND relkind IN ('r', 'p')",
+                &[],
+            )
+            .unwrap()
+            .get(0);
+        assert_eq!(left, 1, "{what}: only the table itself");
+    }
+    // Who gives it up waits for who is finishing it, and then drops nothing.
+    let mut finishing = cluster.connect("app").unwrap();
+    client
+        .batch_execute("SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'none', 'l2', '{}')")
+        .unwrap();
+    finishing.batch_execute("BEGIN").unwrap();
+    while finishing.query_one("SELECT ruvector._adopt_step('docs', 1000)", &[]).unwrap().get::<_, &str>(0)
+        != "done"
+    {}
+    let mut giving_up = cluster.connect("app").unwrap();
+    let oid: u32 = client.query_one("SELECT 'docs'::regclass::oid", &[]).unwrap().get(0);
+    let given_up = std::thread::spawn(move || {
+        let query = format!("SELECT ruvector_collection_adopt_abort({oid}::regclass)");
+        giving_up.query_one(&query, &[]).unwrap().get::<_, bool>(0)
+    });
+    wait_for("the one who gives up to wait", PATIENCE, || {
+        let waits = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT ruvector_collection_adopt_abort%' AND wait_event_type = 'Lock'";
+        client.query_opt(waits, &[]).unwrap()
+    })
+    .unwrap();
+    finishing.batch_execute("COMMIT").unwrap();
+    assert!(!given_up.join().unwrap());
+    let row = client.query_one("SELECT count(*), count(DISTINCT partition_id) FROM docs", &[]).unwrap();
+    assert_eq!((row.get(0), row.get(1)), (100i64, 2i64));
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_release('docs'); DROP TABLE docs; ALTER TABLE docs_before_adoption RENAME TO docs",
+        )
+        .unwrap();
+    // Triggers that are off for a session note all the same.
+    client
+        .batch_execute(
+            "SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'none', 'l2', '{}'); SELECT ruvector._adopt_step('docs', 1000);
+             SET session_replication_role = replica; DELETE FROM docs WHERE id = 1; INSERT INTO docs VALUES (0, '[1,2,3]');
+             RESET session_replication_role",
+        )
+        .unwrap();
+    client.batch_execute("CALL ruvector_collection_adopt('docs')").unwrap();
+    let rows: Vec<i64> = client
+        .query("SELECT id FROM docs WHERE id < 3 ORDER BY id", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(rows, [0, 2]);
+}
+
+#[test]
+fn two_who_adopt_a_table_at_once_copy_each_row_once() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3));
+             INSERT INTO docs SELECT i, '[1,2,3]' FROM generate_series(1, 3000) i;
+             SELECT ruvector._begin_adoption('docs', NULL, 4, NULL, NULL, 'none', 'l2', '{}')",
+        )
+        .unwrap();
+    let both: Vec<_> = (0..2)
+        .map(|_| {
+            let mut session = cluster.connect("app").unwrap();
+            std::thread::spawn(move || {
+                session.batch_execute("CALL ruvector_collection_adopt('docs', batch => 20)")
+            })
+        })
+        .collect();
+    let ended: Vec<_> = both.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let row = client.query_one("SELECT count(*), count(DISTINCT id) FROM docs", &[]).unwrap();
+    assert_eq!((row.get(0), row.get(1)), (3000i64, 3000i64), "{ended:?}");
+    let kind: String = client
+        .query_one("SELECT relkind::text FROM pg_class WHERE oid = 'docs'::regclass", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(kind, "p", "{ended:?}");
+    assert_eq!(ended.iter().filter(|end| end.is_ok()).count(), 1, "{ended:?}");
+    let error =
+        ended.iter().find_map(|end| end.as_ref().err()).and_then(postgres::Error::as_db_error).unwrap();
+    assert_eq!(error.code().code(), "55000", "{error}");
+}
