@@ -8,6 +8,7 @@ use cluster::{Cluster, wait_for};
 use postgres::Client;
 use tests::keyed::KeyedReaders;
 use tests::ledger::{Manner, Writers};
+use tests::rewriters::Rewriters;
 use tests::{PATIENCE, said, start, version};
 
 /// A healing takes a few samples, moves of seconds each, and the window.
@@ -375,6 +376,53 @@ fn what_other_sessions_see_of_a_move_is_counted() {
         met.errors,
         failed.len()
     );
+}
+
+/// They write to the very rows that move: without the lock they would fail or miss them, as they do where somebody moves rows by
+/// himself.
+#[test]
+fn who_writes_to_the_rows_that_move_neither_fails_nor_misses_one() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let ids: Vec<i64> = client
+        .query("SELECT id FROM docs_6 WHERE id <= 16000", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let rewriters = Rewriters::start(&cluster, "docs", &ids, 4);
+    let action = act(&mut client, "rebalance_partitions", r#"{"partitions": ["public.docs_6"]}"#);
+    ended(&mut client, action);
+    // Whether that helped or not, they went there and, if it did not, back.
+    let moved = "SELECT sum(cardinality(keys)) FROM ruvector.moved_rows WHERE action_id = $1 AND from_id = 6";
+    let moved: Option<i64> = client.query_one(moved, &[&action]).unwrap().get(0);
+    let met = rewriters.stop_and_compare(&mut client, "docs");
+    assert_whole(&mut client);
+    assert!(moved.is_some_and(|moved| moved >= 300), "{moved:?}: {}", said(&mut client));
+    assert!(met.writes as f64 > 200.0 * met.seconds, "{} writes in {:.0} s", met.writes, met.seconds);
+    assert!(met.errors.is_empty() && met.missed == 0, "{:?}, {} missed", met.errors, met.missed);
+    eprintln!(
+        "{moved:?} rows moved, {:.0} writes/s to them, p95 {:.1} ms, no error, none missed",
+        met.writes as f64 / met.seconds,
+        met.p95_ms()
+    );
+
+    let rewriters = Rewriters::start(&cluster, "docs", &ids, 4);
+    let mut to = 0;
+    wait_for("an error without the lock", PATIENCE, || {
+        to = 1 + to % 8;
+        for some in ids.chunks(50) {
+            // A deadlock with one of them may be its end too.
+            let _ = client
+                .execute("UPDATE docs SET partition_id = $1 WHERE id = ANY ($2)", &[&to, &some])
+                .inspect_err(|error| eprintln!("moved without the lock: {error}"));
+        }
+        (rewriters.failures() > 0).then_some(())
+    })
+    .unwrap();
+    let met = rewriters.stop();
+    eprintln!("without the lock: {:?}, {} missed", met.errors, met.missed);
+    assert!(met.errors.contains_key("40001"), "{:?}", met.errors);
 }
 
 /// Why a step moved no more.

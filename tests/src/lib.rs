@@ -4,6 +4,7 @@
 
 pub mod keyed;
 pub mod ledger;
+pub mod rewriters;
 pub mod shards;
 
 use std::ops::Range;

@@ -11,7 +11,7 @@ use pacing::{attempts_exhausted_until, gain_per_row, gain_share, ineffective, on
 
 use crate::classify::{Problem, ProblemClass, classify, diagnose};
 use crate::config::{Config, Mode};
-use crate::integrity::{Assessment, IntegrityState, StateRecord, component_lambda};
+use crate::integrity::{self, Assessment, IntegrityState, StateRecord, component_lambda};
 use crate::learning::{self, Choice, Learned};
 use crate::lifecycle::Status;
 use crate::plan::Plan;
@@ -386,6 +386,9 @@ fn gate_server(input: &DecisionInput<'_>) -> Result<(), Refusal> {
     }
     if snapshot.in_recovery {
         return Err(Refusal::new(Reason::InRecovery, Reason::InRecovery.explain()));
+    }
+    if snapshot.partitions.is_empty() {
+        return Err(Refusal::new(Reason::LambdaUnknown, integrity::NO_PARTITIONS));
     }
     let age_ms = now.saturating_sub(snapshot.taken_at);
     if age_ms > config.max_snapshot_age_seconds * 1000 {

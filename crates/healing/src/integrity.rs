@@ -92,6 +92,9 @@ pub enum IntegrityError {
     Graph(#[from] lambda_cut::GraphError),
 }
 
+/// Why λ is not known of a collection of which no partition was seen, and why nothing is done there.
+pub const NO_PARTITIONS: &str = "the collection has no partitions";
+
 /// Assesses a snapshot. The same arguments give the same result.
 ///
 /// # Errors
@@ -116,8 +119,10 @@ pub fn assess(snapshot: &Snapshot, config: &Config) -> Result<Assessment, Integr
         nodes: graph.nodes.len(),
         edges: graph.edges.len(),
     };
-    let Some(weakest) = weakest(&graph)? else {
-        assessment.lambda_unknown = Some("the collection has no partitions".to_owned());
+    // An empty list says nothing of what it leaves out: replicas and jobs that are there make no collection.
+    let listed = weakest(&graph)?.filter(|_| !snapshot.partitions.is_empty());
+    let Some(weakest) = listed else {
+        assessment.lambda_unknown = Some(NO_PARTITIONS.to_owned());
         return Ok(assessment);
     };
     if !graph.is_measured() {
@@ -393,7 +398,7 @@ impl StateRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{NOW, drift, fragment, ivf, known, load, recall, snapshot, whole};
+    use crate::fixtures::{NOW, drift, fragment, ivf, known, load, recall, replica, snapshot, whole};
     use crate::snapshot::Reading;
     use proptest::prelude::*;
 
@@ -460,6 +465,14 @@ mod tests {
             (none.lambda, none.lambda_unknown.as_deref()),
             (None, Some("the collection has no partitions"))
         );
+        // Whatever else is there: a replica far behind is none of a collection that was not seen.
+        let mut unseen = snapshot(0, 0, 0);
+        let mut far_behind = replica(1);
+        (far_behind.lag_bytes, far_behind.lag_seconds) = (Reading::Known(4e10), Reading::Known(3600.0));
+        unseen.replicas = Some(Reading::Known(vec![far_behind]));
+        let unseen = assess(&unseen, &config()).unwrap();
+        assert_eq!((unseen.lambda, unseen.lambda_unknown.as_deref()), (None, Some(NO_PARTITIONS)));
+        assert!(unseen.components.is_empty());
         let bare = assess(&snapshot(3, 0, 0), &config()).unwrap();
         assert_eq!(bare.lambda, None);
         let mut blind = snapshot(1, 0, 1);

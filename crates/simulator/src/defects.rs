@@ -21,6 +21,10 @@ pub enum Defect {
     StaleSnapshot,
     /// The list of leftovers that were there before a reindex is lost, and the empty list is read as "all are ours".
     EmptyIsEverything,
+    /// An empty list of partitions is taken for what was there before.
+    EmptyListingTrusted,
+    /// The core is told that every remedy is as good as new: its failures in a row are forgotten.
+    FailuresForgotten,
     /// Inverses run first to last.
     RollbackInOrder,
     /// Undoing a move of rows leaves out its first batch.
@@ -95,7 +99,7 @@ pub enum Defect {
 
 impl Defect {
     /// Every defect.
-    pub const ALL: [Defect; 41] = [
+    pub const ALL: [Defect; 43] = [
         Defect::NoCooldown,
         Defect::NoJournal,
         Defect::LeakedLease,
@@ -103,6 +107,8 @@ impl Defect {
         Defect::NoSingleFlight,
         Defect::StaleSnapshot,
         Defect::EmptyIsEverything,
+        Defect::EmptyListingTrusted,
+        Defect::FailuresForgotten,
         Defect::RollbackInOrder,
         Defect::BatchForgotten,
         Defect::NoComparison,

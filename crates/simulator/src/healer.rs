@@ -165,7 +165,7 @@ fn store(stage: &mut Stage, number: usize) {
         }
         _ => {
             let mut snapshot = observe::snapshot(&stage.world, number);
-            misread(stage, &mut snapshot);
+            misread(stage, number, &mut snapshot);
             let assessment =
                 observe::judge(&snapshot, &stage.world.collections[number].config, stage.healer.samples);
             stage.store.observed[number] =
@@ -182,7 +182,10 @@ fn store(stage: &mut Stage, number: usize) {
 }
 
 /// What a collector that errs makes of a snapshot.
-fn misread(stage: &Stage, snapshot: &mut Snapshot) {
+fn misread(stage: &Stage, number: usize, snapshot: &mut Snapshot) {
+    if stage.world.collections[number].unlisted && !stage.has(Defect::EmptyListingTrusted) {
+        snapshot.partitions.clear();
+    }
     for index in &mut snapshot.indexes {
         if let (Reading::Known(bytes), true) = (&mut index.bytes, stage.has(Defect::SizesDoubled)) {
             *bytes *= 2;
@@ -440,6 +443,9 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
     let at = stage.moment();
     let Some(observed) = &stage.store.observed[collection] else { return };
     let (snapshot, observed_at) = (observed.snapshot.clone(), observed.real);
+    // What was seen before may be of a time when it could.
+    let unlisted = stage.world.collections[collection].unlisted
+        && observed.version == stage.world.collections[collection].version;
     let true_before = checks::conditions(stage, collection, &planned.problem, &planned.plan);
     stage.say(|| {
         let engine::Planned { plan, problem } = &planned;
@@ -464,6 +470,7 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
         plan: planned.plan,
         before: snapshot,
         observed: observed_at,
+        unlisted,
         panel,
         true_before,
     }));

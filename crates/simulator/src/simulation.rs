@@ -77,9 +77,7 @@ pub fn run_with(scenario: &Scenario, trace: bool) -> Run {
         if scenario.mode == Mode::Liveness && calmed && second.is_multiple_of(LOOK_S) {
             hazards::approve(&mut stage);
         }
-        worker::run_all(&mut stage);
-        steps::pause_maintenance::holders_let_go(&mut stage);
-        healer::round(&mut stage);
+        turn(&mut stage);
         checks::tick(&mut stage, &mut watch, scenario);
         if !stage.violations.is_empty() {
             break;
@@ -96,6 +94,13 @@ pub fn run_with(scenario: &Scenario, trace: bool) -> Run {
         actions,
         trace: stage.trace.unwrap_or_default(),
     }
+}
+
+/// What runs on the server does so for a tick.
+pub(crate) fn turn(stage: &mut Stage) {
+    worker::run_all(stage);
+    steps::pause_maintenance::holders_let_go(stage);
+    healer::round(stage);
 }
 
 fn in_flight(stage: &Stage) -> Vec<i64> {

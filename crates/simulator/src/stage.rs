@@ -45,14 +45,18 @@ pub struct Stage {
     pub coverage: Coverage,
     /// What was broken, with the check that found it.
     pub violations: Vec<(&'static str, String)>,
-    /// When the wall clock last jumped, true time.
+    /// When the wall clock is as late again as it was before it was last set, true time.
     pub jumped_at: i64,
+    /// When it was last set, true time.
+    pub clock_set_at: i64,
     /// Fault names that struck each collection.
     pub struck: Vec<Vec<&'static str>>,
     /// Automatic actions on indexes with which nothing was wrong in truth.
     pub false_heals: u64,
     /// Builds of automatic actions in a row that ran out of memory, by collection and remedy.
     pub out_of_memory: std::collections::BTreeMap<(usize, String), u32>,
+    /// When a human last closed the breaker of a remedy on a collection, true time.
+    pub closed: std::collections::BTreeMap<(usize, String), i64>,
     /// Whether a line of each event is wanted.
     pub trace: Option<Vec<String>>,
     defects: Vec<Defect>,
@@ -86,9 +90,11 @@ impl Stage {
             coverage: Coverage::default(),
             violations: vec![],
             jumped_at: i64::MIN / 2,
+            clock_set_at: i64::MIN / 2,
             struck: vec![vec![]; count],
             false_heals: 0,
             out_of_memory: std::collections::BTreeMap::new(),
+            closed: std::collections::BTreeMap::new(),
             trace: None,
             defects: scenario.defects.clone(),
             last_worker: 0,

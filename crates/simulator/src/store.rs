@@ -99,6 +99,8 @@ pub struct Planned {
     pub before: Snapshot,
     /// When that was taken, in truth.
     pub observed: UnixMs,
+    /// No partition could be seen when it was decided.
+    pub unlisted: bool,
     /// When what it rests on was measured, in truth: an old reading, or the moment of the decision.
     pub panel: UnixMs,
     /// The indexes that the plan names in truth, when it was made.
@@ -118,6 +120,8 @@ pub struct Condition {
     pub effort: u32,
     /// What searches find.
     pub recall: f64,
+    /// What one costs, buffers.
+    pub blocks: f64,
     /// How far it is from a fresh build.
     pub wear: f64,
 }
@@ -133,9 +137,12 @@ impl Condition {
             || self.wear < before.wear - 0.005
     }
 
-    /// Whether searches clearly find less than `before`, and less than the objective; or find nothing any more.
+    /// Whether searches clearly find less than `before`, and less than the objective; find nothing any more; or cost clearly
+    /// more and find no more.
     pub fn is_worse(&self, before: &Condition, objective: f64) -> bool {
-        before.valid && (!self.valid || self.recall < before.recall.min(objective) - RECALL_LOST)
+        let less = self.recall < before.recall.min(objective) - RECALL_LOST;
+        let dearer = self.blocks > DEARER * before.blocks && self.recall <= before.recall;
+        before.valid && (!self.valid || less || dearer)
     }
 }
 
@@ -164,6 +171,8 @@ impl Action {
 
 /// Recall that a comparison may lose by its noise: here the efforts of a panel err apart, and of forty the luckiest is taken.
 const RECALL_LOST: f64 = 0.06;
+/// So many times the buffers of a search are clearly more.
+const DEARER: f64 = 1.3;
 
 /// What the healer last saw of a collection: a row of `ruvector.integrity`.
 #[derive(Debug, Clone)]
@@ -439,5 +448,12 @@ impl Store {
             arms.len() - 1
         });
         arms[at] = arms[at].after(lesson, wall, config, wall as u64);
+    }
+
+    /// Forgets failures in a row of a collection's remedies (a planted defect).
+    pub fn forget_failures(&mut self, collection: usize) {
+        for arm in &mut self.arms[collection] {
+            (arm.failures, arm.backoff_until, arm.breaker_open) = (0, None, false);
+        }
     }
 }

@@ -295,7 +295,6 @@ impl Worker {
                 return self.plan_work(stage);
             }
             What::Begin => {
-                checks::begins(stage, self.action);
                 let at = stage.moment();
                 if let Err(error) = stage.store.advance(self.action, Status::Executing, at) {
                     stage.violated("lifecycle", error);
@@ -776,9 +775,13 @@ impl Worker {
             stage.violated("lifecycle", error);
         }
         stage.learn(id, lesson, status, at);
+        let forgets = stage.has(Defect::FailuresForgotten);
         let Stage { store, world, .. } = stage;
         let strategy = &planned.plan.strategy;
         store.record_arm(number, strategy, lesson, at.wall, &world.collections[number].config);
+        if forgets {
+            store.forget_failures(number);
+        }
         stage.coverage.ended(strategy, status);
         *stage.coverage.lessons.entry(lesson.as_str()).or_default() += 1;
         if lesson == Lesson::Helped {

@@ -75,6 +75,9 @@ pub fn begin(input: &BeginInput<'_>) -> Begin {
     if snapshot.in_recovery {
         return wait(Reason::InRecovery);
     }
+    if snapshot.partitions.is_empty() {
+        return wait(Reason::LambdaUnknown);
+    }
     if in_flight.this_table > 0 {
         return wait(Reason::ActionInFlight);
     }

@@ -393,6 +393,7 @@ fn by_hand_time_does_not_matter_but_safety_does() {
     );
     assert_eq!(ready(|c| c.config.enabled = false), Some(Reason::Disabled));
     assert_eq!(ready(|c| c.snapshot.in_recovery = true), Some(Reason::InRecovery));
+    assert_eq!(ready(|c| c.snapshot.partitions.clear()), Some(Reason::LambdaUnknown));
     assert_eq!(ready(|c| c.in_flight.server = 1), Some(Reason::ServerBusy));
     assert_eq!(ready(|c| c.snapshot.disk_free_bytes = Reading::Known(1)), Some(Reason::DiskHeadroom));
     assert_eq!(
@@ -792,6 +793,7 @@ fn what_was_decided_earlier_begins_only_while_its_gates_are_open() {
     assert_eq!(begins(other), Begin::Now);
     assert_eq!(begins(|c| c.arms = vec![Arm::new("compact_indexes")]), Begin::Now);
     assert_eq!(begins(|c| c.snapshot.in_recovery = true), wait(Reason::InRecovery));
+    assert_eq!(begins(|c| c.snapshot.partitions.clear()), wait(Reason::LambdaUnknown));
     let flies = |c: &mut Case| c.in_flight = flying(1, 0);
     assert_eq!(begins(flies), wait(Reason::ActionInFlight));
     assert_eq!(begins(|c| c.in_flight = flying(0, 1)), wait(Reason::ServerBusy));

@@ -7,10 +7,9 @@ use healing::lifecycle::Status;
 use healing::snapshot::{Method, Oid, Snapshot};
 
 use crate::hazards::{self, Kind};
-use crate::healer;
 use crate::scenario::{DAY_S, Mode, Scenario};
+use crate::simulation::turn;
 use crate::stage::{Armed, Stage};
-use crate::worker;
 use crate::world::index::{Index, Maker};
 use crate::world::observe;
 use crate::world::{EPOCH_MS, Table, World};
@@ -288,8 +287,7 @@ pub fn healer_week(scenario: &Scenario) -> Tally {
     for tick in 0..scenario.length_s / scenario.tick_s {
         stage.world.advance(scenario.tick_s as i64 * 1000);
         schedule.strike(&mut stage, tick * scenario.tick_s);
-        worker::run_all(&mut stage);
-        healer::round(&mut stage);
+        turn(&mut stage);
         on_call.tick(&mut stage);
         clock.tick(&mut stage.world, scenario.tick_s, &mut tally);
     }

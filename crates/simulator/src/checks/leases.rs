@@ -6,6 +6,7 @@ use healing::lease::LEASE_MAX_S;
 
 use super::Watch;
 use crate::stage::Stage;
+use crate::world::WeightLease;
 use crate::world::maintenance::Hold;
 
 /// A running healer lets go of maintenance within so many seconds of the end of a lease, and ends what is prepared elsewhere.
@@ -14,13 +15,16 @@ pub(super) const LET_GO_S: u64 = 600;
 /// What holds under a lease is over when the lease is, by at least one of both clocks.
 pub(super) fn leases(stage: &mut Stage, watch: &mut Watch, tick_s: u64) {
     let (wall, now, jumped) = (stage.world.wall(), stage.world.now, stage.jumped_at);
+    let clock_set = stage.clock_set_at;
     let grace_ms = 2000 * tick_s as i64;
     let late = stage.world.collections.iter().find_map(|collection| {
         let throttle = collection.ingest.throttle?;
-        let over = now - throttle.set > throttle.lease_s * 1000 + grace_ms && jumped < throttle.set;
+        // However the clock is set, for no longer than twice.
+        let times = if jumped < throttle.set { 1 } else { 2 };
+        let over = now - throttle.set > times * throttle.lease_s * 1000 + grace_ms;
         let endless = throttle.lease_s > LEASE_MAX_S;
         // A clock that was just set forth has ended the lease at a stroke: the healer has its next round to say so.
-        let late = throttle.until < wall - grace_ms && now - jumped > grace_ms;
+        let late = throttle.until < wall - grace_ms && now - clock_set > grace_ms;
         (over || late || endless).then_some(collection.id)
     });
     if let Some(number) = late {
@@ -36,12 +40,16 @@ pub(super) fn leases(stage: &mut Stage, watch: &mut Watch, tick_s: u64) {
     // The process that keeps autovacuum away ends by itself, whatever becomes of the healer.
     let mut away = maintenance.away.iter();
     let away =
-        away.find(|(_, hold)| is_over(hold, grace_ms) && stage.world.is_up() && now - jumped > grace_ms);
+        away.find(|(_, hold)| is_over(hold, grace_ms) && stage.world.is_up() && now - clock_set > grace_ms);
     let away = away.map(|(number, _)| *number);
     let drained = stage.world.collections.iter().find(|collection| {
         let leases = collection.tables.iter().filter_map(|table| table.weight_lease);
-        leases.into_iter().any(|(until, _)| until < wall - grace_ms || until > wall + LEASE_MAX_S * 1000)
-            && now - jumped > grace_ms
+        let wrong = |lease: &WeightLease| {
+            let late = lease.until < wall - grace_ms && now - clock_set > grace_ms;
+            let endless = lease.until > wall + lease.seconds * 1000 + grace_ms && now - clock_set > grace_ms;
+            late || endless || lease.seconds > LEASE_MAX_S
+        };
+        leases.into_iter().any(|lease| wrong(&lease))
     });
     let drained = drained.map(|collection| collection.id);
     // Of jobs of pg_cron the healer lets go, in the next of its rounds.

@@ -15,7 +15,7 @@ use healing::plan::{Plan, Step};
 use healing::recovery::RecoveryCommand;
 use healing::snapshot::{Oid, Snapshot, UnixMs};
 
-pub use self::permission::{begins, builds, permitted, starts};
+pub use self::permission::{builds, permitted, starts};
 use crate::baselines::is_fine;
 use crate::curable;
 use crate::defects::Defect;
@@ -65,6 +65,7 @@ pub const ALL: &[&str] = &[
     "credited",
     "disabled",
     "drops_foreign",
+    "empty",
     "rows_elsewhere",
     "ends",
     "false_heal",
@@ -126,6 +127,7 @@ pub fn conditions(stage: &Stage, collection: usize, problem: &Problem, plan: &Pl
             bytes: index.bytes,
             effort: index.effort(world.server_effort),
             recall: index.recall(index.effort(world.server_effort)),
+            blocks: index.blocks(index.effort(world.server_effort)),
             wear: index.shape.misfit + index.shape.skew + index.shape.damage,
         })
         .chain(strained(stage, collection, problem, plan).map(|wear| Condition {
@@ -134,6 +136,7 @@ pub fn conditions(stage: &Stage, collection: usize, problem: &Problem, plan: &Pl
             bytes: 0,
             effort: 0,
             recall: 1.0,
+            blocks: 0.0,
             wear,
         }))
         .collect()
@@ -319,7 +322,7 @@ pub fn ended(stage: &mut Stage, id: i64) {
     if action.outcomes != 1 {
         stage.violated("one_outcome", format!("action {id} has {} outcomes", action.outcomes));
     }
-    let struck = stage.world.collections[action.collection].fault_at;
+    let struck = struck_at(stage, &action);
     let unfinished = stage.store.unfinished.iter().any(|left| left.action == id);
     if matches!(action.status, Status::RolledBack | Status::Failed | Status::Aborted) && !unfinished {
         undone::check(stage, &action);
@@ -339,7 +342,7 @@ pub fn ended(stage: &mut Stage, id: i64) {
     }
     // What struck meanwhile may have undone what the action achieved; what passed by itself since the panel was taken
     // was not there any more to be cured.
-    if action.by_hand() || struck >= planned.panel {
+    if struck >= planned.panel {
         return;
     }
     let after = conditions(stage, action.collection, &planned.problem, &planned.plan);
@@ -349,6 +352,10 @@ pub fn ended(stage: &mut Stage, id: i64) {
         if let Some(now) = now.filter(|now| now.is_worse(before, objective)) {
             stage.violated("worse", format!("action {id} counts as a success: {before:?} became {now:?}"));
         }
+    }
+    // A human may ask for what brings nothing.
+    if action.by_hand() {
+        return;
     }
     // One that is gone was surplus.
     let gone = after.len() < planned.true_before.len();
@@ -360,6 +367,18 @@ pub fn ended(stage: &mut Stage, id: i64) {
         let before = &planned.true_before;
         stage.violated("credited", format!("action {id} counts as a success: from {before:?} to {after:?}"));
     }
+}
+
+/// When a fault last struck what an action is about: also when an index that it names last drifted.
+fn struck_at(stage: &Stage, action: &Action) -> UnixMs {
+    let collection = &stage.world.collections[action.collection];
+    let Some(planned) = &action.planned else { return collection.fault_at };
+    let names: Vec<&str> =
+        planned.plan.steps.iter().filter_map(Step::target).map(|of| of.name.as_str()).collect();
+    let drifts =
+        |index: &Index| index.shape.misfit_per_hour > 0.0 && names.contains(&index.qualified().as_str());
+    let drifted = collection.indexes().any(|(_, index)| drifts(index));
+    if drifted { collection.fault_at.max(collection.drifted_at) } else { collection.fault_at }
 }
 
 /// Whether a throttle takes less off writers than the one before it, and memory is no shorter for that.
@@ -389,7 +408,7 @@ fn futile(stage: &mut Stage, id: i64) {
         return;
     }
     // Where a clock jumped, what came first is not always what the healer sees as first.
-    let fault_at = stage.world.collections[number].fault_at.max(stage.jumped_at);
+    let fault_at = struck_at(stage, action).max(stage.jumped_at);
     let since = fault_at.max(stage.world.now - 24 * 3_600_000);
     let same = |other: &Action| about(&other.planned().plan) == about(&action.planned().plan);
     let others = stage.store.by_collection[number].iter().rev().map(|other| &stage.store.actions[other]);
@@ -442,6 +461,7 @@ fn in_flight(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
         && !stage.world.weather.no_workers
         && stage.world.now > stage.jumped_at;
     for id in stage.store.open.clone() {
+        false_heal(stage, id, scenario);
         let action = &stage.store.actions[&id];
         if !action.status.is_in_flight() {
             continue;
@@ -457,13 +477,6 @@ fn in_flight(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
             if *seconds > OFF_S {
                 stage.violated("disabled", format!("action {id} goes on although healing is switched off"));
             }
-        }
-        let action = &stage.store.actions[&id];
-        // A replica that is slow while a vacuum writes: less of that is no false heal.
-        let slows = holds_maintenance(&action.planned().plan) && !action.needless;
-        if scenario.mode == Mode::Healthy && !action.by_hand() && !slows {
-            let strategy = action.planned().plan.strategy.clone();
-            stage.violated("false_heal", format!("action {id} ({strategy}) in a healthy world"));
         }
         if stage.store.in_flight(number) > 1 {
             stage.violated("single_flight", format!("two actions are in flight on collection {number}"));
@@ -487,6 +500,22 @@ fn in_flight(stage: &mut Stage, watch: &mut Watch, scenario: &Scenario) {
     let all = stage.store.all_in_flight();
     if i64::from(all) > stage.max_concurrent {
         stage.violated("server_limit", format!("{all} actions are in flight"));
+    }
+}
+
+/// Nothing is done, and no human is asked to approve it, where all is well: in a healthy world, and in any as long as no
+/// fault has struck anything.
+fn false_heal(stage: &mut Stage, id: i64, scenario: &Scenario) {
+    let action = &stage.store.actions[&id];
+    let Some(planned) = action.planned.as_ref().filter(|_| !action.by_hand()) else { return };
+    let strategy = planned.plan.strategy.clone();
+    // A replica that is slow while a vacuum writes: less of that is no false heal.
+    let slows = holds_maintenance(&planned.plan) && !action.needless;
+    let unharmed = stage.struck.iter().all(Vec::is_empty);
+    if scenario.mode == Mode::Healthy && !slows {
+        stage.violated("false_heal", format!("action {id} ({strategy}) in a healthy world"));
+    } else if action.needless && unharmed {
+        stage.violated("false_heal", format!("action {id} ({strategy}) before any fault"));
     }
 }
 
@@ -581,6 +610,14 @@ pub fn at_end(stage: &mut Stage, scenario: &Scenario) {
         for left in stage.store.unfinished.clone().iter().filter(|_| !full) {
             let (id, tries) = (left.action, left.tries);
             stage.violated("unfinished", format!("what action {id} left is not undone after {tries} tries"));
+        }
+        // Where a human has dropped the new one meanwhile, the former is the only one there is: it is kept, and said.
+        let settled = stage.store.all_in_flight() == 0 && !full;
+        for (number, of) in stage.store.losers.clone().iter().filter(|_| settled) {
+            if stage.world.collections[*number].loser(of).is_err() {
+                continue;
+            }
+            stage.violated("leftover", format!("collection {number}: the former {} is not dropped", of.name));
         }
     }
     for number in 0..stage.world.collections.len() {

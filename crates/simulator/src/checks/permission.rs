@@ -3,15 +3,18 @@
 use healing::config::{Config, Mode as HealingMode};
 use healing::engine::Request;
 use healing::integrity::IntegrityState;
+use healing::lifecycle::Lesson;
 use healing::plan::{Plan, Step};
-use healing::snapshot::UnixMs;
+use healing::snapshot::{Oid, UnixMs};
 
-use crate::defects::Defect;
 use crate::stage::Stage;
+use crate::store::{Action, Moment};
 
 /// Slack of a sum of impacts, and of rows that are counted as numbers with fractions.
 const IMPACT_SLACK: f64 = 1e-6;
 const ROWS_SLACK: f64 = 1.0;
+/// Share of the bytes of a fresh index, rows of this moment, that building it surely takes.
+const BUILT_AT_LEAST: f64 = 0.9;
 /// By how much a plan that a human approved may exceed what may be moved by then.
 const ROWS_GROWN: f64 = 1.1;
 
@@ -32,32 +35,34 @@ pub fn permitted(stage: &mut Stage, id: i64) {
         );
     }
     limits(stage, id, &config);
-    if action.request != Request::Automatic {
-        return;
-    }
     if planned.before.in_recovery {
         stage.violated("standby", format!("action {id} rests on an observation of a standby"));
+    }
+    if planned.unlisted || planned.before.partitions.is_empty() {
+        stage.violated("empty", format!("action {id} was decided when no partition could be seen"));
+    }
+    let age_s = action.decided.map_or(0, |decided| (decided.real - planned.observed) / 1000);
+    if age_s > config.max_snapshot_age_seconds && stage.jumped_at < planned.observed {
+        stage.violated("acts_on_stale", format!("action {id} rests on an observation that is {age_s} s old"));
+    }
+    if action.request != Request::Automatic {
+        return;
     }
     if !action.approved {
         consent(stage, id, &config);
     }
-    let arms = stage.store.arms[action.collection].iter();
-    let arm = arms.clone().find(|arm| arm.strategy == planned.plan.strategy);
-    let closed = arm.is_some_and(|arm| arm.breaker_open);
-    let until = arm.and_then(|arm| arm.backoff_until).filter(|until| *until > at.wall);
-    if closed {
+    let failures = Failures::of(stage, &action);
+    if failures.open_breaker(&config) {
         stage.violated("breaker", format!("action {id} may run although its remedy failed too often"));
     }
-    if let (Some(until), false) = (until, action.approved) {
+    if action.approved {
+        return;
+    }
+    if let Some(seconds) = failures.waits(&config, at) {
         stage.violated(
             "backoff",
-            format!("action {id} comes {} s before its remedy may be tried again", (until - at.wall) / 1000),
+            format!("action {id} comes {seconds} s before its remedy may be tried again"),
         );
-    }
-    let (Some(decided), false) = (action.decided, action.approved) else { return };
-    let age_s = (decided.real - planned.observed) / 1000;
-    if age_s > config.max_snapshot_age_seconds && stage.jumped_at < planned.observed {
-        stage.violated("acts_on_stale", format!("action {id} rests on an observation that is {age_s} s old"));
     }
     let (cooldown_ms, window_ms) =
         (config.min_healing_interval_seconds * 1000, config.attempt_window_seconds * 1000);
@@ -86,6 +91,48 @@ pub fn permitted(stage: &mut Stage, id: i64) {
     }
 }
 
+/// Failures in a row of an action's remedy on its collection, counted anew from how its actions ended.
+struct Failures {
+    count: u32,
+    last: Option<Moment>,
+    undo_failed: bool,
+}
+
+impl Failures {
+    fn of(stage: &Stage, action: &Action) -> Self {
+        let strategy = &action.planned().plan.strategy;
+        let closed = stage.closed.get(&(action.collection, strategy.clone())).copied();
+        let mut found = Self { count: 0, last: None, undo_failed: false };
+        let others = stage.store.by_collection[action.collection].iter().rev();
+        for other in others.map(|id| &stage.store.actions[id]) {
+            let same = other.planned.as_ref().is_some_and(|planned| planned.plan.strategy == *strategy);
+            let (Some(ended), true) = (other.ended, same) else { continue };
+            if closed.is_some_and(|closed| ended.real <= closed) || other.lesson == Some(Lesson::Helped) {
+                break;
+            }
+            if matches!(other.lesson, Some(Lesson::Fault | Lesson::UndoFailed)) {
+                found.count += 1;
+                found.last = found.last.or(Some(ended));
+                found.undo_failed |= other.lesson == Some(Lesson::UndoFailed);
+            }
+        }
+        found
+    }
+
+    fn open_breaker(&self, config: &Config) -> bool {
+        self.undo_failed || i64::from(self.count) >= config.breaker_failures
+    }
+
+    /// Seconds that are left of the least time to wait, by both clocks.
+    fn waits(&self, config: &Config, at: Moment) -> Option<i64> {
+        let last = self.last?;
+        let doubled = config.backoff_base_seconds.saturating_mul(1 << (self.count - 1).min(30));
+        let wait_ms = 1000 * doubled.min(config.backoff_cap_seconds);
+        let passed = (at.real - last.real).max(at.wall - last.wall);
+        (passed < wait_ms).then_some((wait_ms - passed) / 1000)
+    }
+}
+
 /// No human has approved it: none has to.
 fn consent(stage: &mut Stage, id: i64, config: &Config) {
     let action = &stage.store.actions[&id];
@@ -102,7 +149,7 @@ fn consent(stage: &mut Stage, id: i64, config: &Config) {
     } else {
         None
     };
-    let (impact, allowed) = (plan.impact, config.max_auto_heal_impact);
+    let (impact, allowed) = (impact_of(plan), config.max_auto_heal_impact);
     let gently = state != Some(IntegrityState::Critical) && impact > config.max_stress_impact;
     if let Some(why) = needs {
         stage.violated("consent", format!("action {id} {why}"));
@@ -136,22 +183,46 @@ fn limits(stage: &mut Stage, id: i64, config: &Config) {
     if rows > allowed {
         found.push(format!("moves {rows:.0} rows, of {allowed:.0}"));
     }
-    if plan.disk_bytes as f64 > room {
-        found.push(format!("needs {} bytes of disk, of {room:.0}", plan.disk_bytes));
+    // The largest index that is built beside its old one: by the world, not by what the plan says of itself.
+    let built = plan.steps.iter().filter_map(|step| match step {
+        Step::BuildIndex { of, .. } | Step::ReindexConcurrently { of, .. } => Some(of.oid),
+        _ => None,
+    });
+    let bytes_of = |oid: Oid| {
+        let (table, index) =
+            stage.world.collections[action.collection].indexes().find(|(_, index)| index.oid == oid)?;
+        Some(BUILT_AT_LEAST * index.clean_bytes(table.rows) as f64)
+    };
+    let needed = built.filter_map(bytes_of).fold(plan.disk_bytes as f64, f64::max);
+    if needed > room {
+        found.push(format!("needs {needed:.0} bytes of disk, of {room:.0}"));
     }
     let others =
         stage.store.open.iter().filter(|other| **other != id).map(|other| &stage.store.actions[other]);
     let others: Vec<&Plan> =
         others.filter(|other| other.status.is_in_flight()).map(|other| &other.planned().plan).collect();
-    let impact: f64 = others.iter().map(|plan| plan.impact).sum();
-    if !others.is_empty() && impact + plan.impact > config.max_total_impact + IMPACT_SLACK {
-        found.push(format!("has impact {} beside {impact}", plan.impact));
+    let impact: f64 = others.iter().map(|plan| impact_of(plan)).sum();
+    if !others.is_empty() && impact + impact_of(plan) > config.max_total_impact + IMPACT_SLACK {
+        found.push(format!("has impact {} beside {impact}", impact_of(plan)));
     }
     if builds(plan) && others.iter().any(|other| builds(other)) {
         found.push("builds an index beside another that does".to_owned());
     }
     for why in found {
         stage.violated("limits", format!("action {id} {why}"));
+    }
+}
+
+/// What each remedy is allowed to do to the server, as its document says.
+fn impact_of(plan: &Plan) -> f64 {
+    match plan.strategy.as_str() {
+        "pause_maintenance" | "tune_search_effort" => 0.1,
+        "scale_replicas" => 0.2,
+        "repair_invalid_index" if !builds(plan) => 0.2,
+        "rebalance_partitions" => 0.3,
+        "drain_hot_partition" => 0.35,
+        "throttle_ingestion" | "evict_cold_data" => 0.4,
+        _ => 0.5,
     }
 }
 
@@ -165,15 +236,19 @@ pub fn starts(stage: &mut Stage, id: i64) {
     let action = &stage.store.actions[&id];
     let (collection, wall) = (&stage.world.collections[action.collection], stage.world.wall());
     let config = &collection.config;
-    let mut arms = stage.store.arms[action.collection].iter();
-    let closed = arms.any(|arm| arm.strategy == action.planned().plan.strategy && arm.breaker_open);
+    let closed = Failures::of(stage, action).open_breaker(config);
+    let off = !config.enabled;
     let paused = config.paused_until.is_some_and(|until| until > wall);
     let plan = &action.planned().plan;
     let helps =
         matches!(plan.strategy.as_str(), "throttle_ingestion" | "pause_maintenance" | "scale_replicas");
     let waits = !action.by_hand() && !helps && plan.impact >= config.window_impact;
     let outside = waits && !config.maintenance_windows.is_empty() && !in_window(config, wall);
-    if closed && !action.by_hand() {
+    let by_hand = action.by_hand();
+    if off {
+        stage.violated("disabled", format!("action {id} begins while healing is switched off"));
+    }
+    if closed && !by_hand {
         stage.violated("breaker", format!("action {id} begins although its remedy failed too often"));
     }
     if paused {
@@ -196,12 +271,4 @@ fn in_window(config: &Config, wall: UnixMs) -> bool {
         (Some(from), Some(to)) => minute >= from || minute < to,
         _ => false,
     })
-}
-
-/// A worker begins its action: what is switched off is stopped in the healer's next round, and was not approved.
-pub fn begins(stage: &mut Stage, id: i64) {
-    let number = stage.store.actions[&id].collection;
-    if !stage.world.collections[number].config.enabled && stage.has(Defect::ApprovalSkipsGates) {
-        stage.violated("disabled", format!("action {id} begins while healing is switched off"));
-    }
 }

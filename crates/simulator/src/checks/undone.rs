@@ -6,6 +6,7 @@ use healing::throttle::Percentages;
 
 use crate::stage::Stage;
 use crate::store::Action;
+use crate::world::WeightLease;
 
 /// What steps change and undoing them must put back, as it was when the worker began.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,18 +20,19 @@ pub struct Before {
     indexes: Vec<Setting>,
 }
 
-/// A partition's weight for new rows, and when by the wall clock which one holds by itself.
+/// A partition's weight for new rows, and the lease that it holds under.
 #[derive(Debug, Clone, PartialEq)]
 struct Weight {
     table: Oid,
     weight: f64,
-    lease: Option<(UnixMs, f64)>,
+    lease: Option<WeightLease>,
 }
 
 /// What a step may have set of an index.
 #[derive(Debug, Clone, PartialEq)]
 struct Setting {
     name: String,
+    valid: bool,
     /// One that was rebuilt in place stays so, with the effort that goes with it.
     relfilenode: Oid,
     effort: Option<u32>,
@@ -55,6 +57,7 @@ pub fn before(stage: &Stage, action: &Action) -> Before {
         indexes: indexes
             .map(|(_, index)| Setting {
                 name: index.qualified(),
+                valid: index.valid,
                 relfilenode: index.relfilenode,
                 effort: index.effort,
                 lists: index.lists,
@@ -77,7 +80,7 @@ pub(super) fn check(stage: &mut Stage, action: &Action) {
     let weighed = steps.iter().any(|step| matches!(step, Step::SetRoutingWeight { .. }));
     // A lease of an earlier action may have ended meanwhile.
     let same = |now: &Weight, then: &Weight| {
-        now == then || now.lease.is_none() && then.lease.is_some_and(|(_, after)| after == now.weight)
+        now == then || now.lease.is_none() && then.lease.is_some_and(|lease| lease.after == now.weight)
     };
     if weighed && !now.weights.iter().zip(&before.weights).all(|(now, before)| same(now, before)) {
         found.push(("undone", format!("weights were {:?}, are {:?}", before.weights, now.weights)));
@@ -93,10 +96,12 @@ pub(super) fn check(stage: &mut Stage, action: &Action) {
         found.push(("undone", format!("{} replicas were asked for, {} are", before.readers, now.readers)));
     }
     // What strikes an index meanwhile, or who works on it, changes it.
-    let untouched =
-        action.started.is_some_and(|at| stage.world.collections[action.collection].fault_at < at.real);
+    let untouched = action.started.is_some_and(|at| super::struck_at(stage, action) < at.real);
+    let in_place = steps.iter().any(|step| matches!(step, Step::ReindexConcurrently { .. }));
     for was in before.indexes.iter().filter(|_| untouched) {
-        let of = |is: &&Setting| is.name == was.name && is.relfilenode == was.relfilenode;
+        // One that could not be searched may have been built anew all the same.
+        let renewed = in_place || !was.valid;
+        let of = |is: &&Setting| is.name == was.name && (is.relfilenode == was.relfilenode || !renewed);
         if let Some(is) = now.indexes.iter().find(of).filter(|is| *is != was) {
             found.push(("undone", format!("{was:?} is now {is:?}")));
         }

@@ -16,6 +16,7 @@ mod index_invalid;
 mod index_rebuilt_by_hand;
 mod index_surplus;
 mod ingestion_floods;
+mod listing_empty;
 mod lists_drift;
 mod lists_misfit;
 mod lists_skewed;
@@ -80,6 +81,7 @@ pub const ALL: &[&dyn Hazard] = &[
     &index_rebuilt_by_hand::IndexRebuiltByHand,
     &index_surplus::IndexSurplus,
     &ingestion_floods::IngestionFloods,
+    &listing_empty::ListingEmpty,
     &lists_drift::ListsDrift,
     &lists_misfit::ListsMisfit,
     &lists_skewed::ListsSkewed,
@@ -181,6 +183,9 @@ impl Stage {
     /// A human has looked after a collection.
     pub fn close_breakers(&mut self, collection: usize) {
         let wall = self.world.wall();
+        for arm in self.store.arms[collection].iter().filter(|arm| arm.breaker_open) {
+            self.closed.insert((collection, arm.strategy.clone()), self.world.now);
+        }
         if self.store.close_breakers(collection, wall) {
             self.out_of_memory.retain(|(of, _), _| *of != collection);
             self.say(|| format!("collection {collection}: a human closes the breakers"));

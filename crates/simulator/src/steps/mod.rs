@@ -104,6 +104,7 @@ pub const OPERATIONS: &[&str] = &[
     "undo.drop_trial",
     "undo.swap_back",
     "undo.restore_effort",
+    "undo.rebuild_dropped",
     "undo.drop_leftover",
     "undo.move_rows",
     "undo.move_rows.prepare",

@@ -2,13 +2,13 @@
 
 use healing::plan::Step;
 use healing::recovery::{RecoveryCommand, StepState};
-use healing::snapshot::UnixMs;
 use serde_json::json;
 
 use super::{SHORT_MS, effect, note};
 use crate::defects::Defect;
 use crate::stage::Stage;
 use crate::worker::{Op, Then, Turn, op};
+use crate::world::WeightLease;
 
 pub(super) fn operations(turn: &Turn) -> Vec<Op> {
     vec![op("set_routing_weight.intent", intent, turn), op("set_routing_weight.done", done, turn)]
@@ -33,7 +33,12 @@ fn done(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let collection = &mut stage.world.collections[turn.collection];
     let table = collection.table(of.oid).ok_or("the partition is gone")?;
     table.weight = *weight;
-    table.weight_lease = lease.map(|lease| (wall + lease.seconds * 1000, lease.after));
+    table.weight_lease = lease.map(|lease| WeightLease {
+        begins: wall,
+        until: wall + lease.seconds * 1000,
+        seconds: lease.seconds,
+        after: lease.after,
+    });
     collection.touch();
     note(stage, turn, StepState::Done, json!({}));
     Ok(Then::Next(SHORT_MS))
@@ -44,7 +49,7 @@ fn undo(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let Some(RecoveryCommand::Revert { details, .. }) = turn.command.as_deref() else {
         return Err("no weight to put back".to_owned());
     };
-    let former: Option<(f64, Option<(UnixMs, f64)>)> =
+    let former: Option<(f64, Option<WeightLease>)> =
         details.get("former").and_then(|former| serde_json::from_value(former.clone()).ok());
     if let Some((weight, lease)) = former.filter(|_| !stage.has(Defect::SettingsNotPutBack)) {
         effect(stage, turn, "weight back");

@@ -35,7 +35,7 @@ fn done(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let (percentages, baseline) = (*percentages, *baseline);
     let collection = &mut stage.world.collections[turn.collection];
     collection.ingest.throttle =
-        Some(Throttle { percentages, baseline, until, set: real, lease_s: *lease_s });
+        Some(Throttle { percentages, baseline, begins: wall, until, set: real, lease_s: *lease_s });
     collection.touch();
     note(stage, turn, StepState::Done, json!({}));
     Ok(Then::Next(SHORT_MS))

@@ -62,8 +62,21 @@ pub struct Table {
     pub cold_rows: f64,
     /// Its weight for new rows.
     pub weight: f64,
-    /// When, by the wall clock, which weight holds by itself.
-    pub weight_lease: Option<(UnixMs, f64)>,
+    /// The lease that it holds under.
+    pub weight_lease: Option<WeightLease>,
+}
+
+/// A weight for new rows that holds for a time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct WeightLease {
+    /// When it began, wall clock.
+    pub begins: UnixMs,
+    /// When it ends, wall clock.
+    pub until: UnixMs,
+    /// For how long it was made, seconds.
+    pub seconds: i64,
+    /// The weight that then holds by itself.
+    pub after: f64,
 }
 
 impl Table {
@@ -154,6 +167,10 @@ pub struct Collection {
     pub faults: u32,
     /// When the last one struck or grew, true time.
     pub fault_at: UnixMs,
+    /// When lists of it that drift last did so.
+    pub drifted_at: UnixMs,
+    /// The list of its partitions comes back empty.
+    pub unlisted: bool,
     /// The truth as last judged, with the facts it was judged at.
     pub truth: (u64, f64),
     /// The bulk load into it.
@@ -434,6 +451,8 @@ impl World {
             facts: 1,
             faults: 0,
             fault_at: 0,
+            drifted_at: 0,
+            unlisted: false,
             truth: (0, 1.0),
             ingest: Ingest::default(),
             managed,
@@ -503,7 +522,7 @@ impl World {
                     index.shape.misfit = (index.shape.misfit + index.shape.misfit_per_hour).min(0.9);
                     // The rows that make lists unfit are new rows.
                     table.changes += (table.rows * 0.05) as i64;
-                    collection.fault_at = self.now;
+                    collection.drifted_at = self.now;
                     changed = true;
                 }
             }

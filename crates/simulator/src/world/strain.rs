@@ -5,12 +5,13 @@
 //! not there. Readings that move are seen anew only when they have moved by [`SEEN_SHARE`]: a sample of a thing that
 //! creeps costs an assessment.
 
+use healing::lease::{self, Lease, LeaseKind};
 use healing::throttle::{Baseline, InForce, Ingestion, Kind, Percentages, Rates, Targets};
 use serde::{Deserialize, Serialize};
 
 use healing::snapshot::{Load, Memory, Reading, Replica as Seen, UnixMs};
 
-use super::{Collection, Table, World};
+use super::{Collection, Table, WeightLease, World};
 
 /// Buffers a second that a table at rest is asked for: above the floor below which no partition is hot.
 const REST_BLOCKS: f64 = 800.0;
@@ -73,6 +74,22 @@ pub struct Ingest {
     seen: f64,
 }
 
+/// Whether what holds under a lease by the wall clock is over, as `healing::lease` says it: also where the clock was set back
+/// by more than the lease could last.
+fn is_over(begins: UnixMs, until: UnixMs, wall: UnixMs) -> bool {
+    let lease = Lease {
+        id: 0,
+        kind: LeaseKind::Throttle,
+        subject: String::new(),
+        begins,
+        ends: until,
+        collection_is_there: true,
+        enabled: true,
+        action: None,
+    };
+    lease::over(&lease, wall).is_some()
+}
+
 /// Writers of a collection are held back.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Throttle {
@@ -80,6 +97,8 @@ pub struct Throttle {
     pub percentages: Percentages,
     /// The usual rate that it is taken off.
     pub baseline: Rates,
+    /// When it began, wall clock.
+    pub begins: UnixMs,
     /// When it is over by itself, wall clock.
     pub until: UnixMs,
     /// When it was set, true time.
@@ -107,7 +126,7 @@ impl Ingest {
         if (self.usual - written).abs() < SEEN_SHARE * written.max(1.0) {
             self.usual = written;
         }
-        let over = self.throttle.is_some_and(|throttle| throttle.until <= wall);
+        let over = self.throttle.is_some_and(|throttle| is_over(throttle.begins, throttle.until, wall));
         if over {
             self.throttle = None;
         }
@@ -237,7 +256,8 @@ impl World {
         for collection in collections.iter_mut().filter(|collection| collection.managed) {
             let mut weighed = false;
             for table in &mut collection.tables {
-                if let Some((_, after)) = table.weight_lease.filter(|(until, _)| *until <= wall) {
+                let ended = table.weight_lease.filter(|lease| is_over(lease.begins, lease.until, wall));
+                if let Some(WeightLease { after, .. }) = ended {
                     (table.weight, table.weight_lease) = (after, None);
                     weighed = true;
                 }

@@ -1,0 +1,169 @@
+//! Sessions that change rows which were there before, again and again: whatever is done to a row, one of them is at it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cluster::Cluster;
+use postgres::Client;
+
+/// Of so many writes one takes the row away and brings it again, in one transaction; and one holds its row for a moment.
+const REPLACED: u64 = 7;
+const HELD: u64 = 5;
+/// For how long.
+const MOMENT: Duration = Duration::from_millis(2);
+
+/// What they met with.
+#[derive(Debug, Clone, Default)]
+pub struct Met {
+    /// Acknowledged writes.
+    pub writes: u64,
+    /// Errors by SQLSTATE.
+    pub errors: BTreeMap<String, u64>,
+    /// Statements that changed no row although it is there.
+    pub missed: u64,
+    /// Duration of each write but for the moment that it held, milliseconds.
+    pub took_ms: Vec<f64>,
+    /// Time over which they wrote.
+    pub seconds: f64,
+    /// The last acknowledged version of each row.
+    versions: BTreeMap<i64, i64>,
+}
+
+impl Met {
+    /// The 95th percentile of how long a write took, milliseconds.
+    pub fn p95_ms(&self) -> f64 {
+        let mut took = self.took_ms.clone();
+        took.sort_by(f64::total_cmp);
+        took.get(took.len() * 95 / 100).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// Sessions at work on `table (id, embedding, metadata)`.
+pub struct Rewriters {
+    stop: Arc<AtomicBool>,
+    /// How often one failed with 40001 so far.
+    failures: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Met>>,
+    began: Instant,
+}
+
+impl Rewriters {
+    /// Starts so many sessions in the database `app`, in READ COMMITTED and through the root; each has its share of these rows
+    /// for itself.
+    ///
+    /// # Panics
+    /// When one does not connect.
+    pub fn start(cluster: &Cluster, table: &str, ids: &[i64], sessions: usize) -> Self {
+        let (stop, failures) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut threads = Vec::new();
+        for session in 0..sessions {
+            let client = cluster.connect("app").expect("a connection");
+            let share: Vec<i64> = ids.iter().copied().skip(session).step_by(sessions).collect();
+            let (stop, failures, table) = (stop.clone(), failures.clone(), table.to_owned());
+            threads.push(std::thread::spawn(move || rewrite(client, &table, &share, &stop, &failures)));
+        }
+        Self { stop, failures, threads, began: Instant::now() }
+    }
+
+    /// How often one could not serialize so far.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Stops them.
+    ///
+    /// # Panics
+    /// When one has panicked.
+    pub fn stop(self) -> Met {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Met { seconds: self.began.elapsed().as_secs_f64(), ..Met::default() };
+        for thread in self.threads {
+            let met = thread.join().expect("no session panics");
+            all.writes += met.writes;
+            all.missed += met.missed;
+            all.took_ms.extend(met.took_ms);
+            all.versions.extend(met.versions);
+            for (state, count) in met.errors {
+                *all.errors.entry(state).or_default() += count;
+            }
+        }
+        all
+    }
+
+    /// Stops them and holds the rows against what was acknowledged.
+    ///
+    /// # Panics
+    /// With the first difference.
+    pub fn stop_and_compare(self, client: &mut Client, table: &str) -> Met {
+        let met = self.stop();
+        let query = format!("SELECT id, (metadata ->> 'v')::bigint FROM {table} WHERE metadata ? 'v'");
+        let there: BTreeMap<i64, i64> = client
+            .query(query.as_str(), &[])
+            .expect("rows")
+            .iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect();
+        for (id, version) in &met.versions {
+            assert_eq!(there.get(id), Some(version), "row {id}");
+        }
+        met
+    }
+}
+
+fn rewrite(mut client: Client, table: &str, ids: &[i64], stop: &AtomicBool, failures: &AtomicU64) -> Met {
+    let mut met = Met::default();
+    let mut ids = ids.to_vec();
+    // In an order that has nothing to do with where they lie.
+    ids.sort_by_key(|id| id.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as i64));
+    for (version, id) in (1..).zip(ids.iter().copied().cycle()) {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let replaces = (version as u64).is_multiple_of(REPLACED);
+        let held = if (version as u64).is_multiple_of(HELD) { MOMENT } else { Duration::ZERO };
+        let began = Instant::now();
+        match write(&mut client, table, id, version, replaces, held) {
+            Ok(1) => {
+                met.writes += 1;
+                met.versions.insert(id, version);
+                met.took_ms.push(began.elapsed().saturating_sub(held).as_secs_f64() * 1000.0);
+            }
+            Ok(_) => met.missed += 1,
+            Err(error) => {
+                let state = error.code().map_or_else(|| error.to_string(), |code| code.code().to_owned());
+                failures.fetch_add(u64::from(state == "40001"), Ordering::Relaxed);
+                *met.errors.entry(state).or_default() += 1;
+            }
+        }
+    }
+    met
+}
+
+/// Writes one version of a row, in a transaction that it holds open for so long; how many rows it changed.
+fn write(
+    client: &mut Client,
+    table: &str,
+    id: i64,
+    version: i64,
+    replaces: bool,
+    held: Duration,
+) -> Result<u64, postgres::Error> {
+    let mut both = client.transaction()?;
+    let changed = if replaces {
+        let gone = both.execute(&format!("DELETE FROM {table} WHERE id = $1"), &[&id])?;
+        let insert = format!(
+            "INSERT INTO {table} (id, embedding, metadata) VALUES ($1, '[1,2,3]', jsonb_build_object('v', $2::bigint))"
+        );
+        if gone == 1 { both.execute(&insert, &[&id, &version])? } else { gone }
+    } else {
+        let update =
+            format!("UPDATE {table} SET metadata = jsonb_build_object('v', $2::bigint) WHERE id = $1");
+        both.execute(&update, &[&id, &version])?
+    };
+    std::thread::sleep(held);
+    both.commit()?;
+    Ok(changed)
+}
