@@ -5,6 +5,7 @@ use std::time::Duration;
 use cluster::{Cluster, wait_for};
 use postgres::Client;
 use tests::ledger::{Manner, Writers};
+use tests::rewriters::Rewriters;
 use tests::{PATIENCE, insert, refused, start};
 
 #[test]
@@ -61,6 +62,32 @@ fn a_table_is_adopted_while_it_is_written_to_and_after_an_interruption() {
     assert_eq!(indexes, 4);
     let left: i64 = client.query_one("SELECT count(*) FROM ruvector.adoptions", &[]).unwrap().get(0);
     assert_eq!(left, 0);
+}
+
+/// There is always something that was changed since the last step.
+#[test]
+fn a_table_that_is_always_written_to_is_adopted_all_the_same() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3) NOT NULL, metadata jsonb DEFAULT '{}');
+             INSERT INTO docs SELECT i, '[1,2,3]', '{}' FROM generate_series(1, 5000) i",
+        )
+        .unwrap();
+    let ids: Vec<i64> = (1..=5000).collect();
+    let writers = Rewriters::start(&cluster, "docs", &ids, 4);
+    client.batch_execute("SET statement_timeout = '60s'").unwrap();
+    client.batch_execute("CALL ruvector_collection_adopt('docs', partitions => 4)").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let met = writers.stop_and_compare(&mut client, "docs");
+    assert!(
+        met.errors.is_empty() && met.missed == 0 && met.writes > 1000,
+        "{:?}, {} missed",
+        met.errors,
+        met.missed
+    );
+    let rows = client.query_one("SELECT count(*), count(DISTINCT id) FROM docs", &[]).unwrap();
+    assert_eq!((rows.get(0), rows.get(1)), (5000i64, 5000i64));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Stdio;
 
-use cluster::{Cluster, wait_for};
+use cluster::{Cluster, Signal, wait_for};
 use postgres::Client;
 use tests::{PATIENCE, insert, refused, said, start, version};
 
@@ -181,6 +181,36 @@ fn a_weight_under_a_lease_ends_by_itself() {
         client.query_opt("SELECT 1 FROM ruvector.routing WHERE partition_id = 1 AND weight = 1 AND lease_until IS NULL", &[]).unwrap()
     })
     .unwrap();
+}
+
+/// A healer that hangs has shares in shared memory that are of before.
+#[test]
+fn a_weight_under_a_lease_ends_though_the_healer_hangs() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 2);
+             UPDATE ruvector.routing SET (weight, weight_after, lease_until) = (0, 1, clock_timestamp() + interval '4 s')
+              WHERE partition_id = 1",
+        )
+        .unwrap();
+    let shared = |client: &mut Client| -> Vec<Option<i32>> {
+        let query = "SELECT DISTINCT ruvector._route_shared('docs') FROM generate_series(1, 100) ORDER BY 1";
+        client.query(query, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    wait_for("the weight in shared memory", PATIENCE, || (shared(&mut client) == [Some(2)]).then_some(()))
+        .unwrap();
+    let healer =
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ruvector healer' AND datname = 'app'";
+    let healer: i32 = client.query_one(healer, &[]).unwrap().get(0);
+    cluster.kill(healer, Signal::STOP).unwrap();
+    client.batch_execute("SELECT pg_sleep(4.1)").unwrap();
+    let known = shared(&mut client);
+    insert(&mut client, "docs", 100);
+    let there = spread(&mut client, "docs");
+    cluster.kill(healer, Signal::CONT).unwrap();
+    assert_eq!(known, [None], "the table says where");
+    assert_eq!(there.len(), 2, "{there:?}");
 }
 
 #[test]

@@ -335,6 +335,58 @@ fn reach_decision(two: &mut Two, held: &mut Option<Client>) {
     assert!(reached, "{}", said(&mut two.client));
 }
 
+/// What is decided here is committed there before a writer here gets the lock, however slow that is: one who got it before would find
+/// the row in neither place.
+#[test]
+fn a_writer_waits_for_a_server_that_is_slow_to_commit_and_misses_nothing() {
+    let mut two = two(&[("max_prepared_transactions", "8")]);
+    two.client.batch_execute("SET synchronous_commit = local").unwrap();
+    let _hot = Hot::start(&two.here);
+    let mut held = Some(hold(&two.here, "LOCK TABLE ruvector.moved_rows IN SHARE MODE"));
+    let action = act(&mut two.client, TO_EAST);
+    // The lock may be given up in the very moment; then once more.
+    let writing = (0..5).find_map(|_| {
+        let key: i64 = wait_for("a prepared transaction", PATIENCE, || {
+            prepared(&mut two.other)?;
+            let query = "SELECT keys[1]::bigint FROM ruvector.server_batches WHERE state = 'intent' ORDER BY id DESC LIMIT 1";
+            two.client.query_opt(query, &[]).unwrap().map(|row| row.get(0))
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+        // A commit there waits for a standby that does not exist.
+        for statement in [
+            "ALTER SYSTEM SET synchronous_standby_names = 'nobody'",
+            "SELECT pg_reload_conf()",
+            "SELECT pg_sleep(0.2)",
+        ] {
+            two.other.batch_execute(statement).unwrap();
+        }
+        let mut writer = two.here.connect("app").unwrap();
+        let writing = std::thread::spawn(move || {
+            writer.execute("UPDATE docs SET metadata = '{}' WHERE id = $1", &[&key])
+        });
+        held = None;
+        let hangs = wait_for("a commit that hangs there", Duration::from_secs(3), || {
+            let query = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'COMMIT PREPARED%'";
+            two.other.query_opt(query, &[]).unwrap()
+        });
+        if hangs.is_ok() {
+            return Some(writing);
+        }
+        held = Some(hold(&two.here, "LOCK TABLE ruvector.moved_rows IN SHARE MODE"));
+        release(&mut two.other);
+        writing.join().unwrap().unwrap();
+        None
+    });
+    let writing = writing.unwrap_or_else(|| panic!("{}", said(&mut two.client)));
+    // Longer than one answer is waited for, and longer than a session waits before it sends an action away.
+    std::thread::sleep(Duration::from_millis(1500));
+    release(&mut two.other);
+    assert_eq!(writing.join().unwrap().unwrap(), 1, "it finds the row, there");
+    let status = ended(&mut two.client, action);
+    nothing_is_left(&mut two.client, &mut two.other);
+    eprintln!("{status}");
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
     There,

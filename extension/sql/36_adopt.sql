@@ -498,8 +498,9 @@ BEGIN
         RETURN 'catching up';
     END IF;
     rows := ruvector._adopt_changes(entry, batch);
-    -- An index may have been made meanwhile.
-    IF rows > 0 OR ruvector._adopt_index(entry) THEN
+    -- The few that are left are copied under the lock: where somebody always writes none would never be left. An index may have been
+    -- made meanwhile.
+    IF rows >= least(batch, 200) OR ruvector._adopt_index(entry) THEN
         RETURN 'catching up';
     END IF;
     PERFORM ruvector._finish_adoption(entry);
@@ -578,6 +579,9 @@ CREATE PROCEDURE ruvector_collection_adopt(
 )
     LANGUAGE plpgsql
 AS $$
+DECLARE
+    step  text;
+    steps integer := 0;
 BEGIN
     IF batch IS NULL OR batch NOT BETWEEN 1 AND 1000000 THEN
         RAISE EXCEPTION 'a batch has 1 to 1000000 rows' USING ERRCODE = 'invalid_parameter_value', HINT = 'Each is one transaction.';
@@ -586,8 +590,15 @@ BEGIN
         PERFORM ruvector._begin_adoption(source, name, partitions, "column", tenant, index_method, distance, settings);
         COMMIT;
     END IF;
-    WHILE ruvector._adopt_step(source, batch) <> 'done' LOOP
+    LOOP
+        step := ruvector._adopt_step(source, batch);
+        EXIT WHEN step = 'done';
         COMMIT;
+        steps := CASE step WHEN 'catching up' THEN steps + 1 ELSE 0 END;
+        IF steps > 0 AND steps % 50 = 0 THEN
+            RAISE NOTICE 'after % steps rows of % are still changed faster than they are copied', steps, source
+                USING HINT = 'It goes on; hold writers back for a moment, or CALL it with index_method => ''none'' and build the indexes afterwards.';
+        END IF;
     END LOOP;
 END
 $$;

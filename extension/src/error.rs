@@ -21,9 +21,9 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Whether a lock was not to be had in time (`lock_not_available`).
+    /// Whether a lock was not to be had in time (`lock_not_available`), here or on another server.
     pub(crate) fn is_lock_timeout(&self) -> bool {
-        matches!(self, Error::Raised { sqlstate, .. } if sqlstate == "55P03")
+        matches!(self, Error::Raised { sqlstate, .. } | Error::Remote { sqlstate: Some(sqlstate), .. } if sqlstate == "55P03")
     }
 
     /// Whether it never would have been had (`deadlock_detected`): we look sooner than users' sessions, so that it is ours that
@@ -46,7 +46,8 @@ impl Error {
             {
                 Lesson::Fault
             }
-            Error::TooLong { .. } | Error::Remote { sqlstate: Some(_), .. } => Lesson::Fault,
+            Error::Remote { sqlstate: Some(_), .. } if !self.is_lock_timeout() => Lesson::Fault,
+            Error::TooLong { .. } => Lesson::Fault,
             _ => Lesson::Postponed,
         }
     }

@@ -28,6 +28,9 @@ struct Route {
     /// It has a tenant column: sessions with a tenant are routed by the table.
     by_tenant: bool,
     partitions: u8,
+    /// When the first of its weights that hold under a lease ends, as PostgreSQL counts time; from then on the table says where,
+    /// also where the healer cannot come by.
+    until: i64,
     /// Upper end of each partition's part of the numbers from 0 to 2³²−1, ascending, and its number.
     ends: [(u32, i32); PARTITIONS_MAX],
 }
@@ -39,6 +42,7 @@ impl Route {
         name: [0; NAME_BYTES_MAX],
         by_tenant: false,
         partitions: 0,
+        until: i64::MAX,
         ends: [(0, 0); PARTITIONS_MAX],
     };
 
@@ -56,7 +60,8 @@ impl Route {
         {
             return None;
         }
-        let mut route = Route { database, by_tenant: row.by_tenant, ..Route::FREE };
+        let until = row.until.unwrap_or(i64::MAX);
+        let mut route = Route { database, by_tenant: row.by_tenant, until, ..Route::FREE };
         route.name_bytes = row.route.len() as u8;
         route.name[..row.route.len()].copy_from_slice(row.route.as_bytes());
         let mut sum = 0.0;
@@ -72,6 +77,10 @@ impl Route {
     }
 
     fn partition(&self, point: u32) -> Option<i32> {
+        // SAFETY: reads the clock.
+        if self.until != i64::MAX && unsafe { pg_sys::GetCurrentTimestamp() } >= self.until {
+            return None;
+        }
         self.ends[..self.partitions as usize]
             .iter()
             .find(|(end, _)| point <= *end)
@@ -104,6 +113,8 @@ pub(crate) fn init() {
 struct Row {
     route: String,
     by_tenant: bool,
+    /// Microseconds since 2000 at which the first lease on a weight of it ends.
+    until: Option<i64>,
     /// Partitions with a share, and the share.
     shares: Vec<(i32, f64)>,
 }
@@ -113,6 +124,8 @@ pub(crate) fn load() -> Result<(), Error> {
     end_leases()?;
     let rows: Vec<Row> = collect::documents(
         "SELECT jsonb_build_object('route', m.route, 'by_tenant', m.tenant_column IS NOT NULL,
+                'until', (SELECT floor(extract(epoch FROM min(l.lease_until) - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint
+                            FROM ruvector.routing l WHERE l.route = m.route),
                 'shares', jsonb_agg(jsonb_build_array(r.partition_id, r.share) ORDER BY r.partition_id))
            FROM ruvector.managed m JOIN ruvector.shares r ON r.route = m.route
           WHERE r.share > 0 GROUP BY m.route, m.tenant_column ORDER BY m.route",

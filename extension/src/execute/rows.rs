@@ -76,10 +76,43 @@ struct Batch {
     homes: Map<String, Value>,
 }
 
-/// Rows of one move: their keys, and the tenants that go with them.
+/// A row to be moved, by its key, and its tenant where tenants stay together.
+struct Row {
+    key: String,
+    tenant: Option<String>,
+}
+
+/// Rows of one move, those of a tenant one after the other, and the tenants that go with them.
 struct Chosen {
-    keys: Vec<String>,
+    rows: Vec<Row>,
     tenants: Vec<String>,
+}
+
+/// For how long a batch held the root against writers, and how long it was since it had asked for that: they wait for both.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    held: Duration,
+    since_asked: Duration,
+}
+
+/// A lock that is asked for, and then there.
+struct Waited {
+    asked: Instant,
+    had: Instant,
+}
+
+impl Waited {
+    fn begin() -> Self {
+        Waited { asked: Instant::now(), had: Instant::now() }
+    }
+
+    fn has_it(&mut self) {
+        self.had = Instant::now();
+    }
+
+    fn until_now(&self) -> Held {
+        Held { held: self.had.elapsed(), since_asked: self.asked.elapsed() }
+    }
 }
 
 /// The collection as it was planned for.
@@ -134,27 +167,28 @@ impl<'a> Mover<'a> {
     /// Runs `work` in a transaction that holds the root against writers, and waits for that lock only as long as writers
     /// may wait behind it. Learns from how long it was held, and rests.
     fn locked(&mut self, rows: u64, mut work: impl FnMut(&Self) -> Result<u64, Error>) -> Result<u64, Error> {
-        let mut since = Instant::now();
+        let mut waited = Waited::begin();
         let lock = format!("LOCK TABLE {} IN EXCLUSIVE MODE", self.routing.root);
         let done = patiently(self.context.config.move_lock_ms, || {
+            waited = Waited::begin();
             transaction(|| {
                 Spi::run(&lock)?;
-                since = Instant::now();
+                waited.has_it();
                 // What was waited for is seen.
                 look_again();
                 work(self)
             })
         })?;
-        self.held(rows, since.elapsed());
+        self.held(rows, waited.until_now());
         Ok(done)
     }
 
-    /// Learns from how long a batch held the lock, and rests.
-    fn held(&mut self, rows: u64, held: Duration) {
+    /// Learns from how long a batch held the lock, and rests. Writers may have waited since it was asked for.
+    fn held(&mut self, rows: u64, Held { held, since_asked }: Held) {
         let held_ms = held.as_secs_f64() * 1000.0;
         self.pace.learn(rows, held_ms);
         self.batches += 1;
-        self.longest_ms = self.longest_ms.max(held_ms);
+        self.longest_ms = self.longest_ms.max(since_asked.as_secs_f64() * 1000.0);
         self.held_ms += held_ms;
         process::pause(held.mul_f64(self.pause_ratio).max(PAUSE_MIN));
     }
@@ -191,7 +225,7 @@ impl<'a> Mover<'a> {
         })
     }
 
-    /// Moves one batch, journaled with it. Tenants find their new home with the first batch.
+    /// Moves one batch, journaled with it. Tenants find their new home with the first of their rows.
     fn batch(
         &mut self,
         move_no: usize,
@@ -315,7 +349,10 @@ impl<'a> Mover<'a> {
                 })
             })
         };
-        let keys_only = |keys| Chosen { keys, tenants: vec![] };
+        let keys_only = |keys: Vec<String>| Chosen {
+            rows: keys.into_iter().map(|key| Row { key, tenant: None }).collect(),
+            tenants: vec![],
+        };
         if one.cold {
             let condition = self
                 .routing
@@ -336,8 +373,8 @@ impl<'a> Mover<'a> {
                                        FROM ONLY {} WHERE {column} IS NOT NULL GROUP BY {column}) t WHERE so_far <= {}",
                 one.from.name, one.rows
             ))?;
-            let keys = self.rows_of(one, &column, &tenants)?;
-            return Ok(Chosen { keys, tenants });
+            let rows = self.rows_of(one, &column, &tenants)?;
+            return Ok(Chosen { rows, tenants });
         }
         // A sample of blocks, so that old rows and new ones go alike.
         let rows = collect::live_rows(one.from.oid, &one.from.name, None)?.max(1.0);
@@ -354,17 +391,20 @@ impl<'a> Mover<'a> {
         Ok(keys_only(sampled))
     }
 
-    /// The rows of these tenants that are in a move's source now.
-    fn rows_of(&self, one: &Move, column: &str, tenants: &[String]) -> Result<Vec<String>, Error> {
+    /// The rows of these tenants that are in a move's source now, in the order of the tenants.
+    fn rows_of(&self, one: &Move, column: &str, tenants: &[String]) -> Result<Vec<Row>, Error> {
         let query = format!(
-            "SELECT {}::text FROM ONLY {} WHERE {column}::text = ANY ($1)",
+            "SELECT {}::text, {column}::text FROM ONLY {} JOIN unnest($1) WITH ORDINALITY t (ruvector_tenant, ruvector_place)
+                   ON {column}::text = t.ruvector_tenant ORDER BY t.ruvector_place",
             self.key.name, one.from.name
         );
         as_role(self.owner, || {
             Spi::connect(|client| {
                 let mut found = Vec::new();
                 for row in client.select(&query, None, &[tenants.to_vec().into()])? {
-                    found.extend(row.get::<String>(1)?);
+                    if let Some(key) = row.get::<String>(1)? {
+                        found.push(Row { key, tenant: row.get::<String>(2)? });
+                    }
                 }
                 Ok(found)
             })
@@ -393,29 +433,42 @@ impl<'a> Mover<'a> {
     /// One move. Returns why it ended early, if it did.
     fn carry_out(&mut self, move_no: usize, one: &Move) -> Result<Option<String>, Error> {
         let chosen = transaction(|| self.choose(one))?;
-        let mut keys = chosen.keys;
-        let mut newcomers = chosen.tenants.as_slice();
+        let mut rows = chosen.rows;
+        // The tenant of the last row that went, and why nothing further is begun: of a tenant all rows go.
+        let (mut last, mut stopped) = (None::<String>, None);
         for _ in 0..ROUNDS_MAX {
-            let mut left = keys.as_slice();
-            while !left.is_empty() {
-                if let Some(why) = self.limit_reached()? {
-                    return Ok(Some(why));
+            let mut left = rows.as_slice();
+            while let Some(first) = left.first() {
+                if stopped.is_none() {
+                    stopped = self.limit_reached()?;
                 }
-                let (now, rest) = left.split_at((self.pace.rows() as usize).min(left.len()));
-                self.batch(move_no, one, now, newcomers)?;
-                (left, newcomers) = (rest, &[]);
+                let whole = left.iter().take_while(|row| row.tenant.is_some() && row.tenant == last).count();
+                let most = if stopped.is_some() { whole } else { left.len() };
+                if most == 0 {
+                    return Ok(stopped);
+                }
+                let (now, rest) = left.split_at((self.pace.rows() as usize).clamp(1, most));
+                let mut newcomers: Vec<String> = now.iter().filter_map(|row| row.tenant.clone()).collect();
+                newcomers.dedup();
+                if first.tenant == last {
+                    newcomers.retain(|tenant| Some(tenant) != last.as_ref());
+                }
+                let keys: Vec<String> = now.iter().map(|row| row.key.clone()).collect();
+                self.batch(move_no, one, &keys, &newcomers)?;
+                last = now.last().and_then(|row| row.tenant.clone());
+                left = rest;
             }
             let Some(column) = self.routing.tenant_column.as_deref().filter(|_| !chosen.tenants.is_empty())
             else {
                 break;
             };
             let column = transaction(|| quoted(column))?;
-            keys = transaction(|| self.rows_of(one, &column, &chosen.tenants))?;
-            if keys.is_empty() {
+            rows = transaction(|| self.rows_of(one, &column, &chosen.tenants))?;
+            if rows.is_empty() {
                 break;
             }
         }
-        Ok(None)
+        Ok(stopped)
     }
 
     fn details(&self, stopped: Option<&str>, released: Option<i64>) -> Value {

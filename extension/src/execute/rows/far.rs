@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::settle::conclude;
-use super::{Batch, Context, IN_DOUBT, Mover, Whose, settle};
+use super::{Batch, Context, Held, IN_DOUBT, Mover, Waited, Whose, settle};
 use crate::background::process;
 use crate::collect::managed::Key;
 use crate::collect::servers::{self, Leaf};
@@ -40,6 +40,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 pub(super) const ANSWER: Duration = Duration::from_secs(6);
 /// Longest wait for an answer while writers here wait for us: whoever waits for a second sends the action away.
 const LOCKED: Duration = Duration::from_millis(800);
+/// How long it is tried again to have what is decided committed there, while writers wait.
+const DECIDED: Duration = Duration::from_secs(5);
 /// Times that rows are sent anew because somebody changed one of them meanwhile.
 const SENT_MAX: u32 = 6;
 /// Values of one statement, of which PostgreSQL takes 65,535.
@@ -243,6 +245,40 @@ impl Drop for RootLock {
     }
 }
 
+/// Has the other server commit what is decided, again while it does not answer: until then a writer here who got the lock would find
+/// the rows in neither place, and change nothing. Who waits for a second must not send us away from that.
+fn commit_there(far: &mut Far, gid: &str) -> Result<bool, Error> {
+    let _held = Uninterrupted::begin();
+    let until = Instant::now() + DECIDED;
+    loop {
+        match far.connect().and_then(|()| far.end("COMMIT", gid)) {
+            Err(error) if Instant::now() < until => {
+                pgrx::log!("ruvector: {error}; writers wait until {gid} is committed there");
+                process::pause(Duration::from_millis(50));
+            }
+            told => return told,
+        }
+    }
+}
+
+/// As long as this lives neither a cancellation nor an end of the process is answered.
+struct Uninterrupted;
+
+impl Uninterrupted {
+    fn begin() -> Self {
+        // SAFETY: what HOLD_INTERRUPTS() does (miscadmin.h); an ERROR sets it to 0.
+        unsafe { pg_sys::InterruptHoldoffCount += 1 }
+        Uninterrupted
+    }
+}
+
+impl Drop for Uninterrupted {
+    fn drop(&mut self) {
+        // SAFETY: as it was counted.
+        unsafe { pg_sys::InterruptHoldoffCount = pg_sys::InterruptHoldoffCount.saturating_sub(1) }
+    }
+}
+
 /// A batch as noted before anything is done.
 struct Intent {
     id: i64,
@@ -373,7 +409,7 @@ impl Mover<'_> {
         partition: Oid,
         far: Far,
         rows: u64,
-        outcome: Result<(u64, Duration), Error>,
+        outcome: Result<(u64, Held), Error>,
     ) -> Result<u64, Error> {
         match outcome {
             Ok((moved, held)) => {
@@ -400,7 +436,7 @@ impl Mover<'_> {
         one: &Move,
         keys: &[String],
         tenants: &[String],
-    ) -> Result<Option<(u64, Duration)>, Error> {
+    ) -> Result<Option<(u64, Held)>, Error> {
         let Some((intent, rows)) = transaction(|| {
             let rows = self.rows_here(far, &one.from.name, keys, one.to.number)?;
             if rows.is_empty() {
@@ -411,16 +447,16 @@ impl Mover<'_> {
             Ok(Some((intent, rows)))
         })?
         else {
-            return Ok(Some((0, Duration::ZERO)));
+            return Ok(Some((0, Held::default())));
         };
         far.begin()?;
         let values: Vec<Values> = rows.iter().map(|row| row.values.clone()).collect();
         far.insert(&values)?;
-        let mut since = Instant::now();
         let mut lock = None;
+        let mut waited = Waited::begin();
         let given = transaction(|| {
             Spi::run(&format!("LOCK TABLE {} IN EXCLUSIVE MODE", self.routing.root))?;
-            since = Instant::now();
+            waited.has_it();
             look_again();
             lock = Some(RootLock::keep(self.context.collection.relation));
             if !self.take_from_here(&one.from.name, &rows)? {
@@ -435,7 +471,7 @@ impl Mover<'_> {
             Ok(true)
         });
         match given {
-            Ok(true) => self.told(far, &intent, lock, since).map(|held| Some((rows.len() as u64, held))),
+            Ok(true) => self.told(far, &intent, lock, &waited).map(|held| Some((rows.len() as u64, held))),
             Ok(false) => {
                 drop(lock);
                 far.ask("ROLLBACK", &[], ANSWER)?;
@@ -459,11 +495,11 @@ impl Mover<'_> {
         far: &mut Far,
         intent: &Intent,
         lock: Option<RootLock>,
-        since: Instant,
-    ) -> Result<Duration, Error> {
-        let told = far.end("COMMIT", &intent.gid);
+        waited: &Waited,
+    ) -> Result<Held, Error> {
+        let told = commit_there(far, &intent.gid);
         drop(lock);
-        let held = since.elapsed();
+        let held = waited.until_now();
         match told? {
             true => drop(transaction(|| advance(intent.id, "decided", "done"))?),
             false if conclude(far, Some(&self.key), intent.id, &intent.keys, intent.fetched)? => {}
@@ -491,15 +527,15 @@ impl Mover<'_> {
         batch: &Batch,
         keys: &[String],
         last: bool,
-    ) -> Result<(u64, Duration), Error> {
+    ) -> Result<(u64, Held), Error> {
         let Context { collection, action_id, .. } = self.context;
         let intent = transaction(|| intend(collection, *action_id, partition, keys.to_vec(), true))?;
         far.begin()?;
-        let mut since = Instant::now();
         let mut lock = None;
+        let mut waited = Waited::begin();
         let fetched = transaction(|| {
             Spi::run(&format!("LOCK TABLE {} IN EXCLUSIVE MODE", self.routing.root))?;
-            since = Instant::now();
+            waited.has_it();
             look_again();
             lock = Some(RootLock::keep(self.context.collection.relation));
             let rows = far.delete(&self.key.name, &self.key.kind, keys)?;
@@ -516,7 +552,7 @@ impl Mover<'_> {
             Ok(rows.len() as u64)
         });
         match fetched {
-            Ok(rows) => self.told(far, &intent, lock, since).map(|held| (rows, held)),
+            Ok(rows) => self.told(far, &intent, lock, &waited).map(|held| (rows, held)),
             Err(error) => {
                 std::mem::forget(lock);
                 give_up(far, &intent);
