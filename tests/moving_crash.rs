@@ -200,6 +200,10 @@ fn dies(remedy: Remedy, phase: Phase, victim: Victim) {
         .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     }
     let pid = worker(&mut client);
+    assert!(
+        pid.is_some() || held.is_none(),
+        "{phase:?} {victim:?}: what it waits for is held, and there is no worker"
+    );
     match (victim, pid) {
         (Victim::Terminate, Some(pid)) => {
             client.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();

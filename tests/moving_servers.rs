@@ -428,6 +428,10 @@ fn dies(phase: Phase, victim: Victim, way: Way) {
         }
     }
     let pid = worker(&mut two.client);
+    assert!(
+        pid.is_some() || held.is_none(),
+        "{phase:?} {victim:?}: what it waits for is held, and there is no worker"
+    );
     match (victim, pid) {
         (Victim::Terminate, Some(pid)) => {
             two.client.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
