@@ -208,7 +208,11 @@ fn dies(remedy: Remedy, phase: Phase, victim: Victim) {
         (Victim::Terminate, Some(pid)) => {
             client.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
         }
-        (Victim::Kill, Some(pid)) => cluster.kill(pid, Signal::KILL).unwrap(),
+        (Victim::Kill, Some(pid)) => {
+            cluster.kill(pid, Signal::KILL).unwrap();
+            // Every session ends then, this one too; before that the server may still be taken for ready.
+            wait_for("the crash", PATIENCE, || client.simple_query("SELECT 1").err()).unwrap();
+        }
         (Victim::Postmaster, _) => {
             cluster.kill_postmaster().unwrap();
             cluster.restart().unwrap();
