@@ -597,7 +597,7 @@ BEGIN
         steps := CASE step WHEN 'catching up' THEN steps + 1 ELSE 0 END;
         IF steps > 0 AND steps % 50 = 0 THEN
             RAISE NOTICE 'after % steps rows of % are still changed faster than they are copied', steps, source
-                USING HINT = 'It goes on; hold writers back for a moment, or CALL it with index_method => ''none'' and build the indexes afterwards.';
+                USING HINT = 'It goes on. Hold writers back for a moment; or give it up, adopt with index_method => ''none'' and build the indexes afterwards.';
         END IF;
     END LOOP;
 END
