@@ -447,6 +447,8 @@ DECLARE
     type_   text;
     upper   text;
     rows    bigint;
+    waiting bigint;
+    began   timestamptz;
     leaf    record;
     vector  text;
 BEGIN
@@ -497,10 +499,13 @@ BEGIN
         PERFORM ruvector._adoption_came_to(source, 'catching up', NULL, 0);
         RETURN 'catching up';
     END IF;
+    began := clock_timestamp();
     rows := ruvector._adopt_changes(entry, batch);
-    -- The few that are left are copied under the lock: where somebody always writes none would never be left. An index may have been
-    -- made meanwhile.
-    IF rows >= least(batch, 200) OR ruvector._adopt_index(entry) THEN
+    -- What is left is copied under the lock if that takes half a second at the most: where somebody always writes nothing would ever be
+    -- left of it. An index may have been made meanwhile.
+    waiting := ruvector._as_owner(source, format('SELECT count(*)::text FROM (SELECT FROM %s LIMIT 2001) w', entry.changes));
+    IF rows > 0 AND (waiting > 2000 OR waiting * extract(epoch FROM clock_timestamp() - began) / rows > 0.5)
+       OR ruvector._adopt_index(entry) THEN
         RETURN 'catching up';
     END IF;
     PERFORM ruvector._finish_adoption(entry);
