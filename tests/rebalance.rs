@@ -615,43 +615,6 @@ fn tenants_move_whole_and_are_sent_after() {
     }
 }
 
-/// Where a limit ends a move, what was begun of a tenant goes on, and who was not begun with stays where he is.
-#[test]
-fn a_limit_divides_no_tenant() {
-    let (cluster, mut client) = start();
-    client
-        .batch_execute(
-            r#"SELECT ruvector_healing_configure('{"max_move_share": 0.3, "verify_window_seconds": 4, "mode": "observe",
-                                                   "move_wal_mib": 1, "move_lock_ms": 2}');
-               SELECT ruvector_collection_create('docs', 3, 8, index_method => 'none', key_table => true, tenant => 'customer');
-               SELECT setseed(0.5);
-               INSERT INTO docs (customer, embedding, metadata, partition_id)
-               SELECT 'c' || i % 320, ARRAY[random(), random(), random()]::vector, to_jsonb(repeat(md5(i::text), 40)), 1 + i % 320 % 8
-                 FROM generate_series(1, 16000) i;
-               ANALYZE docs"#,
-        )
-        .unwrap();
-    let _hot = hot(&cluster);
-    let action = act(&mut client, "rebalance_partitions", "{}");
-    ended(&mut client, action);
-    let why = stopped(&mut client, action);
-    assert!(why.ends_with("MiB of WAL were written, as many as move_wal_mib allows"), "{why}");
-    // As it was before it was judged.
-    let homes = "SELECT count(DISTINCT t.key), count(DISTINCT (t.key, m.to_id)) FROM ruvector.moved_rows m, jsonb_each(m.homes) t
-                  WHERE m.action_id = $1";
-    let homes = client.query_one(homes, &[&action]).unwrap();
-    let moved: i64 = client
-        .query_one("SELECT sum(cardinality(keys)) FROM ruvector.moved_rows WHERE action_id = $1", &[&action])
-        .unwrap()
-        .get(0);
-    let tenants: i64 = homes.get(0);
-    assert_eq!(homes.get::<_, i64>(1), tenants);
-    assert_eq!(moved, 50 * tenants, "each of the {tenants} tenants has gone with all of its 50 rows");
-    assert!((1..60).contains(&tenants), "{tenants}");
-    let parts = "SELECT count(DISTINCT (customer, partition_id)) FROM docs";
-    assert_eq!(client.query_one(parts, &[]).unwrap().get::<_, i64>(0), 320, "a tenant is in one partition");
-}
-
 #[test]
 fn what_refers_to_rows_or_hides_them_keeps_them_where_they_are() {
     let (cluster, mut client) = start();
