@@ -12,6 +12,8 @@ use tests::{said, start};
 
 /// Restart of a server, recovery, moving back.
 const PATIENCE: Duration = Duration::from_secs(240);
+/// Writes that must be acknowledged a second.
+const RATE_MIN: f64 = 200.0;
 
 /// Which remedy dies, and on what fault.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,6 +35,10 @@ enum Phase {
     LookingAtLambda,
     /// The index of a partition that cold rows have left is built anew.
     Building,
+    /// The fresh index of such a partition is to take the name of the former one.
+    Swapping,
+    /// All is verified, and a former index is to go.
+    Dropping,
     /// A human has asked for a stop, and some batches are moved back.
     MovingBack,
     /// All is moved, and measured.
@@ -119,6 +125,9 @@ impl Phase {
         let statement = match self {
             WaitingForTheLock => "DELETE FROM docs WHERE id = -1",
             InABatch => "LOCK TABLE ruvector.moved_rows IN SHARE MODE",
+            // Their own locks, and no snapshot that a build would wait for.
+            Swapping => "COMMENT ON INDEX docs_1_hnsw IS 'mine'; COMMENT ON INDEX docs_2_hnsw IS 'mine'",
+            Dropping => "LOCK TABLE docs_1, docs_2 IN ACCESS SHARE MODE",
             _ => return None,
         };
         let mut holder = cluster.connect("app").unwrap();
@@ -138,6 +147,15 @@ impl Phase {
             BetweenBatches | MovingBack => "SELECT 1 FROM ruvector.moved_rows HAVING count(*) > 3",
             Building => {
                 "SELECT 1 FROM ruvector.action_steps WHERE step ->> 'kind' = 'build_index' AND state = 'intent'"
+            }
+            Swapping => {
+                "SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                  WHERE a.backend_type = 'ruvector action' AND NOT l.granted
+                    AND l.relation IN ('docs_1_hnsw'::regclass, 'docs_2_hnsw'::regclass)"
+            }
+            Dropping => {
+                "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ruvector action'
+                    AND query LIKE 'DROP INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'"
             }
             LookingAtLambda => "SELECT 1 FROM ruvector.actions WHERE progress LIKE 'moved % rows in 1 of %'",
             Verifying => "SELECT 1 FROM ruvector.actions WHERE status = 'verifying'",
@@ -183,7 +201,7 @@ fn dies(remedy: Remedy, phase: Phase, victim: Victim) {
         assert!(held.is_some());
     }
     let writers =
-        Writers::start(&cluster, "docs", 1_000_000_000, 4, Duration::from_millis(10), Manner::ReadCommitted);
+        Writers::start(&cluster, "docs", 1_000_000_000, 5, Duration::from_millis(5), Manner::ReadCommitted);
     wait_for(format!("{phase:?}"), PATIENCE, || client.query_opt(phase.reached(), &[]).unwrap())
         .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     let mut held = held;
@@ -231,6 +249,9 @@ fn dies(remedy: Remedy, phase: Phase, victim: Victim) {
     .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     let met = writers.stop_and_compare(&mut client, "docs");
     assert!(met.errors.is_empty() && met.missed == 0, "{remedy:?} {phase:?} {victim:?}: {met:?}");
+    // Over all of it: the death, the restart, and what the test itself held.
+    let rate = met.writes as f64 / met.seconds;
+    assert!(rate >= RATE_MIN, "{remedy:?} {phase:?} {victim:?}: {rate:.0} writes a second");
     let after = placed(&mut client);
     let left: i64 = client
         .query_one("SELECT count(*) FROM ruvector.moved_rows WHERE undone_at IS NULL", &[])
@@ -259,7 +280,7 @@ fn dies(remedy: Remedy, phase: Phase, victim: Victim) {
         (indexes(&mut client) == built).then_some(())
     })
     .unwrap_or_else(|error| panic!("{story}: {error}: {:?}", indexes(&mut client)));
-    eprintln!("{story}, {} writes, {} connections lost", met.writes, met.lost);
+    eprintln!("{story}, {} writes, {rate:.0} a second, {} connections lost", met.writes, met.lost);
 }
 
 #[test]
@@ -313,4 +334,13 @@ fn an_eviction_is_killed_in_every_phase() {
         dies(Remedy::Evict, phase, Victim::Kill);
     }
     dies(Remedy::Evict, Building, Victim::Terminate);
+}
+
+#[test]
+fn an_eviction_is_killed_while_it_replaces_the_indexes() {
+    for phase in [Swapping, Dropping] {
+        dies(Remedy::Evict, phase, Victim::Kill);
+        dies(Remedy::Evict, phase, Victim::Terminate);
+    }
+    dies(Remedy::Evict, Swapping, Victim::Postmaster);
 }

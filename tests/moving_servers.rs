@@ -133,6 +133,8 @@ const TO_EAST: &str = r#"{"servers": ["east"]}"#;
 #[test]
 fn rows_go_to_another_server_while_an_application_writes_and_come_back() {
     let mut two = two(&[("max_prepared_transactions", "8")]);
+    // No longer than by default: what writers wait for is shown.
+    two.client.batch_execute(r#"SELECT ruvector_healing_configure('{"move_lock_ms": 25}', 'docs')"#).unwrap();
     let before = content(&mut two.client);
     assert_eq!(before.len(), 2000);
     let _hot = Hot::start(&two.here);

@@ -21,7 +21,7 @@ pub struct Armed {
 }
 
 /// Everything that takes part in a run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Stage {
     /// The server.
     pub world: World,

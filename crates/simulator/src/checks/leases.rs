@@ -101,3 +101,6 @@ pub(super) fn prepared(stage: &mut Stage, tick_s: u64) {
         stage.violated("in_doubt", format!("collection {number}: batch {batch} stays prepared there"));
     }
 }
+
+#[cfg(test)]
+mod tests;

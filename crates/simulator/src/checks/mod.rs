@@ -5,6 +5,10 @@
 
 mod leases;
 mod permission;
+#[cfg(test)]
+mod reached;
+#[cfg(test)]
+mod tests;
 pub mod undone;
 pub mod well;
 

@@ -272,3 +272,6 @@ fn in_window(config: &Config, wall: UnixMs) -> bool {
         _ => false,
     })
 }
+
+#[cfg(test)]
+mod tests;
