@@ -615,6 +615,46 @@ fn tenants_move_whole_and_are_sent_after() {
     }
 }
 
+/// The first batch, of a few rows, writes more WAL than the action may: it ends in the middle of a tenant.
+#[test]
+fn a_limit_divides_no_tenant() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"max_move_share": 0.3, "verify_window_seconds": 4, "mode": "observe",
+                                                   "move_wal_mib": 1, "move_lock_ms": 1000}');
+               SELECT ruvector_collection_create('docs', 3, 8, index_method => 'none', key_table => true, tenant => 'customer');
+               SELECT setseed(0.5);
+               INSERT INTO docs (customer, embedding, partition_id)
+               SELECT 'c' || i % 320, ARRAY[random(), random(), random()]::vector, 1 + i % 320 % 8 FROM generate_series(1, 16000) i;
+               -- Fewer rows than any other, of some hundred kilobytes each: it is the first to go.
+               INSERT INTO docs (customer, embedding, metadata, partition_id)
+               SELECT 'heavy', '[1,2,3]', to_jsonb((SELECT string_agg(md5((i * j)::text), '') FROM generate_series(1, 10000) j)), 6
+                 FROM generate_series(1, 30) i;
+               ANALYZE docs"#,
+        )
+        .unwrap();
+    let _hot = hot(&cluster);
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    ended(&mut client, action);
+    let why = stopped(&mut client, action);
+    assert!(why.ends_with("MiB of WAL were written, as many as move_wal_mib allows"), "{why}");
+    // As it was before it was judged.
+    let batches = client
+        .query(
+            "SELECT cardinality(keys), (SELECT string_agg(key, ',') FROM jsonb_object_keys(homes) key) FROM ruvector.moved_rows
+              WHERE action_id = $1 ORDER BY id",
+            &[&action],
+        )
+        .unwrap();
+    let batches: Vec<(i32, Option<String>)> = batches.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(batches[0].1.as_deref(), Some("heavy"), "{batches:?}");
+    assert!(batches.len() > 1 && batches[1..].iter().all(|(_, homes)| homes.is_none()), "{batches:?}");
+    assert_eq!(batches.iter().map(|(rows, _)| rows).sum::<i32>(), 30, "all of it has gone: {batches:?}");
+    let parts = "SELECT count(DISTINCT (customer, partition_id)) FROM docs";
+    assert_eq!(client.query_one(parts, &[]).unwrap().get::<_, i64>(0), 321, "a tenant is in one partition");
+}
+
 #[test]
 fn what_refers_to_rows_or_hides_them_keeps_them_where_they_are() {
     let (cluster, mut client) = start();

@@ -83,6 +83,31 @@ fn an_undone_action_has_left_rows_and_indexes_as_they_were() {
     assert_eq!(changed(false, |index| index.valid = !index.valid), ["undone"]);
     // What strikes it meanwhile changes it.
     assert!(changed(true, |index| index.effort = Some(77)).is_empty());
+    // Of one that was built anew in place, or could not be searched before, the new file has an effort of its own.
+    let anew = |in_place: bool, was_valid: bool, relfilenode: Oid| {
+        let mut stage = stage.clone();
+        stage.world.collections[number].index(of).expect("the index").valid = was_valid;
+        let before = undone::before(&stage, &stage.store.actions[&id]);
+        stage.store.action(id).before = Some(before);
+        undone_after(&stage, id, |stage| {
+            (stage.world.collections[number].fault_at, stage.world.collections[number].drifted_at) = (0, 0);
+            let steps = &mut planned(stage, id).plan.steps;
+            let target = steps.iter().find_map(Step::target).expect("an index").clone();
+            steps.retain(|step| !matches!(step, Step::ReindexConcurrently { .. }));
+            if in_place {
+                let options = healing::plan::BuildOptions::default();
+                steps.push(Step::ReindexConcurrently { of: target, options, limit_s: None });
+            } else {
+                steps.push(Step::DropInvalid { of: target });
+            }
+            let index = stage.world.collections[number].index(of).expect("the index");
+            (index.effort, index.relfilenode) = (Some(77), index.relfilenode + relfilenode);
+        })
+    };
+    assert_eq!(anew(false, true, 1), ["undone"]);
+    assert!(anew(true, true, 1).is_empty() && anew(false, false, 1).is_empty());
+    assert_eq!(anew(true, true, 0), ["undone"]);
+    assert_eq!(anew(false, false, 0), ["undone"]);
     // What could not be undone is said otherwise.
     let left = |stage: &mut Stage| {
         stage.world.collections[number].fault_at = 0;
@@ -631,6 +656,22 @@ fn at_rest_users_have_their_indexes_and_nothing_of_ours() {
         ["content"]
     );
     assert_eq!(says(&|of| first(of, &|index| index.name = "gone".to_owned())), ["content"]);
+    // Of two that were not valid, either may be the one that is built again: an equal one that nobody else wants.
+    let instead = |was_valid: bool, is_valid: bool, equal: bool| {
+        says(&|of| {
+            of.ledger[0].valid = was_valid;
+            first(of, &|index| {
+                (index.name, index.valid) = ("instead".to_owned(), is_valid);
+                if !equal {
+                    index.method = if index.method == Method::Hnsw { Method::Ivfflat } else { Method::Hnsw };
+                }
+            });
+        })
+    };
+    assert!(instead(false, true, true).is_empty());
+    assert_eq!(instead(true, true, true), ["content"]);
+    assert_eq!(instead(false, false, true), ["content"]);
+    assert_eq!(instead(false, true, false), ["content"]);
     // One that was not valid may become so, and stays so for the user who looked.
     assert!(
         says(&|of| {
