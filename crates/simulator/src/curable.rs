@@ -196,11 +196,11 @@ mod tests {
     use super::*;
     use crate::scenario::{CollectionSpec, Scenario};
 
-    /// Two partitions of so many rows, one of which draws so many times a table's load.
-    fn world(rows: f64, times: f64) -> World {
+    /// So many partitions here and there, of so many rows each.
+    fn world_of(here: u32, far: u32, rows: f64) -> World {
         let mut scenario = Scenario::generate(2, 3600);
         scenario.collections = vec![CollectionSpec {
-            partitions: 2,
+            partitions: here,
             rows,
             value_bytes: 520,
             ivfflat: true,
@@ -208,10 +208,15 @@ mod tests {
             managed: true,
             attached: false,
             nightly_vacuum: None,
-            far: 0,
+            far,
             settings: serde_json::json!({}),
         }];
-        let mut world = World::new(&scenario);
+        World::new(&scenario)
+    }
+
+    /// Two partitions of so many rows, one of which draws so many times a table's load.
+    fn world(rows: f64, times: f64) -> World {
+        let mut world = world_of(2, 0, rows);
         world.collections[0].tables[0].heat_up(times);
         world.collections[0].touch();
         world
@@ -231,6 +236,102 @@ mod tests {
             (1_000_000, 0.2);
         assert_eq!(helped_by_a_dose(&raised, 0).len(), 1);
         assert!(helped_by_a_dose(&world(20_000.0, 0.0), 0).is_empty(), "nothing is hot");
+    }
+
+    #[test]
+    fn the_hot_partition_is_the_one_that_clearly_draws_more_than_the_others() {
+        // Four times the others' mean load is hot beyond doubt, three times is not.
+        let oids = |world: &World| clearly_hot(world, 0);
+        let first = |world: &World| world.collections[0].tables[0].oid;
+        let two = world(20_000.0, 2.5);
+        assert_eq!(oids(&two), [first(&two)]);
+        assert!(oids(&world(20_000.0, 1.9)).is_empty(), "hot, not clearly");
+        assert!(oids(&world(1_000_000.0, 4.0)).is_empty(), "no dose that is allowed would help");
+        let mut both = world(20_000.0, 2.5);
+        both.collections[0].tables[1].heat_up(2.5);
+        assert!(oids(&both).is_empty(), "beside each other neither is");
+        let mut alone = world(20_000.0, 4.0);
+        let first = first(&alone);
+        alone.collections[0].tables.retain(|table| table.oid == first);
+        assert!(oids(&alone).is_empty(), "nor is one that is alone");
+        let mut foreign = world(20_000.0, 4.0);
+        foreign.collections[0].managed = false;
+        assert!(oids(&foreign).is_empty(), "its rows are not ours to move");
+    }
+
+    #[test]
+    fn a_portion_goes_to_the_least_busy_of_the_others() {
+        let mut three = world(20_000.0, 4.0);
+        let mut extra = three.collections[0].tables[1].clone();
+        (extra.oid, extra.heat) = (90_001, 5.0);
+        three.collections[0].tables.push(extra);
+        three.collections[0].tables[1].heat = 7.0;
+        let from = three.collections[0].tables[0].oid;
+        let rows = |world: &World| -> Vec<f64> {
+            let tables = world.collections[0].tables.iter();
+            tables.filter(|table| table.is_here()).map(|table| table.rows).collect()
+        };
+        share_out(&mut three.collections[0], from, 100.0);
+        assert_eq!(rows(&three), [19_900.0, 20_000.0, 20_100.0]);
+        // Of equal ones to the first; no more than there is.
+        three.collections[0].tables.iter_mut().for_each(|table| table.heat = 0.0);
+        share_out(&mut three.collections[0], from, 50_000.0);
+        assert_eq!(rows(&three), [0.0, 39_900.0, 20_100.0]);
+    }
+
+    /// So many partitions here and there, and sessions that take so many percent of this server's connections.
+    fn crowded(here: u32, far: u32, percent: f64) -> World {
+        let mut world = world_of(here, far, 20_000.0);
+        for table in world.collections[0].tables.iter_mut().filter(|table| table.is_here()) {
+            table.heat_up(8.0);
+            table.crowd = percent / f64::from(here);
+        }
+        (world.collections[0].config.max_moves, world.collections[0].config.max_move_share) =
+            (1_000_000, 0.5);
+        world.collections[0].touch();
+        world
+    }
+
+    #[test]
+    fn another_server_helps_where_it_prepares_and_has_clearly_less_to_do() {
+        let is_crowded_by = |change: &dyn Fn(&mut Table)| {
+            let mut world = crowded(2, 1, 0.0);
+            world.collections[0].tables.iter_mut().for_each(change);
+            is_crowded(&world.collections[0])
+        };
+        assert!(!is_crowded_by(&|_| ()) && is_crowded_by(&|table| table.crowd = 1.0));
+        assert!(!is_crowded_by(&|table| table.crowd = if table.far { 1.0 } else { 0.0 }), "not this server");
+        let helps = |change: &dyn Fn(&mut World)| {
+            let mut world = crowded(2, 2, 70.0);
+            change(&mut world);
+            the_other_server_helps(&world, 0)
+        };
+        assert!(helps(&|_| ()));
+        assert!(!helps(&|world| world.far.prepares = false));
+        assert!(!helps(&|world| world.collections[0].tables.retain(|table| !table.far)));
+        assert!(!helps(&|world| world.collections[0].config.max_moves = 100), "too few rows");
+        // The others' load: here it is nine times a table's at rest.
+        let busy = |times: f64| {
+            move |world: &mut World| {
+                let far = world.collections[0].tables.iter_mut().filter(|table| table.far);
+                far.for_each(|table| table.heat_up(times));
+            }
+        };
+        assert!(helps(&busy(3.4)) && !helps(&busy(3.6)), "half of it, or more");
+        assert!(
+            helps(&|world| {
+                world.far.prepares = false;
+                world.collections[0].tables.iter_mut().for_each(|table| table.crowd = 0.0);
+            }),
+            "there is no crowd that it would have to help with"
+        );
+        // What it could help with counts, and what it could not does not.
+        let lambda = |prepares: bool| {
+            let mut world = crowded(2, 2, 70.0);
+            world.far.prepares = prepares;
+            lambda_without_the_incurable(&world, 0)
+        };
+        assert!(lambda(true) < 0.7 && lambda(false) > lambda(true), "{} {}", lambda(true), lambda(false));
     }
 
     #[test]
