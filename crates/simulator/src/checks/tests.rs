@@ -730,21 +730,70 @@ fn what_is_clearly_wrong_is_seen_by_what_users_feel() {
     assert_eq!(ails(&|index| index.effort = Some(1)), 1, "searches find too little");
     assert_eq!(ails(&|index| (index.valid, index.building) = (false, true)), 0, "somebody mends it");
     assert_eq!(ails(&|index| (index.valid, index.name) = (false, "not_wanted".to_owned())), 0);
-    // Of a disk without room nothing is asked.
-    let full = |bytes: u64| {
+    // Of a disk without room nothing is asked. So many percent of a fresh index may be taken.
+    let full = |percent: u64, harm: &dyn Fn(&mut Index)| {
         let mut world = stage.world.clone();
         let table = world.collections[number].table(wanted.table).expect("a table");
+        let rows = table.rows;
         let index = table.indexes.iter_mut().find(|index| index.name == wanted.name).expect("an index");
-        index.valid = false;
-        let clean = table.rows;
-        let clean =
-            table.indexes.iter().find(|index| index.name == wanted.name).expect("it").clean_bytes(clean);
+        harm(index);
+        let room = index.clean_bytes(rows) * percent / 100;
         let share = world.collections[number].config.max_disk_share;
-        world.disk_bytes -= world.disk_free() - (clean as f64 * bytes as f64 / 100.0 / share) as u64;
-        (well::ailments(&world, number).len(), well::has_room(&world, number))
+        world.disk_bytes -= world.disk_free() - (room as f64 / share) as u64;
+        let (none, enough) = (well::has_no_room(&world, number), well::has_room(&world, number));
+        (well::ailments(&world, number).len(), none, enough)
     };
-    assert_eq!(full(98), (0, false));
-    assert_eq!(full(102), (1, false));
-    assert_eq!(full(502), (1, true));
-    assert_eq!(full(498), (1, false));
+    let broken = |index: &mut Index| index.valid = false;
+    assert_eq!(full(98, &broken), (0, true, false));
+    assert_eq!(full(102, &broken), (1, false, false));
+    assert_eq!(full(502, &broken), (1, false, true));
+    assert_eq!(full(498, &broken), (1, false, false));
+    // Where nothing is worn, nothing has to fit.
+    assert_eq!(full(98, &|_| ()), (0, false, false));
+    assert_eq!(full(98, &|index| index.bytes += 1), (0, true, false));
+    for (wear, worn) in [(0.09, false), (0.11, true)] {
+        assert_eq!(full(98, &|index| index.shape.misfit = wear), (0, worn, false));
+        assert_eq!(full(98, &|index| index.shape.skew = wear), (0, worn, false));
+        assert_eq!(full(98, &|index| index.shape.damage = wear), (0, worn, false));
+    }
+}
+
+#[test]
+fn what_stays_weak_long_after_the_calm_is_found() {
+    let scenario = Scenario { events: vec![], ..Scenario::generate_as(3, 14 * 86_400, Mode::Liveness) };
+    let calm_s = scenario.calm_s().div_ceil(1800) * 1800;
+    // An index that is not valid from the calm on, until so many hours after it; who looks every half hour.
+    let weak = |hours: u64, harmed_until: u64, mode: Mode, room: bool, change: &dyn Fn(&mut Stage)| {
+        let scenario = Scenario { mode, ..scenario.clone() };
+        let mut stage = Stage::new(&scenario);
+        if room {
+            stage.world.disk_bytes *= 10;
+        }
+        change(&mut stage);
+        let mut watch = Watch::default();
+        for half_hour in 0..=2 * hours {
+            stage.world.now = EPOCH_MS + (calm_s + half_hour * 1800) as i64 * 1000;
+            for table in &mut stage.world.collections[0].tables {
+                table.indexes.iter_mut().for_each(|index| index.valid = half_hour >= 2 * harmed_until);
+            }
+            stage.world.collections[0].touch();
+            watch.looked.resize(stage.world.collections.len(), (0, None));
+            in_time(&mut stage, &mut watch, 0, &scenario);
+        }
+        stage.violations.iter().map(|(check, _)| *check).collect::<Vec<_>>()
+    };
+    let most = CALM_S / 3600;
+    assert_eq!(weak(most, 1000, Mode::Liveness, true, &|_| ()), Vec::<&str>::new());
+    assert_eq!(weak(most + 1, 1000, Mode::Liveness, true, &|_| ()), ["unwell", "liveness"]);
+    assert!(weak(most + 1, most, Mode::Liveness, true, &|_| ()).is_empty(), "cured in time");
+    assert!(weak(most + 1, 1000, Mode::Safety, true, &|_| ()).is_empty());
+    // As long as something acts on it, it is not given up.
+    let acts = |stage: &mut Stage| {
+        let id = stage.store.propose(0, Request::Automatic);
+        stage.store.action(id).status = Status::Executing;
+    };
+    assert!(weak(most + 1, 1000, Mode::Liveness, true, &acts).is_empty());
+    // Nothing can be built on a disk that is full.
+    let full = |stage: &mut Stage| stage.world.disk_bytes -= stage.world.disk_free();
+    assert!(weak(most + 1, 1000, Mode::Liveness, false, &full).is_empty());
 }
