@@ -128,6 +128,49 @@ fn autovacuum_is_kept_away_for_the_lease_and_no_option_is_touched() {
     assert_eq!(before, after);
 }
 
+/// Values of more than two kilobytes are in a table of their own, which autovacuum comes to by itself.
+#[test]
+fn autovacuum_is_kept_away_from_long_values_too() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id int PRIMARY KEY, embedding vector(1000));
+             ALTER TABLE docs SET (autovacuum_enabled = off, toast.autovacuum_enabled = on, toast.autovacuum_vacuum_threshold = 10,
+                 toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_cost_delay = 100, toast.autovacuum_vacuum_cost_limit = 1);
+             INSERT INTO docs SELECT i, array_fill(i, ARRAY[1000])::vector FROM generate_series(1, 1000) i;
+             SELECT ruvector_collection_register('docs', 'docs',
+                 settings => '{\"mode\": \"observe\", \"verify_window_seconds\": 2, \"drain_timeout_seconds\": 5}')",
+        )
+        .unwrap();
+    client.batch_execute("ALTER SYSTEM SET autovacuum_naptime = 1").unwrap();
+    client
+        .batch_execute(
+            "SELECT pg_reload_conf(); UPDATE docs SET embedding = array_fill(7, ARRAY[1000])::vector",
+        )
+        .unwrap();
+    let of = "SELECT relid FROM pg_stat_progress_vacuum WHERE relid = (SELECT reltoastrelid FROM pg_class WHERE oid = 'docs'::regclass)";
+    let runs = |client: &mut Client| client.query_opt(of, &[]).unwrap();
+    wait_for("autovacuum of the long values", LONG, || runs(&mut client)).unwrap();
+    wait_for("the same in the healer's eyes", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE jsonb_path_exists(snapshot, '$.jobs.known[*] ? (@.kind == \"autovacuum\")')";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let action = pause(&mut client, r#"{"lease_seconds": 20}"#);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    // It would be there again within a second or two.
+    let until: std::time::SystemTime =
+        client.query_one("SELECT ends_at FROM ruvector.leases", &[]).unwrap().get(0);
+    let mut looks = 0;
+    while until.duration_since(std::time::SystemTime::now()).is_ok_and(|left| left.as_secs() >= 2) {
+        assert!(runs(&mut client).is_none(), "after {looks} looks");
+        looks += 1;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(looks > 20, "{looks} looks");
+    wait_for("autovacuum after the lease", LONG, || runs(&mut client)).unwrap();
+}
+
 #[test]
 fn the_lock_gives_way_to_whoever_wants_it() {
     let (cluster, mut client) = start();
@@ -522,6 +565,10 @@ fn a_paused_job_comes_back_when_the_extension_is_dropped_or_the_server_killed() 
     let action = pause(&mut client, r#"{"lease_seconds": 15}"#);
     assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
     assert!(!active(&mut client, job));
+    // Scheduled anew under its name, as a deployment does: that changes its command, and leaves it inactive.
+    let anew = "SELECT cron.schedule('nightly', '* * * * *', 'VACUUM (ANALYZE) docs')";
+    assert_eq!(client.query_one(anew, &[]).unwrap().get::<_, i64>(0), job);
+    assert!(!active(&mut client, job));
     cluster.kill_postmaster().unwrap();
     cluster.restart().unwrap();
     let mut client = cluster.connect("app").unwrap();
@@ -553,6 +600,13 @@ fn a_paused_job_comes_back_when_the_extension_is_dropped_or_the_server_killed() 
     assert!(active(&mut client, job));
     client.batch_execute("ROLLBACK").unwrap();
     assert!(!active(&mut client, job));
+    // Nor where pgvector goes, and takes it along.
+    for takes_along in ["DROP EXTENSION vector CASCADE", "DROP SCHEMA public CASCADE"] {
+        client.batch_execute(&format!("BEGIN; {takes_along}")).unwrap();
+        assert!(active(&mut client, job), "{takes_along}");
+        client.batch_execute("ROLLBACK").unwrap();
+        assert!(!active(&mut client, job));
+    }
     client.batch_execute("DROP OWNED BY dba").unwrap();
     assert_eq!(client.query("SELECT 1 FROM pg_extension WHERE extname = 'ruvector'", &[]).unwrap().len(), 0);
     assert!(active(&mut client, job));

@@ -106,6 +106,43 @@ fn an_invalid_index_beside_its_like_is_dropped() {
     assert_eq!(indexes(&mut client), [sound]);
 }
 
+/// What is dropped as surplus must still be when a human has approved it.
+#[test]
+fn an_invalid_index_whose_like_was_dropped_meanwhile_is_kept() {
+    let (cluster, mut client) = start();
+    load_docs(&mut client, 1_000);
+    quick(&mut client);
+    client
+        .batch_execute("CREATE INDEX docs_i ON docs USING hnsw (embedding vector_cosine_ops) WITH (m = 8)")
+        .unwrap();
+    leave_invalid(
+        &cluster,
+        &mut client,
+        "CREATE INDEX CONCURRENTLY docs_i2 ON docs USING hnsw (embedding vector_cosine_ops) WITH (m = 8)",
+    );
+    client
+        .batch_execute(
+            r#"ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "approve"}')"#,
+        )
+        .unwrap();
+    let action: i64 = wait_for("a plan that waits for a human", HEALING, || {
+        let query = "SELECT id FROM ruvector.actions WHERE status = 'awaiting_approval' AND strategy = 'repair_invalid_index'";
+        client.query_opt(query, &[]).unwrap().map(|row| row.get(0))
+    })
+    .unwrap();
+    // Before the healer looks again; another one is like it, and was made otherwise.
+    client
+        .batch_execute(&format!(
+            "BEGIN; DROP INDEX docs_i; CREATE INDEX docs_o ON docs USING hnsw (embedding vector_cosine_ops) WITH (m = 24);
+             SELECT ruvector_healing_approve({action}); COMMIT"
+        ))
+        .unwrap();
+    let row = client.query_one(&format!("CALL ruvector_healing_wait({action}, '2 minutes')"), &[]).unwrap();
+    assert_ne!(row.get::<_, &str>(0), "succeeded", "{}", said(&mut client));
+    let kept = "SELECT count(*) FROM pg_class WHERE relname = 'docs_i2'";
+    assert_eq!(client.query_one(kept, &[]).unwrap().get::<_, i64>(0), 1, "{}", said(&mut client));
+}
+
 #[test]
 fn an_invalid_index_with_other_options_is_not_taken_for_a_surplus_one() {
     let (cluster, mut client) = start();

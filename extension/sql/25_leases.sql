@@ -158,15 +158,14 @@ BEGIN ATOMIC
                     WHERE e.extname = 'pg_cron' AND d.objid = to_regclass('cron.job'));
 END;
 
--- What does not end by itself: a job of pg_cron is made active again, unless somebody has changed or removed it.
+-- What does not end by itself: a job of pg_cron is made active again, unless somebody has removed it.
 CREATE FUNCTION ruvector._put_back(held ruvector.leases) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF held.kind = 'cron_job' AND (held.restore ->> 'active')::boolean AND ruvector._has_cron() THEN
-        EXECUTE 'SELECT cron.alter_job(j.jobid, active := true) FROM cron.job j
-                  WHERE j.jobid = $1 AND j.command = $2 AND NOT j.active'
-          USING (held.restore ->> 'jobid')::bigint, held.restore ->> 'command';
+        EXECUTE 'SELECT cron.alter_job(j.jobid, active := true) FROM cron.job j WHERE j.jobid = $1 AND NOT j.active'
+          USING (held.restore ->> 'jobid')::bigint;
     END IF;
 END
 $$;

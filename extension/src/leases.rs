@@ -164,19 +164,18 @@ pub(crate) fn is_held(id: i64) -> Result<bool, Error> {
 struct JobBefore {
     jobid: i64,
     active: bool,
-    command: String,
 }
 
-/// A job that is still there, still ours to put back (paused, and the same command) gets its `active` again.
+/// A job that is still there and still paused gets its `active` again, also where it was given another command meanwhile: who
+/// schedules a job anew under its name leaves it as inactive as it was. No other job ever gets its number.
 fn put_job_back(before: &Value) -> Result<(), Error> {
-    let JobBefore { jobid, active, command } = serde_json::from_value(before.clone())?;
+    let JobBefore { jobid, active } = serde_json::from_value(before.clone())?;
     if !active || Spi::get_one::<bool>("SELECT ruvector._has_cron()")? != Some(true) {
         return Ok(());
     }
     Ok(Spi::run_with_args(
-        "SELECT cron.alter_job(j.jobid, active := true) FROM cron.job j
-          WHERE j.jobid = $1 AND j.command = $2 AND NOT j.active",
-        &[jobid.into(), command.as_str().into()],
+        "SELECT cron.alter_job(j.jobid, active := true) FROM cron.job j WHERE j.jobid = $1 AND NOT j.active",
+        &[jobid.into()],
     )?)
 }
 

@@ -52,6 +52,13 @@ fn hold(id: i64) -> Result<Option<Over>, Error> {
     if transaction(|| is_old(&tables))? {
         return Ok(Some(Over::GaveWay));
     }
+    if transaction(|| is_too_many(tables.len()))? {
+        pgrx::log!(
+            "ruvector: lease {id} gives way: {} tables are more locks than one process should hold",
+            tables.len()
+        );
+        return Ok(Some(Over::GaveWay));
+    }
     for table in &tables {
         transaction(|| {
             let mut relation = pg_sys::LockRelId {
@@ -79,13 +86,22 @@ fn hold(id: i64) -> Result<Option<Over>, Error> {
     }
 }
 
+/// The collection's tables, and those of their long values, which autovacuum comes to by themselves.
 fn tables(collection: i32) -> Result<Vec<Oid>, Error> {
     collect::documents(
-        "SELECT to_jsonb(t.oid::bigint) FROM ruvector.collections c JOIN pg_class t ON t.relkind = 'r'
+        "SELECT to_jsonb(f.oid::bigint) FROM ruvector.collections c JOIN pg_class t ON t.relkind = 'r'
             AND (t.oid = c.relation OR t.oid IN (SELECT p.relid FROM pg_partition_tree(c.relation) p WHERE p.isleaf))
-          WHERE c.id = $1 ORDER BY t.oid",
+          CROSS JOIN LATERAL unnest(ARRAY[t.oid, t.reltoastrelid]) f (oid)
+          WHERE c.id = $1 AND f.oid <> 0 ORDER BY f.oid",
         &[collection.into()],
     )
+}
+
+/// Whether one process may hold so many locks: no more than a quarter of the table of locks that all sessions share.
+fn is_too_many(locks: usize) -> Result<bool, Error> {
+    let query = "SELECT current_setting('max_locks_per_transaction')::bigint
+                      * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) / 4";
+    Ok(kept::one::<i64>(query, &[])?.is_some_and(|most| locks as i64 > most))
 }
 
 /// Whether any session waits for a lock that this process holds.

@@ -667,8 +667,12 @@ SELECT jsonb_build_object(
     'built', CASE WHEN b.bytes IS NOT NULL THEN jsonb_build_object('bytes', b.bytes, 'rows', b.rows,
         'at', (extract(epoch FROM b.seen_at) * 1000)::bigint) END,
     'dead_rows_due', CASE WHEN t.reltuples > 0 THEN least(pg_stat_get_dead_tuples(t.oid),
-                               current_setting('autovacuum_vacuum_threshold')::float8
-                               + current_setting('autovacuum_vacuum_scale_factor')::float8 * t.reltuples) ELSE 0 END,
+                               coalesce((SELECT o.option_value FROM pg_options_to_table(t.reloptions) o
+                                          WHERE o.option_name = 'autovacuum_vacuum_threshold'),
+                                        current_setting('autovacuum_vacuum_threshold'))::float8
+                               + coalesce((SELECT o.option_value FROM pg_options_to_table(t.reloptions) o
+                                            WHERE o.option_name = 'autovacuum_vacuum_scale_factor'),
+                                          current_setting('autovacuum_vacuum_scale_factor'))::float8 * t.reltuples) ELSE 0 END,
     'lists', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'lists=%'),
     'm', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'm=%'),
     'ef_construction', (SELECT split_part(o, '=', 2)::integer FROM unnest(i.reloptions) o WHERE o LIKE 'ef_construction=%'),

@@ -14,8 +14,11 @@ use crate::kept;
 /// transactions waits too. `$1` the collection's tables, partitioned ones included.
 const JOBS: &str = r"
 WITH tables AS (SELECT unnest($1) AS oid),
-     relations AS (SELECT t.oid AS relation, t.oid AS table_id FROM tables t
-                   UNION SELECT x.indexrelid, x.indrelid FROM pg_index x JOIN tables t ON t.oid = x.indrelid),
+     -- Long values are in a table of their own, by which a vacuum is seen while it works there.
+     heaps AS (SELECT t.oid AS relation, t.oid AS table_id FROM tables t
+               UNION ALL SELECT c.reltoastrelid, c.oid FROM pg_class c JOIN tables t ON t.oid = c.oid WHERE c.reltoastrelid <> 0),
+     relations AS (SELECT h.relation, h.table_id FROM heaps h
+                   UNION ALL SELECT x.indexrelid, h.table_id FROM pg_index x JOIN heaps h ON h.relation = x.indrelid),
      here AS (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()),
      working AS (SELECT v.pid, v.relid FROM pg_stat_progress_vacuum v JOIN here ON here.oid = v.datid
                  UNION SELECT a.pid, a.relid FROM pg_stat_progress_analyze a JOIN here ON here.oid = a.datid

@@ -82,7 +82,7 @@ pub(super) fn provide_memory(work: &Work) -> Result<(), Error> {
     let (set, parallel_in_posix_memory) = transaction(|| {
         Ok((
             Spi::get_one::<i64>(
-                "SELECT setting::bigint * 1024 FROM pg_settings WHERE name = 'maintenance_work_mem'",
+                "SELECT reset_val::bigint * 1024 FROM pg_settings WHERE name = 'maintenance_work_mem'",
             )?
             .unwrap_or(0) as f64,
             Spi::get_one::<bool>(

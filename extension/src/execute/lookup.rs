@@ -76,6 +76,28 @@ pub(crate) const ALIKE: &str =
      AND pg_get_expr(o.indexprs, o.indrelid) IS NOT DISTINCT FROM pg_get_expr(x.indexprs, x.indrelid)
      AND pg_get_expr(o.indpred, o.indrelid) IS NOT DISTINCT FROM pg_get_expr(x.indpred, x.indrelid)";
 
+/// Whether an invalid index can be spared: a valid one like it and with its options is on the table, or it is what an interrupted
+/// reindex left.
+pub(crate) fn is_spare(index: &Found) -> Result<bool, Error> {
+    for other in on_table(index.table)?.iter().filter(|other| other.oid != index.oid) {
+        let left = is_named_after(&index.relation_name, &other.relation_name);
+        if left && alike(index, other)? || other.valid && alike(index, other)? && same_options(index, other)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether two indexes were made with the same options, number of lists apart: that is tuned by us.
+fn same_options(a: &Found, b: &Found) -> Result<bool, Error> {
+    let of = |index: &Found| {
+        let query = "SELECT ARRAY(SELECT u FROM pg_class i, unnest(i.reloptions) u WHERE i.oid = $1 AND u NOT LIKE 'lists=%' ORDER BY u)";
+        pgrx::Spi::get_one_with_args::<Vec<String>>(query, &[pgrx::pg_sys::Oid::from(index.oid).into()])
+    };
+    Ok(of(a)? == of(b)?)
+}
+
 /// The trial index built beside it; never the index itself.
 pub(crate) fn trial(of: &IndexRef) -> Result<Option<Found>, Error> {
     let name = trial_name(of);

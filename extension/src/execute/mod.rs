@@ -160,6 +160,7 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
                 if found.valid {
                     return Err(Error::refused(format!("{} is valid again", of.name)));
                 }
+                spare(&found)?;
                 let definition = index::definition(of.oid)?;
                 let sql = format!("DROP INDEX CONCURRENTLY {}", found.name);
                 let details =
@@ -168,7 +169,8 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
             })?;
             if let Some(found) = found {
                 let lock_timeout_ms = context.config.lock_timeout_ms;
-                patiently(lock_timeout_ms, || index::drop_concurrently(&found, lock_timeout_ms, || Ok(())))?;
+                let look = || spare(&found);
+                patiently(lock_timeout_ms, || index::drop_concurrently(&found, lock_timeout_ms, look))?;
             }
             context.done(step_no, step, json!({}))?;
         }
@@ -547,6 +549,14 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             other => suppress::revert(context, other, note),
         },
     }
+}
+
+/// An invalid index is dropped as long as it can be spared: the valid one like it may have gone since the plan was made.
+fn spare(index: &lookup::Found) -> Result<(), Error> {
+    if lookup::is_spare(index)? {
+        return Ok(());
+    }
+    Err(Error::refused(format!("no valid index like {} is there any more: it is kept", index.name)))
 }
 
 /// Drops the index that a swap has replaced. One that somebody made part of a partitioned index meanwhile stays, where all

@@ -1,6 +1,6 @@
 //! DROP EXTENSION gives back what leases hold: what does not end with shared memory or a process (jobs of pg_cron) is put
-//! back in the same transaction. So does what takes the extension along: DROP SCHEMA of the schema that it is in, DROP OWNED of
-//! its owner. If the command is refused after all, its transaction takes this back too.
+//! back in the same transaction. So does what takes the extension along: dropping pgvector, DROP SCHEMA of the schema that either
+//! is in, DROP OWNED of the owner of either. If the command is refused after all, its transaction takes this back too.
 
 use std::ffi::{CStr, CString, c_char};
 
@@ -67,19 +67,27 @@ unsafe extern "C-unwind" fn on_utility(
     }
 }
 
-/// Where the extension is, and whose it is; None: it is not in this database.
-fn ours() -> Option<(CString, pg_sys::Oid)> {
+/// Where the extension and pgvector are, and whose they are; none where the extension is not in this database.
+fn ours() -> Vec<(CString, pg_sys::Oid)> {
     // SAFETY: in a transaction, as every utility command that drops something.
     let there = unsafe { pg_sys::get_extension_oid(c"ruvector".as_ptr(), true) } != pg_sys::InvalidOid;
     if !there {
-        return None;
+        return vec![];
     }
     // In the session of whoever drops it, whose search_path may hold anything: nothing of it is looked up.
     let query = "SELECT n.nspname::pg_catalog.text, e.extowner
            FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
-          WHERE e.extname OPERATOR(pg_catalog.=) 'ruvector'::pg_catalog.name";
-    let (schema, owner) = Spi::get_two::<String, pg_sys::Oid>(query).ok()?;
-    Some((CString::new(schema?).ok()?, owner?))
+          WHERE e.extname OPERATOR(pg_catalog.=) 'ruvector'::pg_catalog.name OR e.extname OPERATOR(pg_catalog.=) 'vector'::pg_catalog.name";
+    let found = Spi::connect(|client| {
+        let mut found = vec![];
+        for row in client.select(query, None, &[])? {
+            if let (Some(schema), Some(owner)) = (row.get::<String>(1)?, row.get::<pg_sys::Oid>(2)?) {
+                found.extend(CString::new(schema).ok().map(|schema| (schema, owner)));
+            }
+        }
+        Ok::<_, pgrx::spi::Error>(found)
+    });
+    found.unwrap_or_default()
 }
 
 /// Whether a list of names has this one.
@@ -95,24 +103,26 @@ unsafe fn drops_us(statement: *mut pg_sys::Node) -> bool {
     match (*statement).type_ {
         pg_sys::NodeTag::T_DropStmt => {
             let drop = statement.cast::<pg_sys::DropStmt>();
+            let cascades = (*drop).behavior == pg_sys::DropBehavior::DROP_CASCADE;
             match (*drop).removeType {
-                pg_sys::ObjectType::OBJECT_EXTENSION => has((*drop).objects, c"ruvector") && ours().is_some(),
+                pg_sys::ObjectType::OBJECT_EXTENSION => {
+                    (has((*drop).objects, c"ruvector") || cascades && has((*drop).objects, c"vector"))
+                        && !ours().is_empty()
+                }
                 pg_sys::ObjectType::OBJECT_SCHEMA => {
-                    (*drop).behavior == pg_sys::DropBehavior::DROP_CASCADE
-                        && ours().is_some_and(|(schema, _)| has((*drop).objects, &schema))
+                    cascades && ours().iter().any(|(schema, _)| has((*drop).objects, schema))
                 }
                 _ => false,
             }
         }
         pg_sys::NodeTag::T_DropOwnedStmt => {
             let roles = (*statement.cast::<pg_sys::DropOwnedStmt>()).roles;
+            let owners: Vec<pg_sys::Oid> = ours().into_iter().map(|(_, owner)| owner).collect();
             !roles.is_null()
-                && ours().is_some_and(|(_, owner)| {
-                    (0..(*roles).length).any(|at| {
-                        let role = (*(*roles).elements.add(at as usize)).ptr_value.cast::<pg_sys::RoleSpec>();
-                        // One that is not there is the command's to refuse.
-                        pg_sys::get_rolespec_oid(role, true) == owner
-                    })
+                && (0..(*roles).length).any(|at| {
+                    let role = (*(*roles).elements.add(at as usize)).ptr_value.cast::<pg_sys::RoleSpec>();
+                    // One that is not there is the command's to refuse.
+                    owners.contains(&pg_sys::get_rolespec_oid(role, true))
                 })
         }
         _ => false,

@@ -762,7 +762,7 @@ fn what_is_clearly_wrong_is_seen_by_what_users_feel() {
 fn what_stays_weak_long_after_the_calm_is_found() {
     let scenario = Scenario { events: vec![], ..Scenario::generate_as(3, 14 * 86_400, Mode::Liveness) };
     let calm_s = scenario.calm_s().div_ceil(1800) * 1800;
-    // An index that is not valid from the calm on, until so many hours after it; who looks every half hour.
+    // An index that is not valid until so many hours after the calm; who looks every half hour.
     let weak = |hours: u64, harmed_until: u64, mode: Mode, room: bool, change: &dyn Fn(&mut Stage)| {
         let scenario = Scenario { mode, ..scenario.clone() };
         let mut stage = Stage::new(&scenario);
@@ -771,10 +771,11 @@ fn what_stays_weak_long_after_the_calm_is_found() {
         }
         change(&mut stage);
         let mut watch = Watch::default();
-        for half_hour in 0..=2 * hours {
-            stage.world.now = EPOCH_MS + (calm_s + half_hour * 1800) as i64 * 1000;
+        // What was before the calm does not count.
+        for half_hour in -80..=2 * hours as i64 {
+            stage.world.now = EPOCH_MS + (calm_s as i64 + half_hour * 1800) * 1000;
             for table in &mut stage.world.collections[0].tables {
-                table.indexes.iter_mut().for_each(|index| index.valid = half_hour >= 2 * harmed_until);
+                table.indexes.iter_mut().for_each(|index| index.valid = half_hour >= 2 * harmed_until as i64);
             }
             stage.world.collections[0].touch();
             watch.looked.resize(stage.world.collections.len(), (0, None));
@@ -796,4 +797,16 @@ fn what_stays_weak_long_after_the_calm_is_found() {
     // Nothing can be built on a disk that is full.
     let full = |stage: &mut Stage| stage.world.disk_bytes -= stage.world.disk_free();
     assert!(weak(most + 1, 1000, Mode::Liveness, false, &full).is_empty());
+    // At the end the same.
+    let at_last = |change: &dyn Fn(&mut Stage)| {
+        let mut stage = Stage::new(&scenario);
+        stage.world.disk_bytes *= 10;
+        for table in &mut stage.world.collections[0].tables {
+            table.indexes.iter_mut().for_each(|index| index.valid = false);
+        }
+        stage.world.collections[0].touch();
+        found(&stage, |stage| change(stage), |stage| cured(stage, 0))
+    };
+    assert_eq!(at_last(&|_| ()), ["unwell", "liveness"]);
+    assert!(at_last(&acts).is_empty() && at_last(&full).is_empty());
 }
