@@ -93,5 +93,11 @@ fn nothing_is_held_back_for_longer_though_everything_is_killed() {
         (open == 0 && !throttled(&mut client)).then_some(())
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    // In one of the healer's rounds after that.
+    let late: f64 = client
+        .query_one("SELECT max(extract(epoch FROM ended_at - ends_at))::float8 FROM ruvector.leases", &[])
+        .unwrap()
+        .get(0);
+    assert!(late < 30.0, "{late} s after its end");
     client.batch_execute("INSERT INTO docs VALUES (1, 1, '[1,2,3]')").unwrap();
 }

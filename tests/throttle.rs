@@ -472,8 +472,16 @@ fn a_throttle_survives_a_crash_and_ends_when_it_should() {
         Some(client)
     })
     .unwrap();
-    let left: f64 = client.query_one("SELECT left_s FROM ruvector_throttles()", &[]).unwrap().get(0);
-    assert!(left < 30.0, "the crash has not made it longer: {left}");
+    let row = client
+        .query_one(
+            "SELECT t.left_s, extract(epoch FROM l.ends_at - clock_timestamp())::float8, l.ends_at
+               FROM ruvector_throttles() t JOIN ruvector_leases() l USING (lease_id)",
+            &[],
+        )
+        .unwrap();
+    let (left, due): (f64, f64) = (row.get(0), row.get(1));
+    assert!((left - due).abs() < 1.0, "the crash has not made it longer: {left} s, and {due} s by the lease");
+    assert_eq!(row.get::<_, std::time::SystemTime>(2), ends);
     wait_for("its end", PATIENCE, || {
         let query = "SELECT 1 FROM ruvector.leases WHERE ended_because = 'expired'";
         client.query_opt(query, &[]).unwrap()
