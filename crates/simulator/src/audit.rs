@@ -103,3 +103,34 @@ impl Audit {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_who_did_what_and_when() {
+        let mut audit = Audit::default();
+        audit.log("status", 7, 1_234, "executing");
+        let record = &audit.rows.last().expect("a row").record;
+        assert_eq!((record.at_us, record.action_id), (1_234_000, Some(7)));
+        assert_eq!((record.event.as_str(), record.actor.as_str()), ("status", "ruvector"));
+        assert_eq!(record.details, "\"executing\"");
+    }
+
+    #[test]
+    fn a_row_that_is_lost_or_changed_is_found() {
+        let written = |count: i64| {
+            let mut audit = Audit::default();
+            (0..count).for_each(|action| audit.log("status", action, action, "executing"));
+            audit
+        };
+        assert_eq!(written(3).verify(&BTreeMap::new()), Ok(()));
+        let mut lost = written(3);
+        lost.lose_last();
+        assert!(lost.verify(&BTreeMap::new()).is_err());
+        let mut changed = written(3);
+        changed.rows[2].record.details = "\"approved\"".to_owned();
+        assert!(changed.verify(&BTreeMap::new()).unwrap_err().starts_with("row "));
+    }
+}
