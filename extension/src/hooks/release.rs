@@ -106,7 +106,7 @@ unsafe fn drops_us(statement: *mut pg_sys::Node) -> bool {
             let cascades = (*drop).behavior == pg_sys::DropBehavior::DROP_CASCADE;
             match (*drop).removeType {
                 pg_sys::ObjectType::OBJECT_EXTENSION => {
-                    (has((*drop).objects, c"ruvector") || cascades && has((*drop).objects, c"vectorx"))
+                    (has((*drop).objects, c"ruvector") || cascades && has((*drop).objects, c"vector"))
                         && !ours().is_empty()
                 }
                 pg_sys::ObjectType::OBJECT_SCHEMA => {
