@@ -1,8 +1,8 @@
 //! The search effort of one index: sessions that set nothing get it, a session's own setting wins.
 
-use cluster::wait_for;
+use cluster::{Cluster, wait_for};
 use postgres::Client;
-use tests::{PATIENCE, load_docs, refused, start};
+use tests::{PATIENCE, load_docs, refused, start, version};
 
 /// Rows that a search through the index returns; a list of ten rows cannot fill a limit of 200.
 fn found(client: &mut Client) -> usize {
@@ -59,6 +59,53 @@ fn sessions_get_the_effort_of_the_index_unless_they_set_their_own() {
         client.query_one("SELECT ruvector_search_effort_set('docs_i', NULL)", &[]).unwrap().get(0);
     assert_eq!(former, Some(100));
     wait_for("the server's own effort", PATIENCE, || (found(&mut session) == plain).then_some(())).unwrap();
+}
+
+/// No process of ours runs there: a session looks by itself.
+#[test]
+fn searches_on_a_standby_have_it_too() {
+    let (primary, mut client) = start();
+    load_docs(&mut client, 1_000);
+    client
+        .batch_execute(
+            "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 100);
+             ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs', settings => '{\"mode\": \"observe\"}');
+             CREATE ROLE reader LOGIN; GRANT SELECT ON docs TO reader",
+        )
+        .unwrap();
+    let standby = Cluster::builder(version()).standby_of(&primary, "one", false).start().unwrap();
+    let mut there = standby.connect("app").unwrap();
+    // With no right on anything of ours.
+    there.batch_execute("SET ROLE reader; SET enable_seqscan = off").unwrap();
+    let plain = found(&mut there);
+    assert!(plain < 100, "{plain} rows at one probe");
+    client.query_one("SELECT ruvector_search_effort_set('docs_i', 100)", &[]).unwrap();
+    wait_for("the effort there", PATIENCE, || (found(&mut there) == 200).then_some(())).unwrap();
+    let mut later = standby.connect("app").unwrap();
+    later.batch_execute("SET enable_seqscan = off").unwrap();
+    assert_eq!(found(&mut later), 200, "another session");
+    there.batch_execute("SET ivfflat.probes = 1").unwrap();
+    assert_eq!(found(&mut there), plain, "the session's own setting must win");
+    there.batch_execute("RESET ivfflat.probes").unwrap();
+
+    // A restart there, and one that is set meanwhile.
+    standby.kill_postmaster().unwrap();
+    client.query_one("SELECT ruvector_search_effort_set('docs_i', 50)", &[]).unwrap();
+    standby.restart().unwrap();
+    let mut there = wait_for("a connection", PATIENCE, || standby.connect("app").ok()).unwrap();
+    there.batch_execute("SET enable_seqscan = off").unwrap();
+    wait_for("the effort of the meantime", PATIENCE, || {
+        let rows = found(&mut there);
+        (rows > plain + 50 && rows <= 200).then_some(())
+    })
+    .unwrap();
+    client.query_one("SELECT ruvector_search_effort_set('docs_i', NULL)", &[]).unwrap();
+    wait_for("the server's own effort", PATIENCE, || (found(&mut there) == plain).then_some(())).unwrap();
+    client
+        .batch_execute("SELECT ruvector_search_effort_set('docs_i', 100); DROP EXTENSION ruvector")
+        .unwrap();
+    // Nothing of it is left there once the extension is gone.
+    wait_for("the server's own effort", PATIENCE, || (found(&mut there) == plain).then_some(())).unwrap();
 }
 
 #[test]

@@ -1,9 +1,21 @@
-//! The managed search efforts: rows of `ruvector.search_effort`, copied into shared memory for the executor hook.
+//! The managed search efforts: rows of `ruvector.search_effort`, copied into shared memory for the executor hook. The healer
+//! does that; on a standby, where no process of ours runs, the sessions that search do it themselves.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
 use crate::error::Error;
 use crate::{collect, kept, shared};
+
+/// How often a session on a standby looks for what the primary has set.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+thread_local! {
+    /// When this session last did.
+    static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
 
 /// Copies the efforts of this database into shared memory.
 pub(crate) fn load() -> Result<(), Error> {
@@ -66,4 +78,83 @@ pub(crate) fn store(collection: i32, index: u32, setting: &str, effort: Option<i
         )?;
     }
     Ok(())
+}
+
+/// Whether this server is a standby. Where it is none, a look at a variable of this process.
+pub(crate) fn on_standby() -> bool {
+    // SAFETY: no preconditions.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// On a standby: copies what the primary has set into shared memory, every [`LOOK_EVERY`] at most.
+pub(crate) fn follow_primary() {
+    if !on_standby() || LOOKED.get().is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+        return;
+    }
+    LOOKED.set(Some(Instant::now()));
+    // SAFETY: within a query, so in a transaction.
+    if let Some(efforts) = unsafe { replayed() } {
+        // SAFETY: no preconditions.
+        shared::update_efforts(unsafe { pg_sys::MyDatabaseId }.to_u32(), &efforts);
+    }
+}
+
+/// The rows of the table as they are now, read as a catalog is: with nobody's rights, and without a query within the query. None
+/// where somebody changes the table just now; nothing where it is not the extension's.
+unsafe fn replayed() -> Option<Vec<(u32, i32)>> {
+    let extension = pg_sys::get_extension_oid(c"ruvector".as_ptr(), true);
+    let schema = pg_sys::get_namespace_oid(c"ruvector".as_ptr(), true);
+    if extension == pg_sys::InvalidOid || schema == pg_sys::InvalidOid {
+        return Some(vec![]);
+    }
+    let table = pg_sys::get_relname_relid(c"search_effort".as_ptr(), schema);
+    if table == pg_sys::InvalidOid
+        || pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, table) != extension
+    {
+        return Some(vec![]);
+    }
+    let lock = pg_sys::AccessShareLock as i32;
+    if !pg_sys::ConditionalLockRelationOid(table, lock) {
+        return None;
+    }
+    let relation = pg_sys::try_table_open(table, pg_sys::NoLock as i32);
+    if relation.is_null() {
+        pg_sys::UnlockRelationOid(table, lock);
+        return None;
+    }
+    let found = rows(relation, table);
+    pg_sys::table_close(relation, lock);
+    Some(found)
+}
+
+/// Index and effort of each row.
+unsafe fn rows(relation: pg_sys::Relation, table: pg_sys::Oid) -> Vec<(u32, i32)> {
+    let column = |name: &std::ffi::CStr, kind: pg_sys::Oid| {
+        let number = pg_sys::get_attnum(table, name.as_ptr());
+        (number > 0 && pg_sys::get_atttype(table, number) == kind).then_some(number as usize - 1)
+    };
+    let columns = (column(c"index_id", pg_sys::OIDOID), column(c"effort", pg_sys::INT4OID));
+    let (Some(index), Some(effort)) = columns else { return vec![] };
+    if (*(*relation).rd_rel).relam != pg_sys::HEAP_TABLE_AM_OID {
+        return vec![];
+    }
+    let shape = (*relation).rd_att;
+    let mut values = vec![pg_sys::Datum::null(); (*shape).natts as usize];
+    let mut nulls = vec![false; values.len()];
+    let mut found = vec![];
+    let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
+    loop {
+        let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+        if tuple.is_null() {
+            break;
+        }
+        pg_sys::heap_deform_tuple(tuple, shape, values.as_mut_ptr(), nulls.as_mut_ptr());
+        if !nulls[index] && !nulls[effort] {
+            found.push((values[index].value() as u32, values[effort].value() as i32));
+        }
+    }
+    if let Some(end) = (*(*relation).rd_tableam).scan_end {
+        end(scan);
+    }
+    found
 }

@@ -269,6 +269,18 @@ pub(crate) fn effort_of(database: u32, index: u32) -> Option<i32> {
     table.entries[..table.used].iter().find(|e| e.database == database && e.index == index).map(|e| e.effort)
 }
 
+/// Replaces all efforts of a database where they are not these.
+pub(crate) fn update_efforts(database: u32, wanted: &[(u32, i32)]) {
+    let same = {
+        let table = EFFORTS.share();
+        let own = table.entries[..table.used].iter().filter(|entry| entry.database == database);
+        own.map(|entry| (entry.index, entry.effort)).eq(wanted.iter().copied())
+    };
+    if !same {
+        set_efforts(database, wanted);
+    }
+}
+
 /// Replaces all efforts of a database. Returns how many did not fit.
 pub(crate) fn set_efforts(database: u32, wanted: &[(u32, i32)]) -> usize {
     let mut table = EFFORTS.exclusive();

@@ -11,7 +11,8 @@
 //! SIGKILL of any of them restarts the server (PostgreSQL cannot know what the dead process did to shared memory);
 //! the launcher and the healers then start again, and a worker for every action that was under way.
 //!
-//! None of them starts on a standby: [`BgWorkerStartTime::RecoveryFinished`].
+//! None of them starts on a standby: [`BgWorkerStartTime::RecoveryFinished`]. Search efforts are read there by the sessions that
+//! search (`efforts.rs`).
 
 use std::time::Duration;
 

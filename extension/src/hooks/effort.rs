@@ -8,7 +8,7 @@ use std::ffi::CString;
 
 use pgrx::prelude::*;
 
-use crate::shared;
+use crate::{efforts, shared};
 
 static mut PREVIOUS: pg_sys::ExecutorRun_hook_type = None;
 
@@ -51,7 +51,7 @@ unsafe extern "C-unwind" fn on_executor_run(
     direction: pg_sys::ScanDirection::Type,
     count: u64,
 ) {
-    let nest = if shared::any_effort() { prepare(query) } else { 0 };
+    let nest = if shared::any_effort() || efforts::on_standby() { prepare(query) } else { 0 };
     match PREVIOUS {
         Some(previous) => previous(query, direction, count),
         None => raw::standard_ExecutorRun(query, direction, count),
@@ -66,7 +66,7 @@ unsafe extern "C-unwind" fn on_executor_run(
     count: u64,
     once: bool,
 ) {
-    let nest = if shared::any_effort() { prepare(query) } else { 0 };
+    let nest = if shared::any_effort() || efforts::on_standby() { prepare(query) } else { 0 };
     match PREVIOUS {
         Some(previous) => previous(query, direction, count, once),
         None => raw::standard_ExecutorRun(query, direction, count, once),
@@ -132,7 +132,11 @@ unsafe fn collect(state: *mut pg_sys::PlanState, wanted: &mut Wanted) {
     }
     if (*state).type_ == pg_sys::NodeTag::T_IndexScanState {
         let scan = (*state).plan.cast::<pg_sys::IndexScan>();
-        if !(*scan).indexorderby.is_null()
+        let is_search = !(*scan).indexorderby.is_null();
+        if is_search {
+            efforts::follow_primary();
+        }
+        if is_search
             && let Some(effort) = shared::effort_of(pg_sys::MyDatabaseId.to_u32(), (*scan).indexid.to_u32())
         {
             let index = (*state.cast::<pg_sys::IndexScanState>()).iss_RelationDesc;
