@@ -80,10 +80,18 @@ pub(crate) fn store(collection: i32, index: u32, setting: &str, effort: Option<i
     Ok(())
 }
 
+/// PostgreSQL's own function without pgrx's guard, which would cost every statement more than the look: it raises nothing.
+mod raw {
+    unsafe extern "C-unwind" {
+        pub(super) fn RecoveryInProgress() -> bool;
+    }
+}
+
 /// Whether this server is a standby. Where it is none, a look at a variable of this process.
+#[inline]
 pub(crate) fn on_standby() -> bool {
     // SAFETY: no preconditions.
-    unsafe { pg_sys::RecoveryInProgress() }
+    unsafe { raw::RecoveryInProgress() }
 }
 
 /// On a standby: copies what the primary has set into shared memory, every [`LOOK_EVERY`] at most.
