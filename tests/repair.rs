@@ -31,6 +31,13 @@ fn leave_invalid(cluster: &Cluster, client: &mut Client, statement: &'static str
     writer.batch_execute("ROLLBACK").unwrap();
 }
 
+/// An index `docs_i`, and `docs_i2` like it that is not valid.
+fn beside_its_like(cluster: &Cluster, client: &mut Client) {
+    client.batch_execute("CREATE INDEX docs_i ON docs USING hnsw (embedding vector_cosine_ops)").unwrap();
+    let again = "CREATE INDEX CONCURRENTLY docs_i2 ON docs USING hnsw (embedding vector_cosine_ops)";
+    leave_invalid(cluster, client, again);
+}
+
 /// The outcome of the first action that a collection saw.
 fn outcome(client: &mut Client) -> (String, String, String) {
     wait_for("an outcome", HEALING, || {
@@ -93,12 +100,7 @@ fn an_invalid_index_beside_its_like_is_dropped() {
     let (cluster, mut client) = start();
     load_docs(&mut client, 1_000);
     quick(&mut client);
-    client.batch_execute("CREATE INDEX docs_i ON docs USING hnsw (embedding vector_cosine_ops)").unwrap();
-    leave_invalid(
-        &cluster,
-        &mut client,
-        "CREATE INDEX CONCURRENTLY docs_i2 ON docs USING hnsw (embedding vector_cosine_ops)",
-    );
+    beside_its_like(&cluster, &mut client);
     let sound = indexes(&mut client).into_iter().find(|(_, valid)| *valid).unwrap();
     client.batch_execute("ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs')").unwrap();
     let (strategy, status, story) = outcome(&mut client);
@@ -112,14 +114,7 @@ fn an_invalid_index_whose_like_was_dropped_meanwhile_is_kept() {
     let (cluster, mut client) = start();
     load_docs(&mut client, 1_000);
     quick(&mut client);
-    client
-        .batch_execute("CREATE INDEX docs_i ON docs USING hnsw (embedding vector_cosine_ops) WITH (m = 8)")
-        .unwrap();
-    leave_invalid(
-        &cluster,
-        &mut client,
-        "CREATE INDEX CONCURRENTLY docs_i2 ON docs USING hnsw (embedding vector_cosine_ops) WITH (m = 8)",
-    );
+    beside_its_like(&cluster, &mut client);
     client
         .batch_execute(
             r#"ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "approve"}')"#,

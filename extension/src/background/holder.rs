@@ -86,13 +86,14 @@ fn hold(id: i64) -> Result<Option<Over>, Error> {
     }
 }
 
-/// The collection's tables, and those of their long values, which autovacuum comes to by themselves.
+/// The collection's tables, and then those of their long values, which autovacuum comes to by themselves: VACUUM locks them in that
+/// order too.
 fn tables(collection: i32) -> Result<Vec<Oid>, Error> {
     collect::documents(
         "SELECT to_jsonb(f.oid::bigint) FROM ruvector.collections c JOIN pg_class t ON t.relkind = 'r'
             AND (t.oid = c.relation OR t.oid IN (SELECT p.relid FROM pg_partition_tree(c.relation) p WHERE p.isleaf))
           CROSS JOIN LATERAL unnest(ARRAY[t.oid, t.reltoastrelid]) f (oid)
-          WHERE c.id = $1 AND f.oid <> 0 ORDER BY f.oid",
+          WHERE c.id = $1 AND f.oid <> 0 ORDER BY f.oid <> t.oid, f.oid",
         &[collection.into()],
     )
 }
