@@ -1,10 +1,12 @@
 //! Maintenance of low priority is paused where it is in the way, and comes back.
 
+use std::io::Write as _;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use cluster::faults::Running;
 use cluster::writers::Writers;
-use cluster::{Cluster, wait_for};
+use cluster::{Builder, Cluster, wait_for};
 use postgres::Client;
 use tests::{PATIENCE, said, start, start_with, version};
 
@@ -343,20 +345,87 @@ fn more_collections_than_processes_are_kept_from_autovacuum_one_after_the_other(
     assert_eq!(held(&mut client), ["t3", "t4", "t5", "t6"]);
 }
 
+/// What a pause of autovacuum writes, for an hour.
+fn keep_autovacuum_away(client: &mut Client) {
+    client
+        .batch_execute(
+            "INSERT INTO ruvector.leases (collection_id, kind, subject, effect, restore, ends_at)
+             SELECT id, 'autovacuum', id::text, '{}', '{}', clock_timestamp() + interval '1 hour' FROM ruvector.collections",
+        )
+        .unwrap();
+}
+
+#[test]
+fn a_collection_of_more_tables_than_a_process_should_lock_keeps_its_autovacuum() {
+    let small =
+        |builder: Builder| builder.setting("max_locks_per_transaction", 10).setting("max_connections", 20);
+    let (cluster, mut client) = start_with(small);
+    client
+        .batch_execute("CREATE TABLE docs (id int, part int, embedding vector(3)) PARTITION BY LIST (part)")
+        .unwrap();
+    // A quarter of ten times twenty are fifty.
+    for part in 0..51 {
+        let one = format!("CREATE TABLE docs_{part} PARTITION OF docs FOR VALUES IN ({part})");
+        client.batch_execute(&one).unwrap();
+    }
+    client
+        .batch_execute(
+            r#"SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "observe"}')"#,
+        )
+        .unwrap();
+    keep_autovacuum_away(&mut client);
+    let because: String = wait_for("the lease to give way", PATIENCE, || {
+        let over = "SELECT ended_because FROM ruvector.leases WHERE ended_at IS NOT NULL";
+        client.query_opt(over, &[]).unwrap().map(|row| row.get(0))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    assert_eq!(because, "gave_way");
+    assert!(cluster.log().contains("more locks than one process should hold"), "{}", cluster.log());
+}
+
+#[test]
+fn nothing_is_built_by_itself_on_a_collection_whose_maintenance_is_paused() {
+    let (_cluster, mut client) = start();
+    tests::load_docs(&mut client, 1_000);
+    client
+        .batch_execute(
+            r#"CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops); DELETE FROM docs WHERE id >= 200; ANALYZE docs;
+               SELECT ruvector_healing_configure('{"mode": "observe", "verify_window_seconds": 1}');
+               SELECT ruvector_collection_register('docs', 'docs')"#,
+        )
+        .unwrap();
+    wait_for("a plan", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE decision ->> 'reason' = 'observe_mode'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    keep_autovacuum_away(&mut client);
+    wait_for("the lock", PATIENCE, || holder(&mut client)).unwrap();
+    client.batch_execute(r#"SELECT ruvector_healing_configure('{"mode": "auto"}')"#).unwrap();
+    wait_for("the reason", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector_healing_why_not('docs')
+                      WHERE reason = 'not_applicable' AND detail LIKE '%maintenance is paused%' LIMIT 1";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let actions: i64 = client.query_one("SELECT count(*) FROM ruvector.actions", &[]).unwrap().get(0);
+    assert_eq!(actions, 0);
+    client.batch_execute("SELECT ruvector_lease_release(lease_id) FROM ruvector_leases()").unwrap();
+    wait_for("the rebuild", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector.actions WHERE strategy = 'compact_indexes' AND status = 'succeeded'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+}
+
 /// A server with pg_cron, which only the older version comes with here.
 fn with_cron() -> Option<(Cluster, Client)> {
     if version() != cluster::Version::V15 {
         eprintln!("PostgreSQL 18 comes without pg_cron here");
         return None;
     }
-    let cluster = Cluster::builder(version())
-        .setting("shared_preload_libraries", "ruvector,pg_cron")
-        .setting("cron.database_name", "app")
-        .setting("cron.use_background_workers", "on")
-        .setting("max_worker_processes", 16)
-        .database("app")
-        .start()
-        .unwrap();
+    let cluster = cron_builder().start().unwrap();
     let mut client = cluster.connect("app").unwrap();
     client
         .batch_execute(
@@ -365,6 +434,15 @@ fn with_cron() -> Option<(Cluster, Client)> {
         )
         .unwrap();
     Some((cluster, client))
+}
+
+fn cron_builder() -> Builder {
+    Cluster::builder(version())
+        .setting("shared_preload_libraries", "ruvector,pg_cron")
+        .setting("cron.database_name", "app")
+        .setting("cron.use_background_workers", "on")
+        .setting("max_worker_processes", 16)
+        .database("app")
 }
 
 fn active(client: &mut Client, jobid: i64) -> bool {
@@ -545,6 +623,42 @@ fn a_job_is_the_collections_by_whole_names_alone() {
         (seen == left).then_some(())
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+}
+
+#[test]
+fn a_job_that_was_paused_when_a_dump_was_made_comes_back_where_it_is_restored() {
+    let Some((cluster, mut client)) = with_cron() else { return };
+    docs(&mut client, 10, r#"{"mode": "observe", "verify_window_seconds": 1}"#);
+    let job: i64 =
+        client.query_one("SELECT cron.schedule('yearly', '0 0 1 1 *', 'VACUUM docs')", &[]).unwrap().get(0);
+    wait_for("the job in the healer's eyes", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE jsonb_path_exists(snapshot, '$.scheduled.known[*] ? (@.active == true)')";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let action = pause(&mut client, r#"{"lease_seconds": 20}"#);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    assert!(!active(&mut client, job));
+    let dump = cluster.client_command("pg_dump", "app").output().unwrap();
+    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    drop((client, cluster));
+
+    let there = cron_builder().start().unwrap();
+    let mut restore = there
+        .client_command("psql", "app")
+        .args(["-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    restore.stdin.take().unwrap().write_all(&dump.stdout).unwrap();
+    let restored = restore.wait_with_output().unwrap();
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let mut client = there.connect("app").unwrap();
+    wait_for("the job to be active again", PATIENCE, || active(&mut client, job).then_some(()))
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let because: String = client.query_one("SELECT ended_because FROM ruvector.leases", &[]).unwrap().get(0);
+    assert_eq!(because, "expired");
 }
 
 #[test]

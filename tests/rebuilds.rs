@@ -7,7 +7,7 @@ use cluster::dataset::{Column, Embeddings};
 use cluster::faults::OpenTransaction;
 use cluster::{Cluster, wait_for};
 use postgres::Client;
-use tests::{PATIENCE, load_docs, said, start};
+use tests::{PATIENCE, load_docs, said, start, start_with};
 
 const HEALING: Duration = Duration::from_secs(180);
 /// Quick, and nothing happens but what is asked for.
@@ -192,6 +192,67 @@ fn a_plan_of_several_parts_stops_when_what_is_done_is_enough() {
     let why: &str = row.get(0);
     assert!(why.contains("docs_1_i") && why.contains("0.15 is enough"), "{why}");
     assert_eq!(row.get::<_, &str>(1), "helped");
+}
+
+#[test]
+fn each_build_has_the_memory_that_it_needs_and_no_less_than_the_server_says() {
+    let (_cluster, mut client) = start_with(|builder| builder.setting("maintenance_work_mem", "1MB"));
+    // What an owner's function sees of the builds that run it.
+    client
+        .batch_execute(
+            r#"CREATE TABLE seen (part int, memory text);
+               CREATE FUNCTION note(part int) RETURNS void LANGUAGE plpgsql AS $$
+               BEGIN
+                   INSERT INTO public.seen SELECT part, current_setting('maintenance_work_mem')
+                    WHERE EXISTS (SELECT FROM pg_stat_progress_create_index WHERE pid = pg_backend_pid());
+               EXCEPTION WHEN OTHERS THEN NULL;
+               END $$;
+               CREATE FUNCTION peek(id int, part int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+               BEGIN
+                   IF current_setting('application_name') = 'ruvector action' AND id % 50 = 7 THEN PERFORM public.note(part); END IF;
+                   RETURN true;
+               END $$;
+               CREATE TABLE docs (id int, part int, embedding vector(3)) PARTITION BY LIST (part);
+               CREATE TABLE docs_0 PARTITION OF docs FOR VALUES IN (0);
+               CREATE TABLE docs_1 PARTITION OF docs FOR VALUES IN (1);
+               CREATE INDEX ON docs_0 USING hnsw (embedding vector_l2_ops) WHERE peek(id, part);
+               CREATE INDEX ON docs_1 USING hnsw (embedding vector_l2_ops) WHERE peek(id, part);
+               INSERT INTO docs SELECT i, 0, ARRAY[sin(i), cos(i * 3), i % 7]::vector FROM generate_series(1, 10000) i;
+               INSERT INTO docs SELECT i, 1, ARRAY[sin(i), cos(i * 3), i % 7]::vector FROM generate_series(1, 1000) i;
+               DELETE FROM docs WHERE part = 0 AND id > 3000;
+               DELETE FROM docs WHERE part = 1 AND id > 400"#,
+        )
+        .unwrap();
+    client.batch_execute("VACUUM ANALYZE docs").unwrap();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"mode": "observe", "verify_window_seconds": 1}');
+               SELECT ruvector_collection_register('docs', 'docs')"#,
+        )
+        .unwrap();
+    wait_for("a weak state", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut < 0.7", &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    let action: i64 = client
+        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'compact_indexes')", &[])
+        .unwrap()
+        .get(0);
+    client.batch_execute(&format!("CALL ruvector_healing_wait({action}, '2 minutes')")).unwrap();
+    let row = client
+        .query_one(
+            "SELECT (SELECT status FROM ruvector.actions WHERE id = $1),
+                    (SELECT array_agg(part ORDER BY at) FROM (SELECT part, min(ctid) AS at FROM seen GROUP BY part) s),
+                    (SELECT array_agg(DISTINCT pg_size_bytes(memory)) FROM seen WHERE part = 0),
+                    (SELECT array_agg(DISTINCT pg_size_bytes(memory)) FROM seen WHERE part = 1)",
+            &[&action],
+        )
+        .unwrap();
+    assert_eq!(row.get::<_, &str>(0), "succeeded", "{}", said(&mut client));
+    assert_eq!(row.get::<_, Vec<i32>>(1), [0, 1], "the most damaged first");
+    let (large, small): (Vec<i64>, Vec<i64>) = (row.get(2), row.get(3));
+    assert!(large.iter().all(|bytes| *bytes > 2 << 20), "{large:?}");
+    assert_eq!(small, [1 << 20], "the server's own, not what the build before it had");
 }
 
 #[test]

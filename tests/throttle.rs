@@ -288,6 +288,133 @@ fn a_role_may_be_exempt_and_nobody_waits_longer_than_a_fifth_of_a_second() {
 }
 
 #[test]
+fn what_writes_for_long_is_seen_before_its_end() {
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    with_a_usual_rate(&cluster, &mut client);
+    // An import that is under way when the throttle comes: nothing can hold it.
+    let import =
+        "COPY docs FROM PROGRAM 'while :; do yes \"7000000\t1\t[1,2,3]\" | head -n 1000; sleep 0.1; done'";
+    let import = Running::start(&cluster, import).unwrap();
+    wait_for("rows of the import", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_stat_progress_copy WHERE tuples_processed > 5000";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    throttle(&mut client, 50, "10 minutes");
+    let said = wait_for("the import to be seen", PATIENCE, || {
+        let query = "SELECT why_not, (achieved_rate ->> 'bulk_insert')::float8, (target_rate ->> 'bulk_insert')::float8
+                       FROM ruvector_throttles() WHERE NOT held AND over_s > 3";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let (why, achieved, target): (&str, f64, f64) = (said.get(0), said.get(1), said.get(2));
+    assert!(why.starts_with("bulk_insert goes on at"), "{why}");
+    // A thousand rows in a tenth of a second and a bit: not what it wrote before the throttle.
+    assert!(achieved > 2.0 * target && achieved < 20_000.0, "{achieved} rows/s where {target} were wanted");
+    drop(import);
+    let held = "SELECT 1 FROM ruvector_throttles() WHERE held AND why_not IS NULL";
+    wait_for("nobody to be above it", PATIENCE, || client.query_opt(held, &[]).unwrap()).unwrap();
+
+    // How many rows a statement has written that is no COPY, nobody can say before its end.
+    let slow = "INSERT INTO docs SELECT i, 1, '[1,2,3]' FROM generate_series(1, 6000) i WHERE pg_sleep(0.01) IS NOT NULL";
+    let slow = Running::start(&cluster, slow).unwrap();
+    let why: String = wait_for("the statement to be named", PATIENCE, || {
+        let query = "SELECT why_not FROM ruvector_throttles() WHERE held IS NULL AND why_not IS NOT NULL";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap()
+    .get(0);
+    assert!(why.contains("in one statement, whose rows are counted at its end"), "{why}");
+    drop(slow);
+    wait_for("it to be gone", PATIENCE, || client.query_opt(held, &[]).unwrap()).unwrap();
+}
+
+#[test]
+fn upserts_are_counted_by_the_partitions_that_they_write_to() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id int, part int, embedding vector(3), PRIMARY KEY (id, part)) PARTITION BY LIST (part);
+             CREATE TABLE docs_0 PARTITION OF docs FOR VALUES IN (0);
+             CREATE TABLE docs_1 PARTITION OF docs FOR VALUES IN (1);
+             CREATE TABLE docs_2 PARTITION OF docs FOR VALUES IN (2);
+             INSERT INTO docs SELECT i, i % 3, '[1,2,3]' FROM generate_series(0, 299) i",
+        )
+        .unwrap();
+    // These are no part of it.
+    client.batch_execute("SELECT pg_stat_force_next_flush()").unwrap();
+    let register =
+        r#"SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "observe"}')"#;
+    client.batch_execute(register).unwrap();
+    assert_eq!(usual(&mut client), (0.0, 0.0));
+    let mut session = cluster.connect("app").unwrap();
+    let upsert = |from: i32, to: i32| {
+        format!(
+            "INSERT INTO docs SELECT i, i % 3, '[1,2,3]' FROM generate_series({from}, {to}) i
+             ON CONFLICT (id, part) DO UPDATE SET embedding = '[3,2,1]'"
+        )
+    };
+    // Rows that are there, new ones, both; one at a time as well; by MERGE.
+    for (from, to) in [(0, 49), (1000, 1049), (30, 39), (1045, 1054), (7, 7), (2000, 2000)] {
+        session.batch_execute(&upsert(from, to)).unwrap();
+    }
+    let merge = "MERGE INTO docs d USING generate_series(290, 309) v (id) ON d.id = v.id AND d.part = v.id % 3
+                  WHEN MATCHED THEN UPDATE SET embedding = '[3,2,1]' WHEN NOT MATCHED THEN INSERT VALUES (v.id, v.id % 3, '[1,2,3]')";
+    session.batch_execute(merge).unwrap();
+    // Of bulk all rows are bulk.
+    session.batch_execute(&upsert(250, 449)).unwrap();
+    drop(session);
+    let counted = |client: &mut Client| -> (f64, f64) {
+        let query = "SELECT round(((b ->> 'insert')::float8 * (b ->> 'over_s')::float8)::numeric, 1)::float8,
+                            round(((b ->> 'bulk_insert')::float8 * (b ->> 'over_s')::float8)::numeric, 1)::float8
+                       FROM ruvector.integrity, jsonb_extract_path(snapshot, 'ingestion', 'baseline', 'known') b";
+        client.query_one(query, &[]).map(|row| (row.get(0), row.get(1))).unwrap()
+    };
+    let wanted = (f64::from(50 + 50 + 10 + 10 + 1 + 1 + 20), 200.0);
+    wait_for("all rows to be counted, once each", PATIENCE, || {
+        (counted(&mut client) == wanted).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:?} of {wanted:?}", counted(&mut client)));
+}
+
+#[test]
+fn a_database_that_is_dropped_leaves_its_room_to_others() {
+    let (cluster, mut client) = start();
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    let mut other = cluster.connect("other").unwrap();
+    // As many collections as there is room for on the server.
+    other
+        .batch_execute(
+            r#"CREATE EXTENSION ruvector CASCADE;
+               SELECT ruvector_healing_configure('{"mode": "observe", "sample_interval_seconds": 60}');
+               DO $$ BEGIN FOR i IN 1..256 LOOP
+                   EXECUTE format('CREATE TABLE t%s (embedding vector(3))', i);
+                   PERFORM ruvector_collection_register('t' || i, ('t' || i)::regclass);
+               END LOOP; END $$"#,
+        )
+        .unwrap();
+    wait_for("the healer there to have seen them", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity HAVING count(*) = 256";
+        other.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    watched(&mut client);
+    let baseline = |client: &mut Client| -> Option<String> {
+        let query = "SELECT snapshot #>> '{ingestion,baseline,unknown}' FROM ruvector.integrity";
+        client.query_opt(query, &[]).unwrap().and_then(|row| row.get(0))
+    };
+    wait_for("no room", PATIENCE, || {
+        baseline(&mut client).filter(|why| why == "its tables are not in shared memory")
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:?}", baseline(&mut client)));
+    drop(other);
+    client.batch_execute("DROP DATABASE other").unwrap();
+    wait_for("room", PATIENCE, || baseline(&mut client).is_none().then_some(()))
+        .unwrap_or_else(|error| panic!("{error}: {:?}", baseline(&mut client)));
+}
+
+#[test]
 fn nothing_is_built_while_writers_are_held_back() {
     let (_cluster, mut client) = start();
     tests::load_docs(&mut client, 1_000);

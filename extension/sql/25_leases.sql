@@ -5,7 +5,7 @@
 CREATE TABLE ruvector.leases (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     collection_id integer NOT NULL,    -- stays when the collection is unregistered: then the lease ends
-    action_id     bigint REFERENCES ruvector.actions,  -- NULL: a human's
+    action_id     bigint,              -- NULL: a human's; of another server's where the lease came with a dump
     kind          text NOT NULL CHECK (kind IN ('throttle', 'cron_job', 'autovacuum', 'drain')),
     subject       text NOT NULL,       -- which of these; of two on one thing the later counts, and the earlier after it
     effect        jsonb NOT NULL,      -- what is in force
@@ -20,6 +20,10 @@ CREATE TABLE ruvector.leases (
     CHECK ((ended_at IS NULL) = (ended_because IS NULL))
 );
 CREATE INDEX leases_open ON ruvector.leases (collection_id) WHERE ended_at IS NULL;
+-- A dump that is made while a job of pg_cron is paused has that job inactive: where it is restored the lease ends in time too,
+-- and the job is active again.
+SELECT pg_catalog.pg_extension_config_dump('ruvector.leases', 'WHERE kind = ''cron_job'' AND ended_at IS NULL');
+SELECT pg_catalog.pg_extension_config_dump('ruvector.leases_id_seq', '');
 
 -- The throttles in force as shared memory has them.
 CREATE FUNCTION ruvector._throttles() RETURNS jsonb
@@ -38,19 +42,20 @@ AS $$
 $$;
 
 -- Throttles in force: targets and what gets through in rows a second, NULL for a kind that is left alone; seconds that
--- writers are behind, have waited together, and that were given up because waiting could not make up for them.
+-- writers are behind, have waited together, and that were given up because waiting could not make up for them. held: whether
+-- writers keep to it, NULL where that is not known; why_not says why.
 CREATE FUNCTION ruvector_throttles(
     OUT collection text, OUT throttle_pct integer, OUT bulk_throttle_pct integer, OUT baseline_rate jsonb,
     OUT target_rate jsonb, OUT achieved_rate jsonb, OUT written jsonb, OUT over_s double precision, OUT held boolean,
     OUT waits bigint, OUT waited_s double precision, OUT rejected bigint, OUT debt_s double precision,
-    OUT forgiven_s double precision, OUT left_s double precision, OUT lease_id bigint
+    OUT forgiven_s double precision, OUT left_s double precision, OUT lease_id bigint, OUT why_not text
 ) RETURNS SETOF record
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT c.name, (t ->> 'throttle_pct')::integer, (t ->> 'bulk_throttle_pct')::integer, t -> 'baseline', t -> 'targets',
            t -> 'achieved', t -> 'written', (t ->> 'over_s')::float8, (t ->> 'held')::boolean, (t ->> 'waits')::bigint,
            (t ->> 'waited_s')::float8, (t ->> 'rejected')::bigint, (t ->> 'debt_s')::float8, (t ->> 'forgiven_s')::float8,
-           (t ->> 'left_s')::float8, (t ->> 'lease')::bigint
+           (t ->> 'left_s')::float8, (t ->> 'lease')::bigint, t ->> 'why_not'
       FROM jsonb_array_elements(ruvector._throttles()) t JOIN ruvector.collections c ON c.id = (t ->> 'collection')::integer
      ORDER BY c.name
 $$;

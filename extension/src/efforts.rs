@@ -66,10 +66,18 @@ pub(crate) fn stored(index: u32) -> Result<Option<i32>, Error> {
 }
 
 /// Stores the effort of an index, or forgets it. Takes effect with the next [`load`] after the commit.
+///
+/// # Errors
+/// Where it could not take effect, for lack of room.
 pub(crate) fn store(collection: i32, index: u32, setting: &str, effort: Option<i32>) -> Result<(), Error> {
     let index = pg_sys::Oid::from(index);
     Spi::run_with_args("DELETE FROM ruvector.search_effort WHERE index_id = $1", &[index.into()])?;
     if let Some(effort) = effort {
+        let stored: i64 = Spi::get_one("SELECT count(*) FROM ruvector.search_effort")?.unwrap_or(0);
+        // SAFETY: no preconditions.
+        if !shared::efforts_fit(unsafe { pg_sys::MyDatabaseId }.to_u32(), stored as usize + 1) {
+            return Err(Error::refused("shared memory has no room for another managed search effort"));
+        }
         Spi::run_with_args(
             "INSERT INTO ruvector.search_effort (index_id, table_id, index_name, collection_id, setting, effort, set_by)
              SELECT $1, x.indrelid, i.relname, $2, $3, $4, 'ruvector'

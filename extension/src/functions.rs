@@ -10,6 +10,7 @@ use healing::lifecycle::Status;
 use healing::plan::{Plan, Step};
 use healing::remedies::{self, Params};
 use healing::snapshot::Snapshot;
+use healing::throttle::InForce;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -89,13 +90,19 @@ fn throttles() -> JsonB {
         for live in throttle::live() {
             let Some(collection) = collect::collection(live.collection)? else { continue };
             let Some(in_force) = throttle::in_force(&collection)? else { continue };
-            let mut shown = serde_json::to_value(&in_force)?;
-            let held = in_force.held().is_ok();
+            let mut shown = serde_json::to_value(&live)?;
+            let held = in_force.held();
+            // Neither yes nor no where nobody knows how fast it is written.
+            let seen = InForce { unseen: None, ..in_force.clone() }.held();
             if let (Some(into), serde_json::Value::Object(from)) =
-                (shown.as_object_mut(), serde_json::to_value(&live)?)
+                (shown.as_object_mut(), serde_json::to_value(&in_force)?)
             {
                 into.extend(from);
-                into.insert("held".into(), held.into());
+                into.insert(
+                    "held".into(),
+                    if seen.is_ok() && held.is_err() { None } else { Some(held.is_ok()) }.into(),
+                );
+                into.insert("why_not".into(), held.err().into());
             }
             all.push(shown);
         }

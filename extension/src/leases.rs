@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::audit::{self, Happened};
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{collect, throttle};
+use crate::{collect, kept, throttle};
 
 /// A lease that nobody has ended.
 #[derive(Debug, Clone, Deserialize)]
@@ -41,6 +41,16 @@ pub(crate) fn all() -> Result<Vec<Row>, Error> {
            FROM ruvector.leases l WHERE l.ended_at IS NULL ORDER BY l.id",
         &[],
     )
+}
+
+/// Whether a collection's maintenance is paused at this moment. Must run in a transaction.
+pub(crate) fn maintenance_is_paused(collection: i32) -> Result<bool, Error> {
+    let found: Option<bool> = kept::one(
+        "SELECT EXISTS (SELECT FROM ruvector.leases l WHERE l.collection_id = $1 AND l.ended_at IS NULL
+                           AND l.kind IN ('cron_job', 'autovacuum') AND l.ends_at > clock_timestamp())",
+        &[collection.into()],
+    )?;
+    Ok(found == Some(true))
 }
 
 /// Notes a lease. Its effect follows the commit: [`throttle::load`], a job, a lock.

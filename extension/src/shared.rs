@@ -15,7 +15,7 @@ const WORKERS_MAX: usize = 8;
 /// The same of those that hold the locks of leases.
 const HOLDERS_MAX: usize = 4;
 /// Indexes with a managed search effort on the whole server; 16 KiB.
-const EFFORTS_MAX: usize = 1024;
+const EFFORTS_MAX: usize = 8192;
 
 #[derive(Clone, Copy, Default)]
 pub(crate) struct HealerSlot {
@@ -266,7 +266,16 @@ pub(crate) fn effort_of(database: u32, index: u32) -> Option<i32> {
         return None;
     }
     let table = EFFORTS.share();
-    table.entries[..table.used].iter().find(|e| e.database == database && e.index == index).map(|e| e.effort)
+    let all = &table.entries[..table.used];
+    let at = all.binary_search_by_key(&(database, index), |entry| (entry.database, entry.index)).ok()?;
+    Some(all[at].effort)
+}
+
+/// Whether so many efforts of a database fit beside those of the others.
+pub(crate) fn efforts_fit(database: u32, efforts: usize) -> bool {
+    let table = EFFORTS.share();
+    let others = table.entries[..table.used].iter().filter(|entry| entry.database != database).count();
+    others + efforts <= EFFORTS_MAX
 }
 
 /// Replaces all efforts of a database where they are not these.
@@ -274,7 +283,9 @@ pub(crate) fn update_efforts(database: u32, wanted: &[(u32, i32)]) {
     let same = {
         let table = EFFORTS.share();
         let own = table.entries[..table.used].iter().filter(|entry| entry.database == database);
-        own.map(|entry| (entry.index, entry.effort)).eq(wanted.iter().copied())
+        let mut wanted = wanted.to_vec();
+        wanted.sort_unstable();
+        own.map(|entry| (entry.index, entry.effort)).eq(wanted)
     };
     if !same {
         set_efforts(database, wanted);
@@ -297,6 +308,7 @@ pub(crate) fn set_efforts(database: u32, wanted: &[(u32, i32)]) -> usize {
         kept += 1;
     }
     table.used = kept;
+    table.entries[..kept].sort_unstable_by_key(|entry| (entry.database, entry.index));
     EFFORT_COUNT.get().store(kept as u32, Ordering::Relaxed);
     wanted.len().saturating_sub(room)
 }

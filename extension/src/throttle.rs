@@ -254,6 +254,15 @@ pub(crate) fn rejected(place: Place, kind: Kind, reserved: Reserved) {
     }
 }
 
+/// Share of what a statement has written that fell under the throttle in force, as far as its time tells; 1 without one.
+/// `took_ns` is how long it has run until now.
+pub(crate) fn share_under(place: Place, took_ns: i64) -> f64 {
+    let now_ns = now_ns();
+    let throttles = THROTTLES.share();
+    let Some(slot) = place.throttled(&throttles, now_ns) else { return 1.0 };
+    ((now_ns - slot.since_ns) as f64 / took_ns.max(1) as f64).clamp(0.0, 1.0)
+}
+
 /// Charges what was written, less what was reserved for it, and counts it. `upserted` of the rows were updated.
 pub(crate) fn charge(place: Place, kind: Kind, rows: i64, upserted: i64, reserved: Option<(Kind, Reserved)>) {
     let now_ns = now_ns();
@@ -364,15 +373,77 @@ pub(crate) fn in_force(collection: &Collection) -> Result<Option<InForce>, Error
     let Some(row) = leases.into_iter().find(|row| Some(row.lease.id) == lease) else { return Ok(None) };
     let Effect { percentages, baseline } = serde_json::from_value(row.effect)?;
     let live = live().into_iter().find(|live| live.collection == collection.id && live.lease == row.lease.id);
-    Ok(live.map(|live| InForce {
+    let Some(live) = live else { return Ok(None) };
+    let UnderWay { copied, unseen } = under_way(collection, live.over_s)?;
+    let mut achieved = live.achieved;
+    achieved.bulk_insert += copied / live.over_s.max(1e-3);
+    Ok(Some(InForce {
         percentages,
         baseline,
         targets: Targets::new(&percentages, &baseline),
-        achieved: live.achieved,
+        achieved,
         over_s: live.over_s,
         debt_s: live.debt_s,
         until: row.lease.ends,
+        unseen,
     }))
+}
+
+/// Seconds after which a statement that writes is one whose rows are missed.
+const UNSEEN_S: f64 = 5.0;
+
+/// What is written by statements that have not come to their end, where rows are charged.
+struct UnderWay {
+    /// Rows that COPY has written under the throttle. One that began before it wrote evenly, for all that is known.
+    copied: f64,
+    /// Who writes otherwise, for longer than a moment.
+    unseen: Option<String>,
+}
+
+/// COPY tells its rows as it goes; of other statements it is only known that they are there, by their first words. What is
+/// exempt from throttles is left out, as far as its role says so.
+fn under_way(collection: &Collection, over_s: f64) -> Result<UnderWay, Error> {
+    #[derive(Deserialize)]
+    struct Writer {
+        pid: i32,
+        since_s: f64,
+        /// Rows so far, of COPY.
+        rows: Option<f64>,
+    }
+    let writers: Vec<Writer> = collect::documents(
+        r"SELECT jsonb_build_object('pid', s.pid, 'since_s', extract(epoch FROM clock_timestamp() - s.query_start),
+                                    'rows', (SELECT sum(p.tuples_processed) FROM pg_stat_progress_copy p
+                                              WHERE p.pid = s.pid AND p.command = 'COPY FROM' AND p.relid = ANY ($1)))
+            FROM pg_stat_activity s
+           WHERE s.datname = current_database() AND s.state = 'active' AND s.query_start IS NOT NULL
+             AND s.backend_type NOT LIKE 'logical replication%' AND s.backend_type NOT LIKE 'ruvector%'
+             AND s.wait_event_type IS DISTINCT FROM 'Lock'
+             AND EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+                          WHERE l.pid = s.pid AND l.granted AND l.mode = 'RowExclusiveLock' AND l.relation = ANY ($1))
+             AND NOT EXISTS (SELECT FROM pg_db_role_setting r, unnest(r.setconfig) c
+                              WHERE r.setrole = s.usesysid AND c = 'ruvector.throttle_exempt=on')
+             AND (s.query ~* '^\s*(insert|merge|copy|execute)\M' OR s.query ~* '^\s*with\M.*\m(insert|merge)\M')",
+        &[collect::tables::of(collection)?.all().into()],
+    )?;
+    let copied = |writer: &Writer| {
+        let share = (over_s / writer.since_s.max(1e-3)).clamp(0.0, 1.0);
+        writer.rows.map_or(0.0, |rows| rows * share)
+    };
+    let unseen = |writer: &&Writer| writer.rows.is_none() && writer.since_s > UNSEEN_S;
+    let named: Vec<String> = writers
+        .iter()
+        .filter(unseen)
+        .map(|writer| {
+            format!(
+                "process {} writes for {:.0} s in one statement, whose rows are counted at its end",
+                writer.pid, writer.since_s
+            )
+        })
+        .collect();
+    Ok(UnderWay {
+        copied: writers.iter().map(copied).sum(),
+        unseen: (!named.is_empty()).then(|| named.join(", ")),
+    })
 }
 
 /// Copies the tables of all collections of this database, and the throttles in force, into shared memory. Must run in a
@@ -420,8 +491,11 @@ pub(crate) fn load() -> Result<(), Error> {
             },
         );
     }
-    let left_out =
-        fill(&rows.into_iter().map(|row| (row.collection, row.relations)).collect::<Vec<_>>(), &wanted);
+    let left_out = fill(
+        database(),
+        &rows.into_iter().map(|row| (row.collection, row.relations)).collect::<Vec<_>>(),
+        &wanted,
+    );
     if left_out > 0 {
         pgrx::warning!(
             "ruvector: {left_out} collections do not fit into shared memory and cannot be throttled"
@@ -437,14 +511,19 @@ struct Wanted {
     reject: bool,
 }
 
-/// Forgets everything of a database.
+/// Forgets everything of this database.
 pub(crate) fn clear() {
-    fill(&[], &HashMap::new());
+    forget(database());
+}
+
+/// Forgets everything of a database.
+pub(crate) fn forget(database: u32) {
+    fill(database, &[], &HashMap::new());
 }
 
 /// Returns how many collections did not fit.
-fn fill(collections: &[(i32, Vec<(u32, bool)>)], wanted: &HashMap<i32, Wanted>) -> usize {
-    let (now_ns, database) = (now_ns(), database());
+fn fill(database: u32, collections: &[(i32, Vec<(u32, bool)>)], wanted: &HashMap<i32, Wanted>) -> usize {
+    let now_ns = now_ns();
     let mut left_out = 0;
     let mut guard = THROTTLES.exclusive();
     let throttles = &mut *guard;

@@ -1,6 +1,8 @@
 //! How much memory a build gets: what `maintenance_work_mem` says, more if the build needs it, and never more than a share
 //! of what the machine has free.
 
+/// What a build gets, as a multiple of what it is reckoned to need: the rows may be more by the time they are sampled.
+pub const BUILD_MARGIN: f64 = 1.1;
 /// Most that a build may take of the memory that is free. The rest is for what the server does meanwhile.
 const FREE_SHARE_MAX: f64 = 0.5;
 /// Most that a build gets beyond the server's own setting, bytes: an hnsw graph of some million rows.

@@ -50,6 +50,7 @@ pub(crate) fn snapshot(partitions: u32, groups: u32, hnsw: u32) -> Snapshot {
         managed: None,
         orchestrator: None,
         scheduled: None,
+        maintenance_paused: false,
         ingestion: None,
         around: Around::default(),
     }

@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::build_memory::{BUILD_MARGIN, build_memory};
 use crate::config::Config;
 use crate::integrity::IntegrityState;
+use crate::ivf::BUILD_MEMORY_BYTES;
 use crate::params::Params;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Memory, Reading, Snapshot};
 
 /// Why a remedy makes no plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
@@ -82,6 +84,9 @@ pub enum NotApplicable {
     /// Writers of the collection wait, and what waits holds a snapshot that a build would have to wait for.
     #[error("its writers are throttled; nothing is built before that is over")]
     Throttled,
+    /// Maintenance of the collection is paused, and what builds is maintenance too.
+    #[error("its maintenance is paused; nothing is built before that is over, unless a human asks for it")]
+    MaintenancePaused,
     /// `manage_search_effort` is off.
     #[error("the search effort is not ours to set (manage_search_effort is off)")]
     EffortNotManaged,
@@ -95,6 +100,14 @@ pub(crate) fn peak_bytes(product_bytes: u64, sorts: bool) -> u64 {
     product_bytes.saturating_mul(if sorts { 3 } else { 2 })
 }
 
+/// Memory that a build is planned for, bytes: at most what lists are planned with by default, and within what is free now.
+/// What it gets is decided when it begins, by what is free then.
+fn planned_memory(memory: &Memory) -> u64 {
+    let free = memory.limit_bytes as f64 * (1.0 - memory.used_pct / 100.0).clamp(0.0, 1.0);
+    // At most 2^30.
+    (build_memory(BUILD_MARGIN * BUILD_MEMORY_BYTES as f64, 0.0, Some(free)) / BUILD_MARGIN) as u64
+}
+
 /// What a plan must keep to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
@@ -104,12 +117,15 @@ pub struct Limits {
     pub state: IntegrityState,
     /// Free bytes of disk; None: not known, then nothing is planned that needs disk.
     pub disk_free_bytes: Option<u64>,
-    /// `maintenance_work_mem` that a build gets, bytes; None: the executor raises it to what the build needs, up to
+    /// Memory that a build is planned for, bytes: what the machine is expected to have for it; None: not known, then
     /// [`crate::ivf::BUILD_MEMORY_BYTES`].
     pub build_memory_bytes: Option<u64>,
     /// Whether the collection's writers are throttled.
     #[serde(default)]
     pub throttled: bool,
+    /// Whether the collection's maintenance is paused.
+    #[serde(default)]
+    pub maintenance_paused: bool,
     /// Share of the gain in λ that the simulated placement promised when rows of this part were last moved, and that was
     /// measured then; None: not known, then the placement is believed.
     #[serde(default)]
@@ -131,7 +147,8 @@ impl Limits {
             config: config.clone(),
             state,
             disk_free_bytes: snapshot.disk_free_bytes.known().copied(),
-            build_memory_bytes: None,
+            build_memory_bytes: snapshot.memory.as_ref().and_then(Reading::known).map(planned_memory),
+            maintenance_paused: snapshot.maintenance_paused,
             throttled: snapshot.ingestion.as_ref().is_some_and(|ingestion| ingestion.throttle.is_some()),
             gain_share: None,
             gain_per_row: None,
@@ -143,6 +160,9 @@ impl Limits {
     /// Checks that builds whose products take this much disk may be begun: beside them there must be room for the WAL that
     /// they write and for what they sort in temporary files. A full disk under the WAL stops the server.
     pub(crate) fn check_builds(&self, product_bytes: u64, sorts: bool) -> Result<(), NotApplicable> {
+        if self.maintenance_paused && !self.by_hand {
+            return Err(NotApplicable::MaintenancePaused);
+        }
         self.check_disk(product_bytes)?;
         let free_bytes = self.disk_free_bytes.unwrap_or(0);
         let allowed_bytes = (free_bytes as f64 * PEAK_SHARE) as u64;

@@ -88,6 +88,9 @@ pub struct Snapshot {
     /// Jobs of pg_cron that maintain the collection's tables; None where there is no pg_cron.
     #[serde(default)]
     pub scheduled: Option<Reading<Vec<Scheduled>>>,
+    /// Whether its maintenance is paused under a lease: autovacuum kept away, or jobs of pg_cron made inactive.
+    #[serde(default)]
+    pub maintenance_paused: bool,
     /// How fast it is written, and what holds that back.
     #[serde(default)]
     pub ingestion: Option<Ingestion>,

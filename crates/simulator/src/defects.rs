@@ -51,6 +51,8 @@ pub enum Defect {
     AttemptsUncounted,
     /// Nobody looks whether healing is paused.
     PauseIgnored,
+    /// Nobody looks whether the collection's maintenance is paused.
+    MaintenancePauseIgnored,
     /// Nobody looks at the clock for a maintenance window.
     WindowIgnored,
     /// Open breakers are not looked at.
@@ -99,7 +101,7 @@ pub enum Defect {
 
 impl Defect {
     /// Every defect.
-    pub const ALL: [Defect; 43] = [
+    pub const ALL: [Defect; 44] = [
         Defect::NoCooldown,
         Defect::NoJournal,
         Defect::LeakedLease,
@@ -122,6 +124,7 @@ impl Defect {
         Defect::ImpactIgnored,
         Defect::AttemptsUncounted,
         Defect::PauseIgnored,
+        Defect::MaintenancePauseIgnored,
         Defect::WindowIgnored,
         Defect::BreakerIgnored,
         Defect::BackoffIgnored,

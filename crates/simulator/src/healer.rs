@@ -366,6 +366,9 @@ fn ask(stage: &Stage, collection: usize, request: &Request) -> Decision {
     if stage.has(Defect::StandbyIgnored) && snapshot.in_recovery {
         snapshot.to_mut().in_recovery = false;
     }
+    if stage.has(Defect::MaintenancePauseIgnored) && snapshot.maintenance_paused {
+        snapshot.to_mut().maintenance_paused = false;
+    }
     let arms = arms(stage, collection);
     let in_flight = if stage.has(Defect::NoSingleFlight) || stage.has(Defect::LimitsIgnored) {
         InFlight::default()
@@ -646,9 +649,13 @@ pub fn begin(stage: &Stage, id: i64) -> Begin {
         return Begin::Wait { reason: Reason::LambdaUnknown };
     };
     let planned = action.planned();
+    let mut snapshot = Cow::Borrowed(&observed.snapshot);
+    if stage.has(Defect::MaintenancePauseIgnored) && snapshot.maintenance_paused {
+        snapshot.to_mut().maintenance_paused = false;
+    }
     engine::begin(&BeginInput {
         config: &told(stage, number),
-        snapshot: &observed.snapshot,
+        snapshot: &snapshot,
         planned: &engine::Planned { problem: planned.problem.clone(), plan: planned.plan.clone() },
         request: &action.request,
         arms: &arms(stage, number),

@@ -255,7 +255,10 @@ struct Former {
 
 /// The decision on a rollback: its plan, or why there is none.
 fn take_back(of: i64, input: &DecisionInput<'_>) -> Result<Decision, Error> {
-    let limits = Limits::new(input.config, input.state.state, input.snapshot, Params::default());
+    let limits = Limits {
+        by_hand: true,
+        ..Limits::new(input.config, input.state.state, input.snapshot, Params::default())
+    };
     match way_back(of, input.snapshot, &limits)? {
         Ok(planned) => Ok(engine::decide_rollback(input, planned)),
         Err(NoWay { reason, detail, .. }) => {
@@ -302,7 +305,8 @@ pub(super) fn way_back_is_gone(
     snapshot: &Snapshot,
     config: &Config,
 ) -> Result<Option<String>, Error> {
-    let limits = Limits::new(config, IntegrityState::Normal, snapshot, Params::default());
+    let limits =
+        Limits { by_hand: true, ..Limits::new(config, IntegrityState::Normal, snapshot, Params::default()) };
     // How long a build may take goes with the rows, and whether there is room for it is asked of every plan that begins.
     let same = |now: &Plan| {
         now.steps.len() == planned.steps.len()

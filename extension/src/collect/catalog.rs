@@ -23,7 +23,7 @@ use crate::kept;
 pub(crate) use crate::kept::documents;
 use crate::owner::{as_role, owner_of, set_local};
 use crate::transaction::transaction;
-use crate::{settings, shared};
+use crate::{leases, settings, shared};
 
 /// A registered collection whose table still exists.
 #[derive(Debug, Clone, Deserialize)]
@@ -443,6 +443,7 @@ pub(crate) fn snapshot(
         memory: Some(memory::usage(config)?),
         wal: Some(wal::headroom()?),
         scheduled: maintenance::scheduled(collection)?.map(Reading::Known),
+        maintenance_paused: leases::maintenance_is_paused(collection.id)?,
         ingestion: ingestion::seen(collection)?,
         managed: managed::managed(collection)?,
         orchestrator: settings::scale_command(),

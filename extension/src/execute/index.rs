@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use healing::build_memory::build_memory;
+use healing::build_memory::{BUILD_MARGIN, build_memory};
 use healing::hnsw::graph_bytes;
 use healing::ivf::kmeans_bytes;
 use healing::plan::{BuildOptions, IndexRef};
@@ -112,24 +112,21 @@ pub(super) fn provide_memory(work: &Work) -> Result<(), Error> {
             given / MIB
         )));
     }
-    if given != set {
-        let value = CString::new(format!("{:.0}", (given / 1024.0).ceil())).unwrap_or_default();
-        // SAFETY: both strings live across the call, which copies them; this process builds and ends.
-        unsafe {
-            pg_sys::SetConfigOption(
-                c"maintenance_work_mem".as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-            );
-        }
+    let value = CString::new(format!("{:.0}", (given / 1024.0).ceil())).unwrap_or_default();
+    // SAFETY: both strings live across the call, which copies them; this process builds and ends. Also where it is the server's
+    // own: the build before may have had more.
+    unsafe {
+        pg_sys::SetConfigOption(
+            c"maintenance_work_mem".as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
     }
     Ok(())
 }
 
 const MIB: f64 = (1 << 20) as f64;
-/// The rows may be more by the time they are sampled.
-const BUILD_MARGIN: f64 = 1.1;
 
 /// Gives the new index what `CREATE INDEX` did not copy: comment, statistics targets, dependencies on extensions. Must
 /// run in a transaction.

@@ -7,8 +7,7 @@ use std::ffi::{CStr, c_char};
 
 use pgrx::prelude::*;
 
-use crate::background;
-use crate::shared;
+use crate::{background, shared, throttle};
 
 /// How long the launcher keeps away, microseconds: PostgreSQL itself waits 5 s for other sessions to go
 /// (`CountOtherDBBackends`).
@@ -58,7 +57,7 @@ unsafe extern "C-unwind" fn on_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    before((*statement).utilityStmt);
+    let dropped = before((*statement).utilityStmt);
     match PREVIOUS {
         Some(previous) => {
             previous(statement, query, read_only_tree, context, params, environment, destination, completion);
@@ -74,13 +73,27 @@ unsafe extern "C-unwind" fn on_utility(
             completion,
         ),
     }
+    // What shared memory keeps of it has no meaning any more, and room is wanted.
+    if dropped != 0 {
+        forget(dropped);
+    }
+}
+
+/// Returns the database that is to be dropped, 0 for none.
+#[pg_guard]
+unsafe extern "C-unwind" fn before(statement: *mut pg_sys::Node) -> u32 {
+    let Some(name) = database_to_leave(statement) else { return 0 };
+    step_aside(name);
+    match (*statement).type_ {
+        pg_sys::NodeTag::T_DropdbStmt => pg_sys::get_database_oid(name, true).to_u32(),
+        _ => 0,
+    }
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn before(statement: *mut pg_sys::Node) {
-    if let Some(name) = database_to_leave(statement) {
-        step_aside(name);
-    }
+unsafe extern "C-unwind" fn forget(database: u32) {
+    throttle::forget(database);
+    shared::set_efforts(database, &[]);
 }
 
 /// The database that must have no sessions while `statement` runs.

@@ -9,7 +9,9 @@
 //! the partition root, a modifying CTE, or an ERROR half-way.
 //!
 //! Without any throttle on the server ExecutorStart costs one relaxed load. Bulk statements and upserts are counted always,
-//! because no counter of PostgreSQL tells them from the rest and the usual rate of each kind is wanted.
+//! because no counter of PostgreSQL tells them from the rest and the usual rate of each kind is wanted; of an upsert only the
+//! partitions are looked at that it has opened. A modifying CTE, which does not say how many rows it has written, is counted by
+//! all partitions of its collection, before and after.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -35,6 +37,8 @@ const LOOK_NS: i64 = 200_000_000;
 const SLEEP_NS: i64 = 2_000_000;
 /// Rows that are reserved at most for one statement: an estimate is no promise.
 const RESERVE_MAX: i64 = 100_000;
+/// Tables whose counters a session remembers.
+const LOOKED_MAX: usize = 4096;
 /// Collections whose last statement's size a session remembers.
 const REMEMBERED_MAX: usize = 64;
 
@@ -84,7 +88,7 @@ mod raw {
 
 unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
     let statement = (*query).plannedstmt;
-    if (throttle::any() || updates_on_conflict(statement))
+    if (throttle::any() || (*statement).hasModifyingCTE)
         && inserts(statement)
         && flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 == 0
     {
@@ -101,7 +105,7 @@ unsafe extern "C-unwind" fn on_executor_end(query: *mut pg_sys::QueryDesc) {
     if inserts(statement) && !(*query).estate.is_null() {
         let processed = (*(*query).estate).es_processed;
         if throttle::any() || processed > BULK_ROWS || updates_on_conflict(statement) {
-            after(statement, processed);
+            after(query, processed);
         }
     }
     match PREVIOUS_END {
@@ -153,6 +157,8 @@ thread_local! {
     /// What the transaction has waited, nanoseconds.
     static WAITED: Cell<i64> = const { Cell::new(0) };
     static CALLBACK_SET: Cell<bool> = const { Cell::new(false) };
+    /// Counters of the tables that upserts of this session have written to, as they were then.
+    static LOOKED: RefCell<HashMap<u32, (i64, i64)>> = RefCell::default();
     /// Rows of this session's last statement, by collection.
     static LAST: RefCell<HashMap<i32, i64>> = RefCell::default();
 }
@@ -183,16 +189,56 @@ unsafe extern "C-unwind" fn before(statement: *mut pg_sys::PlannedStmt) {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn after(statement: *mut pg_sys::PlannedStmt, processed: u64) {
+unsafe extern "C-unwind" fn after(query: *mut pg_sys::QueryDesc, processed: u64) {
     if is_exempt() {
         return;
     }
+    let statement = (*query).plannedstmt;
     let places = targets(statement);
     for place in &places {
-        // Where it was not noted the throttle began meanwhile, or it is bulk that is only counted.
-        let own = (places.len() == 1).then_some(processed as i64);
+        // Where it was not noted the throttle began meanwhile, or it is one that is only counted.
+        let own = (places.len() == 1).then(|| Own {
+            rows: processed as i64,
+            updated: if updates_on_conflict(statement) { updated_of(query, processed) } else { 0 },
+        });
         settle(*place, own, None);
     }
+}
+
+/// What a statement itself says it has written.
+#[derive(Clone, Copy)]
+struct Own {
+    rows: i64,
+    /// Of these, rows that it has updated.
+    updated: i64,
+}
+
+/// How many of the rows that a statement has processed are updates: by how the counters of the tables that it has opened have
+/// grown since this session last looked at them. What it wrote to one of them in another way meanwhile falls into the same shares.
+unsafe fn updated_of(query: *mut pg_sys::QueryDesc, processed: u64) -> i64 {
+    let estate = (*query).estate;
+    let (mut inserted, mut updated) = (0, 0);
+    for opened in [(*estate).es_opened_result_relations, (*estate).es_tuple_routing_result_relations] {
+        let length = if opened.is_null() { 0 } else { (*opened).length };
+        for at in 0..length {
+            let relation = (*(*opened).elements.add(at as usize)).ptr_value.cast::<pg_sys::ResultRelInfo>();
+            let table = (*(*relation).ri_RelationDesc).rd_id.to_u32();
+            let now = written(&[table]);
+            let before = LOOKED.with_borrow_mut(|looked| {
+                if looked.len() >= LOOKED_MAX && !looked.contains_key(&table) {
+                    looked.clear();
+                }
+                looked.insert(table, now)
+            });
+            // Reported counters begin at nought again.
+            let grown = |now: i64, before: i64| if now >= before { now - before } else { now };
+            let (former_inserted, former_updated) = before.unwrap_or((0, 0));
+            inserted += grown(now.0, former_inserted);
+            updated += grown(now.1, former_updated);
+        }
+    }
+    let both = inserted + updated;
+    if both > 0 { (processed as f64 * updated as f64 / both as f64).round() as i64 } else { 0 }
 }
 
 /// The collections that a statement may write to.
@@ -362,13 +408,19 @@ unsafe fn wait_event() -> u32 {
 
 /// Charges what was written to a collection since it was last charged. `own` is what the statement itself says it has
 /// written, for where nothing was noted; `known` its kind, where that does not depend on it.
-unsafe fn settle(place: Place, own: Option<i64>, known: Option<Kind>) {
+unsafe fn settle(place: Place, own: Option<Own>, known: Option<Kind>) {
     let leaves = NOTED.with_borrow(|noted| {
         noted.iter().find(|noted| noted.place == place).map(|noted| noted.leaves.clone())
     });
     let Some(leaves) = leaves else {
-        if let Some(rows) = own.filter(|rows| *rows > 0) {
-            throttle::charge(place, known.unwrap_or(Kind::of(rows as u64)), rows, 0, None);
+        if let Some(Own { rows, updated }) = own.filter(|own| own.rows > 0) {
+            // A throttle that began meanwhile is not owed what was written before it.
+            let began = pg_sys::GetCurrentStatementStartTimestamp();
+            let took_ns = (pg_sys::GetCurrentTimestamp() - began).saturating_mul(1000);
+            let share = if throttle::any() { throttle::share_under(place, took_ns) } else { 1.0 };
+            let under = |rows: i64| (rows as f64 * share).round() as i64;
+            let kind = known.unwrap_or(Kind::of(rows as u64));
+            throttle::charge(place, kind, under(rows), under(updated), None);
             remember(place, rows);
         }
         return;
@@ -379,7 +431,7 @@ unsafe fn settle(place: Place, own: Option<i64>, known: Option<Kind>) {
         let upserted = if noted.upserts { (updated - noted.updated).max(0) } else { 0 };
         let mut rows = (inserted - noted.inserted).max(0) + upserted;
         if !pg_sys::pgstat_track_counts {
-            rows = own.unwrap_or(0);
+            rows = own.map_or(0, |own| own.rows);
         }
         (noted.inserted, noted.updated, noted.upserts) = (inserted, updated, false);
         Some((rows, upserted, noted.reserved.take()))
@@ -539,6 +591,6 @@ unsafe extern "C-unwind" fn after_copy(table: *mut pg_sys::RangeVar, processed: 
         return;
     }
     if let Some(place) = named(table) {
-        settle(place, Some(processed as i64), Some(Kind::BulkInsert));
+        settle(place, Some(Own { rows: processed as i64, updated: 0 }), Some(Kind::BulkInsert));
     }
 }

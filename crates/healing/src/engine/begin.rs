@@ -108,6 +108,10 @@ pub fn begin(input: &BeginInput<'_>) -> Begin {
     if throttled && gates::builds(&planned.plan) {
         return wait(Reason::NotQuiet);
     }
+    // It was paused since, by the healer or by a human, and a build is maintenance too.
+    if snapshot.maintenance_paused && gates::builds(&planned.plan) && !request.by_hand() {
+        return wait(Reason::NotQuiet);
+    }
     // Shares of at most 0.9 of bytes far below 2^53.
     let plan = &planned.plan;
     let peak = if gates::builds(plan) { peak_bytes(plan.disk_bytes, sorts(plan)) } else { 0 };

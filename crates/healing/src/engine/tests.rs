@@ -809,11 +809,29 @@ fn what_was_decided_earlier_begins_only_while_its_gates_are_open() {
         let (percentages, baseline) = (Percentages::NONE, Rates { insert: 100.0, bulk_insert: 0.0 });
         let targets = Targets::new(&percentages, &baseline);
         let (over_s, debt_s, until) = (1.0, 0.0, NOW + 60_000);
-        let throttle =
-            Some(InForce { percentages, baseline, targets, achieved: baseline, over_s, debt_s, until });
+        let throttle = Some(InForce {
+            percentages,
+            baseline,
+            targets,
+            achieved: baseline,
+            over_s,
+            debt_s,
+            until,
+            unseen: None,
+        });
         c.snapshot.ingestion = Some(Ingestion { baseline: Reading::unknown("x"), throttle });
     };
     assert_eq!(begins(throttled), wait(Reason::NotQuiet), "a build would wait for whoever waits");
+    assert_eq!(
+        begins(|c| c.snapshot.maintenance_paused = true),
+        wait(Reason::NotQuiet),
+        "a build is maintenance"
+    );
+    let by_hand = |c: &mut Case| {
+        c.snapshot.maintenance_paused = true;
+        c.request = Request::Execute { strategy: "compact_indexes".to_owned(), params: Value::Null };
+    };
+    assert_eq!(begins(by_hand), Begin::Now, "a human wants it all the same");
     // Ten minutes after it might have begun it is too late, whatever it waited for.
     let late = |c: &mut Case| {
         (c.now, c.snapshot.taken_at) = (NOW + 121_002, NOW + 121_000);

@@ -122,7 +122,7 @@ impl Remedy for PauseMaintenance {
             .filter(is_paused)
             .map(|job| Step::PauseJob { jobid: job.jobid, command: job.command.clone(), lease_s })
             .collect();
-        if wants_autovacuum_away(problem, jobs) {
+        if autovacuum_is_at_work(jobs) {
             steps.push(Step::PauseAutovacuum { lease_s });
         }
         let by_schedule = |job: &Job| {
@@ -136,7 +136,7 @@ impl Remedy for PauseMaintenance {
         };
         let cancel: Vec<String> = jobs.iter().filter(ours).map(|job| job.id.clone()).collect();
         if steps.is_empty() && cancel.is_empty() {
-            return Err(NotApplicable::NothingToDo { detail: nothing(jobs) });
+            return Err(NotApplicable::NothingToDo { detail: nothing(jobs, snapshot) });
         }
         let wait_for: Vec<String> = jobs
             .iter()
@@ -261,18 +261,10 @@ fn connected(snapshot: &Snapshot, ids: &[i64]) -> Result<(), NotApplicable> {
     })
 }
 
-/// Autovacuum is at work on the collection, or has no worker left, or writes WAL that a replica is behind with.
-fn wants_autovacuum_away(problem: &Problem, jobs: &[Job]) -> bool {
-    let at_work = jobs.iter().any(|job| job.kind == AUTOVACUUM && job.waits_s.is_none());
-    match &problem.class {
-        // Its workers are busy elsewhere: that they do not come here sets them free for others.
-        ProblemClass::MaintenanceContention { job_types, .. } => {
-            at_work
-                || job_types.iter().any(|kind| kind == AUTOVACUUM)
-                    && problem.component.nodes.contains(&NodeKey::Slots)
-        }
-        _ => at_work,
-    }
+/// Autovacuum is at work on the collection. Where it is not, and the collection's tables wait for workers that are busy
+/// elsewhere, keeping it away would take from them what they wait for.
+fn autovacuum_is_at_work(jobs: &[Job]) -> bool {
+    jobs.iter().any(|job| job.kind == AUTOVACUUM && job.waits_s.is_none())
 }
 
 /// Jobs that wait, and how long the longest has, seconds.
@@ -290,9 +282,14 @@ fn unserved(snapshot: &Snapshot) -> u32 {
 }
 
 /// Why there is nothing to pause, with what is under way.
-fn nothing(jobs: &[Job]) -> String {
+fn nothing(jobs: &[Job], snapshot: &Snapshot) -> String {
     let high: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
+    let waiting = unserved(snapshot);
     match high.is_empty() {
+        true if waiting > 0 => format!(
+            "{waiting} tables wait for autovacuum, whose workers are all busy elsewhere: autovacuum_max_workers says how many \
+             there are"
+        ),
         true => "no maintenance of low priority is under way or scheduled".to_owned(),
         false => {
             format!("{} is not of low priority, and nothing else is under way or scheduled", high.join(", "))
@@ -305,7 +302,7 @@ mod tests {
     use super::*;
     use crate::fixtures::whole;
     use crate::integrity::IntegrityState;
-    use crate::snapshot::Replica;
+    use crate::snapshot::{Replica, Slots};
     use serde_json::Value;
 
     fn job(kind: &str, pid: u32, waits_s: Option<f64>) -> Job {
@@ -409,6 +406,29 @@ mod tests {
         works.replicas = Some(Reading::Known(vec![replica(Some(30.0))]));
         let gone = plan(&works, false).unwrap_err().to_string();
         assert!(gone.contains("not connected"), "{gone}");
+    }
+
+    #[test]
+    fn autovacuum_that_is_waited_for_is_not_kept_away() {
+        let mut waits = busy(vec![], vec![]);
+        waits.slots = Some(Reading::Known(Slots { busy: 3, total: 3, waiting: 2 }));
+        let problem = Problem {
+            class: ProblemClass::MaintenanceContention {
+                job_types: vec![AUTOVACUUM.to_owned()],
+                queue_depth: 2,
+            },
+            component: asked_for(&waits, vec![NodeKey::Slots], &Config::default()).unwrap(),
+            evidence: vec![],
+        };
+        let plan = |snapshot: &Snapshot| {
+            let limits = Limits::new(&Config::default(), IntegrityState::Stress, snapshot, Params::default());
+            PauseMaintenance.plan(&problem, snapshot, &limits)
+        };
+        let why = plan(&waits).unwrap_err().to_string();
+        assert!(why.contains("2 tables wait for autovacuum"), "{why}");
+        let mut works = busy(vec![job("autovacuum", 4, None)], vec![]);
+        works.slots = waits.slots.clone();
+        assert_eq!(plan(&works).unwrap().params["paused_jobs"], json!(["autovacuum"]));
     }
 
     #[test]

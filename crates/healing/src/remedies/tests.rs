@@ -11,7 +11,7 @@ use crate::hnsw::Density;
 use crate::integrity::{IntegrityState, assess};
 use crate::plan::{BuildOptions, Criterion, Step};
 use crate::recovery::{JournalEntry, StepState};
-use crate::snapshot::Replacement;
+use crate::snapshot::{Memory, Replacement};
 use crate::verdict::{Sizes, Verdict};
 
 fn config() -> Config {
@@ -614,6 +614,40 @@ fn a_rebuild_keeps_to_the_memory_that_a_build_gets() {
     assert!((50..300).contains(&lists), "{lists}");
     let needed = crate::ivf::kmeans_bytes(lists, 12_000.0, 1544.0);
     assert!(needed <= f64::from(24 << 20), "{needed}");
+}
+
+#[test]
+fn lists_are_planned_for_the_memory_that_the_machine_has() {
+    let planned = |used_pct: f64, limit_bytes: u64| {
+        let mut sick = snapshot(1, 8, 0);
+        drift(&mut sick.indexes[0], 2.0);
+        sick.memory = Some(Reading::Known(Memory {
+            used_pct,
+            limit_bytes,
+            limited_by: "machine".to_owned(),
+            consumers: vec![],
+            buffers: None,
+        }));
+        limits(&sick).build_memory_bytes.unwrap()
+    };
+    let mib = |bytes: u64| (bytes as f64 / f64::from(1 << 20)).round();
+    // Half of what is free, and a tenth of that in reserve; never less than PostgreSQL's own default.
+    assert_eq!(mib(planned(50.0, 1 << 30)), (256.0 / 1.1_f64).round());
+    assert_eq!(mib(planned(99.9, 1 << 30)), (64.0 / 1.1_f64).round());
+    assert_eq!(mib(planned(40.0, 64 << 30)), 1024.0);
+}
+
+#[test]
+fn nothing_is_built_while_maintenance_is_paused_unless_a_human_wants_it() {
+    let mut sick = snapshot(1, 8, 0);
+    drift(&mut sick.indexes[0], 2.0);
+    sick.maintenance_paused = true;
+    let mut limits = limits(&sick);
+    let plan =
+        |limits: &Limits| remedy("rebuild_centroids").plan(&first_problem(&sick), &sick, limits).map(drop);
+    assert_eq!(plan(&limits), Err(NotApplicable::MaintenancePaused));
+    limits.by_hand = true;
+    assert_eq!(plan(&limits), Ok(()));
 }
 
 #[test]

@@ -84,6 +84,7 @@ pub const ALL: &[&str] = &[
     "lifecycle",
     "limits",
     "liveness",
+    "maintenance_paused",
     "one_outcome",
     "panicked",
     "paused",

@@ -242,6 +242,11 @@ pub fn starts(stage: &mut Stage, id: i64) {
     let plan = &action.planned().plan;
     let helps =
         matches!(plan.strategy.as_str(), "throttle_ingestion" | "pause_maintenance" | "scale_replicas");
+    // What was paused after the observation that it rests on is none of its fault.
+    let observed = action.planned().observed;
+    let held_back = builds(plan)
+        && !action.by_hand()
+        && stage.world.maintenance.holds(action.collection).any(|hold| hold.set < observed);
     let waits = !action.by_hand() && !helps && plan.impact >= config.window_impact;
     let outside = waits && !config.maintenance_windows.is_empty() && !in_window(config, wall);
     let by_hand = action.by_hand();
@@ -253,6 +258,9 @@ pub fn starts(stage: &mut Stage, id: i64) {
     }
     if paused {
         stage.violated("paused", format!("action {id} begins while healing is paused"));
+    }
+    if held_back {
+        stage.violated("maintenance_paused", format!("action {id} builds while maintenance is paused"));
     }
     if outside {
         stage.violated("window", format!("action {id} begins outside of the maintenance windows"));

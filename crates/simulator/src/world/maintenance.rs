@@ -125,6 +125,17 @@ impl Maintenance {
         (waits().count() as u32, longest as f64 / 1000.0)
     }
 
+    /// Whether maintenance of a collection is paused.
+    pub fn is_paused(&self, collection: usize) -> bool {
+        self.holds(collection).next().is_some()
+    }
+
+    /// What holds maintenance of a collection back.
+    pub fn holds(&self, collection: usize) -> impl Iterator<Item = &Hold> {
+        let jobs = self.jobs.iter().filter(move |job| job.collection == collection);
+        self.away.get(&collection).into_iter().chain(jobs.filter_map(|job| job.held.as_ref()))
+    }
+
     /// Whether anything vacuums a table of a collection.
     pub fn is_vacuumed(&self, collection: usize) -> bool {
         self.vacuums.iter().any(|vacuum| vacuum.collection == collection)

@@ -226,6 +226,7 @@ fn picture(world: &World, number: usize, exact: bool) -> Snapshot {
         managed: collection.managed.then(|| managed(collection, world)),
         orchestrator: world.orchestrator.then(|| "virtual".to_owned()),
         scheduled: Some(Reading::Known(world.scheduled_seen(number))),
+        maintenance_paused: world.maintenance.is_paused(number),
         ingestion: Some(collection.ingest.seen()),
         around: healing::snapshot::Around::default(),
     }
