@@ -332,6 +332,58 @@ fn a_row_trigger_of_the_owner_is_not_set_off_unless_that_is_wanted() {
     assert_eq!(seen, ["DELETE as keeper", "INSERT as keeper"], "{}", said(&mut client));
 }
 
+#[test]
+fn a_trigger_that_is_made_meanwhile_ends_the_moving_and_is_not_set_off() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"move_lock_ms": 2}', 'docs');
+               CREATE TABLE seen (op text);
+               CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+                   $$ BEGIN INSERT INTO public.seen VALUES (TG_OP); RETURN NULL; END $$"#,
+        )
+        .unwrap();
+    let _hot = hot(&cluster);
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    wait_for("a batch", HEALING, || {
+        let query = "SELECT 1 FROM ruvector.moved_rows WHERE action_id = $1 LIMIT 1";
+        client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    client
+        .batch_execute(
+            "CREATE TRIGGER watch AFTER DELETE OR INSERT ON docs FOR EACH ROW EXECUTE FUNCTION note()",
+        )
+        .unwrap();
+    let made =
+        "SELECT count(*), (SELECT rows FROM (SELECT sum((m ->> 'rows')::int) AS rows FROM ruvector.actions a,
+                    jsonb_path_query(a.plan, '$.steps[*].moves[*]') m WHERE a.id = $1) r)
+                  FROM ruvector.moved_rows, unnest(keys) WHERE action_id = $1";
+    let row = client.query_one(made, &[&action]).unwrap();
+    let (moved, planned): (i64, i64) = (row.get(0), row.get(1));
+    // Too few rows to help are taken back, which would set it off as well: that waits until it is gone.
+    let (waits, status) = wait_for("the end, or to wait for it", HEALING, || {
+        let query = "SELECT ended_at IS NULL, status FROM ruvector.actions
+                      WHERE id = $1 AND (ended_at IS NOT NULL OR progress LIKE '%tried again: moving a row would set off watch%')";
+        client.query_opt(query, &[&action]).unwrap().map(|row| (row.get::<_, bool>(0), row.get::<_, String>(1)))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    assert!(moved < planned, "{moved} of {planned} rows were moved before there was a trigger");
+    let after: i64 = client.query_one(made, &[&action]).unwrap().get(0);
+    assert_eq!(after, moved, "{status}: {}", said(&mut client));
+    let set_off: i64 = client.query_one("SELECT count(*) FROM seen", &[]).unwrap().get(0);
+    assert_eq!(set_off, 0, "{status}: {}", said(&mut client));
+    let stopped = stopped(&mut client, action);
+    assert!(stopped.contains("would set off watch, made since it began"), "{stopped}");
+    assert_whole(&mut client);
+    if waits {
+        client.batch_execute("DROP TRIGGER watch ON docs").unwrap();
+        assert_eq!(ended(&mut client, action), "rolled_back", "{}", said(&mut client));
+        assert_whole(&mut client);
+    }
+}
+
 /// A REPEATABLE READ transaction that is older than a batch gets 40001 for a row of it, and can change it in the next one.
 fn assert_older_snapshot_fails(cluster: &Cluster, client: &mut Client, action: i64) {
     let mut session = cluster.connect("app").unwrap();

@@ -501,13 +501,17 @@ fn commands(
         if left.is_empty() {
             return Ok(());
         }
-        transaction(|| journal::progress(action.id, "undo or finish what is left"))?;
+        if tries == 0 {
+            transaction(|| journal::progress(action.id, "undo or finish what is left"))?;
+        }
         let result =
             left.iter().try_for_each(|command| execute::recover(context, &action.plan.steps, command));
         if let Err(error) = result {
             let Some(seconds) = patience_s(tries) else { return Err(error) };
             tries += 1;
             pgrx::log!("ruvector: action {}: {error}; trying again", action.id);
+            let why = format!("undo or finish what is left, which is tried again: {error}");
+            transaction(|| journal::progress(action.id, &why))?;
             process::pause(Duration::from_secs(seconds));
         }
     }

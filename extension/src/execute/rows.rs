@@ -6,6 +6,7 @@
 //! transaction that moves it, and followed by a pause. The UPDATE runs as the table's owner, with all constraints immediate:
 //! a deferred trigger of the owner's would run at commit, as the superuser that this worker is.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use healing::integrity::component_lambda;
@@ -40,6 +41,8 @@ const LAG_MAX_BYTES: i64 = 64 << 20;
 /// How long it waits, in seconds; then it stops with what is moved.
 const LAG_PATIENCE_S: u64 = 60;
 const IN_DOUBT: &str = "rows that went to another server are in doubt: look after the keys of that batch, then delete it from ruvector.server_batches";
+/// How long the undoing of a step waits for such a replica, all its batches together: it must come to an end.
+const UNDO_LAG_PATIENCE_S: u64 = 120;
 /// Rows of a tenant that arrive in its former partition while it moves are fetched this many times.
 const ROUNDS_MAX: u32 = 3;
 /// Shortest pause between two batches.
@@ -63,6 +66,25 @@ struct Mover<'a> {
     taken_back: u64,
     /// Connections to other servers.
     fars: far::Fars,
+    /// Triggers that moving sets off and that were there when it began, as far as that matters.
+    triggers: Option<Vec<pg_sys::Oid>>,
+    /// Why nothing further is moved, found under the lock.
+    halted: RefCell<Option<String>>,
+    /// Seconds that are left to wait for a replica while this is undone.
+    undo_patience_s: u64,
+}
+
+/// Triggers on some tables (`$1`) that a move from one to another of them sets off, as [`crate::collect::managed`] reads them, but
+/// for those that are known (`$2`): their OIDs and names.
+const SET_OFF: &str = "
+SELECT jsonb_build_object('oid', g.oid::bigint, 'name', g.tgname)
+  FROM pg_trigger g WHERE g.tgrelid = ANY ($1) AND NOT g.tgisinternal AND g.tgenabled NOT IN ('D', 'R')
+   AND (g.tgtype & 1 = 1 OR g.tgtype & 16 = 16) AND g.oid <> ALL ($2)";
+
+#[derive(Deserialize)]
+struct SetOff {
+    oid: Oid,
+    name: String,
 }
 
 /// One row of the journal of batches.
@@ -144,9 +166,13 @@ impl<'a> Mover<'a> {
         step_no: u32,
         pause_ratio: f64,
         found: (Routing, Key, pg_sys::Oid),
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let (routing, key, owner) = found;
-        Mover {
+        let triggers = match context.config.move_despite_triggers {
+            true => None,
+            false => Some(transaction(|| triggers(context.collection.relation, &routing))?),
+        };
+        Ok(Mover {
             context,
             step_no,
             routing,
@@ -161,7 +187,26 @@ impl<'a> Mover<'a> {
             moved: 0,
             taken_back: 0,
             fars: far::Fars::default(),
-        }
+            triggers,
+            halted: RefCell::default(),
+            undo_patience_s: UNDO_LAG_PATIENCE_S,
+        })
+    }
+
+    /// What moving between these partitions would set off that was not there when it began. Asked under the lock, which keeps
+    /// others from adding to it (CREATE TRIGGER takes SHARE ROW EXCLUSIVE).
+    fn set_off_since(&self, numbers: [i32; 2]) -> Result<Option<String>, Error> {
+        let Some(known) = &self.triggers else { return Ok(None) };
+        let places = self.routing.places.iter().filter(|leaf| numbers.contains(&leaf.number));
+        let mut tables: Vec<pg_sys::Oid> = places.map(|leaf| leaf.oid.into()).collect();
+        tables.push(self.context.collection.relation.into());
+        let new: Vec<SetOff> = collect::documents(SET_OFF, &[tables.into(), known.clone().into()])?;
+        // One on the root has a copy on each partition.
+        let mut names: Vec<&str> = new.iter().map(|trigger| trigger.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        Ok((!names.is_empty())
+            .then(|| format!("moving a row would set off {}, made since it began", names.join(", "))))
     }
 
     /// Runs `work` in a transaction that holds the root against writers, and waits for that lock only as long as writers
@@ -240,6 +285,10 @@ impl<'a> Mover<'a> {
         }
         let (action, step_no) = (self.context.action_id, self.step_no as i32);
         let moved = self.locked(keys.len() as u64, |mover| {
+            if let Some(why) = mover.set_off_since([one.from.number, one.to.number])? {
+                mover.halted.replace(Some(why));
+                return Ok(0);
+            }
             // What has become warm since it was chosen stays.
             let only = mover.routing.cold_when.as_deref().filter(|_| one.cold);
             let moved = mover.update(keys, one.from.number, one.to.number, only)?;
@@ -317,11 +366,15 @@ impl<'a> Mover<'a> {
             let parts: Vec<&[String]> = batch.keys.chunks(self.pace.rows().max(1) as usize).collect();
             let last_part = parts.len().saturating_sub(1);
             for (at, keys) in parts.iter().enumerate() {
+                self.wait_for_replicas()?;
                 if self.is_far(batch.to) {
                     rows += self.fetch(&batch, keys, at == last_part)?;
                     continue;
                 }
                 rows += self.locked(keys.len() as u64, |mover| {
+                    if let Some(why) = mover.set_off_since([batch.from, batch.to])? {
+                        return Err(Error::refused(why));
+                    }
                     let back = mover.update(keys, batch.to, batch.from, None)?.len() as u64;
                     if at == last_part {
                         mover.undone(&batch)?;
@@ -430,6 +483,15 @@ impl<'a> Mover<'a> {
         Ok(Some("a replica stays too far behind".to_owned()))
     }
 
+    /// Undoing writes as much WAL as moving did: it waits for a replica that is behind, but not for ever.
+    fn wait_for_replicas(&mut self) -> Result<(), Error> {
+        while self.undo_patience_s > 0 && transaction(lag_bytes)? > LAG_MAX_BYTES {
+            process::pause(Duration::from_secs(1));
+            self.undo_patience_s -= 1;
+        }
+        Ok(())
+    }
+
     /// One move. Returns why it ended early, if it did.
     fn carry_out(&mut self, move_no: usize, one: &Move) -> Result<Option<String>, Error> {
         let chosen = transaction(|| self.choose(one))?;
@@ -455,6 +517,9 @@ impl<'a> Mover<'a> {
                 }
                 let keys: Vec<String> = now.iter().map(|row| row.key.clone()).collect();
                 self.batch(move_no, one, &keys, &newcomers)?;
+                if let Some(why) = self.halted.take() {
+                    return Ok(Some(why));
+                }
                 last = now.last().and_then(|row| row.tenant.clone());
                 left = rest;
             }
@@ -546,7 +611,7 @@ pub(super) fn carry_out(
         .map(|action| action.problem.component.nodes)
         .unwrap_or_default();
     settle(context.collection, Whose::All)?;
-    let mut mover = Mover::new(context, step_no, pause_ratio, found);
+    let mut mover = Mover::new(context, step_no, pause_ratio, found)?;
     let mut stopped = None;
     for (move_no, one) in moves.iter().enumerate() {
         let before = mover.moved;
@@ -606,7 +671,7 @@ pub(super) fn revert(context: &Context<'_>, step_no: u32, pause_ratio: f64) -> R
     }
     let found = transaction(|| look(context, &[]))?;
     let sql = inverse_sql(&found.0, &found.1, context.action_id, step_no);
-    let rows = Mover::new(context, step_no, pause_ratio, found).take_back(None)?;
+    let rows = Mover::new(context, step_no, pause_ratio, found)?.take_back(None)?;
     Ok(json!({ "moved_back": rows, (journal::SQL): sql }))
 }
 
@@ -621,6 +686,14 @@ fn look_at_lambda(context: &Context<'_>, nodes: &[healing::graph::NodeKey]) -> R
         collect::snapshot(collection, &collect::indexes(collection)?, config, collect::now_ms())
     })?;
     component_lambda(&snapshot, nodes, config).map_err(|error| Error::refused(error.to_string()))
+}
+
+/// Triggers on a collection's root and partitions that moving sets off. Must run in a transaction.
+fn triggers(root: Oid, routing: &Routing) -> Result<Vec<pg_sys::Oid>, Error> {
+    let mut tables: Vec<pg_sys::Oid> = routing.places.iter().map(|leaf| leaf.oid.into()).collect();
+    tables.push(root.into());
+    let all: Vec<SetOff> = collect::documents(SET_OFF, &[tables.into(), Vec::<pg_sys::Oid>::new().into()])?;
+    Ok(all.iter().map(|trigger| trigger.oid.into()).collect())
 }
 
 /// The last batch of a step that is not undone.

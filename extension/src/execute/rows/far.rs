@@ -397,6 +397,9 @@ impl Mover<'_> {
                 if let Some(done) = self.try_to_give(&mut far, move_no, one, keys, tenants)? {
                     return Ok(done);
                 }
+                if self.halted.borrow().is_some() {
+                    return Ok((0, Held::default()));
+                }
             }
             Err(Error::refused("its rows are changed faster than they can be sent to another server"))
         });
@@ -459,6 +462,10 @@ impl Mover<'_> {
             waited.has_it();
             look_again();
             lock = Some(RootLock::keep(self.context.collection.relation));
+            if let Some(why) = self.set_off_since([one.from.number, one.to.number])? {
+                self.halted.replace(Some(why));
+                return Ok(false);
+            }
             if !self.take_from_here(&one.from.name, &rows)? {
                 return Ok(false);
             }
@@ -538,6 +545,9 @@ impl Mover<'_> {
             waited.has_it();
             look_again();
             lock = Some(RootLock::keep(self.context.collection.relation));
+            if let Some(why) = self.set_off_since([batch.from, batch.to])? {
+                return Err(Error::refused(why));
+            }
             let rows = far.delete(&self.key.name, &self.key.kind, keys)?;
             far.prepare(&intent.gid)?;
             self.put_here(far, home, &rows, batch.from)?;
