@@ -528,3 +528,54 @@ fn what_an_owner_puts_in_the_way_of_an_adoption_runs_as_the_owner() {
         .unwrap();
     assert_eq!((row.get(0), row.get(1), row.get(2)), (1i64, 0i64, 10i64));
 }
+
+/// Whoever may connect may have types, functions and operators in a temporary schema, and put that before the catalog.
+#[test]
+fn a_callers_own_types_run_in_no_function_with_the_owners_rights() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE ROLE mallory LOGIN; CREATE TABLE ran (as_user text); GRANT INSERT ON ran TO PUBLIC;
+             SELECT ruvector_collection_create('docs', 3, 2, tenant => 'customer')",
+        )
+        .unwrap();
+    let mut mallory = cluster.connect_as("mallory", "app").unwrap();
+    mallory
+        .batch_execute(
+            "CREATE FUNCTION pg_temp.note(anyelement) RETURNS boolean LANGUAGE plpgsql AS
+                 $$ BEGIN INSERT INTO public.ran VALUES (current_user); RETURN true; END $$;
+             CREATE DOMAIN pg_temp.text AS pg_catalog.text CHECK (pg_temp.note(VALUE));
+             CREATE DOMAIN pg_temp.int4 AS pg_catalog.int4 CHECK (pg_temp.note(VALUE));
+             CREATE DOMAIN pg_temp.float8 AS pg_catalog.float8 CHECK (pg_temp.note(VALUE));
+             CREATE DOMAIN pg_temp.regclass AS pg_catalog.regclass CHECK (pg_temp.note(VALUE))",
+        )
+        .unwrap();
+    for path in ["pg_temp, pg_catalog, public", "pg_temp, public, pg_catalog"] {
+        for tenant in ["", "a"] {
+            mallory
+                .batch_execute(&format!(
+                    "SET search_path = {path}; SET ruvector.tenant = '{tenant}';
+                     SELECT public.ruvector_route('nothing', 1), public.ruvector_route('docs', 2);
+                     SELECT public.ruvector_route_tenant('docs', 'a'), public.ruvector_route_tenant('nothing', 'a')"
+                ))
+                .unwrap();
+        }
+    }
+    let ran: i64 =
+        client.query_one("SELECT count(*) FROM ran WHERE as_user <> 'mallory'", &[]).unwrap().get(0);
+    assert_eq!(ran, 0, "something of hers ran as another");
+    // These two are called for each row and have no path of their own; all else that runs with its owner's rights has.
+    let bare: Vec<String> = client
+        .query(
+            "SELECT p.proname::text FROM pg_proc p
+               JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+               JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'ruvector'
+              WHERE p.prosecdef AND NOT coalesce(p.proconfig, '{}') @> '{\"search_path=pg_catalog, pg_temp\"}' ORDER BY 1",
+            &[],
+        )
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(bare, ["ruvector_route", "ruvector_route_tenant"]);
+}

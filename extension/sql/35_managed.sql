@@ -155,12 +155,14 @@ BEGIN ATOMIC
                    OPERATOR(pg_catalog./) r.share DESC LIMIT 1));
 END;
 
+-- It runs with the rights of ruvector_route's owner and the search_path of whoever calls that, whose temporary schema may have a
+-- type called "text": every name in both is qualified, or a word of the grammar.
 CREATE FUNCTION ruvector._route_slowly(route text, partitions integer) RETURNS integer
     LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-    tenant text := pg_catalog.current_setting('ruvector.tenant', true);
-    chosen integer;
+    tenant pg_catalog.text := pg_catalog.current_setting('ruvector.tenant', true);
+    chosen pg_catalog.int4;
 BEGIN
     IF tenant OPERATOR(pg_catalog.<>) '' THEN
         SELECT ruvector._route_tenant(m.route, tenant) INTO chosen FROM ruvector.managed m
@@ -439,6 +441,9 @@ DECLARE
     rows refcursor;
 BEGIN
     OPEN rows FOR EXECUTE format(E'SELECT FROM %s WHERE (%s\n)', of, condition);
+    CLOSE rows;
+    -- Without the brackets too: what closes them and opens others is more than a condition.
+    OPEN rows FOR EXECUTE format(E'SELECT FROM %s WHERE %s\n', of, condition);
     CLOSE rows;
 EXCEPTION WHEN OTHERS THEN
     RAISE EXCEPTION 'this is no condition on rows of %: %', of, condition
