@@ -112,8 +112,13 @@ fn cold_rows_leave_and_are_still_found() {
     eprintln!(
         "{released:?} buffers were released of a cold partition of {pages} pages; {rows} rows, indexes {before} -> {after} bytes"
     );
-    let consumers = "SELECT jsonb_array_length(strategy_params -> 'largest_consumers')::bigint FROM ruvector.healing_outcomes";
-    assert!(count(&mut client, consumers) > 0, "who takes the memory is in the outcome, largest first");
+    let consumers = "SELECT array_agg((c ->> 1)::bigint ORDER BY n) FROM ruvector.healing_outcomes,
+                            jsonb_array_elements(strategy_params -> 'largest_consumers') WITH ORDINALITY e (c, n)";
+    let bytes: Vec<i64> = client.query_one(consumers, &[]).unwrap().get(0);
+    assert!(
+        bytes.len() > 1 && bytes.is_sorted_by(|a, b| a >= b),
+        "who takes the memory, largest first: {bytes:?}"
+    );
 }
 
 /// Of the buffers that searches touch, the share that was in shared buffers; none was searched for before.

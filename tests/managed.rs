@@ -80,6 +80,7 @@ fn bad_requests_are_refused_with_a_hint() {
         ("ruvector_collection_create('a', 3, distance => 'manhattan')", "22023"),
         ("ruvector_collection_create('a', 3, cold_when => 'no such column')", "22023"),
         ("ruvector_collection_create('a', 3, cold_when => 'true); DROP TABLE docs; SELECT (1')", "22023"),
+        ("ruvector_collection_create('a', 3, cold_when => 'true) OR (true')", "22023"),
         (
             "ruvector_collection_create('a', 3, cold_when => 'true', cold_options => 'x; DROP TABLE docs')",
             "22023",

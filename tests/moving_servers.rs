@@ -199,6 +199,84 @@ fn rows_go_to_another_server_while_an_application_writes_and_come_back() {
     assert!(!two.here.log().contains("sesame"));
 }
 
+/// postgres_fdw reads for a whole transaction in one snapshot of the other server's.
+#[test]
+fn a_transaction_that_has_read_there_misses_no_row() {
+    let mut two = two(&[("max_prepared_transactions", "8")]);
+    let _hot = Hot::start(&two.here);
+    let mut reader = two.here.connect("app").unwrap();
+    let read = reader.batch_execute("BEGIN; SELECT count(*) FROM docs");
+    read.unwrap();
+    let action = act(&mut two.client, TO_EAST);
+    // A batch is to be sent, and waits for whoever reads there.
+    wait_for("a worker that waits for the reader", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                      WHERE a.backend_type = 'ruvector action' AND NOT l.granted AND l.relation = 'docs_3'::regclass";
+        two.client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+    // Whatever would have moved by now is found by this statement, and the next.
+    let changed = reader
+        .execute("UPDATE docs SET metadata = '{\"read\": 1}' WHERE id <= 2000 AND partition_id <> 3", &[]);
+    assert_eq!(changed.unwrap(), 2000, "{}", said(&mut two.client));
+    reader.batch_execute("COMMIT").unwrap();
+    wait_for("the batch after it", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.moved_rows WHERE action_id = $1 LIMIT 1";
+        two.client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+    ended(&mut two.client, action);
+    let read = "SELECT count(*) FROM docs WHERE metadata = '{\"read\": 1}'";
+    assert_eq!(two.client.query_one(read, &[]).unwrap().get::<_, i64>(0), 2000);
+    nothing_is_left(&mut two.client, &mut two.other);
+    // By hand such rows cannot be taken back, and the log does not say that they can.
+    let inverse: String = two
+        .client
+        .query_one(
+            "SELECT inverse FROM ruvector.audit_log WHERE action_id = $1 AND event = 'step' AND inverse IS NOT NULL ORDER BY seq LIMIT 1",
+            &[&action],
+        )
+        .unwrap()
+        .get(0);
+    assert!(
+        inverse.contains("m.to_id NOT IN (3)") && inverse.contains("ruvector_healing_rollback"),
+        "{inverse}"
+    );
+}
+
+#[test]
+fn a_value_with_fields_that_are_null_arrives_as_it_was() {
+    let mut two = Two::start(&[("max_prepared_transactions", "8")]);
+    for client in [&mut two.client, &mut two.other] {
+        client.batch_execute("CREATE TYPE address AS (street text, town text)").unwrap();
+    }
+    two.client.batch_execute("ALTER TABLE docs ADD COLUMN home address").unwrap();
+    two.other.batch_execute("ALTER TABLE docs_east ADD COLUMN home address").unwrap();
+    two.client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"max_move_share": 0.3, "verify_window_seconds": 4, "mode": "observe", "move_lock_ms": 1000}');
+               INSERT INTO docs (embedding, partition_id, home)
+               SELECT ARRAY[i, 1, 1]::vector, 1 + i % 2, CASE WHEN i % 3 > 0 THEN ROW('x', NULL)::address END FROM generate_series(1, 2000) i"#,
+        )
+        .unwrap();
+    two.attach();
+    two.client.batch_execute("ANALYZE docs_1; ANALYZE docs_2").unwrap();
+    let homes = |client: &mut Client| -> (i64, i64) {
+        let query = "SELECT count(*), count(*) FILTER (WHERE home::text = '(x,)') FROM docs WHERE id <= 2000";
+        let row = client.query_one(query, &[]).unwrap();
+        (row.get(0), row.get(1))
+    };
+    let before = homes(&mut two.client);
+    assert_eq!(before, (2000, 1334));
+    let _hot = Hot::start(&two.here);
+    let action = act(&mut two.client, TO_EAST);
+    wait_for("rows there", HEALING, || (rows_there(&mut two.other) > 0).then_some(()))
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+    ended(&mut two.client, action);
+    nothing_is_left(&mut two.client, &mut two.other);
+    assert_eq!(homes(&mut two.client), before, "{}", said(&mut two.client));
+}
+
 #[test]
 fn a_server_that_cannot_prepare_takes_no_rows_and_says_why() {
     let mut two = two(&[("max_prepared_transactions", "0")]);

@@ -740,9 +740,18 @@ fn what_refers_to_rows_or_hides_them_keeps_them_where_they_are() {
                              CONSTRAINT pages_doc FOREIGN KEY (doc, part) REFERENCES docs (id, partition_id))",
     );
     assert!(detail.contains("pages_doc") && detail.contains("move_despite_triggers"), "{detail}");
+    // A row that leaves a partition is deleted for a key that refers to it, although it is only updated.
     let detail = why(
         &mut client,
-        "DROP TABLE pages; ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
+        "DROP TABLE pages; SELECT ruvector_healing_configure('{\"move_despite_triggers\": true}', 'docs');
+         CREATE TABLE notes (doc bigint, part int, CONSTRAINT notes_doc FOREIGN KEY (doc, part)
+                             REFERENCES docs_6 (id, partition_id) ON UPDATE CASCADE ON DELETE CASCADE)",
+    );
+    assert!(detail.contains("deleted for the foreign key notes_doc"), "{detail}");
+    let detail = why(
+        &mut client,
+        "DROP TABLE notes; SELECT ruvector_healing_configure('{\"move_despite_triggers\": false}', 'docs');
+         ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
          CREATE POLICY even ON docs USING (id % 2 = 0)",
     );
     assert!(detail.contains("row security is forced on its owner"), "{detail}");

@@ -227,3 +227,21 @@ fn a_copy_of_the_server_asks_for_nothing_until_somebody_says_that_it_is_the_one(
     assert!(status == "rolled_back" || status == "succeeded", "{status}: {}", said(&mut client));
     assert!(host.calls().contains(&"set|statefulset/pg-read|3|2|".to_owned()), "{:?}", host.calls());
 }
+
+#[test]
+fn what_the_program_leaves_running_is_not_waited_for() {
+    let (host, mut client, _readers) = Host::start("behind");
+    let hook = host.directory.join("hook");
+    // It keeps the answer's pipe open.
+    let leaves = HOOK.replace("set) if", "set) sleep 600 & if");
+    assert_ne!(leaves, HOOK);
+    fs::write(&hook, leaves).unwrap();
+    let action = scale(&mut client);
+    wait_for("the number after it was set", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.action_steps WHERE action_id = $1 AND step ->> 'kind' = 'scale_replicas' AND state = 'done'";
+        client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    assert_eq!(host.replicas(), "3");
+    ended(&mut client, action);
+}

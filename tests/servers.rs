@@ -303,7 +303,7 @@ fn what_cannot_be_attached_is_refused_with_a_hint() {
         .batch_execute("CREATE TABLE notes (id bigint, place integer, FOREIGN KEY (id, place) REFERENCES docs (id, partition_id))")
         .unwrap();
     let (found, hint) = refused(&mut two.client, &call("'docs', 'east', 'docs_east'"));
-    assert!(found == "55000" && hint.contains("key table"), "{found} {hint}");
+    assert!(found == "55000" && hint.contains("no unique index"), "{found} {hint}");
     let keys: i64 = two
         .client
         .query_one(
@@ -313,6 +313,18 @@ fn what_cannot_be_attached_is_refused_with_a_hint() {
         .unwrap()
         .get(0);
     assert_eq!(keys, 1, "nothing half-done");
+    // Its key table's triggers see all rows of a statement, which PostgreSQL cannot show them of a foreign partition.
+    two.client
+        .batch_execute(
+            "SELECT ruvector_collection_create('keyed', 3, 2, index_method => 'none', key_table => true)",
+        )
+        .unwrap();
+    let (state, hint) = refused(
+        &mut two.client,
+        "SELECT ruvector_collection_attach('keyed', 'east', 'docs_east', weight => 1)",
+    );
+    assert_eq!(state, "55000");
+    assert!(hint.contains("key table"), "{hint}");
 }
 
 #[test]

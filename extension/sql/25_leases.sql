@@ -43,7 +43,7 @@ $$;
 
 -- Throttles in force: targets and what gets through in rows a second, NULL for a kind that is left alone; seconds that
 -- writers are behind, have waited together, and that were given up because waiting could not make up for them. held: whether
--- writers keep to it, NULL where that is not known; why_not says why.
+-- writers keep to it; why_not: why they do not.
 CREATE FUNCTION ruvector_throttles(
     OUT collection text, OUT throttle_pct integer, OUT bulk_throttle_pct integer, OUT baseline_rate jsonb,
     OUT target_rate jsonb, OUT achieved_rate jsonb, OUT written jsonb, OUT over_s double precision, OUT held boolean,
@@ -163,14 +163,21 @@ BEGIN ATOMIC
                     WHERE e.extname = 'pg_cron' AND d.objid = to_regclass('cron.job'));
 END;
 
+-- This database of this server: elsewhere a job of the same number may be another.
+CREATE FUNCTION ruvector._here() RETURNS text
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%s %s', s.system_identifier, d.oid) FROM pg_control_system() s, pg_database d WHERE d.datname = current_database()
+$$;
+
 -- What does not end by itself: a job of pg_cron is made active again, unless somebody has removed it.
 CREATE FUNCTION ruvector._put_back(held ruvector.leases) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF held.kind = 'cron_job' AND (held.restore ->> 'active')::boolean AND ruvector._has_cron() THEN
-        EXECUTE 'SELECT cron.alter_job(j.jobid, active := true) FROM cron.job j WHERE j.jobid = $1 AND NOT j.active'
-          USING (held.restore ->> 'jobid')::bigint;
+        EXECUTE 'SELECT cron.alter_job(j.jobid, active := true) FROM cron.job j WHERE j.jobid = $1 AND NOT j.active AND ($2 = $3 OR j.command = $4)'
+          USING (held.restore ->> 'jobid')::bigint, held.restore ->> 'made_in', ruvector._here(), held.restore ->> 'command';
     END IF;
 END
 $$;

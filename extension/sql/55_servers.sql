@@ -83,7 +83,13 @@ BEGIN
     END IF;
     IF EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid IN (SELECT p.relid FROM pg_partition_tree(relation) p)) THEN
         RAISE EXCEPTION 'foreign keys refer to %', relation USING ERRCODE = 'object_not_in_prerequisite_state',
-            HINT = 'A table with partitions on other servers can have no unique index, which they need; let them refer to its key table.';
+            HINT = 'A table with partitions on other servers can have no unique index, which they need.';
+    END IF;
+    IF EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = relation AND (g.tgoldtable IS NOT NULL OR g.tgnewtable IS NOT NULL)) THEN
+        RAISE EXCEPTION '% has triggers that see all rows of a statement: %', relation,
+            (SELECT string_agg(g.tgname, ', ') FROM pg_trigger g WHERE g.tgrelid = relation AND (g.tgoldtable IS NOT NULL OR g.tgnewtable IS NOT NULL))
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'PostgreSQL refuses a write that reaches a foreign partition under such a trigger; those of a key table are among them.';
     END IF;
     SELECT string_agg(i.indexrelid::regclass::text, ', ') INTO unique_
       FROM pg_index i WHERE i.indrelid = relation AND i.indisunique AND NOT i.indisprimary;

@@ -32,6 +32,16 @@ impl Error {
         matches!(self, Error::Raised { sqlstate, .. } if sqlstate == "40P01")
     }
 
+    /// A deadlock as a lock that was not to be had in time: of a batch nothing is left, and it is tried again.
+    pub(crate) fn or_lock_timeout(self) -> Error {
+        match self {
+            Error::Raised { sqlstate, message, detail } if sqlstate == "40P01" => {
+                Error::Raised { sqlstate: "55P03".into(), message, detail }
+            }
+            other => other,
+        }
+    }
+
     /// Whether a statement was cancelled (`query_canceled`).
     pub(crate) fn is_cancelled(&self) -> bool {
         matches!(self, Error::Raised { sqlstate, .. } if sqlstate == "57014")

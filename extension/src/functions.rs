@@ -10,7 +10,6 @@ use healing::lifecycle::Status;
 use healing::plan::{Plan, Step};
 use healing::remedies::{self, Params};
 use healing::snapshot::Snapshot;
-use healing::throttle::InForce;
 use pgrx::JsonB;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -92,16 +91,11 @@ fn throttles() -> JsonB {
             let Some(in_force) = throttle::in_force(&collection)? else { continue };
             let mut shown = serde_json::to_value(&live)?;
             let held = in_force.held();
-            // Neither yes nor no where nobody knows how fast it is written.
-            let seen = InForce { unseen: None, ..in_force.clone() }.held();
             if let (Some(into), serde_json::Value::Object(from)) =
                 (shown.as_object_mut(), serde_json::to_value(&in_force)?)
             {
                 into.extend(from);
-                into.insert(
-                    "held".into(),
-                    if seen.is_ok() && held.is_err() { None } else { Some(held.is_ok()) }.into(),
-                );
+                into.insert("held".into(), held.is_ok().into());
                 into.insert("why_not".into(), held.err().into());
             }
             all.push(shown);

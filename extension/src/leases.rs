@@ -174,18 +174,22 @@ pub(crate) fn is_held(id: i64) -> Result<bool, Error> {
 struct JobBefore {
     jobid: i64,
     active: bool,
+    command: String,
+    made_in: Option<String>,
 }
 
 /// A job that is still there and still paused gets its `active` again, also where it was given another command meanwhile: who
-/// schedules a job anew under its name leaves it as inactive as it was. No other job ever gets its number.
+/// schedules a job anew under its name leaves it as inactive as it was. No other job ever gets its number there; where a dump
+/// was restored another may have it, so that the command counts.
 fn put_job_back(before: &Value) -> Result<(), Error> {
-    let JobBefore { jobid, active } = serde_json::from_value(before.clone())?;
+    let JobBefore { jobid, active, command, made_in } = serde_json::from_value(before.clone())?;
     if !active || Spi::get_one::<bool>("SELECT ruvector._has_cron()")? != Some(true) {
         return Ok(());
     }
     Ok(Spi::run_with_args(
-        "SELECT cron.alter_job(j.jobid, active := true) FROM cron.job j WHERE j.jobid = $1 AND NOT j.active",
-        &[jobid.into()],
+        "SELECT cron.alter_job(j.jobid, active := true) FROM cron.job j
+          WHERE j.jobid = $1 AND NOT j.active AND ($2 = ruvector._here() OR j.command = $3)",
+        &[jobid.into(), made_in.into(), command.into()],
     )?)
 }
 

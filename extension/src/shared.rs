@@ -14,7 +14,7 @@ pub(crate) const HEALERS_MAX: usize = 64;
 const WORKERS_MAX: usize = 8;
 /// The same of those that hold the locks of leases.
 const HOLDERS_MAX: usize = 4;
-/// Indexes with a managed search effort on the whole server; 16 KiB.
+/// Indexes with a managed search effort on the whole server; 96 KiB.
 const EFFORTS_MAX: usize = 8192;
 
 #[derive(Clone, Copy, Default)]

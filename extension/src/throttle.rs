@@ -374,9 +374,8 @@ pub(crate) fn in_force(collection: &Collection) -> Result<Option<InForce>, Error
     let Effect { percentages, baseline } = serde_json::from_value(row.effect)?;
     let live = live().into_iter().find(|live| live.collection == collection.id && live.lease == row.lease.id);
     let Some(live) = live else { return Ok(None) };
-    let UnderWay { copied, unseen } = under_way(collection, live.over_s)?;
     let mut achieved = live.achieved;
-    achieved.bulk_insert += copied / live.over_s.max(1e-3);
+    achieved.bulk_insert += copied(collection, live.over_s)? / live.over_s.max(1e-3);
     Ok(Some(InForce {
         percentages,
         baseline,
@@ -385,65 +384,29 @@ pub(crate) fn in_force(collection: &Collection) -> Result<Option<InForce>, Error
         over_s: live.over_s,
         debt_s: live.debt_s,
         until: row.lease.ends,
-        unseen,
     }))
 }
 
-/// Seconds after which a statement that writes is one whose rows are missed.
-const UNSEEN_S: f64 = 5.0;
-
-/// What is written by statements that have not come to their end, where rows are charged.
-struct UnderWay {
-    /// Rows that COPY has written under the throttle. One that began before it wrote evenly, for all that is known.
-    copied: f64,
-    /// Who writes otherwise, for longer than a moment.
-    unseen: Option<String>,
-}
-
-/// COPY tells its rows as it goes; of other statements it is only known that they are there, by their first words. What is
-/// exempt from throttles is left out, as far as its role says so.
-fn under_way(collection: &Collection, over_s: f64) -> Result<UnderWay, Error> {
+/// Rows that COPY has written under the throttle and that are not charged yet: it tells them as it goes. One that began before
+/// the throttle wrote evenly, for all that is known. Exempt roles are left out, as far as their settings say so.
+fn copied(collection: &Collection, over_s: f64) -> Result<f64, Error> {
     #[derive(Deserialize)]
-    struct Writer {
-        pid: i32,
+    struct Copy {
+        rows: f64,
         since_s: f64,
-        /// Rows so far, of COPY.
-        rows: Option<f64>,
     }
-    let writers: Vec<Writer> = collect::documents(
-        r"SELECT jsonb_build_object('pid', s.pid, 'since_s', extract(epoch FROM clock_timestamp() - s.query_start),
-                                    'rows', (SELECT sum(p.tuples_processed) FROM pg_stat_progress_copy p
-                                              WHERE p.pid = s.pid AND p.command = 'COPY FROM' AND p.relid = ANY ($1)))
-            FROM pg_stat_activity s
-           WHERE s.datname = current_database() AND s.state = 'active' AND s.query_start IS NOT NULL
-             AND s.backend_type NOT LIKE 'logical replication%' AND s.backend_type NOT LIKE 'ruvector%'
-             AND s.wait_event_type IS DISTINCT FROM 'Lock'
-             AND EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
-                          WHERE l.pid = s.pid AND l.granted AND l.mode = 'RowExclusiveLock' AND l.relation = ANY ($1))
-             AND NOT EXISTS (SELECT FROM pg_db_role_setting r, unnest(r.setconfig) c
-                              WHERE r.setrole = s.usesysid AND c = 'ruvector.throttle_exempt=on')
-             AND (s.query ~* '^\s*(insert|merge|copy|execute)\M' OR s.query ~* '^\s*with\M.*\m(insert|merge)\M')",
+    let under_way: Vec<Copy> = collect::documents(
+        "SELECT jsonb_build_object('rows', p.tuples_processed, 'since_s', extract(epoch FROM clock_timestamp() - s.query_start))
+           FROM pg_stat_progress_copy p
+           JOIN pg_database d ON d.oid = p.datid AND d.datname = current_database()
+           JOIN pg_stat_activity s ON s.pid = p.pid AND s.query_start IS NOT NULL
+          WHERE p.relid = ANY ($1) AND p.command = 'COPY FROM' AND s.backend_type NOT LIKE 'logical replication%'
+            AND NOT EXISTS (SELECT FROM pg_db_role_setting r, unnest(r.setconfig) c
+                             WHERE r.setrole = s.usesysid AND r.setdatabase IN (0, p.datid)
+                               AND split_part(c, '=', 1) = 'ruvector.throttle_exempt' AND split_part(c, '=', 2)::boolean)",
         &[collect::tables::of(collection)?.all().into()],
     )?;
-    let copied = |writer: &Writer| {
-        let share = (over_s / writer.since_s.max(1e-3)).clamp(0.0, 1.0);
-        writer.rows.map_or(0.0, |rows| rows * share)
-    };
-    let unseen = |writer: &&Writer| writer.rows.is_none() && writer.since_s > UNSEEN_S;
-    let named: Vec<String> = writers
-        .iter()
-        .filter(unseen)
-        .map(|writer| {
-            format!(
-                "process {} writes for {:.0} s in one statement, whose rows are counted at its end",
-                writer.pid, writer.since_s
-            )
-        })
-        .collect();
-    Ok(UnderWay {
-        copied: writers.iter().map(copied).sum(),
-        unseen: (!named.is_empty()).then(|| named.join(", ")),
-    })
+    Ok(under_way.iter().map(|copy| copy.rows * (over_s / copy.since_s.max(1e-3)).clamp(0.0, 1.0)).sum())
 }
 
 /// Copies the tables of all collections of this database, and the throttles in force, into shared memory. Must run in a

@@ -84,6 +84,12 @@ pub enum NotApplicable {
     /// Writers of the collection wait, and what waits holds a snapshot that a build would have to wait for.
     #[error("its writers are throttled; nothing is built before that is over")]
     Throttled,
+    /// Too little memory is free for an index as good as it should be.
+    #[error("there is too little memory: {detail}")]
+    TooLittleMemory {
+        /// The figures.
+        detail: String,
+    },
     /// Maintenance of the collection is paused, and what builds is maintenance too.
     #[error("its maintenance is paused; nothing is built before that is over, unless a human asks for it")]
     MaintenancePaused,

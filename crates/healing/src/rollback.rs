@@ -16,6 +16,7 @@
 use serde_json::{Value, json};
 
 use crate::engine::gates::reaches_beyond;
+use crate::placement::moving_s;
 use crate::plan::{BuildOptions, IndexRef, Part, Plan, Skipped, Step};
 use crate::recovery::{self, JournalEntry, StepState};
 use crate::remedies::{Limits, build_s};
@@ -36,7 +37,7 @@ const EF_DEFAULT: u32 = 64;
 const REBUILD_IMPACT: f64 = 0.5;
 /// Disruption of putting a setting back.
 const RESTORE_IMPACT: f64 = 0.1;
-/// Seconds that undoing without a build takes at most.
+/// Seconds that undoing without a build takes at most, but for rows that are moved back.
 const UNDO_S: f64 = 60.0;
 
 /// Why an action cannot be taken back.
@@ -164,7 +165,13 @@ pub fn give_back(
         })?;
     }
     let builds = steps.len() / 3;
-    let estimated_s = if builds > 0 { estimated_s } else { UNDO_S };
+    let moving = |step: &Step| match step {
+        Step::MoveRows { moves, pause_ratio, .. } => moving_s(moves, *pause_ratio),
+        _ => 0.0,
+    };
+    // Rows go back as slowly as they came.
+    let undoing_s = UNDO_S + plan.steps.iter().map(moving).sum::<f64>();
+    let estimated_s = if builds > 0 { estimated_s } else { undoing_s };
     Ok(GivingBack {
         undo,
         plan: Plan {

@@ -325,9 +325,6 @@ pub struct InForce {
     pub debt_s: f64,
     /// When it ends by itself.
     pub until: UnixMs,
-    /// Who writes in a statement whose rows are counted only at its end, in words; None where nobody does.
-    #[serde(default)]
-    pub unseen: Option<String>,
 }
 
 /// Rows a second that a throttle lets through.
@@ -364,7 +361,7 @@ impl InForce {
     /// Whether writers keep to it: why not, in words. A rate below the target is demand that is gone.
     ///
     /// # Errors
-    /// Which rate is above its target, or why that is not known.
+    /// Which rate is above its target.
     pub fn held(&self) -> Result<(), String> {
         for kind in Kind::ALL {
             let Some(target) = self.targets.of(kind) else { continue };
@@ -378,10 +375,7 @@ impl InForce {
                 ));
             }
         }
-        match &self.unseen {
-            Some(who) => Err(format!("how fast it is written is not known: {who}")),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -582,12 +576,8 @@ mod tests {
             over_s: 30.0,
             debt_s: 0.0,
             until: 0,
-            unseen: None,
         };
         assert_eq!(throttle.held(), Ok(()), "bulk is left alone");
-        let who = "process 7 has written for 40 s".to_owned();
-        let unseen = InForce { unseen: Some(who), ..throttle.clone() };
-        assert!(unseen.held().unwrap_err().contains("process 7"), "its rows are counted at its end");
         throttle.achieved.insert = 10.0;
         assert_eq!(throttle.held(), Ok(()), "there is less to write");
         throttle.achieved.insert = 106.0;

@@ -29,6 +29,8 @@ pub(crate) struct Routing {
     triggers: Vec<String>,
     /// Names of foreign keys that refuse a move.
     foreign_keys: Vec<String>,
+    /// Names of foreign keys that refer to a partition itself.
+    keys_to_leaves: Vec<String>,
     pub(crate) places: Vec<Leaf>,
 }
 
@@ -75,10 +77,15 @@ SELECT jsonb_build_object('route', m.route, 'root', format('%I.%I', n.nspname, t
                      WHERE NOT g.tgisinternal AND g.tgenabled NOT IN ('D', 'R')
                        AND NOT EXISTS (SELECT FROM pg_class k WHERE k.oid = m.key_table AND f.pronamespace = k.relnamespace
                                           AND f.proname = k.relname || '_follow')
-                       AND (g.tgtype & 1 = 1 OR g.tgtype & 16 = 16)),
+                       -- To and from another server rows of a leaf are deleted and inserted.
+                       AND (g.tgtype & 1 = 1 OR g.tgtype & 16 = 16
+                            OR p.isleaf AND g.tgtype & 12 <> 0
+                               AND EXISTS (SELECT FROM ruvector.routing e WHERE e.route = m.route AND e.elsewhere))),
        'foreign_keys', (SELECT coalesce(jsonb_agg(k.conname), '[]') FROM pg_constraint k
-                         WHERE k.contype = 'f' AND k.confupdtype <> 'c' AND k.conparentid = 0
-                           AND k.confrelid IN (SELECT p.relid FROM pg_partition_tree(t.oid) p)),
+                         WHERE k.contype = 'f' AND k.confupdtype <> 'c' AND k.conparentid = 0 AND k.confrelid = t.oid),
+       'keys_to_leaves', (SELECT coalesce(jsonb_agg(k.conname), '[]') FROM pg_constraint k
+                           WHERE k.contype = 'f' AND k.conparentid = 0 AND k.confrelid <> t.oid
+                             AND k.confrelid IN (SELECT p.relid FROM pg_partition_tree(t.oid) p)),
        'places', (SELECT coalesce(jsonb_agg(jsonb_build_object('oid', r.leaf::oid::bigint, 'number', r.partition_id,
                                  'name', format('%I.%I', ln.nspname, l.relname), 'weight', r.weight, 'cold', r.cold,
                                  'elsewhere', l.relkind = 'f') ORDER BY r.partition_id), '[]')
@@ -108,6 +115,11 @@ impl Routing {
     pub(crate) fn fixed(&self) -> Option<String> {
         if self.forced_policies {
             return Some("row security is forced on its owner, who would not find every row".to_owned());
+        }
+        // For them a row that leaves its partition is deleted, whatever its key becomes (ri_triggers.c).
+        if !self.keys_to_leaves.is_empty() {
+            let names = self.keys_to_leaves.join(", ");
+            return Some(format!("a row that leaves its partition is deleted for the foreign key {names}"));
         }
         if self.key().is_none() {
             return Some("its primary key is not one column beside partition_id".to_owned());

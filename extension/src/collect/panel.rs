@@ -18,9 +18,6 @@ use crate::transaction::transaction;
 /// Distance computations of one draw, rows × queries: a few seconds at 1000 dimensions. Of large tables fewer queries
 /// are drawn, and the interval is as wide as that makes it.
 const DISTANCES_MAX: f64 = 2e7;
-/// Rows up to which the fewest queries are drawn all the same, rarer for the time that it takes (`readings::TIME_SHARE_MAX`):
-/// the process that draws does nothing else meanwhile, for one to three minutes at most.
-const ROWS_MAX: f64 = 1e7;
 /// Distance computations of one transaction of it: less than a second.
 const DISTANCES_A_SCAN: f64 = 1e6;
 /// Fewest queries that say something.
@@ -58,14 +55,14 @@ impl Panel {
 /// Opens its own, short transactions, a range of blocks each: vacuum and concurrent builds wait for none of them long. A
 /// row that moves meanwhile may be missed or met twice. The same seed on the same table draws the same queries.
 pub(crate) fn draw(index: &IndexRow, queries: u32, k: u32, seed: i64) -> Result<Reading<Panel>, Error> {
-    if index.rows > ROWS_MAX {
+    let affordable = (DISTANCES_MAX / index.rows.max(1.0)) as u32;
+    if affordable < QUERIES_MIN {
         return Ok(Reading::unknown(format!(
-            "an exact search of {:.0} rows takes too long: recall is measured up to {ROWS_MAX:.0}",
+            "{:.0} rows × {QUERIES_MIN} queries are more than the {DISTANCES_MAX:.0} distances of one measurement",
             index.rows
         )));
     }
-    let affordable = (DISTANCES_MAX / index.rows.max(1.0)) as u32;
-    let queries = queries.min(affordable.max(QUERIES_MIN));
+    let queries = queries.min(affordable);
     let condition = condition(index);
     let (probes, blocks) = transaction(|| {
         let blocks = blocks(index)?;

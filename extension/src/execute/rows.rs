@@ -74,12 +74,12 @@ struct Mover<'a> {
     undo_patience_s: u64,
 }
 
-/// Triggers on some tables (`$1`) that a move from one to another of them sets off, as [`crate::collect::managed`] reads them, but
-/// for those that are known (`$2`): their OIDs and names.
+/// Triggers on some tables (`$1`) but for those that are known (`$2`): their OIDs and names. Those of foreign keys are among them,
+/// by the name of the key.
 const SET_OFF: &str = "
-SELECT jsonb_build_object('oid', g.oid::bigint, 'name', g.tgname)
-  FROM pg_trigger g WHERE g.tgrelid = ANY ($1) AND NOT g.tgisinternal AND g.tgenabled NOT IN ('D', 'R')
-   AND (g.tgtype & 1 = 1 OR g.tgtype & 16 = 16) AND g.oid <> ALL ($2)";
+SELECT jsonb_build_object('oid', g.oid::bigint, 'name', coalesce(k.conname, g.tgname))
+  FROM pg_trigger g LEFT JOIN pg_constraint k ON k.oid = g.tgconstraint
+ WHERE g.tgrelid = ANY ($1) AND g.tgenabled NOT IN ('D', 'R') AND g.oid <> ALL ($2)";
 
 #[derive(Deserialize)]
 struct SetOff {
@@ -137,8 +137,17 @@ impl Waited {
     }
 }
 
+/// What a step finds before it begins.
+struct Found {
+    routing: Routing,
+    key: Key,
+    owner: pg_sys::Oid,
+    /// All triggers on the root and the partitions.
+    triggers: Vec<pg_sys::Oid>,
+}
+
 /// The collection as it was planned for.
-fn look(context: &Context<'_>, moves: &[Move]) -> Result<(Routing, Key, pg_sys::Oid), Error> {
+fn look(context: &Context<'_>, moves: &[Move]) -> Result<Found, Error> {
     let routing =
         routing(context.collection)?.ok_or_else(|| Error::refused("it is no managed collection any more"))?;
     let noticed = if context.config.move_despite_triggers { None } else { routing.noticed() };
@@ -157,22 +166,15 @@ fn look(context: &Context<'_>, moves: &[Move]) -> Result<(Routing, Key, pg_sys::
     let key = routing.key().cloned().ok_or_else(|| Error::refused("its primary key was changed"))?;
     let owner =
         owner_of(context.collection.relation.into()).ok_or_else(|| Error::refused("the table is gone"))?;
-    Ok((routing, key, owner))
+    let triggers = triggers(context.collection.relation, &routing)?;
+    Ok(Found { routing, key, owner, triggers })
 }
 
 impl<'a> Mover<'a> {
-    fn new(
-        context: &'a Context<'a>,
-        step_no: u32,
-        pause_ratio: f64,
-        found: (Routing, Key, pg_sys::Oid),
-    ) -> Result<Self, Error> {
-        let (routing, key, owner) = found;
-        let triggers = match context.config.move_despite_triggers {
-            true => None,
-            false => Some(transaction(|| triggers(context.collection.relation, &routing))?),
-        };
-        Ok(Mover {
+    fn new(context: &'a Context<'a>, step_no: u32, pause_ratio: f64, found: Found) -> Self {
+        let Found { routing, key, owner, triggers } = found;
+        let triggers = (!context.config.move_despite_triggers).then_some(triggers);
+        Mover {
             context,
             step_no,
             routing,
@@ -190,7 +192,28 @@ impl<'a> Mover<'a> {
             triggers,
             halted: RefCell::default(),
             undo_patience_s: UNDO_LAG_PATIENCE_S,
-        })
+        }
+    }
+
+    /// Locks the root against writers, with its partitions, and sees what was waited for. Names were read earlier: they must
+    /// still be those of the same tables, which the lock then keeps.
+    fn lock_root(&self) -> Result<(), Error> {
+        Spi::run(&format!("LOCK TABLE {} IN EXCLUSIVE MODE", self.routing.root))?;
+        look_again();
+        let mut names = vec![self.routing.root.clone()];
+        let mut tables: Vec<pg_sys::Oid> = vec![self.context.collection.relation.into()];
+        for leaf in &self.routing.places {
+            names.push(leaf.name.clone());
+            tables.push(leaf.oid.into());
+        }
+        let same: Option<bool> = kept::one(
+            "SELECT bool_and(to_regclass(n) = o) FROM unnest($1::text[], $2::oid[]) u (n, o)",
+            &[names.into(), tables.into()],
+        )?;
+        match same {
+            Some(true) => Ok(()),
+            _ => Err(Error::refused("a table of it has another name since it began")),
+        }
     }
 
     /// What moving between these partitions would set off that was not there when it began. Asked under the lock, which keeps
@@ -213,14 +236,11 @@ impl<'a> Mover<'a> {
     /// may wait behind it. Learns from how long it was held, and rests.
     fn locked(&mut self, rows: u64, mut work: impl FnMut(&Self) -> Result<u64, Error>) -> Result<u64, Error> {
         let mut waited = Waited::begin();
-        let lock = format!("LOCK TABLE {} IN EXCLUSIVE MODE", self.routing.root);
         let done = patiently(self.context.config.move_lock_ms, || {
             waited = Waited::begin();
             transaction(|| {
-                Spi::run(&lock)?;
+                self.lock_root()?;
                 waited.has_it();
-                // What was waited for is seen.
-                look_again();
                 work(self)
             })
         })?;
@@ -494,6 +514,11 @@ impl<'a> Mover<'a> {
 
     /// One move. Returns why it ended early, if it did.
     fn carry_out(&mut self, move_no: usize, one: &Move) -> Result<Option<String>, Error> {
+        // A plan may be older than the partition's name.
+        let (_, name) = self.partition(one.from.number)?;
+        let mut one = one.clone();
+        one.from.name = name;
+        let one = &one;
         let chosen = transaction(|| self.choose(one))?;
         let mut rows = chosen.rows;
         // The tenant of the last row that went, and why nothing further is begun: of a tenant all rows go.
@@ -568,12 +593,22 @@ pub(super) fn sql(routing: &Routing, key: &Key, moves: &[Move]) -> String {
     format!("LOCK TABLE {} IN EXCLUSIVE MODE; {}", routing.root, moves.join("; "))
 }
 
-/// The SQL that moves back what a step has moved, last batch first.
+/// The SQL that moves back what a step has moved, last batch first. Rows that went to another server come back by two-phase commit
+/// alone: an UPDATE through the root would leave them there under a number that is not theirs.
 pub(super) fn inverse_sql(routing: &Routing, key: &Key, action: i64, step_no: u32) -> String {
     let (root, name) = (&routing.root, &key.name);
+    let elsewhere: Vec<String> =
+        routing.places.iter().filter(|leaf| leaf.elsewhere).map(|leaf| leaf.number.to_string()).collect();
+    let (only, rest) = match elsewhere.is_empty() {
+        true => (String::new(), ""),
+        false => (
+            format!(" AND m.to_id NOT IN ({})", elsewhere.join(", ")),
+            " /* rows that went to another server: ruvector_healing_rollback alone */",
+        ),
+    };
     format!(
         "UPDATE {root} r SET partition_id = m.from_id FROM ruvector.moved_rows m WHERE m.action_id = {action} AND m.step_no = {step_no} \
-         AND m.undone_at IS NULL AND r.partition_id = m.to_id AND r.{name}::text = ANY (m.keys)"
+         AND m.undone_at IS NULL AND r.partition_id = m.to_id AND r.{name}::text = ANY (m.keys){only}{rest}"
     )
 }
 
@@ -600,18 +635,18 @@ pub(super) fn carry_out(
 ) -> Result<Went, Error> {
     let found = context.intend(step_no, step, || {
         none_in_doubt(context)?;
-        let (routing, key, owner) = look(context, moves)?;
+        let found = look(context, moves)?;
         let details = json!({
-            (journal::SQL): sql(&routing, &key, moves),
-            (journal::INVERSE): inverse_sql(&routing, &key, context.action_id, step_no),
+            (journal::SQL): sql(&found.routing, &found.key, moves),
+            (journal::INVERSE): inverse_sql(&found.routing, &found.key, context.action_id, step_no),
         });
-        Ok(((routing, key, owner), details))
+        Ok((found, details))
     })?;
     let nodes = transaction(|| journal::load(context.action_id))?
         .map(|action| action.problem.component.nodes)
         .unwrap_or_default();
     settle(context.collection, Whose::All)?;
-    let mut mover = Mover::new(context, step_no, pause_ratio, found)?;
+    let mut mover = Mover::new(context, step_no, pause_ratio, found);
     let mut stopped = None;
     for (move_no, one) in moves.iter().enumerate() {
         let before = mover.moved;
@@ -670,8 +705,8 @@ pub(super) fn revert(context: &Context<'_>, step_no: u32, pause_ratio: f64) -> R
         return Ok(json!({ "moved_back": 0 }));
     }
     let found = transaction(|| look(context, &[]))?;
-    let sql = inverse_sql(&found.0, &found.1, context.action_id, step_no);
-    let rows = Mover::new(context, step_no, pause_ratio, found)?.take_back(None)?;
+    let sql = inverse_sql(&found.routing, &found.key, context.action_id, step_no);
+    let rows = Mover::new(context, step_no, pause_ratio, found).take_back(None)?;
     Ok(json!({ "moved_back": rows, (journal::SQL): sql }))
 }
 

@@ -110,11 +110,17 @@ fn call(arguments: &[&str], timeout: Duration) -> Result<Answer, Error> {
     };
     let mut text = String::new();
     if let Some(stdout) = running.0.stdout.take() {
-        // An answer is far smaller than a pipe: it was written before the program ended.
-        stdout
-            .take(ANSWER_BYTES_MAX)
-            .read_to_string(&mut text)
-            .map_err(|error| Error::refused(format!("the answer of {command} cannot be read: {error}")))?;
+        // An answer is far smaller than a pipe: it was written before the program ended. What that has left running may keep the
+        // pipe open for ever, and is not waited for.
+        let unread = |error: std::io::Error| {
+            Error::refused(format!("the answer of {command} cannot be read: {error}"))
+        };
+        rustix::io::ioctl_fionbio(&stdout, true).map_err(|error| unread(error.into()))?;
+        let mut answer = Vec::new();
+        match stdout.take(ANSWER_BYTES_MAX).read_to_end(&mut answer) {
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Err(unread(error)),
+            _ => text = String::from_utf8_lossy(&answer).into_owned(),
+        }
     }
     let answer: Option<Answer> = serde_json::from_str(text.trim()).ok();
     match answer {

@@ -129,7 +129,9 @@ pub(super) fn pause_job(
     transaction(|| {
         // Gone or inactive by now: what was wanted.
         let Some(job) = look()? else { return context.note(step_no, step, StepState::Done, json!({})) };
-        let before = json!({ "jobid": job.jobid, "active": job.active, "command": job.command });
+        let made_in: Option<String> = Spi::get_one("SELECT ruvector._here()")?;
+        let before =
+            json!({ "jobid": job.jobid, "active": job.active, "command": job.command, "made_in": made_in });
         let lease = leases::begin(
             context.collection.id,
             Some(context.action_id),

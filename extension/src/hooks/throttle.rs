@@ -10,7 +10,7 @@
 //!
 //! Without any throttle on the server ExecutorStart costs one relaxed load. Bulk statements and upserts are counted always,
 //! because no counter of PostgreSQL tells them from the rest and the usual rate of each kind is wanted; of an upsert only the
-//! partitions are looked at that it has opened. A modifying CTE, which does not say how many rows it has written, is counted by
+//! partitions are looked at that it has opened, and MERGE counts its rows itself. A modifying CTE, which does not say how many rows it has written, is counted by
 //! all partitions of its collection, before and after.
 
 use std::cell::{Cell, RefCell};
@@ -88,7 +88,7 @@ mod raw {
 
 unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
     let statement = (*query).plannedstmt;
-    if (throttle::any() || (*statement).hasModifyingCTE)
+    if (throttle::any() || (*statement).hasModifyingCTE || updates_on_conflict(statement) && is_noted())
         && inserts(statement)
         && flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 == 0
     {
@@ -197,10 +197,7 @@ unsafe extern "C-unwind" fn after(query: *mut pg_sys::QueryDesc, processed: u64)
     let places = targets(statement);
     for place in &places {
         // Where it was not noted the throttle began meanwhile, or it is one that is only counted.
-        let own = (places.len() == 1).then(|| Own {
-            rows: processed as i64,
-            updated: if updates_on_conflict(statement) { updated_of(query, processed) } else { 0 },
-        });
+        let own = (places.len() == 1).then(|| own(query, processed));
         settle(*place, own, None);
     }
 }
@@ -213,11 +210,32 @@ struct Own {
     updated: i64,
 }
 
-/// How many of the rows that a statement has processed are updates: by how the counters of the tables that it has opened have
+/// Whether anything of this transaction is noted: then what upserts is told from what was written before.
+fn is_noted() -> bool {
+    NOTED.with_borrow(|noted| !noted.is_empty())
+}
+
+unsafe fn own(query: *mut pg_sys::QueryDesc, processed: u64) -> Own {
+    let (statement, state) = ((*query).plannedstmt, (*query).planstate);
+    if (*statement).commandType == pg_sys::CmdType::CMD_MERGE
+        && !state.is_null()
+        && (*state).type_ == pg_sys::NodeTag::T_ModifyTableState
+    {
+        // It counts them apart; what it has processed has deleted rows among it.
+        let state = state.cast::<pg_sys::ModifyTableState>();
+        let (inserted, updated) = ((*state).mt_merge_inserted as i64, (*state).mt_merge_updated as i64);
+        return Own { rows: inserted + updated, updated };
+    }
+    let updated = if updates_on_conflict(statement) { updated_of(query, processed as i64) } else { 0 };
+    Own { rows: processed as i64, updated }
+}
+
+/// How many of the rows that an upsert has processed are updates: by how the counters of the tables that it has opened have
 /// grown since this session last looked at them. What it wrote to one of them in another way meanwhile falls into the same shares.
-unsafe fn updated_of(query: *mut pg_sys::QueryDesc, processed: u64) -> i64 {
+unsafe fn updated_of(query: *mut pg_sys::QueryDesc, processed: i64) -> i64 {
     let estate = (*query).estate;
-    let (mut inserted, mut updated) = (0, 0);
+    let mut grown = (0, 0);
+    let mut present = (0, 0);
     for opened in [(*estate).es_opened_result_relations, (*estate).es_tuple_routing_result_relations] {
         let length = if opened.is_null() { 0 } else { (*opened).length };
         for at in 0..length {
@@ -230,15 +248,17 @@ unsafe fn updated_of(query: *mut pg_sys::QueryDesc, processed: u64) -> i64 {
                 }
                 looked.insert(table, now)
             });
-            // Reported counters begin at nought again.
-            let grown = |now: i64, before: i64| if now >= before { now - before } else { now };
-            let (former_inserted, former_updated) = before.unwrap_or((0, 0));
-            inserted += grown(now.0, former_inserted);
-            updated += grown(now.1, former_updated);
+            let before = before.unwrap_or((0, 0));
+            grown = (grown.0 + now.0 - before.0, grown.1 + now.1 - before.1);
+            present = (present.0 + now.0, present.1 + now.1);
         }
     }
-    let both = inserted + updated;
-    if both > 0 { (processed as f64 * updated as f64 / both as f64).round() as i64 } else { 0 }
+    // Counters that were reported since begin at nought again, and have grown by less than was written.
+    if grown.0 < 0 || grown.1 < 0 || grown.0 + grown.1 < processed {
+        grown = present;
+    }
+    let both = grown.0 + grown.1;
+    if both > 0 { (processed as f64 * grown.1 as f64 / both as f64).round() as i64 } else { 0 }
 }
 
 /// The collections that a statement may write to.
@@ -414,7 +434,7 @@ unsafe fn settle(place: Place, own: Option<Own>, known: Option<Kind>) {
     });
     let Some(leaves) = leaves else {
         if let Some(Own { rows, updated }) = own.filter(|own| own.rows > 0) {
-            // A throttle that began meanwhile is not owed what was written before it.
+            // A throttle that began meanwhile is owed the share of it that its time tells.
             let began = pg_sys::GetCurrentStatementStartTimestamp();
             let took_ns = (pg_sys::GetCurrentTimestamp() - began).saturating_mul(1000);
             let share = if throttle::any() { throttle::share_under(place, took_ns) } else { 1.0 };

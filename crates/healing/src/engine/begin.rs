@@ -110,7 +110,7 @@ pub fn begin(input: &BeginInput<'_>) -> Begin {
     }
     // It was paused since, by the healer or by a human, and a build is maintenance too.
     if snapshot.maintenance_paused && gates::builds(&planned.plan) && !request.by_hand() {
-        return wait(Reason::NotQuiet);
+        return wait(Reason::MaintenancePaused);
     }
     // Shares of at most 0.9 of bytes far below 2^53.
     let plan = &planned.plan;

@@ -42,6 +42,8 @@ pub enum Reason {
     OutsideWindow,
     /// The server has other things to do, or somebody is behind already.
     NotQuiet,
+    /// The collection's maintenance is paused.
+    MaintenancePaused,
     /// This may be a copy of the server that was set up, and the plan reaches beyond it.
     IdentityChanged,
     /// As much as may be moved at once is expected to help less than an action must.
@@ -72,7 +74,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which they are looked at.
-    pub const ALL: [Reason; 31] = [
+    pub const ALL: [Reason; 32] = [
         Reason::InvalidRequest,
         Reason::Disabled,
         Reason::Paused,
@@ -102,6 +104,7 @@ impl Reason {
         Reason::IdentityChanged,
         Reason::ImpactBudget,
         Reason::NotQuiet,
+        Reason::MaintenancePaused,
         Reason::OutsideWindow,
         Reason::ObserveMode,
     ];
@@ -127,6 +130,7 @@ impl Reason {
             Reason::ImpactBudget => "impact_budget",
             Reason::OutsideWindow => "outside_window",
             Reason::NotQuiet => "not_quiet",
+            Reason::MaintenancePaused => "maintenance_paused",
             Reason::IdentityChanged => "identity_changed",
             Reason::DoseTooSmall => "dose_too_small",
             Reason::DiskHeadroom => "disk_headroom",
@@ -183,6 +187,9 @@ impl Reason {
             }
             Reason::NotQuiet => {
                 "The server is not quiet enough; the detail names the limit (a setting quiet_…)."
+            }
+            Reason::MaintenancePaused => {
+                "The collection's maintenance is paused (ruvector_leases() says until when), and what builds is maintenance too."
             }
             Reason::IdentityChanged => {
                 "This may be a copy of the server that was set up, so nothing beyond it is touched; if it is the one, SELECT ruvector_identity_confirm()."

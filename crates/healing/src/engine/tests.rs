@@ -809,22 +809,14 @@ fn what_was_decided_earlier_begins_only_while_its_gates_are_open() {
         let (percentages, baseline) = (Percentages::NONE, Rates { insert: 100.0, bulk_insert: 0.0 });
         let targets = Targets::new(&percentages, &baseline);
         let (over_s, debt_s, until) = (1.0, 0.0, NOW + 60_000);
-        let throttle = Some(InForce {
-            percentages,
-            baseline,
-            targets,
-            achieved: baseline,
-            over_s,
-            debt_s,
-            until,
-            unseen: None,
-        });
+        let throttle =
+            Some(InForce { percentages, baseline, targets, achieved: baseline, over_s, debt_s, until });
         c.snapshot.ingestion = Some(Ingestion { baseline: Reading::unknown("x"), throttle });
     };
     assert_eq!(begins(throttled), wait(Reason::NotQuiet), "a build would wait for whoever waits");
     assert_eq!(
         begins(|c| c.snapshot.maintenance_paused = true),
-        wait(Reason::NotQuiet),
+        wait(Reason::MaintenancePaused),
         "a build is maintenance"
     );
     let by_hand = |c: &mut Case| {

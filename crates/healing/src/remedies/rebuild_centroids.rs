@@ -27,6 +27,26 @@ fn lists_fit(problem: &Problem) -> bool {
     [distance_ratio, work_ratio].iter().all(|ratio| ratio.is_some_and(|ratio| ratio <= 1.0))
 }
 
+/// Least share of the lists that the rows ask for: an index of fewer, for the memory of a bad moment, would stay for years.
+const LISTS_SHARE_MIN: f64 = 0.75;
+
+/// The number of lists for so many rows within the memory that a build gets.
+fn lists(rows: f64, tuple: f64, limits: &Limits) -> Result<u32, NotApplicable> {
+    let wanted = ivf::choose_lists(rows, tuple, None);
+    let lists = ivf::choose_lists(rows, tuple, limits.build_memory_bytes);
+    match limits.build_memory_bytes {
+        Some(bytes) if f64::from(lists) < LISTS_SHARE_MIN * f64::from(wanted) => {
+            Err(NotApplicable::TooLittleMemory {
+                detail: format!(
+                    "{wanted} lists fit the rows, and {:.0} MiB, the half of what is free, are enough to build {lists}",
+                    bytes as f64 / f64::from(1 << 20)
+                ),
+            })
+        }
+        _ => Ok(lists),
+    }
+}
+
 impl Remedy for RebuildCentroids {
     fn name(&self) -> &'static str {
         "rebuild_centroids"
@@ -80,8 +100,7 @@ impl Remedy for RebuildCentroids {
         }
         check_comparable(index)?;
         // Without the size of a tuple the number of lists stays as it is.
-        let lists =
-            index.tuple_bytes.known().map(|tuple| ivf::choose_lists(rows, *tuple, limits.build_memory_bytes));
+        let lists = index.tuple_bytes.known().map(|tuple| lists(rows, *tuple, limits)).transpose()?;
         let disk_bytes = build_bytes(index)?;
         limits.check_builds(disk_bytes, sorts(index.method))?;
         let estimated_s = replacing_s(index);

@@ -606,14 +606,19 @@ fn a_rebuild_keeps_to_the_memory_that_a_build_gets() {
     let mut sick = snapshot(1, 8, 0);
     drift(&mut sick.indexes[0], 2.0);
     let mut limits = limits(&sick);
-    limits.build_memory_bytes = Some(24 << 20);
+    limits.build_memory_bytes = Some(40 << 20);
     let plan = remedy("rebuild_centroids").plan(&first_problem(&sick), &sick, &limits).unwrap();
     let Step::BuildIndex { options: BuildOptions { lists: Some(lists), .. }, .. } = plan.steps[0] else {
         panic!("{plan:?}")
     };
-    assert!((50..300).contains(&lists), "{lists}");
+    let wanted = crate::ivf::choose_lists(12_000.0, 1552.0, None);
+    assert!(lists < wanted && f64::from(lists) >= 0.75 * f64::from(wanted), "{lists} of {wanted}");
     let needed = crate::ivf::kmeans_bytes(lists, 12_000.0, 1544.0);
-    assert!(needed <= f64::from(24 << 20), "{needed}");
+    assert!(needed <= f64::from(40 << 20), "{needed}");
+    // An index of half the lists would stay when there is memory again.
+    limits.build_memory_bytes = Some(24 << 20);
+    let refused = remedy("rebuild_centroids").plan(&first_problem(&sick), &sick, &limits).unwrap_err();
+    assert!(refused.to_string().starts_with("there is too little memory: 383 lists"), "{refused}");
 }
 
 #[test]

@@ -312,7 +312,7 @@ mod tests {
     fn in_force(percentages: Percentages, achieved: Rates, until: i64) -> InForce {
         let baseline = Rates { insert: 400.0, bulk_insert: 2000.0 };
         let targets = Targets::new(&percentages, &baseline);
-        InForce { percentages, baseline, targets, achieved, over_s: 30.0, debt_s: 0.0, until, unseen: None }
+        InForce { percentages, baseline, targets, achieved, over_s: 30.0, debt_s: 0.0, until }
     }
 
     #[test]

@@ -144,7 +144,6 @@ impl Ingest {
             over_s: USUAL_S,
             debt_s: 0.0,
             until: throttle.until,
-            unseen: None,
         };
         Ingestion {
             baseline: Reading::Known(Baseline { rates: rates(self.usual), over_s: USUAL_S }),

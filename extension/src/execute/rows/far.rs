@@ -33,7 +33,7 @@ use crate::execute::patiently;
 use crate::identity;
 use crate::owner::{as_role, owner_of, set_local};
 use crate::remote::{Connection, Credentials, credentials};
-use crate::transaction::{look_again, transaction};
+use crate::transaction::transaction;
 
 /// Longest wait for a connection, and for rows to be taken there.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -177,8 +177,9 @@ impl Far {
 
     /// Values read back as this says are equal to what was sent.
     fn returned(&self) -> String {
-        let text =
-            |column: &Column| format!("CASE WHEN {0} IS NOT NULL THEN format('%s', {0}) END", column.there);
+        let text = |column: &Column| {
+            format!("CASE WHEN {0} IS DISTINCT FROM NULL THEN format('%s', {0}) END", column.there)
+        };
         self.columns.iter().map(text).collect::<Vec<_>>().join(", ")
     }
 
@@ -224,24 +225,38 @@ fn numbered(rows: usize, columns: usize, one: impl Fn(usize, usize) -> String) -
     (0..rows).map(row).collect::<Vec<_>>().join(", ")
 }
 
-/// A lock of the root that outlasts the transaction which took it. A transaction that aborts ends it too.
-struct RootLock(pg_sys::LockRelId);
+/// Locks of the root and of the foreign partition that outlast the transaction which took them. A transaction that aborts ends
+/// them too.
+struct RootLock([(pg_sys::LockRelId, u32); 2]);
 
 impl RootLock {
-    /// This transaction has it already, so that nothing is waited for.
-    fn keep(root: Oid) -> Self {
-        // SAFETY: no preconditions.
-        let mut root = pg_sys::LockRelId { relId: root.into(), dbId: unsafe { pg_sys::MyDatabaseId } };
-        // SAFETY: a complete tag.
-        unsafe { pg_sys::LockRelationIdForSession(&mut root, pg_sys::ExclusiveLock as i32) }
-        RootLock(root)
+    /// The transaction has both already, so that nothing is waited for.
+    fn keep(root: Oid, partition: Oid) -> Self {
+        let lock = |table: Oid, mode: u32| {
+            // SAFETY: no preconditions.
+            let mut table = pg_sys::LockRelId { relId: table.into(), dbId: unsafe { pg_sys::MyDatabaseId } };
+            // SAFETY: a complete tag.
+            unsafe { pg_sys::LockRelationIdForSession(&mut table, mode as i32) }
+            (table, mode)
+        };
+        RootLock([lock(root, pg_sys::ExclusiveLock), lock(partition, pg_sys::AccessExclusiveLock)])
     }
+}
+
+/// Locks a foreign partition against readers for this transaction. Whoever has read there in a transaction reads on in a snapshot
+/// of the other server's, from before this batch, and would then find a row in neither place and change nothing. Asked for
+/// before the root's lock: whoever reads and then writes is not in the way of that.
+fn lock_against_readers(partition: Oid) {
+    // SAFETY: takes a lock, or raises.
+    unsafe { pg_sys::LockRelationOid(partition.into(), pg_sys::AccessExclusiveLock as i32) }
 }
 
 impl Drop for RootLock {
     fn drop(&mut self) {
-        // SAFETY: as it was taken.
-        unsafe { pg_sys::UnlockRelationIdForSession(&mut self.0, pg_sys::ExclusiveLock as i32) }
+        for (table, mode) in &mut self.0 {
+            // SAFETY: as it was taken.
+            unsafe { pg_sys::UnlockRelationIdForSession(table, *mode as i32) }
+        }
     }
 }
 
@@ -377,7 +392,7 @@ impl Mover<'_> {
         }
     }
 
-    fn partition(&self, number: i32) -> Result<(Oid, String), Error> {
+    pub(super) fn partition(&self, number: i32) -> Result<(Oid, String), Error> {
         let leaf = self.routing.places.iter().find(|leaf| leaf.number == number);
         leaf.map(|leaf| (leaf.oid, leaf.name.clone()))
             .ok_or_else(|| Error::refused(format!("there is no partition {number} any more")))
@@ -394,7 +409,8 @@ impl Mover<'_> {
         let mut far = self.far(one.to.oid)?;
         let outcome = patiently(self.context.config.move_lock_ms, || {
             for _ in 0..SENT_MAX {
-                if let Some(done) = self.try_to_give(&mut far, move_no, one, keys, tenants)? {
+                let tried = self.try_to_give(&mut far, move_no, one, keys, tenants);
+                if let Some(done) = tried.map_err(Error::or_lock_timeout)? {
                     return Ok(done);
                 }
                 if self.halted.borrow().is_some() {
@@ -458,10 +474,10 @@ impl Mover<'_> {
         let mut lock = None;
         let mut waited = Waited::begin();
         let given = transaction(|| {
-            Spi::run(&format!("LOCK TABLE {} IN EXCLUSIVE MODE", self.routing.root))?;
+            lock_against_readers(one.to.oid);
+            self.lock_root()?;
             waited.has_it();
-            look_again();
-            lock = Some(RootLock::keep(self.context.collection.relation));
+            lock = Some(RootLock::keep(self.context.collection.relation, one.to.oid));
             if let Some(why) = self.set_off_since([one.from.number, one.to.number])? {
                 self.halted.replace(Some(why));
                 return Ok(false);
@@ -521,7 +537,7 @@ impl Mover<'_> {
         let (_, home) = self.partition(batch.from)?;
         let mut far = self.far(partition)?;
         let outcome = patiently(self.context.config.move_lock_ms, || {
-            self.try_to_fetch(&mut far, partition, &home, batch, keys, last)
+            self.try_to_fetch(&mut far, partition, &home, batch, keys, last).map_err(Error::or_lock_timeout)
         });
         self.came_out(partition, far, keys.len() as u64, outcome)
     }
@@ -541,10 +557,10 @@ impl Mover<'_> {
         let mut lock = None;
         let mut waited = Waited::begin();
         let fetched = transaction(|| {
-            Spi::run(&format!("LOCK TABLE {} IN EXCLUSIVE MODE", self.routing.root))?;
+            lock_against_readers(partition);
+            self.lock_root()?;
             waited.has_it();
-            look_again();
-            lock = Some(RootLock::keep(self.context.collection.relation));
+            lock = Some(RootLock::keep(self.context.collection.relation, partition));
             if let Some(why) = self.set_off_since([batch.from, batch.to])? {
                 return Err(Error::refused(why));
             }
@@ -575,7 +591,7 @@ impl Mover<'_> {
     fn rows_here(&self, far: &Far, leaf: &str, keys: &[String], number: i32) -> Result<Vec<Here>, Error> {
         let text = |column: &Column| match column.name.as_str() {
             "partition_id" => format!("'{number}'"),
-            _ => format!("CASE WHEN {0} IS NOT NULL THEN format('%s', {0}) END", column.here),
+            _ => format!("CASE WHEN {0} IS DISTINCT FROM NULL THEN format('%s', {0}) END", column.here),
         };
         let values = far.columns.iter().map(text).collect::<Vec<_>>().join(", ");
         let query = format!(
