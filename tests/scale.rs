@@ -245,3 +245,17 @@ fn what_the_program_leaves_running_is_not_waited_for() {
     assert_eq!(host.replicas(), "3");
     ended(&mut client, action);
 }
+
+#[test]
+fn the_very_number_that_somebody_else_has_asked_for_meanwhile_is_theirs() {
+    let (host, mut client, _readers) = Host::start("theirs");
+    // Between the question and the request a human scales to three.
+    let theirs = HOOK.replace("set) if", "set) echo 3 >replicas; count=3; if");
+    assert_ne!(theirs, HOOK);
+    fs::write(host.directory.join("hook"), theirs).unwrap();
+    let action = scale(&mut client);
+    let status = ended(&mut client, action);
+    assert!(["failed", "rolled_back"].contains(&status.as_str()), "{status}\n{}", said(&mut client));
+    assert_eq!(host.replicas(), "3", "{}", said(&mut client));
+    assert_eq!(host.calls().iter().filter(|call| call.starts_with("set|")).count(), 1, "{:?}", host.calls());
+}

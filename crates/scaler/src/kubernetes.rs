@@ -111,14 +111,15 @@ impl Scaled {
     }
 
     /// Sets the number of replicas if it is the expected one. Of a request whose answer was lost it looks what became of it:
-    /// it is never made twice.
+    /// it is never made twice. A number that is so already before it has asked was somebody else's wish.
     async fn set(&self, wanted: i32, expected: i32) -> Result<(), Failure> {
         let began = Instant::now();
         let mut pause = PAUSE.0;
+        let mut asked = false;
         loop {
             let mut scale = patiently(PATIENCE, || self.scale()).await?;
             let now = replicas(&scale);
-            if now == wanted {
+            if now == wanted && asked {
                 return Ok(());
             }
             if now != expected {
@@ -126,6 +127,7 @@ impl Scaled {
                 return Err(Failure::new(Kind::Conflict, message));
             }
             scale.spec.get_or_insert_default().replicas = Some(wanted);
+            asked = true;
             match self.replace(&scale).await {
                 Ok(()) => return Ok(()),
                 // Somebody has written to it, perhaps not the number of replicas.

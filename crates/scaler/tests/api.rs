@@ -25,7 +25,7 @@ fn it_sets_what_is_expected_and_nothing_else() {
     let server = Server::start(2);
     assert_eq!(server.ask(&["set", TARGET, "3", "2"]), (true, json!({"replicas": 3})));
     assert_eq!(server.replicas(), 3);
-    assert!(server.ask(&["set", TARGET, "3", "2"]).0, "it is so already");
+    assert_eq!(server.error(&["set", TARGET, "3", "2"]), "conflict", "whoever asks now has not asked for it");
     assert_eq!(server.puts(), 1);
     assert_eq!(server.error(&["set", TARGET, "5", "2"]), "conflict");
     assert_eq!(server.replicas(), 3);

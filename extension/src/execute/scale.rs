@@ -17,6 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use healing::plan::Step;
+use healing::recovery::StepState;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -68,6 +69,10 @@ impl Drop for Running {
         }
     }
 }
+
+/// What a refusal of the orchestrator begins with, and that of a request that came after somebody else's.
+const SAID: &str = "the orchestrator said ";
+const CONFLICT: &str = "the orchestrator said conflict";
 
 /// Starts the program and waits for its answer.
 fn call(arguments: &[&str], timeout: Duration) -> Result<Answer, Error> {
@@ -126,7 +131,7 @@ fn call(arguments: &[&str], timeout: Duration) -> Result<Answer, Error> {
     match answer {
         Some(Answer { error: Some(error), message, .. }) => {
             let message = message.map_or_else(String::new, |message| format!(": {message}"));
-            Err(Error::refused(format!("the orchestrator said {error}{message}")))
+            Err(Error::refused(format!("{SAID}{error}{message}")))
         }
         Some(answer) if status.success() => Ok(answer),
         _ => Err(Error::refused(format!(
@@ -181,7 +186,15 @@ pub(super) fn up(
         });
         Ok(((), details))
     })?;
-    call(&["set", target, &new.to_string(), &previous.to_string()], CALL_TIMEOUT)?;
+    if let Err(error) = call(&["set", target, &new.to_string(), &previous.to_string()], CALL_TIMEOUT) {
+        // The number that somebody else has asked for, be it the same, is theirs: nothing of ours is to be taken back.
+        if matches!(&error, Error::Refused(why) if why.starts_with(CONFLICT)) {
+            transaction(|| {
+                context.note(step_no, step, StepState::Undone, json!({ "kept": error.to_string() }))
+            })?;
+        }
+        return Err(error);
+    }
     let wait = Duration::from_secs(ready_timeout_s as u64) + WAIT_GRACE;
     let ready = call(&["wait", target, &new.to_string(), &ready_timeout_s.to_string()], wait)?.ready;
     if ready.is_none_or(|ready| ready < new) {

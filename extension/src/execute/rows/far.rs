@@ -244,8 +244,9 @@ impl RootLock {
 }
 
 /// Locks a foreign partition against readers for this transaction. Whoever has read there in a transaction reads on in a snapshot
-/// of the other server's, from before this batch, and would then find a row in neither place and change nothing. Asked for
-/// before the root's lock: whoever reads and then writes is not in the way of that.
+/// of the other server's, from before this batch, and would then find a row in neither place and change nothing. After the
+/// root's lock, as statements lock them: the other way round every writer could be in a deadlock with it. Whoever has read and
+/// then wants to write is; that ends at once (`Error::or_lock_timeout`), and the batch is tried again.
 fn lock_against_readers(partition: Oid) {
     // SAFETY: takes a lock, or raises.
     unsafe { pg_sys::LockRelationOid(partition.into(), pg_sys::AccessExclusiveLock as i32) }
@@ -474,8 +475,8 @@ impl Mover<'_> {
         let mut lock = None;
         let mut waited = Waited::begin();
         let given = transaction(|| {
-            lock_against_readers(one.to.oid);
             self.lock_root()?;
+            lock_against_readers(one.to.oid);
             waited.has_it();
             lock = Some(RootLock::keep(self.context.collection.relation, one.to.oid));
             if let Some(why) = self.set_off_since([one.from.number, one.to.number])? {
@@ -557,8 +558,8 @@ impl Mover<'_> {
         let mut lock = None;
         let mut waited = Waited::begin();
         let fetched = transaction(|| {
-            lock_against_readers(partition);
             self.lock_root()?;
+            lock_against_readers(partition);
             waited.has_it();
             lock = Some(RootLock::keep(self.context.collection.relation, partition));
             if let Some(why) = self.set_off_since([batch.from, batch.to])? {
