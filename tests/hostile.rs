@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cluster::wait_for;
-use tests::{PATIENCE, start};
+use tests::{PATIENCE, said, start};
 
 #[test]
 fn a_predicate_that_never_ends_keeps_the_healer_a_minute_and_is_named() {
@@ -578,4 +578,76 @@ fn a_callers_own_types_run_in_no_function_with_the_owners_rights() {
         .map(|row| row.get(0))
         .collect();
     assert_eq!(bare, ["ruvector_route", "ruvector_route_tenant"]);
+}
+
+/// A constant of an index's definition may be of a type whose check is the owner's code, and run by being read.
+#[test]
+fn what_a_definition_runs_by_being_read_runs_as_the_owner() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            r#"CREATE ROLE mallory LOGIN; CREATE SCHEMA mallory AUTHORIZATION mallory; GRANT USAGE ON SCHEMA public TO mallory;
+               SET ROLE mallory; SET search_path = mallory, public;
+               CREATE TABLE ran (as_user text);
+               CREATE FUNCTION note(v int) RETURNS boolean LANGUAGE plpgsql AS $$
+               BEGIN INSERT INTO mallory.ran VALUES (current_user); RETURN true; END $$;
+               CREATE DOMAIN trap AS int CHECK (mallory.note(VALUE));
+               CREATE TABLE docs (id int, embedding vector(3));
+               CREATE INDEX docs_i ON docs USING hnsw (embedding vector_l2_ops) WHERE ('{1}'::mallory.trap[]) IS NOT NULL;
+               INSERT INTO docs SELECT i, ARRAY[sin(i), cos(i), i % 7]::vector FROM generate_series(1, 2000) i;
+               DELETE FROM docs WHERE id > 400; TRUNCATE ran; RESET ROLE; RESET search_path"#,
+        )
+        .unwrap();
+    client.batch_execute("VACUUM ANALYZE mallory.docs").unwrap();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"mode": "observe", "verify_window_seconds": 1}');
+               SELECT ruvector_collection_register('docs', 'mallory.docs')"#,
+        )
+        .unwrap();
+    wait_for("a weak state", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut < 0.7", &[]).unwrap()
+    })
+    .unwrap();
+    let action: i64 = client
+        .query_one("SELECT action_id FROM ruvector_healing_execute('docs', 'compact_indexes')", &[])
+        .unwrap()
+        .get(0);
+    client.batch_execute(&format!("CALL ruvector_healing_wait({action}, '2 minutes')")).unwrap();
+    let row = client
+        .query_one(
+            "SELECT (SELECT status FROM ruvector.actions WHERE id = $1), array_agg(DISTINCT as_user) FROM mallory.ran",
+            &[&action],
+        )
+        .unwrap();
+    assert_eq!(row.get::<_, &str>(0), "succeeded", "{}", said(&mut client));
+    assert_eq!(row.get::<_, Vec<String>>(1), ["mallory"], "it was read, and as nobody else");
+}
+
+/// What keeps a key table runs with its owner's rights, on that owner's table alone.
+#[test]
+fn nobody_puts_the_key_tables_function_on_a_table_of_their_own() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE ROLE mallory LOGIN; CREATE ROLE writer LOGIN;
+             SELECT ruvector_collection_create('docs', 3, 2, index_method => 'none', key_table => true);
+             GRANT INSERT, UPDATE, DELETE, SELECT ON docs TO writer; GRANT USAGE ON SCHEMA ruvector TO writer",
+        )
+        .unwrap();
+    let mut mallory = cluster.connect_as("mallory", "app").unwrap();
+    mallory.batch_execute("CREATE TEMP TABLE t (id bigint, partition_id int)").unwrap();
+    let trigger =
+        "CREATE TRIGGER x AFTER TRUNCATE ON t FOR EACH STATEMENT EXECUTE FUNCTION public.docs_key_follow()";
+    let denied = mallory.batch_execute(trigger).unwrap_err();
+    assert_eq!(denied.code().map(|code| code.code()), Some("42501"), "{denied}");
+    // Who may write to the collection needs no right on it.
+    let mut writer = cluster.connect_as("writer", "app").unwrap();
+    writer
+        .batch_execute(
+            "INSERT INTO docs (embedding) VALUES ('[1,2,3]'); UPDATE docs SET embedding = '[3,2,1]'",
+        )
+        .unwrap();
+    let keys: i64 = client.query_one("SELECT count(*) FROM docs_key", &[]).unwrap().get(0);
+    assert_eq!(keys, 1);
 }

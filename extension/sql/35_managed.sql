@@ -230,6 +230,13 @@ BEGIN
         RAISE EXCEPTION 'permission denied: % does not belong to %', relation, session_user
             USING ERRCODE = 'insufficient_privilege', HINT = 'Its owner, or a member of that role, may do this.';
     END IF;
+    -- Where rows are routed by more than that number, finding their partition runs code of the owner's.
+    IF NOT EXISTS (SELECT FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+                    WHERE p.partrelid = relation AND p.partstrat = 'l' AND p.partnatts = 1 AND p.partexprs IS NULL
+                      AND a.attname = 'partition_id' AND a.atttypid = 'int4'::regtype) THEN
+        RAISE EXCEPTION '% is not partitioned by LIST (partition_id)', relation USING ERRCODE = 'wrong_object_type',
+            HINT = 'ruvector_collection_create() makes a table that is.';
+    END IF;
     INSERT INTO ruvector.managed (relation, route, tenant_column, key_table, cold_when)
     VALUES (relation, route, tenant_column, key_table, cold_when);
     INSERT INTO ruvector.routing (route, partition_id, leaf, cold, elsewhere, weight)
@@ -487,6 +494,8 @@ BEGIN
             RETURN NULL;
         END
         $body$ $make$, format('%I.%I', home, bare || '_key_follow'), keys);
+    -- It runs with its owner's rights: nobody else is to put it on a table of their own. What writes here needs no right on it.
+    EXECUTE format('REVOKE ALL ON FUNCTION %I.%I() FROM PUBLIC', home, bare || '_key_follow');
     EXECUTE format('CREATE TRIGGER key_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows
                     FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()', of, home, bare || '_key_follow');
     EXECUTE format('CREATE TRIGGER key_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS old_rows

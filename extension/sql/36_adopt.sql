@@ -176,8 +176,10 @@ BEGIN
     END LOOP;
     EXECUTE format('CREATE TABLE %I.%I (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text NOT NULL)', home, bare || '_changes');
     changes := to_regclass(format('%I.%I', home, bare || '_changes'));
-    -- The owner's own function: writers need no right on the table of changes.
-    EXECUTE format($make$
+    PERFORM ruvector._give_to_owner(source, target);
+    PERFORM ruvector._give_to_owner(source, changes);
+    -- The owner's own function from the first: writers need no right on the table of changes.
+    PERFORM ruvector._as_owner(source, format($make$
         CREATE FUNCTION %1$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
             -- Keys are noted as they are read, whatever the writer's session says.
             SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres' SET extra_float_digits = 3 AS $body$
@@ -194,10 +196,8 @@ BEGIN
             END IF;
             RETURN NULL;
         END
-        $body$ $make$, format('%I.%I', home, bare || '_note_change'), changes, key.attname);
-    PERFORM ruvector._give_to_owner(source, target);
-    PERFORM ruvector._give_to_owner(source, changes);
-    EXECUTE format('ALTER FUNCTION %I.%I() OWNER TO %I', home, bare || '_note_change', owner);
+        $body$ $make$, format('%I.%I', home, bare || '_note_change'), changes, key.attname));
+    PERFORM ruvector._as_owner(source, format('REVOKE ALL ON FUNCTION %I.%I() FROM PUBLIC', home, bare || '_note_change'));
     -- Waits for the writers under way: of later ones the trigger knows.
     EXECUTE format('CREATE TRIGGER ruvector_adoption AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION %I.%I()',
         source, home, bare || '_note_change');
@@ -539,7 +539,8 @@ BEGIN
                        pg_get_serial_sequence(entry.target::text, a.attname) AS fresh
                   FROM pg_attribute a WHERE a.attrelid = entry.source AND a.attnum > 0 AND NOT a.attisdropped LOOP
         IF held.former IS NOT NULL AND held.fresh IS NOT NULL THEN
-            EXECUTE format('SELECT setval(%L, s.last_value, s.is_called) FROM %s s', held.fresh, held.former);
+            PERFORM ruvector._as_owner(entry.source,
+                format('SELECT setval(%L, s.last_value, s.is_called)::text FROM %s s', held.fresh, held.former));
         ELSIF held.former IS NOT NULL THEN
             EXECUTE format('ALTER SEQUENCE %s OWNED BY %s.%I', held.former, entry.target, held.attname);
         END IF;

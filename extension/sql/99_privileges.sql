@@ -5,6 +5,15 @@ DO $$
 DECLARE
     f record;
     acting constant text[] := ARRAY[
+        '_add_place',
+        '_adoption_came_to',
+        '_check_route',
+        '_forget_managed',
+        '_give_back_routing',
+        '_lock_adoption',
+        '_manage',
+        '_note_adoption',
+        '_set_cold_when',
         'ruvector_audit_rotate_key',
         'ruvector_collection_adopt',
         'ruvector_collection_adopt_abort',

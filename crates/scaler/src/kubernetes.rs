@@ -127,7 +127,6 @@ impl Scaled {
                 return Err(Failure::new(Kind::Conflict, message));
             }
             scale.spec.get_or_insert_default().replicas = Some(wanted);
-            asked = true;
             match self.replace(&scale).await {
                 Ok(()) => return Ok(()),
                 // Somebody has written to it, perhaps not the number of replicas.
@@ -135,6 +134,8 @@ impl Scaled {
                     if began.elapsed() >= PATIENCE {
                         return Err(failure);
                     }
+                    // Only of a request without an answer it is not known whether it was carried out.
+                    asked |= failure.kind == Kind::Unreachable;
                     tokio::time::sleep(pause).await;
                     pause = (2 * pause).min(PAUSE.1);
                 }

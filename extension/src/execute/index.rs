@@ -1,6 +1,6 @@
 //! Building, exchanging and dropping indexes.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use healing::build_memory::{BUILD_MARGIN, build_memory};
 use healing::hnsw::graph_bytes;
@@ -15,6 +15,7 @@ use super::toplevel;
 use crate::background::process;
 use crate::collect;
 use crate::error::Error;
+use crate::owner::{as_role, owner_of};
 use crate::transaction::{look_again, transaction};
 
 /// The definition as `CREATE INDEX` with tablespace and options (`pg_get_indexdef_string`). Must run in a transaction.
@@ -30,6 +31,7 @@ pub(super) fn definition(index: Oid) -> Result<String, Error> {
 /// Creates an index concurrently from a definition, under another name and with other options if they are given.
 pub(super) fn create(definition: &str, name: Option<&str>, changed: BuildOptions) -> Result<(), Error> {
     let name = name.map(CString::new).transpose().map_err(|_| Error::refused("a name with a zero byte"))?;
+    let source = CString::new(definition).map_err(|_| Error::refused("a definition with a zero byte"))?;
     // The action's own time limit ends it.
     toplevel::run(definition, 0, |statement| {
         // SAFETY: a parse tree in the caller's context; what is added is allocated beside it.
@@ -55,9 +57,42 @@ pub(super) fn create(definition: &str, name: Option<&str>, changed: BuildOptions
                 }
                 (*index).options = options.into_pg();
             }
+            analyzed_as_owner(index, &source)
         }
-        Ok(())
     })
+}
+
+/// Analyzes a CREATE INDEX as the table's owner. PostgreSQL does so before it switches to the owner, as whoever gives the command;
+/// a constant of the definition may be of a type whose checks are the owner's code, and run by being read.
+///
+/// # Safety
+/// In a transaction, with a tree that it may change.
+unsafe fn analyzed_as_owner(index: *mut pg_sys::IndexStmt, source: &CStr) -> Result<(), Error> {
+    let lock = pg_sys::ShareUpdateExclusiveLock as i32;
+    let table = pg_sys::RangeVarGetRelidExtended((*index).relation, lock, 0, None, std::ptr::null_mut());
+    // What is run here needs a snapshot, which the command has later than this.
+    pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+    let owner = owner_of(table).ok_or_else(|| Error::refused("the table is gone"))?;
+    // It marks the tree, and is not done again (`transformIndexStmt`, utility.c).
+    as_role(owner, || {
+        // An ERROR becomes a panic, as with PostgreSQL's functions that have a binding.
+        pg_sys::ffi::pg_guard_ffi_boundary(|| raw::transformIndexStmt(table, index, source.as_ptr()))
+    });
+    pg_sys::PopActiveSnapshot();
+    Ok(())
+}
+
+mod raw {
+    use pgrx::pg_sys::{IndexStmt, Oid};
+
+    unsafe extern "C-unwind" {
+        /// parse_utilcmd.h; no binding is made of that header.
+        pub(super) fn transformIndexStmt(
+            table: Oid,
+            statement: *mut IndexStmt,
+            source: *const std::ffi::c_char,
+        ) -> *mut IndexStmt;
+    }
 }
 
 /// What a build works on, for the memory that it needs.

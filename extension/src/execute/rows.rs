@@ -207,7 +207,7 @@ impl<'a> Mover<'a> {
             tables.push(leaf.oid.into());
         }
         let same: Option<bool> = kept::one(
-            "SELECT bool_and(to_regclass(n) = o) FROM unnest($1::text[], $2::oid[]) u (n, o)",
+            "SELECT bool_and(to_regclass(n) IS NOT DISTINCT FROM o) FROM unnest($1::text[], $2::oid[]) u (n, o)",
             &[names.into(), tables.into()],
         )?;
         match same {
@@ -219,9 +219,20 @@ impl<'a> Mover<'a> {
     /// What moving between these partitions would set off that was not there when it began. Asked under the lock, which keeps
     /// others from adding to it (CREATE TRIGGER takes SHARE ROW EXCLUSIVE).
     fn set_off_since(&self, numbers: [i32; 2]) -> Result<Option<String>, Error> {
-        let Some(known) = &self.triggers else { return Ok(None) };
         let places = self.routing.places.iter().filter(|leaf| numbers.contains(&leaf.number));
         let mut tables: Vec<pg_sys::Oid> = places.map(|leaf| leaf.oid.into()).collect();
+        // For these a row that leaves is deleted, which no setting wants.
+        let keys: Option<String> = kept::one(
+            "SELECT string_agg(k.conname, ', ') FROM pg_constraint k
+              WHERE k.contype = 'f' AND k.conparentid = 0 AND k.confrelid = ANY ($1)",
+            &[tables.clone().into()],
+        )?;
+        if let Some(keys) = keys {
+            return Ok(Some(format!(
+                "a row that leaves its partition would be deleted for {keys}, made since it began"
+            )));
+        }
+        let Some(known) = &self.triggers else { return Ok(None) };
         tables.push(self.context.collection.relation.into());
         let new: Vec<SetOff> = collect::documents(SET_OFF, &[tables.into(), known.clone().into()])?;
         // One on the root has a copy on each partition.
@@ -541,7 +552,13 @@ impl<'a> Mover<'a> {
                     newcomers.retain(|tenant| Some(tenant) != last.as_ref());
                 }
                 let keys: Vec<String> = now.iter().map(|row| row.key.clone()).collect();
-                self.batch(move_no, one, &keys, &newcomers)?;
+                match self.batch(move_no, one, &keys, &newcomers) {
+                    // What is moved stays, and is judged, as where another limit is met.
+                    Err(error) if error.is_lock_timeout() && self.moved > 0 => {
+                        return Ok(Some(format!("its lock was not to be had for minutes: {error}")));
+                    }
+                    done => drop(done?),
+                }
                 if let Some(why) = self.halted.take() {
                     return Ok(Some(why));
                 }
@@ -784,7 +801,7 @@ fn release_buffers(moves: &[Move]) -> Result<Option<i64>, Error> {
         "WITH tables AS (SELECT unnest(ARRAY[t.oid, nullif(t.reltoastrelid, 0)]) AS oid FROM pg_class t WHERE t.oid = ANY ($1)),
               files AS (SELECT t.oid FROM tables t WHERE t.oid IS NOT NULL
                         UNION ALL SELECT i.indexrelid FROM pg_index i JOIN tables t ON t.oid = i.indrelid)
-         SELECT sum(e.buffers_evicted)::bigint FROM files f, LATERAL {evict}(f.oid) e"
+         SELECT sum(e.buffers_evicted)::bigint FROM files f, LATERAL {evict}(f.oid::regclass) e"
     );
     Ok(Spi::get_one_with_args::<i64>(&query, &[leaves.into()])?)
 }

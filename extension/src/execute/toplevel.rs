@@ -12,7 +12,7 @@ use crate::transaction::{abort, guarded};
 /// Runs one utility statement, after `edit` has changed its parse tree. Must run outside any transaction.
 ///
 /// PostgreSQL's own index commands switch to the table's owner in a security-restricted context for everything that
-/// is the owner's code. `lock_timeout_ms`: how long it waits for each lock and each older transaction, 0 for ever.
+/// is the owner's code, but for the analysis of a CREATE INDEX, which `edit` has to see to. `lock_timeout_ms`: how long it waits for each lock and each older transaction, 0 for ever.
 pub(crate) fn run(
     statement: &str,
     lock_timeout_ms: i64,

@@ -8,8 +8,8 @@
 //! What is committed here decides: a batch that is `decided` is committed there, whoever dies meanwhile, any other is rolled
 //! back. Rows are sent before the lock, so that building their index entries there keeps no writer waiting, and sent again
 //! when somebody changed one of them. The lock of the root outlasts the transaction, until the other server has committed:
-//! a writer never finds a row in neither place. A reader may, for that moment (docs/decisions/0011). They come back alike, deleted
-//! there and inserted here.
+//! a writer never finds a row in neither place, and so does that of the partition, for who reads there (what is left:
+//! docs/decisions/0011). They come back alike, deleted there and inserted here.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
