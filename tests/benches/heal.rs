@@ -2,12 +2,14 @@
 //! interleaved pairs, while an application searches, in a session a processor, at half of what the server can do. See the
 //! README beside it.
 //!
-//! `cargo bench -p tests --bench heal -- [ROWS:DIMENSIONS:PAIRS …]`; without arguments 12000:384:12.
+//! `cargo bench -p tests --bench heal -- [ROWS:DIMENSIONS:PAIRS[:twins] …]`; without arguments 12000:384:12. Of twins, two tables of
+//! the same rows, the healer builds the index of one while a session builds that of the other: whatever the machine does, it
+//! does to both. Nobody searches then, and nothing is compared.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use cluster::dataset::Embeddings;
 use cluster::{Cluster, wait_for};
@@ -20,18 +22,25 @@ const LISTS: usize = 200;
 const TRAINED_ON: usize = 400;
 /// Time over which the application's greatest rate is measured.
 const CAPACITY_TIME: Duration = Duration::from_secs(5);
+/// Searches begin so long before a build.
+const BEFORE: Duration = Duration::from_secs(2);
+/// How often a build is looked at, and with every so manieth look asked whether it is done.
+const LOOK: Duration = Duration::from_millis(50);
+const LOOKS_A_QUESTION: u32 = 20;
 
 fn main() {
     // Cargo adds --bench.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let runs = if arguments.is_empty() { vec!["12000:384:12".to_owned()] } else { arguments };
     for run in runs {
-        let parts: Vec<usize> = run.split(':').filter_map(|word| word.parse().ok()).collect();
+        let (numbers, twins) = run.strip_suffix(":twins").map_or((run.as_str(), false), |run| (run, true));
+        let parts: Vec<usize> = numbers.split(':').filter_map(|word| word.parse().ok()).collect();
         let [rows, dims, pairs] = parts[..] else {
-            eprintln!("ROWS:DIMENSIONS:PAIRS was expected, not {run}");
+            eprintln!("ROWS:DIMENSIONS:PAIRS[:twins] was expected, not {run}");
             std::process::exit(2);
         };
-        compare(rows, dims, pairs);
+        let stage = Stage::prepare(rows, dims);
+        if twins { stage.compare_twins(pairs) } else { stage.compare(pairs) }
     }
 }
 
@@ -51,65 +60,218 @@ struct Pair {
     comparison_s: f64,
 }
 
-fn compare(rows: usize, dims: usize, pairs: usize) {
-    let cluster = Cluster::builder(tests::version())
-        .preload(true)
-        .database("app")
-        // The same for both builds, and enough for k-means.
-        .setting("maintenance_work_mem", if rows > 100_000 { "1GB" } else { "256MB" })
-        // Each build is one process, whose processor time can be read.
-        .setting("max_parallel_maintenance_workers", "0")
-        .setting("shared_buffers", "1GB")
-        .setting("max_wal_size", "8GB")
-        .start()
-        .expect("a cluster");
-    let mut client = cluster.connect("app").expect("a connection");
-    let data = Arc::new(Embeddings::load().expect("the data set"));
-    let began = Instant::now();
-    load(&mut client, &data, rows, dims);
-    eprintln!("{rows} rows of {dims} dimensions loaded, {:.0} s", began.elapsed().as_secs_f64());
-    client
-        .batch_execute(
-            r#"SELECT ruvector_healing_configure('{"mode": "observe", "sample_interval_seconds": 5, "verify_window_seconds": 30,
-               "min_healing_interval_seconds": 0, "panel_interval_seconds": 604800}');
-               SELECT ruvector_collection_register('docs', 'docs')"#,
-        )
-        .expect("a collection");
-    let lists = planned_lists(&mut client);
-    let before = figures(&mut client);
-    let pace = capacity(&cluster, &data, dims).mul_f64(2.0);
-    eprintln!(
-        "{lists} lists are planned; each of {} sessions searches every {:.1} ms",
-        sessions(),
-        pace.as_secs_f64() * 1e3
-    );
-    let mut measured = Vec::new();
-    for number in 1..=pairs {
-        // Which comes first changes: what the machine does meanwhile is nobody's fault.
-        let (bare, (healer, comparison_s));
-        if number % 2 == 0 {
-            bare = build_bare(&cluster, &mut client, &data, dims, pace, lists);
-            (healer, comparison_s) = build_by_healer(&cluster, &mut client, &data, dims, pace);
-        } else {
-            (healer, comparison_s) = build_by_healer(&cluster, &mut client, &data, dims, pace);
-            bare = build_bare(&cluster, &mut client, &data, dims, pace, lists);
-        }
-        eprintln!(
-            "pair {number}: bare {:.1} s ({:.1} of processor, p95 {:.1} ms), healer {:.1} s ({:.1}, {:.1} ms), comparison {comparison_s:.1} s",
-            bare.wall_s, bare.cpu_s, bare.p95_ms, healer.wall_s, healer.cpu_s, healer.p95_ms
-        );
-        measured.push(Pair { bare, healer, comparison_s });
+/// A server whose healer is to build an index anew.
+struct Stage {
+    cluster: Cluster,
+    client: Client,
+    data: Arc<Embeddings>,
+    rows: usize,
+    dims: usize,
+    /// Lists of the planned index.
+    lists: i32,
+}
+
+impl Stage {
+    fn prepare(rows: usize, dims: usize) -> Self {
+        let cluster = Cluster::builder(tests::version())
+            .preload(true)
+            .database("app")
+            // The same for both builds, and enough for k-means.
+            .setting("maintenance_work_mem", if rows > 100_000 { "1GB" } else { "256MB" })
+            // Each build is one process, whose processor time can be read.
+            .setting("max_parallel_maintenance_workers", "0")
+            .setting("shared_buffers", "1GB")
+            .setting("max_wal_size", "8GB")
+            .start()
+            .expect("a cluster");
+        let mut client = cluster.connect("app").expect("a connection");
+        let data = Arc::new(Embeddings::load().expect("the data set"));
+        let began = Instant::now();
+        load(&mut client, &data, rows, dims);
+        eprintln!("{rows} rows of {dims} dimensions loaded, {:.0} s", began.elapsed().as_secs_f64());
+        client
+            .batch_execute(
+                r#"SELECT ruvector_healing_configure('{"mode": "observe", "sample_interval_seconds": 5, "verify_window_seconds": 30,
+                   "min_healing_interval_seconds": 0, "panel_interval_seconds": 604800}');
+                   SELECT ruvector_collection_register('docs', 'docs')"#,
+            )
+            .expect("a collection");
+        let lists = planned_lists(&mut client);
+        eprintln!("{lists} lists are planned");
+        Stage { cluster, client, data, rows, dims, lists }
     }
-    report(rows, dims, lists, &measured);
-    // And the whole of it, kept.
-    let action = execute(&mut client);
-    assert_eq!(ended(&mut client, action), "succeeded", "{}", tests::said(&mut client));
-    std::thread::sleep(Duration::from_secs(10));
-    println!("before: {before}\nafter:  {}", figures(&mut client));
-    let story =
-        "SELECT story FROM ruvector_healing_history() WHERE status = 'succeeded' ORDER BY id DESC LIMIT 1";
-    if let Ok(Some(row)) = client.query_opt(story, &[]) {
-        println!("\n{}", row.get::<_, &str>(0));
+
+    /// In turns, while an application searches.
+    fn compare(mut self, pairs: usize) {
+        let before = figures(&mut self.client);
+        let pace = capacity(&self.cluster, &self.data, self.dims).mul_f64(2.0);
+        eprintln!("each of {} sessions searches every {:.1} ms", sessions(), pace.as_secs_f64() * 1e3);
+        let mut measured = Vec::new();
+        for number in 1..=pairs {
+            // Which comes first changes: what the machine does meanwhile is nobody's fault.
+            let (bare, (healer, comparison_s));
+            if number % 2 == 0 {
+                bare = self.build_bare(pace);
+                (healer, comparison_s) = self.build_by_healer(pace);
+            } else {
+                (healer, comparison_s) = self.build_by_healer(pace);
+                bare = self.build_bare(pace);
+            }
+            eprintln!("pair {number}: bare {bare}, healer {healer}, comparison {comparison_s:.1} s");
+            measured.push(Pair { bare, healer, comparison_s });
+        }
+        report(&self, &measured);
+        // And the whole of it, kept.
+        let action = execute(&mut self.client);
+        assert_eq!(ended(&mut self.client, action), "succeeded", "{}", tests::said(&mut self.client));
+        std::thread::sleep(Duration::from_secs(10));
+        println!("before: {before}\nafter:  {}", figures(&mut self.client));
+        let story = "SELECT story FROM ruvector_healing_history() WHERE status = 'succeeded' ORDER BY id DESC LIMIT 1";
+        if let Ok(Some(row)) = self.client.query_opt(story, &[]) {
+            println!("\n{}", row.get::<_, &str>(0));
+        }
+    }
+
+    /// At the same time.
+    fn compare_twins(mut self, pairs: usize) {
+        for statement in ["CREATE TABLE twin AS SELECT * FROM docs", "VACUUM ANALYZE twin"] {
+            self.client.batch_execute(statement).expect("another table");
+        }
+        let mut measured = Vec::new();
+        for number in 1..=pairs {
+            let action = execute(&mut self.client);
+            wait_for_step(&mut self.client, action, "build_index", "intent");
+            let bare = BareBuild::start(&self.cluster, "twin", self.lists);
+            let healer = self.follow_healer(action, None);
+            let bare = bare.ended(None);
+            self.abort(action);
+            self.clean();
+            eprintln!("pair {number}: bare {bare}, healer {healer}");
+            measured.push(Pair { bare, healer, comparison_s: f64::NAN });
+        }
+        report(&self, &measured);
+    }
+
+    /// `CREATE INDEX CONCURRENTLY` by a session.
+    fn build_bare(&mut self, pace: Duration) -> Build {
+        let searches = Searches::start(&self.cluster, &self.data, self.dims, pace);
+        std::thread::sleep(BEFORE);
+        let build = BareBuild::start(&self.cluster, "docs", self.lists).ended(Some(searches));
+        self.clean();
+        build
+    }
+
+    /// The healer's build, and the seconds of the comparison; then it is undone.
+    fn build_by_healer(&mut self, pace: Duration) -> (Build, f64) {
+        let searches = Searches::start(&self.cluster, &self.data, self.dims, pace);
+        std::thread::sleep(BEFORE);
+        let action = execute(&mut self.client);
+        let build = self.follow_healer(action, Some(searches));
+        wait_for_step(&mut self.client, action, "swap_index", "done");
+        let (from, to) = times(&mut self.client, action, "compare_indexes");
+        self.abort(action);
+        (build, to.duration_since(from).unwrap_or_default().as_secs_f64())
+    }
+
+    /// The healer's build, to its end.
+    fn follow_healer(&mut self, action: i64, searches: Option<Searches>) -> Build {
+        let client = &mut self.client;
+        let pid: i32 = wait_for("the worker", PATIENCE, || {
+            let query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ruvector action'";
+            client.query_opt(query, &[]).expect("the processes").map(|row| row.get(0))
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", tests::said(client)));
+        let cpu = Cpu::follow(pid, || reached(client, action, "build_index", "done"));
+        let (from, to) = times(client, action, "build_index");
+        cpu.build(from, to, searches)
+    }
+
+    fn abort(&mut self, action: i64) {
+        self.client.query_one("SELECT ruvector_healing_abort($1)", &[&action]).expect("an abort");
+        assert_eq!(ended(&mut self.client, action), "aborted", "{}", tests::said(&mut self.client));
+    }
+
+    fn clean(&mut self) {
+        // Each by itself: several statements at once are one transaction.
+        for statement in ["DROP INDEX CONCURRENTLY IF EXISTS bare", "CHECKPOINT"] {
+            self.client.batch_execute(statement).expect("a drop");
+        }
+    }
+}
+
+impl std::fmt::Display for Build {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.1} s ({:.1} of processor, p95 {:.1} ms)", self.wall_s, self.cpu_s, self.p95_ms)
+    }
+}
+
+/// A session that builds an index, and what it has taken of the processor.
+struct BareBuild {
+    from: SystemTime,
+    session: JoinHandle<SystemTime>,
+    cpu: JoinHandle<Cpu>,
+}
+
+impl BareBuild {
+    fn start(cluster: &Cluster, table: &str, lists: i32) -> Self {
+        let mut session = cluster.connect("app").expect("a connection");
+        let pid: i32 = session.query_one("SELECT pg_backend_pid()", &[]).expect("its process").get(0);
+        let statement = format!(
+            "CREATE INDEX CONCURRENTLY bare ON {table} USING ivfflat (embedding vector_cosine_ops) WITH (lists = {lists})"
+        );
+        let from = SystemTime::now();
+        let done = Arc::new(AtomicBool::new(false));
+        let is_done = done.clone();
+        let session = std::thread::spawn(move || {
+            session.batch_execute(&statement).expect("a build");
+            let to = SystemTime::now();
+            is_done.store(true, Ordering::Relaxed);
+            // Its process is there as long as it is looked at.
+            std::thread::sleep(LOOK * (LOOKS_A_QUESTION + 2));
+            to
+        });
+        let cpu = std::thread::spawn(move || Cpu::follow(pid, || done.load(Ordering::Relaxed)));
+        BareBuild { from, session, cpu }
+    }
+
+    fn ended(self, searches: Option<Searches>) -> Build {
+        let cpu = self.cpu.join().expect("its figures");
+        cpu.build(self.from, self.session.join().expect("a build"), searches)
+    }
+}
+
+/// Processor time that a process has taken so far, by time.
+struct Cpu(Vec<(SystemTime, f64)>);
+
+impl Cpu {
+    /// Follows a process until something is the case. Both builds are looked at in this way and in no other: where the processors
+    /// are all in use, whoever asks the server something is part of what is measured.
+    fn follow(pid: i32, mut until: impl FnMut() -> bool) -> Self {
+        let mut seen = Vec::new();
+        for look in 1.. {
+            seen.push((SystemTime::now(), cpu_s(pid)));
+            if look % LOOKS_A_QUESTION == 0 && until() {
+                break;
+            }
+            std::thread::sleep(LOOK);
+        }
+        Cpu(seen)
+    }
+
+    fn at(&self, time: SystemTime) -> f64 {
+        let seen = self.0.iter().take_while(|(at, cpu)| *at <= time && cpu.is_finite()).last();
+        seen.or(self.0.first()).map_or(f64::NAN, |(_, cpu)| *cpu)
+    }
+
+    /// What a build between these times took; the searches end with it.
+    fn build(&self, from: SystemTime, to: SystemTime, searches: Option<Searches>) -> Build {
+        let mut done = searches.map(Searches::stop).unwrap_or_default();
+        done.retain(|search| search.due >= from && search.due + search.took <= to);
+        Build {
+            wall_s: to.duration_since(from).unwrap_or_default().as_secs_f64(),
+            cpu_s: self.at(to) - self.at(from),
+            p95_ms: p95_ms(done),
+        }
     }
 }
 
@@ -162,36 +324,6 @@ fn sessions() -> usize {
     std::thread::available_parallelism().map_or(1, Into::into)
 }
 
-/// `CREATE INDEX CONCURRENTLY` by a session.
-fn build_bare(
-    cluster: &Cluster,
-    client: &mut Client,
-    data: &Arc<Embeddings>,
-    dims: usize,
-    pace: Duration,
-    lists: i32,
-) -> Build {
-    let mut session = cluster.connect("app").expect("a connection");
-    let pid: i32 = session.query_one("SELECT pg_backend_pid()", &[]).expect("its process").get(0);
-    let searches = Searches::start(cluster, data, dims, pace);
-    let (began, cpu) = (Instant::now(), cpu_s(pid));
-    session
-        .batch_execute(&format!(
-            "CREATE INDEX CONCURRENTLY bare ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = {lists})"
-        ))
-        .expect("a build");
-    let build = Build {
-        wall_s: began.elapsed().as_secs_f64(),
-        cpu_s: cpu_s(pid) - cpu,
-        p95_ms: p95_ms(searches.stop()),
-    };
-    // Each by itself: several statements at once are one transaction.
-    for statement in ["DROP INDEX CONCURRENTLY bare", "CHECKPOINT"] {
-        client.batch_execute(statement).expect("a drop");
-    }
-    build
-}
-
 fn execute(client: &mut Client) -> i64 {
     let query = "SELECT action_id FROM ruvector_healing_execute('docs', 'rebuild_centroids')";
     client.query_one(query, &[]).expect("an action").get(0)
@@ -202,34 +334,12 @@ fn ended(client: &mut Client, action: i64) -> String {
     client.query_one(wait.as_str(), &[]).expect("an end").get(0)
 }
 
-/// The healer's build, and the seconds of the comparison; then it is undone.
-fn build_by_healer(
-    cluster: &Cluster,
-    client: &mut Client,
-    data: &Arc<Embeddings>,
-    dims: usize,
-    pace: Duration,
-) -> (Build, f64) {
-    let action = execute(client);
-    wait_for_step(client, action, "build_index", "intent");
-    let searches = Searches::start(cluster, data, dims, pace);
-    let query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'ruvector action'";
-    let pid: i32 = client.query_one(query, &[]).expect("the worker").get(0);
-    let cpu = cpu_s(pid);
-    wait_for_step(client, action, "build_index", "done");
-    let cpu_s = cpu_s(pid) - cpu;
-    let p95_ms = p95_ms(searches.stop());
-    wait_for_step(client, action, "swap_index", "done");
-    let query = "SELECT (extract(epoch FROM b.noted_at - a.noted_at))::float8 FROM ruvector.action_steps a
-                   JOIN ruvector.action_steps b USING (action_id, step_no)
+/// When a step began and when it was done.
+fn times(client: &mut Client, action: i64, kind: &str) -> (SystemTime, SystemTime) {
+    let query = "SELECT a.noted_at, b.noted_at FROM ruvector.action_steps a JOIN ruvector.action_steps b USING (action_id, step_no)
                   WHERE action_id = $1 AND a.state = 'intent' AND b.state = 'done' AND a.step ->> 'kind' = $2";
-    let mut seconds =
-        |kind: &str| -> f64 { client.query_one(query, &[&action, &kind]).expect("a step").get(0) };
-    let (wall_s, comparison_s) = (seconds("build_index"), seconds("compare_indexes"));
-    client.query_one("SELECT ruvector_healing_abort($1)", &[&action]).expect("an abort");
-    assert_eq!(ended(client, action), "aborted", "{}", tests::said(client));
-    client.batch_execute("CHECKPOINT").expect("a checkpoint");
-    (Build { wall_s, cpu_s, p95_ms }, comparison_s)
+    let row = client.query_one(query, &[&action, &kind]).expect("a step");
+    (row.get(0), row.get(1))
 }
 
 /// Processor time that a process has taken (proc(5): fields 14 and 15, in hundredths of a second).
@@ -242,21 +352,34 @@ fn cpu_s(pid: i32) -> f64 {
 }
 
 fn wait_for_step(client: &mut Client, action: i64, kind: &str, state: &str) {
-    wait_for(kind, PATIENCE, || {
-        let query = "SELECT 1 FROM ruvector.action_steps WHERE action_id = $1 AND step ->> 'kind' = $2 AND state = $3";
-        let ended = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND ended_at IS NOT NULL";
-        if client.query_opt(ended, &[&action]).expect("the state").is_some() {
-            panic!("{}", tests::said(client));
-        }
-        client.query_opt(query, &[&action, &kind, &state]).expect("the journal")
-    })
-    .unwrap_or_else(|error| panic!("{error}\n{}", tests::said(client)));
+    wait_for(kind, PATIENCE, || reached(client, action, kind, state).then_some(()))
+        .unwrap_or_else(|error| panic!("{error}\n{}", tests::said(client)));
+}
+
+/// Whether the action has come to this state of a step.
+///
+/// # Panics
+/// When it has ended before.
+fn reached(client: &mut Client, action: i64, kind: &str, state: &str) -> bool {
+    let query = "SELECT EXISTS (SELECT FROM ruvector.action_steps WHERE action_id = $1 AND step ->> 'kind' = $2 AND state = $3),
+                        EXISTS (SELECT FROM ruvector.actions WHERE id = $1 AND ended_at IS NOT NULL)";
+    let row = client.query_one(query, &[&action, &kind, &state]).expect("the journal");
+    let (reached, ended): (bool, bool) = (row.get(0), row.get(1));
+    assert!(reached || !ended, "{}", tests::said(client));
+    reached
 }
 
 /// Sessions that search, each one search every so often, until they are stopped.
 struct Searches {
     stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Vec<Duration>>>,
+    threads: Vec<JoinHandle<Vec<Search>>>,
+}
+
+/// One search: when it was due, and how long after that it was answered.
+#[derive(Clone, Copy)]
+struct Search {
+    due: SystemTime,
+    took: Duration,
 }
 
 impl Searches {
@@ -273,14 +396,14 @@ impl Searches {
         Self { stop, threads }
     }
 
-    /// The latencies of all of them.
-    fn stop(self) -> Vec<Duration> {
+    /// All that they have searched.
+    fn stop(self) -> Vec<Search> {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.into_iter().flat_map(|thread| thread.join().expect("the searches")).collect()
     }
 }
 
-/// Latencies of one session's searches, the first of them due at this time.
+/// One session's searches, the first of them due at this time.
 fn search(
     mut client: Client,
     data: &Embeddings,
@@ -288,11 +411,11 @@ fn search(
     pace: Duration,
     mut due: Instant,
     stopped: &AtomicBool,
-) -> Vec<Duration> {
+) -> Vec<Search> {
     let statement = client
         .prepare("SELECT id FROM docs ORDER BY embedding <=> $1::text::vector LIMIT 10")
         .expect("a statement");
-    let mut latencies = Vec::new();
+    let mut done = Vec::new();
     for row in (0..data.rows()).cycle().step_by(37) {
         if stopped.load(Ordering::Relaxed) {
             break;
@@ -302,13 +425,15 @@ fn search(
         let began = if pace.is_zero() { Instant::now() } else { due };
         let vector = data.jittered_literal(row, dims, 1);
         client.query(&statement, &[&vector]).expect("a search");
-        latencies.push(began.elapsed());
+        let took = began.elapsed();
+        done.push(Search { due: SystemTime::now() - took, took });
         due += pace;
     }
-    latencies
+    done
 }
 
-fn p95_ms(mut latencies: Vec<Duration>) -> f64 {
+fn p95_ms(searches: Vec<Search>) -> f64 {
+    let mut latencies: Vec<Duration> = searches.into_iter().map(|search| search.took).collect();
     latencies.sort_unstable();
     let at = (latencies.len() as f64 * 0.95) as usize;
     latencies.get(at.min(latencies.len().saturating_sub(1))).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
@@ -337,7 +462,8 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn report(rows: usize, dims: usize, lists: i32, pairs: &[Pair]) {
+fn report(stage: &Stage, pairs: &[Pair]) {
+    let Stage { rows, dims, lists, .. } = stage;
     let of = |figure: fn(&Pair) -> f64| median(pairs.iter().map(figure));
     println!(
         "\n{rows} rows × {dims}, ivfflat with {lists} lists, PostgreSQL {}, {} pairs",
