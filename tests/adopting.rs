@@ -110,6 +110,9 @@ fn what_cannot_be_adopted_says_why_and_what_was_begun_can_be_given_up() {
         assert_eq!(state, "0A000", "{table}");
         assert!(!hint.is_empty());
     }
+    // Before anything of it is committed.
+    let (state, hint) = refused(&mut client, "CALL ruvector_collection_adopt('plain', tenant => 'nobody')");
+    assert!(state == "42703" && hint.contains("tenant"), "{state} {hint}");
     let begin = "SELECT ruvector._begin_adoption('plain', NULL, 2, NULL, NULL, 'hnsw', 'l2', '{}')";
     client.batch_execute(begin).unwrap();
     let given_up: bool =
@@ -128,6 +131,98 @@ fn what_cannot_be_adopted_says_why_and_what_was_begun_can_be_given_up() {
         .unwrap()
         .get(0);
     assert_eq!(next, 11, "numbers go on where they were");
+}
+
+#[test]
+fn what_would_go_on_with_the_former_table_is_named() {
+    let (_cluster, mut client) = start();
+    // An adoption that was begun looks again at each step, and what was made for it is not in its way.
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id bigint PRIMARY KEY CHECK (id > 0), embedding vector(3)); CREATE TABLE notes (doc bigint);
+             INSERT INTO docs SELECT i, '[1,2,3]' FROM generate_series(1, 10) i;
+             SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'none', 'l2', '{}')",
+        )
+        .unwrap();
+    for (made, named, dropped) in [
+        (
+            "CREATE FUNCTION newest() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT max(id) FROM docs; END",
+            "newest()",
+            "DROP FUNCTION newest",
+        ),
+        (
+            "CREATE PROCEDURE clear() LANGUAGE sql BEGIN ATOMIC DELETE FROM docs; END",
+            "clear()",
+            "DROP PROCEDURE clear",
+        ),
+        (
+            "CREATE FUNCTION title(docs) RETURNS text LANGUAGE sql AS 'SELECT ''none''::text'",
+            "title(",
+            "DROP FUNCTION title",
+        ),
+        ("ALTER TABLE notes ADD whole docs[]", "whole", "ALTER TABLE notes DROP whole"),
+        (
+            "CREATE POLICY of_docs ON notes USING (doc IN (SELECT id FROM docs))",
+            "of_docs",
+            "DROP POLICY of_docs ON notes",
+        ),
+        ("CREATE POLICY of_its_own ON docs USING (true)", "row security", "DROP POLICY of_its_own ON docs"),
+    ] {
+        client.batch_execute(made).unwrap();
+        let error = client.batch_execute("CALL ruvector_collection_adopt('docs')").expect_err(made);
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), "0A000", "{made}: {error}");
+        assert!(error.message().contains(named) && error.hint().is_some(), "{made}: {error}");
+        client.batch_execute(dropped).unwrap();
+    }
+    client.batch_execute("CALL ruvector_collection_adopt('docs')").unwrap();
+    let rows: i64 = client.query_one("SELECT count(*) FROM docs", &[]).unwrap().get(0);
+    assert_eq!(rows, 10);
+}
+
+/// Whoever comes to a table meanwhile waits behind the lock that is asked for.
+#[test]
+fn a_lock_that_is_not_to_be_had_soon_is_asked_for_another_time() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id bigint PRIMARY KEY, embedding vector(3));
+             INSERT INTO docs SELECT i, '[1,2,3]' FROM generate_series(1, 10) i",
+        )
+        .unwrap();
+    client.batch_execute("SET statement_timeout = '30s'").unwrap();
+    let known = "SELECT concat_ws(' ', (SELECT count(*) FROM pg_class WHERE relname LIKE 'docs%' AND relkind IN ('r', 'p')),
+                        (SELECT count(*) FROM pg_trigger WHERE tgrelid = 'docs'::regclass), (SELECT count(*) FROM ruvector.managed),
+                        (SELECT count(*) FROM ruvector.adoptions))";
+    let mut writer = cluster.connect("app").unwrap();
+    for (at, (call, before)) in [
+        ("CALL ruvector_collection_adopt('docs', partitions => 2, index_method => 'none')", "SELECT 1"),
+        (
+            "SELECT ruvector_collection_adopt_abort('docs')",
+            "SELECT ruvector._begin_adoption('docs', NULL, 2, NULL, NULL, 'none', 'l2', '{}')",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        client.batch_execute(before).unwrap();
+        writer.batch_execute(&format!("BEGIN; INSERT INTO docs VALUES ({}, '[1,2,3]')", 11 + at)).unwrap();
+        let was: String = client.query_one(known, &[]).unwrap().get(0);
+        let (state, hint) = refused(&mut client, call);
+        assert_eq!(state, "55P03", "{call}");
+        assert!(hint.contains("() again"), "{hint}");
+        let is: String = client.query_one(known, &[]).unwrap().get(0);
+        assert_eq!(is, was, "{call}: nothing half-done");
+        writer.batch_execute("COMMIT").unwrap();
+    }
+    let given_up: bool =
+        client.query_one("SELECT ruvector_collection_adopt_abort('docs')", &[]).unwrap().get(0);
+    assert!(given_up);
+    client
+        .batch_execute("CALL ruvector_collection_adopt('docs', partitions => 2, index_method => 'none')")
+        .unwrap();
+    let rows: i64 = client.query_one("SELECT count(*) FROM docs", &[]).unwrap().get(0);
+    assert_eq!(rows, 12);
 }
 
 /// CALLs an adoption of `docs` in a session of its own.

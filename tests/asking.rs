@@ -421,6 +421,14 @@ fn bad_requests_are_refused_with_a_hint() {
     assert_eq!(refused(&mut looker, "SELECT ruvector_healing_trigger('docs')").0, "42501");
     looker.query("SELECT * FROM ruvector_healing_status()", &[]).unwrap();
     looker.query("SELECT * FROM ruvector_healing_history()", &[]).unwrap();
+    // What users wrote is for who may read their tables.
+    for written in
+        ["keys FROM ruvector.moved_rows", "keys FROM ruvector.server_batches", "* FROM ruvector.tenant_homes"]
+    {
+        assert_eq!(refused(&mut looker, &format!("SELECT {written}")).0, "42501", "{written}");
+    }
+    let open = "SELECT count(*) FROM ruvector.server_batches WHERE state NOT IN ('done', 'rolled_back')";
+    looker.query(open, &[]).unwrap();
     let mut other = cluster.connect_as("other", "app").unwrap();
     let (state, hint) = refused(&mut other, "SELECT ruvector_healing_trigger('docs')");
     assert_eq!(state, "42501");

@@ -269,6 +269,7 @@ const INNER: &[(&str, Option<&str>)] = &[
         "ruvector._manage(regclass,text,name,regclass,text)",
         Some("ruvector._manage('bob.plain', 'mine', NULL, NULL, NULL)"),
     ),
+    ("ruvector._next_place(regclass)", Some("ruvector._next_place('bob.shared')")),
     ("ruvector._note_adoption(regclass,jsonb)", Some("ruvector._note_adoption('bob.plain', NULL)")),
     ("ruvector._set_cold_when(regclass,text)", Some("ruvector._set_cold_when('bob.shared', 'true')")),
 ];

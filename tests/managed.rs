@@ -155,6 +155,33 @@ fn weights_say_where_new_rows_go_and_never_is_everything_sent_to_one() {
     }
 }
 
+/// Shares of all partitions follow from each weight.
+#[test]
+fn of_two_who_set_weights_at_once_the_second_waits_for_the_first() {
+    let (cluster, mut client) = start();
+    client.batch_execute("SELECT ruvector_collection_create('docs', 3, 4, index_method => 'none')").unwrap();
+    // Weights as they were: no share changes by them.
+    let mut first = cluster.connect("app").unwrap();
+    first.batch_execute("BEGIN; SELECT ruvector_routing_set('docs', 1, 1)").unwrap();
+    let mut second = cluster.connect("app").unwrap();
+    let both = std::thread::spawn(move || {
+        second.batch_execute(
+            "BEGIN; SELECT ruvector_routing_set('docs', 2, 1); SELECT ruvector_routing_set('docs', 2, 5); COMMIT",
+        )
+    });
+    wait_for("the second to wait", PATIENCE, || {
+        let waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'BEGIN; SELECT ruvector_routing_set%'";
+        client.query_opt(waits, &[]).unwrap()
+    })
+    .unwrap();
+    first.batch_execute("SELECT ruvector_routing_set('docs', 1, 5); COMMIT").unwrap();
+    both.join().unwrap().unwrap();
+    let query =
+        "SELECT array_agg(round(12 * share::numeric)::integer ORDER BY partition_id) FROM ruvector_routing()";
+    let shares: Vec<i32> = client.query_one(query, &[]).unwrap().get(0);
+    assert_eq!(shares, [5, 5, 1, 1]);
+}
+
 #[test]
 fn a_weight_under_a_lease_ends_by_itself() {
     let (_cluster, mut client) = start();
@@ -273,6 +300,32 @@ fn a_tenants_rows_stay_together() {
 }
 
 #[test]
+fn rows_whose_tenant_is_null_are_spread_by_the_weights() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 4, tenant => 'tenant', index_method => 'none');
+             ALTER TABLE docs ALTER tenant DROP NOT NULL;
+             INSERT INTO docs (tenant, embedding, partition_id)
+             SELECT NULL, '[1,2,3]', ruvector_route_tenant('docs', NULL) FROM generate_series(1, 400);
+             CREATE TABLE papers (id bigint PRIMARY KEY, owner text, embedding vector(3));
+             INSERT INTO papers SELECT i, CASE WHEN i > 400 THEN 'a' END, '[1,2,3]' FROM generate_series(1, 500) i",
+        )
+        .unwrap();
+    client
+        .batch_execute(
+            "CALL ruvector_collection_adopt('papers', partitions => 4, tenant => 'owner', index_method => 'none')",
+        )
+        .unwrap();
+    for rows in ["docs", "papers WHERE owner IS NULL"] {
+        let spread = spread(&mut client, rows);
+        assert_eq!(spread.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4], "{rows}: {spread:?}");
+        assert_eq!(spread.values().sum::<i64>(), 400, "{rows}");
+    }
+    assert_eq!(spread(&mut client, "papers WHERE owner = 'a'").len(), 1);
+}
+
+#[test]
 fn cold_rows_have_a_tablespace_of_their_own() {
     let (_cluster, mut client) = start();
     for statement in [
@@ -337,6 +390,42 @@ fn a_key_table_follows_every_statement() {
     assert_eq!(client.query_one(left, &[]).unwrap().get::<_, i64>(0), 0);
 }
 
+/// What of its owner's is in the way of moving rows, as a sample sees it that is taken from now on.
+fn noticed(client: &mut Client) -> Option<String> {
+    let query = "SELECT i.snapshot #>> '{managed,noticed}'
+                   FROM ruvector.integrity i WHERE i.samples > $1";
+    let samples: i64 =
+        client.query_one("SELECT max(samples)::bigint FROM ruvector.integrity", &[]).unwrap().get(0);
+    wait_for("another sample", PATIENCE, || client.query_opt(query, &[&(samples + 1)]).unwrap())
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(client)))
+        .get(0)
+}
+
+/// To a subscriber a row that moves is a delete and an insert.
+#[test]
+fn publications_of_only_one_of_insert_and_delete_are_in_the_way_of_moves() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 2, index_method => 'none'); CREATE TABLE others (id int PRIMARY KEY)",
+        )
+        .unwrap();
+    for (of, in_the_way) in [
+        ("TABLE docs", false),
+        ("TABLE docs WITH (publish = 'insert', publish_via_partition_root)", true),
+        ("TABLE docs WITH (publish = 'update, delete')", true),
+        ("TABLE docs_1 WITH (publish = 'insert, update')", true),
+        ("ALL TABLES WITH (publish = 'insert')", true),
+        ("TABLES IN SCHEMA public WITH (publish = 'insert')", true),
+        ("TABLE others WITH (publish = 'insert')", false),
+    ] {
+        client.batch_execute(&format!("CREATE PUBLICATION feed FOR {of}")).unwrap();
+        let why = noticed(&mut client);
+        assert_eq!(why.as_ref().is_some_and(|why| why.contains("feed")), in_the_way, "{of}: {why:?}");
+        client.batch_execute("DROP PUBLICATION feed").unwrap();
+    }
+}
+
 #[test]
 fn the_key_tables_triggers_are_ours_also_when_the_table_is_renamed() {
     let (_cluster, mut client) = start();
@@ -346,19 +435,6 @@ fn the_key_tables_triggers_are_ours_also_when_the_table_is_renamed() {
              INSERT INTO papers (embedding) SELECT '[1,2,3]' FROM generate_series(1, 100)",
         )
         .unwrap();
-    let noticed = |client: &mut Client| -> Option<String> {
-        let query = "SELECT i.snapshot #>> '{managed,noticed}'
-                       FROM ruvector.integrity i WHERE i.samples > $1";
-        let samples: i64 =
-            client.query_one("SELECT max(samples)::bigint FROM ruvector.integrity", &[]).unwrap().get(0);
-        wait_for("another sample", PATIENCE, || client.query_opt(query, &[&(samples + 1)]).unwrap())
-            .unwrap_or_else(|error| panic!("{error}\n{}", said(client)))
-            .get(0)
-    };
-    wait_for("a sample", PATIENCE, || {
-        client.query_opt("SELECT 1 FROM ruvector.integrity WHERE samples > 0", &[]).unwrap()
-    })
-    .unwrap();
     assert_eq!(noticed(&mut client), None);
     client
         .batch_execute(
@@ -391,6 +467,28 @@ fn a_table_handed_back_needs_nothing_of_us() {
     insert(&mut client, "papers", 50);
     insert(&mut client, "docs", 400);
     assert_eq!(spread(&mut client, "docs").keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_table_in_use_is_handed_back_another_time() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_create('docs', 3, 2, index_method => 'none'); SET statement_timeout = '30s'",
+        )
+        .unwrap();
+    let mut writer = cluster.connect("app").unwrap();
+    writer.batch_execute("BEGIN; INSERT INTO docs (embedding) VALUES ('[1,2,3]')").unwrap();
+    let release = "SELECT ruvector_collection_release('docs')";
+    let (state, hint) = refused(&mut client, release);
+    assert_eq!(state, "55P03");
+    assert!(hint.contains("ruvector_collection_release() again"), "{hint}");
+    let known =
+        "SELECT (SELECT count(*) FROM ruvector.collections) + (SELECT count(*) FROM ruvector.managed)";
+    assert_eq!(client.query_one(known, &[]).unwrap().get::<_, i64>(0), 2, "nothing half-done");
+    writer.batch_execute("COMMIT").unwrap();
+    client.batch_execute(release).unwrap();
+    assert_eq!(client.query_one(known, &[]).unwrap().get::<_, i64>(0), 0);
 }
 
 #[test]
@@ -497,10 +595,18 @@ fn moves_between_servers_that_are_open_keep_a_collection_registered() {
              SELECT id, 1, 0, '{}', 'decided' FROM ruvector.collections",
         )
         .unwrap();
+    let commit: String = client
+        .query_one(
+            "SELECT format('COMMIT PREPARED ''ruvector_%s_%s_%s''', s.system_identifier, d.oid, b.id)
+               FROM ruvector.server_batches b, pg_control_system() s, pg_database d WHERE d.datname = current_database()",
+            &[],
+        )
+        .unwrap()
+        .get(0);
     for verb in ["unregister", "release"] {
         let (state, hint) = refused(&mut client, &format!("SELECT ruvector_collection_{verb}('docs')"));
         assert_eq!(state, "55006", "{verb}");
-        assert!(hint.contains("ruvector.server_batches"), "{hint}");
+        assert!(hint.contains("ruvector.server_batches") && hint.contains(&commit), "{hint}");
     }
     client
         .batch_execute(

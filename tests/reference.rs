@@ -243,13 +243,18 @@ fn errors(script: &str, page: &mut String) {
             "feature_not_supported" => ("0A000", "something is too old or of a kind that is not supported"),
             "insufficient_privilege" => ("42501", "the caller does not own the table"),
             "invalid_parameter_value" => ("22023", "a setting, parameter or name is not valid"),
-            "object_in_use" => ("55006", "an action, or a move between servers, is under way"),
+            "lock_not_available" => {
+                ("55P03", "others use the table, and its lock was not to be had in two seconds")
+            }
+            "object_in_use" => {
+                ("55006", "an action, or a move between servers, is under way or has left something")
+            }
             "object_not_in_prerequisite_state" => (
                 "55000",
                 "the library is not preloaded, nothing was observed yet, healing is switched off, or there is nothing to do",
             ),
             "program_limit_exceeded" => ("54000", "more dimensions than pgvector indexes"),
-            "undefined_column" => ("42703", "the table has no such vector column"),
+            "undefined_column" => ("42703", "the table has no such column, or none of vectors"),
             "undefined_object" => ("42704", "there is no such collection, strategy or action"),
             "undefined_table" => ("42P01", "there is no such table"),
             "wrong_object_type" => {
@@ -299,7 +304,8 @@ fn the_reference_is_what_the_catalog_has() {
     page.push_str(&fs::read_to_string(root().join("tests/reference/events.md")).unwrap());
     page.push_str("\n## Errors\n\n");
     errors(&script, &mut page);
-    page.push_str("## Tables\n\nIn schema `ruvector`, readable for members of `ruvector_monitor`; written by the extension alone.\n\n");
+    page.push_str("## Tables\n\nIn schema `ruvector`, readable for members of `ruvector_monitor` but for `moved_rows`, `tenant_homes` and the keys of `server_batches`, \
+                   which are users' data; written by the extension alone.\n\n");
     tables(&mut client, &comments, &mut page);
     page.push_str("## Command line\n\n`ruvectorctl --help`, `ruvectorctl man`; each subcommand has `--help` and takes `--json`.\n");
     let path = root().join("docs/reference.md");

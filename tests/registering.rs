@@ -66,6 +66,25 @@ fn what_cannot_be_watched_is_refused_with_a_hint() {
 }
 
 #[test]
+fn what_an_action_has_left_keeps_a_collection_registered() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE docs (id int, e vector(3)); SELECT ruvector_collection_register('docs', 'docs');
+             INSERT INTO ruvector.actions (collection_id, collection_name, relation, request, status, unfinished, ended_at)
+             SELECT id, name, relation, '{\"kind\": \"trigger\"}', 'rollback_failed', true, now() FROM ruvector.collections",
+        )
+        .unwrap();
+    for verb in ["unregister", "release"] {
+        let (state, hint) = refused(&mut client, &format!("SELECT ruvector_collection_{verb}('docs')"));
+        assert_eq!(state, "55006", "{verb}");
+        assert!(hint.contains("ruvector_healing_reset('docs')"), "{hint}");
+    }
+    // Of a table that is gone there is nothing to put right.
+    client.batch_execute("DROP TABLE docs; SELECT ruvector_collection_unregister('docs')").unwrap();
+}
+
+#[test]
 fn only_the_owner_among_operators_registers() {
     let (cluster, mut client) = start();
     client

@@ -99,3 +99,54 @@ fn what_is_too_old_is_forgotten_and_nothing_else() {
         "what is decided is not forgotten"
     );
 }
+
+#[test]
+fn moved_rows_are_forgotten_once_no_rollback_can_ask_for_them() {
+    let (_cluster, mut client) = start();
+    partitioned(&mut client, "docs", 1, 100).unwrap();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"events_days": 5}');
+               SELECT ruvector_collection_register('docs_0', 'docs_0', settings => '{"mode": "observe"}')"#,
+        )
+        .unwrap();
+    // The action: status, whether it has a way back, whether it left something, days since its end; whether the batch is undone
+    // and the collection gone; whether it stays.
+    let mut expected = vec![];
+    for (status, reversible, unfinished, days, undone, gone, stays) in [
+        ("succeeded", true, false, 6, false, false, true),
+        ("succeeded", true, false, 6, true, false, false),
+        ("succeeded", false, false, 6, false, false, false),
+        ("succeeded", true, false, 6, false, true, false),
+        ("succeeded", true, false, 2, false, true, true),
+        ("failed", true, false, 6, false, false, false),
+        ("rollback_failed", true, true, 6, false, false, true),
+    ] {
+        let collection = if gone { "7777" } else { "(SELECT id FROM ruvector.collections)" };
+        let undone = if undone { "now() - interval '6 days'" } else { "NULL" };
+        let insert = format!(
+            r#"WITH action AS (
+                   INSERT INTO ruvector.actions (collection_id, collection_name, relation, request, status, plan, unfinished, ended_at)
+                   VALUES ({collection}, 'docs_0', 'docs_0'::regclass, '{{"kind": "trigger"}}', '{status}', '{{"reversible": {reversible}}}',
+                           {unfinished}, now() - interval '{days} days') RETURNING id)
+               INSERT INTO ruvector.moved_rows (action_id, step_no, move_no, from_id, to_id, keys, undone_at)
+               SELECT id, 0, 0, 1, 2, '{{1}}', {undone} FROM action RETURNING action_id"#
+        );
+        let action: i64 = client.query_one(&insert, &[]).unwrap().get(0);
+        if stays {
+            expected.push(action);
+        }
+    }
+    client
+        .batch_execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type LIKE 'ruvector healer%'",
+        )
+        .unwrap();
+    let left = |client: &mut postgres::Client| -> Vec<i64> {
+        let rows = client.query("SELECT action_id FROM ruvector.moved_rows ORDER BY 1", &[]).unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    wait_for("the others to go", PATIENCE, || (left(&mut client) == expected).then_some(())).unwrap_or_else(
+        |error| panic!("{error}: {:?}, not {expected:?}\n{}", left(&mut client), said(&mut client)),
+    );
+}

@@ -328,6 +328,25 @@ fn what_cannot_be_attached_is_refused_with_a_hint() {
 }
 
 #[test]
+fn a_collection_in_use_gets_its_partition_another_time() {
+    let mut two = Two::start(&[]);
+    let mut writer = two.here.connect("app").unwrap();
+    writer.batch_execute("BEGIN; INSERT INTO docs (embedding) VALUES ('[1,2,3]')").unwrap();
+    two.client.batch_execute("SET statement_timeout = '30s'").unwrap();
+    let (state, hint) =
+        refused(&mut two.client, "SELECT ruvector_collection_attach('docs', 'east', 'docs_east')");
+    assert_eq!(state, "55P03");
+    assert!(hint.contains("ruvector_collection_attach() again"), "{hint}");
+    let known = "SELECT concat_ws(' ', (SELECT count(*) FROM ruvector.routing), (SELECT count(*) FROM pg_foreign_table),
+                        (SELECT conname FROM pg_constraint WHERE conrelid = 'docs'::regclass AND contype = 'p'))";
+    let after: String = two.client.query_one(known, &[]).unwrap().get(0);
+    assert_eq!(after, "2 0 docs_pkey", "nothing half-done");
+    writer.batch_execute("COMMIT").unwrap();
+    two.client.batch_execute("RESET statement_timeout").unwrap();
+    two.attach();
+}
+
+#[test]
 fn what_the_other_server_does_not_have_is_not_attached() {
     let mut two = Two::start(&[]);
     two.other

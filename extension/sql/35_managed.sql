@@ -55,7 +55,8 @@ SELECT pg_catalog.pg_extension_config_dump('ruvector.tenant_homes',
     'WHERE EXISTS (SELECT FROM ruvector.managed m JOIN pg_catalog.pg_class c ON c.oid = m.relation WHERE m.route = tenant_homes.route)');
 
 -- Notes which partitions are attached, by their numbers: one may be dropped, detached, attached again or made anew by hand. The
--- bound of one that is known is not read: that would lock it (ruleutils.c), and wait behind whoever wants to truncate it.
+-- bound of one that is known is not read: that would lock it (ruleutils.c), and wait behind whoever wants to truncate it. A
+-- collection that somebody else sets weights of is left to them: waiting could be a deadlock (ruvector_routing_set).
 CREATE FUNCTION ruvector._follow_partitions() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -71,12 +72,16 @@ BEGIN
         SELECT r.route, r.partition_id, t.leaf IS NOT NULL AS attached, coalesce(t.leaf, r.leaf) AS leaf,
                coalesce(t.elsewhere, r.elsewhere) AS elsewhere
           FROM ruvector.routing r LEFT JOIN there t ON t.route = r.route AND t.partition_id = r.partition_id
+    ), changed AS (
+        -- Nothing is written where nothing has changed.
+        SELECT n.* FROM now n JOIN ruvector.routing r ON r.route = n.route AND r.partition_id = n.partition_id
+         WHERE (r.attached, r.leaf::oid, r.elsewhere) IS DISTINCT FROM (n.attached, n.leaf::oid, n.elsewhere)
+    ), free AS MATERIALIZED (
+        SELECT m.route FROM ruvector.managed m WHERE m.route IN (SELECT c.route FROM changed c) FOR NO KEY UPDATE SKIP LOCKED
     )
-    -- Nothing is written where nothing has changed.
-    UPDATE ruvector.routing r SET attached = n.attached, leaf = n.leaf, elsewhere = n.elsewhere
-      FROM now n
-     WHERE n.route = r.route AND n.partition_id = r.partition_id
-       AND (r.attached, r.leaf::oid, r.elsewhere) IS DISTINCT FROM (n.attached, n.leaf::oid, n.elsewhere);
+    UPDATE ruvector.routing r SET attached = c.attached, leaf = c.leaf, elsewhere = c.elsewhere
+      FROM changed c
+     WHERE c.route = r.route AND c.partition_id = r.partition_id AND c.route IN (SELECT f.route FROM free f);
 END
 $$;
 
@@ -111,11 +116,16 @@ BEGIN
         SELECT t.route, t.partition_id, coalesce(t.part / nullif(sum(t.part) OVER w, 0), 0) AS now_share,
                coalesce(t.later_part / nullif(sum(t.later_part) OVER w, 0), 0) AS later_share
           FROM taken t WINDOW w AS (PARTITION BY t.route)
+    ), changed AS (
+        SELECT f.* FROM fresh f JOIN ruvector.routing r ON r.route = f.route AND r.partition_id = f.partition_id
+         WHERE (r.share, r.share_after) IS DISTINCT FROM (f.now_share, f.later_share)
+    ), free AS MATERIALIZED (
+        -- As in _follow_partitions.
+        SELECT m.route FROM ruvector.managed m WHERE m.route IN (SELECT c.route FROM changed c) FOR NO KEY UPDATE SKIP LOCKED
     )
-    UPDATE ruvector.routing r SET share = f.now_share, share_after = f.later_share
-      FROM fresh f
-     WHERE r.route = f.route AND r.partition_id = f.partition_id
-       AND (r.share, r.share_after) IS DISTINCT FROM (f.now_share, f.later_share);
+    UPDATE ruvector.routing r SET share = c.now_share, share_after = c.later_share
+      FROM changed c
+     WHERE r.route = c.route AND r.partition_id = c.partition_id AND c.route IN (SELECT f.route FROM free f);
     RETURN NULL;
 END
 $$;
@@ -138,7 +148,7 @@ BEGIN ATOMIC
 END;
 
 -- Where a tenant's rows go: where it was moved to, if that is attached, else by weighted rendezvous hashing, which gives each
--- partition tenants by its share and moves few of them when a share changes.
+-- partition tenants by its share and moves few of them when a share changes. NULL has no hash, and gets NULL.
 CREATE FUNCTION ruvector._route_tenant(route text, tenant text) RETURNS integer
     LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -147,7 +157,7 @@ BEGIN ATOMIC
            JOIN ruvector.routing a ON a.route OPERATOR(pg_catalog.=) h.route AND a.partition_id OPERATOR(pg_catalog.=) h.partition_id AND a.attached
           WHERE h.route OPERATOR(pg_catalog.=) _route_tenant.route AND h.tenant OPERATOR(pg_catalog.=) _route_tenant.tenant),
         (SELECT r.partition_id FROM ruvector.shares r
-          WHERE r.route OPERATOR(pg_catalog.=) _route_tenant.route AND r.share OPERATOR(pg_catalog.>) 0
+          WHERE r.route OPERATOR(pg_catalog.=) _route_tenant.route AND r.share OPERATOR(pg_catalog.>) 0 AND _route_tenant.tenant IS NOT NULL
           ORDER BY pg_catalog.ln(
                      (((pg_catalog.hashtextextended(_route_tenant.tenant COLLATE "C", r.partition_id::bigint)
                           OPERATOR(pg_catalog.&) 4503599627370495) OPERATOR(pg_catalog.+) 1)::double precision)
@@ -193,7 +203,7 @@ END
 $$;
 
 -- Where a tenant's rows go, for statements that name the tenant: INSERT INTO docs (tenant, embedding, partition_id)
--- VALUES ($1, $2, ruvector_route_tenant('docs', $1)).
+-- VALUES ($1, $2, ruvector_route_tenant('docs', $1)). Rows whose tenant is NULL are spread by the weights.
 CREATE FUNCTION ruvector_route_tenant(route text, tenant text) RETURNS integer
     LANGUAGE sql STABLE SECURITY DEFINER PARALLEL SAFE
 BEGIN ATOMIC
@@ -548,6 +558,9 @@ BEGIN
         RAISE EXCEPTION 'a weight is 0 to 1000000' USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Only its proportion to the other weights counts; 0 sends no new rows there.';
     END IF;
+    -- Shares follow from all weights of a collection: two who set one each would wait for each other. NO KEY: whoever notes the home
+    -- of a tenant does not wait for this.
+    PERFORM FROM ruvector.managed m WHERE m.relation = entry.relation FOR NO KEY UPDATE;
     SELECT r.weight INTO former FROM ruvector.routing r
      WHERE r.route = entry.route AND r.partition_id = ruvector_routing_set.partition_id FOR UPDATE;
     IF NOT FOUND THEN
@@ -611,6 +624,13 @@ BEGIN
         RETURN false;
     END IF;
     entry := ruvector._managed(relation);
+    -- Before the table's lock, behind which everybody waits.
+    PERFORM FROM ruvector.managed m WHERE m.relation = entry.relation FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- Nothing of a table that was dropped.
+    PERFORM ruvector._lock_soon(c.oid, 'ACCESS EXCLUSIVE', 'SELECT ruvector_collection_release()') FROM pg_class c WHERE c.oid = relation;
     SELECT string_agg(r.partition_id::text, ', ' ORDER BY r.partition_id) INTO choices
       FROM ruvector.routing r
      WHERE r.route = entry.route AND EXISTS (SELECT FROM pg_class c WHERE c.oid = r.leaf AND c.relispartition)

@@ -32,6 +32,7 @@ DECLARE
     entry   pg_class;
     why     text;
     unique_ text;
+    keeping text;
 BEGIN
     SELECT * INTO entry FROM pg_class c WHERE c.oid = source;
     IF NOT pg_has_role(ruvector._caller(), entry.relowner, 'USAGE') THEN
@@ -54,7 +55,7 @@ BEGIN
             THEN 'it has unique or exclusion constraints beside its primary key, which cannot hold across partitions'
         WHEN EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = source AND NOT t.tgisinternal AND t.tgname NOT IN ('ruvector_adoption', 'ruvector_adoption_whole'))
             THEN 'it has triggers'
-        WHEN entry.relrowsecurity THEN 'it has row security'
+        WHEN entry.relrowsecurity OR EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = source) THEN 'it has row security, or policies for it'
         WHEN EXISTS (SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
                       WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = source)
             THEN 'views depend on it, which would go on showing the former table'
@@ -76,6 +77,39 @@ BEGIN
             USING ERRCODE = 'feature_not_supported',
                   HINT = format('If nothing relies on what they keep unique, DROP INDEX %s first; else make a new collection with ruvector_collection_create() and fill it yourself.', unique_);
     END IF;
+    -- What was parsed when it was made (BEGIN ATOMIC, a policy) keeps the table's OID, or its row type's, not its name. Parts of the
+    -- table itself do not count; a trigger of another one depends on it as its own do.
+    SELECT string_agg(DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid), ', ') INTO keeping
+      FROM (VALUES ('pg_class'::regclass::oid, source::oid), ('pg_type'::regclass::oid, entry.reltype),
+                   ('pg_type'::regclass::oid, (SELECT t.typarray FROM pg_type t WHERE t.oid = entry.reltype))) o (class, object)
+      JOIN pg_depend d ON d.refclassid = o.class AND d.refobjid = o.object
+     WHERE (d.deptype = 'n' OR d.classid = 'pg_trigger'::regclass)
+       AND NOT EXISTS (SELECT FROM pg_constraint k WHERE d.classid = 'pg_constraint'::regclass AND k.oid = d.objid AND k.conrelid = source)
+       AND NOT EXISTS (SELECT FROM pg_trigger t WHERE d.classid = 'pg_trigger'::regclass AND t.oid = d.objid AND t.tgrelid = source);
+    IF keeping IS NOT NULL THEN
+        RAISE EXCEPTION '% cannot be adopted: what refers to it would go on with the former table: %', source, keeping
+            USING ERRCODE = 'feature_not_supported', HINT = 'Drop that first, and make it anew once the table is a collection.';
+    END IF;
+END
+$$;
+
+-- Locks a table, or is refused after two seconds, or as soon as the session gives up itself ("most"): whoever comes to the table
+-- meanwhile waits behind. "whole": with its partitions. "again": what is to be called again then.
+CREATE FUNCTION ruvector._lock_soon(
+    relation regclass, mode text, again text, whole boolean DEFAULT true, most text DEFAULT pg_catalog.current_setting('lock_timeout')
+) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
+AS $$
+BEGIN
+    -- 0 is for ever.
+    IF most::interval > interval '0' AND most::interval < interval '2 s' THEN
+        PERFORM set_config('lock_timeout', most, true);
+    END IF;
+    EXECUTE format('LOCK TABLE %s %s IN %s MODE', CASE WHEN whole THEN '' ELSE 'ONLY' END, relation, mode);
+EXCEPTION WHEN lock_not_available THEN
+    RAISE EXCEPTION '% is in use, and its lock was not to be had in time', relation USING ERRCODE = 'lock_not_available',
+        HINT = format('SELECT pid FROM pg_locks WHERE relation = %s AND granted says by whom. Nothing was changed: %s again once they are done.',
+                      relation::oid, again);
 END
 $$;
 
@@ -158,6 +192,11 @@ BEGIN
         RAISE EXCEPTION '% has % vector columns', source, coalesce(vector.candidates, 0) USING ERRCODE = 'ambiguous_column',
             HINT = 'Name the one that is searched: "column" => ''embedding''.';
     END IF;
+    IF tenant IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = source AND a.attname = tenant AND a.attnum > 0
+                                             AND NOT a.attisdropped) THEN
+        RAISE EXCEPTION '% has no column "%"', source, tenant USING ERRCODE = 'undefined_column',
+            HINT = '"tenant" names the column by whose values rows are kept together.';
+    END IF;
     PERFORM ruvector._check_managed_arguments(bare, partitions, index_method, distance, vector.typname, greatest(vector.atttypmod, 1));
     PERFORM ruvector._check_route(name);
     EXECUTE format('CREATE TABLE %I.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING IDENTITY INCLUDING STORAGE INCLUDING COMPRESSION
@@ -198,14 +237,15 @@ BEGIN
         END
         $body$ $make$, format('%I.%I', home, bare || '_note_change'), changes, key.attname));
     PERFORM ruvector._as_owner(source, format('REVOKE ALL ON FUNCTION %I.%I() FROM PUBLIC', home, bare || '_note_change'));
+    PERFORM ruvector._manage(target, name, tenant, NULL, NULL);
     -- Waits for the writers under way: of later ones the trigger knows.
+    PERFORM ruvector._lock_soon(source, 'SHARE ROW EXCLUSIVE', 'CALL ruvector_collection_adopt()');
     EXECUTE format('CREATE TRIGGER ruvector_adoption AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION %I.%I()',
         source, home, bare || '_note_change');
     EXECUTE format('CREATE TRIGGER ruvector_adoption_whole BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %I.%I()',
         source, home, bare || '_note_change');
     -- Also where session_replication_role is replica.
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER ruvector_adoption, ENABLE ALWAYS TRIGGER ruvector_adoption_whole', source);
-    PERFORM ruvector._manage(target, name, tenant, NULL, NULL);
     PERFORM ruvector._note_adoption(source, jsonb_build_object('target', target::oid, 'name', name, 'changes', changes::oid,
         'noting', to_regprocedure(format('%I.%I()', home, bare || '_note_change'))::oid, 'as_begun', ruvector._as_it_is(source),
         'key_column', key.attname, 'vector_column', vector.attname,
@@ -526,7 +566,7 @@ DECLARE
 BEGIN
     SELECT n.nspname, c.relname INTO home, bare FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = entry.source;
     PERFORM ruvector._check_fresh_snapshots();
-    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', entry.source);
+    PERFORM ruvector._lock_soon(entry.source, 'ACCESS EXCLUSIVE', 'CALL ruvector_collection_adopt()');
     -- Whoever was waited for may have given it what an adopted one cannot have, or written with the triggers off.
     PERFORM ruvector._check_adoptable(entry.source);
     PERFORM ruvector._check_adoption(entry);
@@ -619,12 +659,18 @@ DECLARE
     -- Whose it was when it began.
     owner oid := coalesce((SELECT f.proowner FROM pg_proc f WHERE f.oid = entry.noting), (SELECT c.relowner FROM pg_class c WHERE c.oid = entry.changes),
                           (SELECT c.relowner FROM pg_class c WHERE c.oid = source));
+    again constant text := 'SELECT ruvector_collection_adopt_abort()';
     one   regclass;
     made  oid[];
 BEGIN
     IF entry.source IS NULL THEN
         RETURN false;
     END IF;
+    SELECT array_agg(r.leaf::oid) INTO made FROM ruvector.routing r WHERE r.route = entry.name;
+    PERFORM ruvector._lock_soon(source, 'ACCESS EXCLUSIVE', again);
+    -- What is dropped below, for which nobody who comes to the table may wait long either.
+    PERFORM ruvector._lock_soon(c.oid, 'ACCESS EXCLUSIVE', again) FROM pg_class c
+      WHERE c.relkind IN ('r', 'p') AND (c.oid = entry.target OR c.relowner = owner AND (c.oid = entry.changes OR c.oid = ANY (made)));
     PERFORM ruvector._note_adoption(source, NULL);
     EXECUTE format('DROP TRIGGER IF EXISTS ruvector_adoption ON %s', source);
     EXECUTE format('DROP TRIGGER IF EXISTS ruvector_adoption_whole ON %s', source);
@@ -632,7 +678,6 @@ BEGIN
     IF EXISTS (SELECT FROM pg_proc f WHERE f.oid = entry.noting) THEN
         EXECUTE format('DROP FUNCTION %s', entry.noting::regprocedure);
     END IF;
-    SELECT array_agg(r.leaf::oid) INTO made FROM ruvector.routing r WHERE r.route = entry.name;
     IF EXISTS (SELECT FROM pg_class c WHERE c.oid = entry.target) THEN
         FOR one IN SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = entry.target AND i.inhrelid <> ALL (made) LOOP
             EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', entry.target, one);

@@ -2,12 +2,14 @@
 -- Foreign tables of postgres_fdw are partitions of a managed collection like others: searches through the root look into
 -- them, and the healer looks at them over a connection of its own, by the user mapping of the collection's owner.
 
--- The next free number of a partition, and the collection's route.
+-- The next free number of a partition, and the collection's route. Whoever sets weights is waited for here, before the table's
+-- lock, behind which everybody waits.
 CREATE FUNCTION ruvector._next_place(relation regclass) RETURNS TABLE (route text, number integer)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     route := (ruvector._managed(relation)).route;
+    PERFORM FROM ruvector.managed m WHERE m.route = _next_place.route FOR NO KEY UPDATE;
     SELECT 1 + max(r.partition_id) INTO number FROM ruvector.routing r WHERE r.route = _next_place.route;
     -- As many as shared memory keeps of one collection.
     IF (SELECT count(*) FROM ruvector.routing r WHERE r.route = _next_place.route AND r.attached) >= 64 THEN
@@ -108,6 +110,7 @@ BEGIN
     SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY array_position(i.indkey::int2[], a.attnum)) INTO keys
       FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
      WHERE i.indrelid = relation AND i.indisprimary;
+    PERFORM ruvector._lock_soon(relation, 'ACCESS EXCLUSIVE', 'SELECT ruvector_collection_attach()', whole => keys IS NOT NULL);
     IF keys IS NOT NULL THEN
         EXECUTE (SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', relation, k.conname) FROM pg_constraint k
                   WHERE k.conrelid = relation AND k.contype = 'p');

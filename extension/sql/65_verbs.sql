@@ -257,7 +257,6 @@ AS $$
 DECLARE
     entry   ruvector.collections;
     managed regclass;
-    pending bigint;
     efforts jsonb;
     left_   jsonb;
 BEGIN
@@ -274,12 +273,6 @@ BEGIN
                                   'left_for_you', '[]'::jsonb);
     END IF;
     PERFORM ruvector._check_owner(entry);
-    SELECT a.id INTO pending FROM ruvector.actions a WHERE a.collection_id = entry.id AND a.unfinished;
-    IF pending IS NOT NULL THEN
-        RAISE EXCEPTION 'action % on collection "%" has left something that is still to be put right', pending, name
-            USING ERRCODE = 'object_in_use',
-                  HINT = format('SELECT ruvector_healing_reset(%L) has it tried at once; ruvector_healing_explain(%s) says what it is.', name, pending);
-    END IF;
     SELECT jsonb_agg(jsonb_build_object('index', e.index_name, 'setting', e.setting, 'effort', e.effort)) INTO efforts
       FROM ruvector.search_effort e WHERE e.collection_id = entry.id;
     SELECT jsonb_agg(format('DROP INDEX CONCURRENTLY %s', x.indexrelid::regclass)) INTO left_

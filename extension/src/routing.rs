@@ -138,11 +138,15 @@ pub(crate) fn load() -> Result<(), Error> {
     Ok(())
 }
 
-/// Notes the leases that have ended by themselves.
+/// Notes the leases that have ended by themselves, but for collections whose weights somebody is setting: their turn comes.
 fn end_leases() -> Result<(), Error> {
     kept::change(
-        "UPDATE ruvector.routing SET (weight, lease_until, weight_after) = (weight_after, NULL, NULL)
-          WHERE lease_until <= statement_timestamp()",
+        "WITH free AS MATERIALIZED (
+             SELECT m.route FROM ruvector.managed m
+              WHERE EXISTS (SELECT FROM ruvector.routing e WHERE e.route = m.route AND e.lease_until <= statement_timestamp())
+                FOR NO KEY UPDATE SKIP LOCKED)
+         UPDATE ruvector.routing r SET (weight, lease_until, weight_after) = (r.weight_after, NULL, NULL)
+          WHERE r.lease_until <= statement_timestamp() AND r.route IN (SELECT f.route FROM free f)",
         &[],
     )
 }

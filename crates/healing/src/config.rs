@@ -218,8 +218,8 @@ settings! {
     move_lock_ms: i64 = 25, int(1, 1000), "ms", Collection;
     /// WAL that one action may write by moving rows.
     move_wal_mib: i64 = 1024, int(1, 1_048_576), "MiB", Collection;
-    /// Whether rows may be moved although row triggers see a delete and an insert then, and foreign keys that do not
-    /// cascade an update refuse it.
+    /// Whether rows may be moved although row triggers see a delete and an insert then, publications of only one of the two
+    /// pass on half of it, and foreign keys that do not cascade an update refuse it.
     move_despite_triggers: bool = false, Kind::Bool, "", Collection;
     /// Time after which a partition that is being drained gets new rows again.
     drain_lease_seconds: i64 = 900, int(10, 86_400), "s", Collection;

@@ -143,7 +143,7 @@ fn remedy(
     Some(shown.into())
 }
 
-/// Forgets samples, changes of state, decisions and finished batches that are older than the settings say.
+/// Forgets samples, changes of state, decisions, finished batches and moved rows that are older than the settings say.
 pub(super) fn forget(config: &Config) -> Result<(), Error> {
     for (table, column, days) in [
         ("integrity_history", "sampled_at", config.history_days),
@@ -162,6 +162,15 @@ pub(super) fn forget(config: &Config) -> Result<(), Error> {
     Spi::run_with_args(
         "DELETE FROM ruvector.server_batches
           WHERE state IN ('done', 'rolled_back') AND noted_at < now() - make_interval(days => $1)",
+        &[(config.events_days as i32).into()],
+    )?;
+    // What `ruvector_healing_rollback` may still ask for stays, however old: of a table that is there, every action that succeeded and
+    // has a way back, since one that is taken back gives the turn to the one before it.
+    Spi::run_with_args(
+        "DELETE FROM ruvector.moved_rows m USING ruvector.actions a
+          WHERE a.id = m.action_id AND a.ended_at < now() - make_interval(days => $1) AND NOT a.unfinished
+            AND (m.undone_at IS NOT NULL OR a.status <> 'succeeded' OR NOT coalesce((a.plan ->> 'reversible')::boolean, false)
+                 OR NOT EXISTS (SELECT FROM ruvector.collections c JOIN pg_class t ON t.oid = c.relation WHERE c.id = a.collection_id))",
         &[(config.events_days as i32).into()],
     )?;
     kept::change(

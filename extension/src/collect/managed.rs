@@ -31,6 +31,8 @@ pub(crate) struct Routing {
     foreign_keys: Vec<String>,
     /// Names of foreign keys that refer to a partition itself.
     keys_to_leaves: Vec<String>,
+    /// Names of publications that carry inserts or deletes of it, but not both.
+    publications: Vec<String>,
     pub(crate) places: Vec<Leaf>,
 }
 
@@ -39,7 +41,7 @@ pub(crate) struct Routing {
 pub(crate) struct Key {
     /// Quoted name.
     pub(crate) name: String,
-    /// Its type, as SQL.
+    /// Its type, as SQL, with its length: `character` alone is one of 1.
     pub(crate) kind: String,
 }
 
@@ -63,7 +65,7 @@ SELECT jsonb_build_object('route', m.route, 'root', format('%I.%I', n.nspname, t
                       WHERE k.oid = m.key_table),
        -- A root with foreign partitions has no key of its own (tablecmds.c), its partitions here have.
        'keys', (SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object('name', format('%I', a.attname),
-                               'kind', format_type(a.atttypid, NULL))), '[]')
+                               'kind', format_type(a.atttypid, a.atttypmod))), '[]')
                   FROM pg_index x JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = ANY (x.indkey)
                  WHERE x.indisprimary AND a.attname <> 'partition_id'
                    AND (x.indrelid = t.oid
@@ -86,6 +88,14 @@ SELECT jsonb_build_object('route', m.route, 'root', format('%I.%I', n.nspname, t
        'keys_to_leaves', (SELECT coalesce(jsonb_agg(k.conname), '[]') FROM pg_constraint k
                            WHERE k.contype = 'f' AND k.conparentid = 0 AND k.confrelid <> t.oid
                              AND k.confrelid IN (SELECT p.relid FROM pg_partition_tree(t.oid) p)),
+       -- To a subscriber a row that moves is a delete and an insert.
+       'publications', (SELECT coalesce(jsonb_agg(b.pubname), '[]') FROM pg_publication b
+                         WHERE b.pubinsert <> b.pubdelete
+                           AND (b.puballtables
+                                OR EXISTS (SELECT FROM pg_partition_tree(t.oid) p JOIN pg_publication_rel l ON l.prrelid = p.relid
+                                            WHERE l.prpubid = b.oid)
+                                OR EXISTS (SELECT FROM pg_partition_tree(t.oid) p JOIN pg_class c ON c.oid = p.relid
+                                             JOIN pg_publication_namespace s ON s.pnnspid = c.relnamespace WHERE s.pnpubid = b.oid))),
        'places', (SELECT coalesce(jsonb_agg(jsonb_build_object('oid', r.leaf::oid::bigint, 'number', r.partition_id,
                                  'name', format('%I.%I', ln.nspname, l.relname), 'weight', r.weight, 'cold', r.cold,
                                  'elsewhere', l.relkind = 'f') ORDER BY r.partition_id), '[]')
@@ -127,7 +137,7 @@ impl Routing {
         None
     }
 
-    /// What of its owner's a move would set off, or be refused by.
+    /// What of its owner's a move would set off, be refused by, or show to others by half.
     pub(crate) fn noticed(&self) -> Option<String> {
         let list = |what: &str, names: &[String]| {
             (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")))
@@ -135,6 +145,7 @@ impl Routing {
         let found: Vec<String> = [
             list("moving a row would set off", &self.triggers),
             list("moving a row would be refused by the foreign key", &self.foreign_keys),
+            list("a row that moves would be doubled, or lost, for subscribers to", &self.publications),
         ]
         .into_iter()
         .flatten()

@@ -12,6 +12,15 @@ use crate::error::Error;
 use crate::transaction::transaction;
 use crate::{collect, journal, routing};
 
+/// Waits for whoever else sets weights of the collection: shares of all its partitions follow from them, so that two who set one
+/// each would wait for each other. Before anything else of it is read or locked.
+fn wait_for_others(context: &Context<'_>) -> Result<(), Error> {
+    Ok(Spi::run_with_args(
+        "SELECT 1 FROM ruvector.managed WHERE relation = $1 FOR NO KEY UPDATE",
+        &[pg_sys::Oid::from(context.collection.relation).into()],
+    )?)
+}
+
 /// The route of the collection, if the partition is still the one that was planned for.
 fn route(context: &Context<'_>, of: &PlaceRef) -> Result<String, Error> {
     let routing = collect::managed::routing(context.collection)?
@@ -71,6 +80,7 @@ pub(super) fn set(
     lease: Option<WeightLease>,
 ) -> Result<(), Error> {
     transaction(|| {
+        wait_for_others(context)?;
         let route = route(context, of)?;
         journal::progress(context.action_id, &healing::explain::step(step))?;
         let former: Option<JsonB> = Spi::get_one_with_args(
@@ -111,6 +121,7 @@ pub(super) fn restore(context: &Context<'_>, of: &PlaceRef, details: &Value) -> 
         // Nothing was noted: nothing was set.
         return Ok(json!({}));
     };
+    wait_for_others(context)?;
     Spi::run_with_args(
         "UPDATE ruvector.routing r
             SET (weight, weight_after, lease_until, set_by) = (f.weight, f.weight_after, f.lease_until, f.set_by)
