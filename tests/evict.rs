@@ -18,7 +18,18 @@ fn count(client: &mut Client, query: &str) -> i64 {
 /// A managed collection a half of which is cold, seen so, and somebody who takes more memory than there is, all the time: that
 /// it rises meanwhile proves nothing.
 fn with_cold_rows(cluster: &Cluster, client: &mut Client) -> Client {
-    client.batch_execute("CREATE SCHEMA tools; CREATE EXTENSION pg_buffercache SCHEMA tools").unwrap();
+    // Of somebody's functions of that name, whose argument fits better, none is called.
+    client
+        .batch_execute(
+            "CREATE SCHEMA tools; CREATE EXTENSION pg_buffercache SCHEMA tools;
+             CREATE TABLE overloaded (as_user text); GRANT INSERT ON overloaded TO PUBLIC;
+             CREATE ROLE mallory; GRANT USAGE, CREATE ON SCHEMA tools TO mallory; SET ROLE mallory;
+             CREATE FUNCTION tools.pg_buffercache_evict_relation(oid, OUT buffers_evicted int, OUT buffers_flushed int,
+                 OUT buffers_skipped int) LANGUAGE sql AS
+                 $$ INSERT INTO public.overloaded VALUES (current_user); SELECT 0, 0, 0 $$;
+             RESET ROLE",
+        )
+        .unwrap();
     client
         .batch_execute(
             r#"SELECT ruvector_healing_configure('{"max_move_share": 0.5, "verify_window_seconds": 3, "mode": "observe",
@@ -109,6 +120,7 @@ fn cold_rows_leave_and_are_still_found() {
         ),
         _ => assert_eq!(released, None),
     }
+    assert_eq!(count(&mut client, "SELECT count(*) FROM overloaded"), 0);
     eprintln!(
         "{released:?} buffers were released of a cold partition of {pages} pages; {rows} rows, indexes {before} -> {after} bytes"
     );

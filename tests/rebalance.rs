@@ -332,56 +332,138 @@ fn a_row_trigger_of_the_owner_is_not_set_off_unless_that_is_wanted() {
     assert_eq!(seen, ["DELETE as keeper", "INSERT as keeper"], "{}", said(&mut client));
 }
 
-#[test]
-fn a_trigger_that_is_made_meanwhile_ends_the_moving_and_is_not_set_off() {
-    let (cluster, mut client) = start();
-    managed(&mut client);
-    client
-        .batch_execute(
-            r#"SELECT ruvector_healing_configure('{"move_lock_ms": 2}', 'docs');
-               CREATE TABLE seen (op text);
-               CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
-                   $$ BEGIN INSERT INTO public.seen VALUES (TG_OP); RETURN NULL; END $$"#,
-        )
-        .unwrap();
-    let _hot = hot(&cluster);
-    let action = act(&mut client, "rebalance_partitions", "{}");
+/// What an action has moved, rows, and what it was to move.
+fn moved_of_planned(client: &mut Client, action: i64) -> (i64, i64) {
+    let query = "SELECT count(*), (SELECT sum((m ->> 'rows')::int) FROM ruvector.actions a, jsonb_path_query(a.plan, '$.steps[*].moves[*]') m
+                                    WHERE a.id = $1)
+                   FROM ruvector.moved_rows, unnest(keys) WHERE action_id = $1";
+    let row = client.query_one(query, &[&action]).unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// Moves rows in many small batches, and returns after the first ones.
+fn in_the_middle(client: &mut Client) -> i64 {
+    client.batch_execute(r#"SELECT ruvector_healing_configure('{"move_lock_ms": 2}', 'docs')"#).unwrap();
+    let action = act(client, "rebalance_partitions", "{}");
     wait_for("a batch", HEALING, || {
         let query = "SELECT 1 FROM ruvector.moved_rows WHERE action_id = $1 LIMIT 1";
         client.query_opt(query, &[&action]).unwrap()
     })
-    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+    action
+}
+
+/// After what was `made` between two batches no row is moved, for the reason that contains `why`, until it is `unmade`. Then too
+/// few rows to help are taken back.
+fn ends_the_moving(made: &str, why: &str, unmade: &str) {
+    let (cluster, mut client) = start();
+    managed(&mut client);
     client
         .batch_execute(
-            "CREATE TRIGGER watch AFTER DELETE OR INSERT ON docs FOR EACH ROW EXECUTE FUNCTION note()",
+            r#"CREATE TABLE seen (op text);
+               CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+                   $$ BEGIN INSERT INTO public.seen VALUES (TG_OP); RETURN NULL; END $$;
+               CREATE TABLE refers (id bigint, partition_id int)"#,
         )
         .unwrap();
-    let made =
-        "SELECT count(*), (SELECT rows FROM (SELECT sum((m ->> 'rows')::int) AS rows FROM ruvector.actions a,
-                    jsonb_path_query(a.plan, '$.steps[*].moves[*]') m WHERE a.id = $1) r)
-                  FROM ruvector.moved_rows, unnest(keys) WHERE action_id = $1";
-    let row = client.query_one(made, &[&action]).unwrap();
-    let (moved, planned): (i64, i64) = (row.get(0), row.get(1));
-    // Too few rows to help are taken back, which would set it off as well: that waits until it is gone.
+    let _hot = hot(&cluster);
+    let action = in_the_middle(&mut client);
+    client.batch_execute(made).unwrap();
+    let (moved, planned) = moved_of_planned(&mut client, action);
+    let referring = "SELECT count(*) FROM refers";
+    let before: i64 = client.query_one(referring, &[]).unwrap().get(0);
     let (waits, status) = wait_for("the end, or to wait for it", HEALING, || {
         let query = "SELECT ended_at IS NULL, status FROM ruvector.actions
-                      WHERE id = $1 AND (ended_at IS NOT NULL OR progress LIKE '%tried again: moving a row would set off watch%')";
-        client.query_opt(query, &[&action]).unwrap().map(|row| (row.get::<_, bool>(0), row.get::<_, String>(1)))
+                      WHERE id = $1 AND (ended_at IS NOT NULL OR progress LIKE '%tried again: %' || $2 || '%')";
+        client.query_opt(query, &[&action, &why]).unwrap().map(|row| (row.get::<_, bool>(0), row.get::<_, String>(1)))
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
-    assert!(moved < planned, "{moved} of {planned} rows were moved before there was a trigger");
-    let after: i64 = client.query_one(made, &[&action]).unwrap().get(0);
-    assert_eq!(after, moved, "{status}: {}", said(&mut client));
+    assert!(moved < planned, "{moved} of {planned} rows were moved before there was that");
+    assert_eq!(moved_of_planned(&mut client, action).0, moved, "{status}: {}", said(&mut client));
     let set_off: i64 = client.query_one("SELECT count(*) FROM seen", &[]).unwrap().get(0);
     assert_eq!(set_off, 0, "{status}: {}", said(&mut client));
+    assert_eq!(client.query_one(referring, &[]).unwrap().get::<_, i64>(0), before, "{}", said(&mut client));
     let stopped = stopped(&mut client, action);
-    assert!(stopped.contains("would set off watch, made since it began"), "{stopped}");
+    assert!(stopped.contains(why) && stopped.contains("made since it began"), "{stopped}");
     assert_whole(&mut client);
     if waits {
-        client.batch_execute("DROP TRIGGER watch ON docs").unwrap();
+        client.batch_execute(unmade).unwrap();
         assert_eq!(ended(&mut client, action), "rolled_back", "{}", said(&mut client));
         assert_whole(&mut client);
     }
+}
+
+#[test]
+fn a_trigger_that_is_made_meanwhile_ends_the_moving_and_is_not_set_off() {
+    ends_the_moving(
+        "CREATE TRIGGER watch AFTER DELETE OR INSERT ON docs FOR EACH ROW EXECUTE FUNCTION note()",
+        "would set off watch",
+        "DROP TRIGGER watch ON docs",
+    );
+}
+
+/// For a foreign key to a partition a row that leaves it is deleted.
+#[test]
+fn a_key_to_a_partition_that_is_made_meanwhile_ends_the_moving_and_deletes_nothing() {
+    ends_the_moving(
+        "BEGIN; LOCK TABLE docs_6 IN SHARE MODE; INSERT INTO refers SELECT id, partition_id FROM docs_6;
+         ALTER TABLE refers ADD CONSTRAINT to_hot FOREIGN KEY (id, partition_id) REFERENCES docs_6 (id, partition_id) ON DELETE CASCADE;
+         COMMIT",
+        "to_hot",
+        "DROP TABLE refers; CREATE TABLE refers (id bigint, partition_id int)",
+    );
+}
+
+/// The names that it has read are those of another table then: nothing is done by them.
+#[test]
+fn a_partition_that_is_renamed_meanwhile_ends_the_moving() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let _hot = hot(&cluster);
+    let action = in_the_middle(&mut client);
+    let before: i64 = client.query_one("SELECT count(*) FROM docs_6", &[]).unwrap().get(0);
+    client
+        .batch_execute(
+            "BEGIN; ALTER TABLE docs_6 RENAME TO docs_six; CREATE TABLE docs_6 (LIKE docs_six); INSERT INTO docs_6 SELECT * FROM docs_six;
+             COMMIT",
+        )
+        .unwrap();
+    let copied: i64 = client.query_one("SELECT count(*) FROM docs_6", &[]).unwrap().get(0);
+    let (moved, planned) = moved_of_planned(&mut client, action);
+    assert!(moved < planned && copied <= before, "{moved} of {planned}");
+    assert_eq!(ended(&mut client, action), "rolled_back", "{}", said(&mut client));
+    let stopped = said(&mut client);
+    assert!(stopped.contains("another name since it began"), "{stopped}");
+    let rows = |client: &mut Client, table: &str| -> i64 {
+        client.query_one(&format!("SELECT count(*) FROM {table}"), &[]).unwrap().get(0)
+    };
+    assert_eq!((rows(&mut client, "docs_6"), rows(&mut client, "docs_six")), (copied, 2000));
+    assert_whole(&mut client);
+}
+
+/// A writer that keeps a transaction open: what is moved by then stays, and is judged.
+#[test]
+fn a_lock_that_is_not_to_be_had_ends_the_moving_with_what_is_moved() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let _hot = hot(&cluster);
+    let action = in_the_middle(&mut client);
+    let mut writer = cluster.connect("app").unwrap();
+    writer.batch_execute("BEGIN; DELETE FROM docs WHERE id = -1").unwrap();
+    let (moved, planned) = moved_of_planned(&mut client, action);
+    assert!(moved > 0 && moved < planned, "{moved} of {planned}");
+    let stopped = wait_for("the end of its patience", HEALING, || {
+        let query = "SELECT details #>> '{figures,stopped}' FROM ruvector.action_steps
+                      WHERE action_id = $1 AND details #>> '{figures,stopped}' IS NOT NULL";
+        client.query_opt(query, &[&action]).unwrap().map(|row| row.get::<_, String>(0))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    assert!(stopped.contains("its lock was not to be had"), "{stopped}");
+    assert_eq!(moved_of_planned(&mut client, action).0, moved);
+    writer.batch_execute("ROLLBACK").unwrap();
+    let status = ended(&mut client, action);
+    assert!(["succeeded", "rolled_back"].contains(&status.as_str()), "{status}: {}", said(&mut client));
+    assert_whole(&mut client);
 }
 
 /// A REPEATABLE READ transaction that is older than a batch gets 40001 for a row of it, and can change it in the next one.
@@ -588,14 +670,9 @@ fn the_wal_that_moves_may_write_is_a_limit() {
     assert_whole(&mut client);
 }
 
-#[test]
-fn moves_wait_for_a_replica_that_is_behind() {
-    let (cluster, mut client) = start();
-    managed(&mut client);
-    let standby = Cluster::builder(version()).standby_of(&cluster, "follower", true).start().unwrap();
-    let mut follower = standby.connect("app").unwrap();
-    follower.batch_execute("SELECT pg_wal_replay_pause()").unwrap();
-    // It is behind by more than moves put up with, and that is no fault here.
+/// Lets a standby stop replaying, and fall behind by more than moves put up with; that is no fault here.
+fn falls_behind(client: &mut Client, standby: &mut Client) {
+    standby.batch_execute("SELECT pg_wal_replay_pause()").unwrap();
     client
         .batch_execute(
             r#"SELECT ruvector_healing_configure('{"health_curves": {"lag_bytes": [[1e12, 1], [2e12, 0.5], [4e12, 0]],
@@ -603,12 +680,26 @@ fn moves_wait_for_a_replica_that_is_behind() {
                SELECT pg_logical_emit_message(false, 'ruvector test', repeat('x', 1000000)) FROM generate_series(1, 80)"#,
         )
         .unwrap();
+}
+
+/// Time that an action has to wait at least, as these tests see it, as SQL.
+const WAITED: &str = "interval '2 seconds'";
+
+#[test]
+fn moves_wait_for_a_replica_that_is_behind() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let standby = Cluster::builder(version()).standby_of(&cluster, "follower", true).start().unwrap();
+    let mut follower = standby.connect("app").unwrap();
+    falls_behind(&mut client, &mut follower);
     let _hot = hot(&cluster);
     let action = act(&mut client, "rebalance_partitions", "{}");
     wait_for("two seconds of waiting", PATIENCE, || {
-        let query = "SELECT 1 FROM ruvector.action_steps WHERE action_id = $1 AND step ->> 'kind' = 'move_rows' AND state = 'intent'
-                        AND noted_at < clock_timestamp() - interval '2 seconds'";
-        client.query_opt(query, &[&action]).unwrap()
+        let query = format!(
+            "SELECT 1 FROM ruvector.action_steps WHERE action_id = $1 AND step ->> 'kind' = 'move_rows' AND state = 'intent'
+                        AND noted_at < clock_timestamp() - {WAITED}"
+        );
+        client.query_opt(&query, &[&action]).unwrap()
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     let moved = "SELECT count(*) FROM ruvector.moved_rows WHERE action_id = $1";
@@ -617,6 +708,37 @@ fn moves_wait_for_a_replica_that_is_behind() {
     follower.batch_execute("SELECT pg_wal_replay_resume()").unwrap();
     ended(&mut client, action);
     assert!(count(&mut client) > 0, "{}", said(&mut client));
+    assert_whole(&mut client);
+}
+
+#[test]
+fn rows_are_taken_back_no_faster_than_a_replica_follows() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let standby = Cluster::builder(version()).standby_of(&cluster, "follower", true).start().unwrap();
+    let mut follower = standby.connect("app").unwrap();
+    let _hot = hot(&cluster);
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    falls_behind(&mut client, &mut follower);
+    let back: i64 = client.query_one("SELECT ruvector_healing_rollback('docs')", &[]).unwrap().get(0);
+    wait_for("two seconds of waiting", PATIENCE, || {
+        let query = format!(
+            "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ruvector action' AND backend_start < clock_timestamp() - 2 * {WAITED}"
+        );
+        client.query_opt(&query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let undone = "SELECT count(*) FILTER (WHERE undone_at IS NULL), count(undone_at) FROM ruvector.moved_rows WHERE action_id = $1";
+    let counts = |client: &mut Client| -> (i64, i64) {
+        let row = client.query_one(undone, &[&action]).unwrap();
+        (row.get(0), row.get(1))
+    };
+    let (there, taken_back) = counts(&mut client);
+    assert!(there > 0 && taken_back == 0, "it waits: {there} are there, {taken_back} were taken back");
+    follower.batch_execute("SELECT pg_wal_replay_resume()").unwrap();
+    assert_eq!(ended(&mut client, back), "succeeded", "{}", said(&mut client));
+    assert_eq!(counts(&mut client).0, 0);
     assert_whole(&mut client);
 }
 
@@ -740,10 +862,16 @@ fn what_refers_to_rows_or_hides_them_keeps_them_where_they_are() {
                              CONSTRAINT pages_doc FOREIGN KEY (doc, part) REFERENCES docs (id, partition_id))",
     );
     assert!(detail.contains("pages_doc") && detail.contains("move_despite_triggers"), "{detail}");
+    // To a subscriber a row that moves is a delete and an insert.
+    let detail = why(
+        &mut client,
+        "DROP TABLE pages; CREATE PUBLICATION newcomers FOR TABLE docs WITH (publish = 'insert', publish_via_partition_root)",
+    );
+    assert!(detail.contains("newcomers") && detail.contains("move_despite_triggers"), "{detail}");
     // A row that leaves a partition is deleted for a key that refers to it, although it is only updated.
     let detail = why(
         &mut client,
-        "DROP TABLE pages; SELECT ruvector_healing_configure('{\"move_despite_triggers\": true}', 'docs');
+        "DROP PUBLICATION newcomers; SELECT ruvector_healing_configure('{\"move_despite_triggers\": true}', 'docs');
          CREATE TABLE notes (doc bigint, part int, CONSTRAINT notes_doc FOREIGN KEY (doc, part)
                              REFERENCES docs_6 (id, partition_id) ON UPDATE CASCADE ON DELETE CASCADE)",
     );
@@ -770,4 +898,32 @@ fn what_refers_to_rows_or_hides_them_keeps_them_where_they_are() {
     let follow: i64 = client.query_one(query, &[]).unwrap().get(0);
     assert_eq!(follow, 16_000);
     assert_ne!(placed(&mut client), before);
+}
+
+/// `character` without its length is one of 1.
+#[test]
+fn rows_move_whose_key_has_a_length() {
+    let (cluster, mut client) = start();
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"max_move_share": 0.3, "verify_window_seconds": 4, "mode": "observe"}');
+               CREATE TABLE docs (id char(26) PRIMARY KEY, embedding vector(3));
+               INSERT INTO docs SELECT lpad(i::text, 20, '0'), '[1,2,3]' FROM generate_series(1, 16000) i"#,
+        )
+        .unwrap();
+    client
+        .batch_execute("CALL ruvector_collection_adopt('docs', partitions => 8, index_method => 'none')")
+        .unwrap();
+    client.batch_execute("ANALYZE docs").unwrap();
+    // Whole scans: whether it helps is no matter here.
+    let reads = (1..=8).map(|part| (format!("docs_{part}"), if part == 6 { 48 } else { 8 }));
+    let _hot = Readers::start(&cluster, reads.collect()).unwrap();
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    ended(&mut client, action);
+    let moved =
+        "SELECT count(*) FROM ruvector.moved_rows, unnest(keys) k WHERE action_id = $1 AND length(k) = 20";
+    let moved: i64 = client.query_one(moved, &[&action]).unwrap().get(0);
+    assert!(moved > 0, "{}", said(&mut client));
+    let row = client.query_one("SELECT count(*), count(DISTINCT id) FROM docs", &[]).unwrap();
+    assert_eq!((row.get(0), row.get(1)), (16_000i64, 16_000i64));
 }

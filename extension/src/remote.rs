@@ -3,7 +3,7 @@
 //! A connection of postgres_fdw's cannot prepare a transaction, and `dblink` of PostgreSQL 15 waits deaf to interrupts. Each
 //! PostgreSQL brings a libpq under a name of its own, so nothing is linked: the functions are looked up in the library that
 //! postgres_fdw was loaded with (docs/decisions/0011). Whoever waits here waits for its latch too, answers interrupts, and
-//! gives up at a moment of its own. Only the look-up of a host name is libpq's and bound by the resolver; `hostaddr` avoids it.
+//! gives up at a moment of its own. Only the first look-up of a host name is libpq's and bound by the resolver; `hostaddr` avoids it.
 //!
 //! Credentials are those of a user mapping of the table's owner, and only as far as postgres_fdw itself would take them. They are
 //! in no error, no log and no table of ours.
@@ -72,6 +72,7 @@ functions! {
     poll: c"PQconnectPoll" = fn(Conn) -> c_int;
     status: c"PQstatus" = fn(Conn) -> c_int;
     socket: c"PQsocket" = fn(Conn) -> c_int;
+    address: c"PQhostaddr" = fn(Conn) -> *const c_char;
     finish: c"PQfinish" = fn(Conn);
     error_message: c"PQerrorMessage" = fn(Conn) -> *const c_char;
     used_password: c"PQconnectionUsedPassword" = fn(Conn) -> c_int;
@@ -174,6 +175,22 @@ SELECT jsonb_build_object(
                       ORDER BY u.umuser DESC LIMIT 1) m ON true
  WHERE s.oid = $1";
 
+impl Credentials {
+    /// Connects to the address of this connection from now on, where the server is given by a name: libpq resolves names deaf to
+    /// interrupts, for as long as the resolver takes.
+    pub(crate) fn keep_address(&mut self, connection: &Connection) {
+        let given = |keyword: &CStr| self.parameters.iter().find(|(name, _)| name.as_c_str() == keyword);
+        let named = given(c"host").is_some_and(|(_, host)| {
+            let host = host.to_bytes();
+            !host.is_empty() && !host.starts_with(b"/") && !host.starts_with(b"@") && !host.contains(&b',')
+        });
+        let address = connection.address();
+        if named && given(c"hostaddr").is_none() && !address.is_empty() {
+            self.parameters.push((c"hostaddr".to_owned(), address));
+        }
+    }
+}
+
 /// The credentials of a table's owner for a foreign server, or why there are none. Must run in a transaction.
 pub(crate) fn credentials(server: Oid, owner: pg_sys::Oid) -> Result<Result<Credentials, String>, Error> {
     let stored: Option<Stored> =
@@ -249,6 +266,15 @@ impl Drop for Connection {
 }
 
 impl Connection {
+    /// The network address that it is connected to; empty where it has none.
+    fn address(&self) -> CString {
+        // SAFETY: a live connection; a string that ends with a zero, or none.
+        unsafe {
+            let address = (self.libpq.address)(self.conn);
+            if address.is_null() { CString::default() } else { CStr::from_ptr(address).to_owned() }
+        }
+    }
+
     /// Connects, until this moment at the latest.
     pub(crate) fn open(credentials: &Credentials, until: Instant) -> Result<Connection, Failed> {
         let libpq = credentials.libpq;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use postgres::Client;
+use postgres::error::SqlState;
 
 /// Of so many writes one takes the row away and brings it again, in one transaction; and one holds its row for a moment.
 const REPLACED: u64 = 7;
@@ -20,16 +21,20 @@ const MOMENT: Duration = Duration::from_millis(2);
 pub struct Met {
     /// Acknowledged writes.
     pub writes: u64,
-    /// Errors by SQLSTATE.
+    /// Errors by SQLSTATE, lost connections apart.
     pub errors: BTreeMap<String, u64>,
     /// Statements that changed no row although it is there.
     pub missed: u64,
+    /// Connections lost.
+    pub lost: u64,
     /// Duration of each write but for the moment that it held, milliseconds.
     pub took_ms: Vec<f64>,
     /// Time over which they wrote.
     pub seconds: f64,
     /// The last acknowledged version of each row.
     versions: BTreeMap<i64, i64>,
+    /// Versions that may have come to be after that: their writes were answered by an error.
+    doubts: BTreeMap<i64, Vec<i64>>,
 }
 
 impl Met {
@@ -52,18 +57,36 @@ pub struct Rewriters {
 
 impl Rewriters {
     /// Starts so many sessions in the database `app`, in READ COMMITTED and through the root; each has its share of these rows
-    /// for itself.
+    /// for itself. They connect again when the server comes back.
     ///
     /// # Panics
     /// When one does not connect.
     pub fn start(cluster: &Cluster, table: &str, ids: &[i64], sessions: usize) -> Self {
+        Self::start_to(cluster, table, ids, sessions, true)
+    }
+
+    /// The same, but none takes a row away and brings it again: from one server to another that is no single transaction.
+    ///
+    /// # Panics
+    /// When one does not connect.
+    pub fn start_in_place(cluster: &Cluster, table: &str, ids: &[i64], sessions: usize) -> Self {
+        Self::start_to(cluster, table, ids, sessions, false)
+    }
+
+    fn start_to(cluster: &Cluster, table: &str, ids: &[i64], sessions: usize, replace: bool) -> Self {
         let (stop, failures) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut threads = Vec::new();
         for session in 0..sessions {
-            let client = cluster.connect("app").expect("a connection");
             let share: Vec<i64> = ids.iter().copied().skip(session).step_by(sessions).collect();
-            let (stop, failures, table) = (stop.clone(), failures.clone(), table.to_owned());
-            threads.push(std::thread::spawn(move || rewrite(client, &table, &share, &stop, &failures)));
+            let rewriter = Rewriter {
+                uri: cluster.uri("app"),
+                client: cluster.connect("app").expect("a connection"),
+                table: table.to_owned(),
+                replace,
+                stop: stop.clone(),
+                failures: failures.clone(),
+            };
+            threads.push(std::thread::spawn(move || rewriter.rewrite(share)));
         }
         Self { stop, failures, threads, began: Instant::now() }
     }
@@ -84,6 +107,8 @@ impl Rewriters {
             let met = thread.join().expect("no session panics");
             all.writes += met.writes;
             all.missed += met.missed;
+            all.lost += met.lost;
+            all.doubts.extend(met.doubts);
             all.took_ms.extend(met.took_ms);
             all.versions.extend(met.versions);
             for (state, count) in met.errors {
@@ -107,39 +132,67 @@ impl Rewriters {
             .map(|row| (row.get(0), row.get(1)))
             .collect();
         for (id, version) in &met.versions {
-            assert_eq!(there.get(id), Some(version), "row {id}");
+            let (there, doubts) = (there.get(id), met.doubts.get(id));
+            let came_to_be = there.is_some_and(|there| doubts.is_some_and(|doubts| doubts.contains(there)));
+            assert!(
+                there == Some(version) || came_to_be,
+                "row {id} is {there:?}, not {version}, nor {doubts:?}"
+            );
         }
         met
     }
 }
 
-fn rewrite(mut client: Client, table: &str, ids: &[i64], stop: &AtomicBool, failures: &AtomicU64) -> Met {
-    let mut met = Met::default();
-    let mut ids = ids.to_vec();
-    // In an order that has nothing to do with where they lie.
-    ids.sort_by_key(|id| id.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as i64));
-    for (version, id) in (1..).zip(ids.iter().copied().cycle()) {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let replaces = (version as u64).is_multiple_of(REPLACED);
-        let held = if (version as u64).is_multiple_of(HELD) { MOMENT } else { Duration::ZERO };
-        let began = Instant::now();
-        match write(&mut client, table, id, version, replaces, held) {
-            Ok(1) => {
-                met.writes += 1;
-                met.versions.insert(id, version);
-                met.took_ms.push(began.elapsed().saturating_sub(held).as_secs_f64() * 1000.0);
+/// One of the sessions.
+struct Rewriter {
+    uri: String,
+    client: Client,
+    table: String,
+    replace: bool,
+    stop: Arc<AtomicBool>,
+    failures: Arc<AtomicU64>,
+}
+
+impl Rewriter {
+    fn rewrite(mut self, mut ids: Vec<i64>) -> Met {
+        let mut met = Met::default();
+        // In an order that has nothing to do with where they lie.
+        ids.sort_by_key(|id| id.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as i64));
+        for (version, id) in (1..).zip(ids.iter().copied().cycle()) {
+            while self.client.is_closed() && !self.stop.load(Ordering::Relaxed) {
+                match Client::connect(&self.uri, postgres::NoTls) {
+                    Ok(again) => self.client = again,
+                    Err(_) => std::thread::sleep(Duration::from_millis(50)),
+                }
             }
-            Ok(_) => met.missed += 1,
-            Err(error) => {
-                let state = error.code().map_or_else(|| error.to_string(), |code| code.code().to_owned());
-                failures.fetch_add(u64::from(state == "40001"), Ordering::Relaxed);
-                *met.errors.entry(state).or_default() += 1;
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let replaces = self.replace && (version as u64).is_multiple_of(REPLACED);
+            let held = if (version as u64).is_multiple_of(HELD) { MOMENT } else { Duration::ZERO };
+            let began = Instant::now();
+            match write(&mut self.client, &self.table, id, version, replaces, held) {
+                Ok(1) => {
+                    met.writes += 1;
+                    met.versions.insert(id, version);
+                    met.doubts.remove(&id);
+                    met.took_ms.push(began.elapsed().saturating_sub(held).as_secs_f64() * 1000.0);
+                }
+                Ok(_) => met.missed += 1,
+                Err(error) => {
+                    met.doubts.entry(id).or_default().push(version);
+                    let ended = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN];
+                    match error.code().filter(|code| !ended.contains(code)) {
+                        Some(code) => *met.errors.entry(code.code().to_owned()).or_default() += 1,
+                        None => met.lost += 1,
+                    }
+                    let failed = error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE);
+                    self.failures.fetch_add(u64::from(failed), Ordering::Relaxed);
+                }
             }
         }
+        met
     }
-    met
 }
 
 /// Writes one version of a row, in a transaction that it holds open for so long; how many rows it changed.

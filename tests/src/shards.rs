@@ -24,24 +24,37 @@ impl Two {
     /// # Panics
     /// When one of them does not start.
     pub fn start(settings: &[(&str, &str)]) -> Two {
+        Self::start_of(settings, 3, "none")
+    }
+
+    /// The same with so many dimensions and this kind of index, on both servers.
+    ///
+    /// # Panics
+    /// When one of them does not start.
+    pub fn start_of(settings: &[(&str, &str)], dimensions: u32, index_method: &str) -> Two {
         let builder = Cluster::builder(version()).database("app");
         let builder = settings.iter().fold(builder, |builder, (name, value)| builder.setting(*name, value));
         let there = builder.start().expect("the other cluster");
         let mut other = there.connect("app").expect("a connection");
         other
-            .batch_execute(
+            .batch_execute(&format!(
                 "CREATE EXTENSION vector;
-                 CREATE TABLE docs_east (id bigint PRIMARY KEY, embedding vector(3) NOT NULL, created_at timestamptz NOT NULL,
-                                         metadata jsonb, partition_id integer NOT NULL)",
-            )
+                 CREATE TABLE docs_east (id bigint PRIMARY KEY, embedding vector({dimensions}) NOT NULL, created_at timestamptz NOT NULL,
+                                         metadata jsonb, partition_id integer NOT NULL)"
+            ))
             .expect("a table");
+        if index_method != "none" {
+            let index =
+                format!("CREATE INDEX ON docs_east USING {index_method} (embedding vector_cosine_ops)");
+            other.batch_execute(&index).expect("an index");
+        }
         let (here, mut client) = start_with(|builder| builder);
         client
             .batch_execute(&format!(
                 "CREATE EXTENSION postgres_fdw;
                  CREATE SERVER east FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{}', port '{}', dbname 'app');
                  CREATE USER MAPPING FOR postgres SERVER east OPTIONS (user 'postgres', password 'sesame');
-                 SELECT ruvector_collection_create('docs', 3, 2, index_method => 'none')",
+                 SELECT ruvector_collection_create('docs', {dimensions}, 2, index_method => '{index_method}')",
                 there.socket_directory().display(),
                 there.port()
             ))

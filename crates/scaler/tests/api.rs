@@ -37,6 +37,11 @@ fn somebody_else_who_scales_at_the_same_time_wins() {
     server.trouble("PUT", Trouble::SetBySomebody(7));
     assert_eq!(server.error(&["set", TARGET, "3", "2"]), "conflict");
     assert_eq!(server.replicas(), 7);
+    // So does who asks for the very same number: it stays when ours is taken back.
+    let server = Server::start(2);
+    server.trouble("PUT", Trouble::SetBySomebody(3));
+    assert_eq!(server.error(&["set", TARGET, "3", "2"]), "conflict");
+    assert_eq!((server.replicas(), server.puts()), (3, 1));
     // What is written beside the number is no conflict.
     let server = Server::start(2);
     server.trouble("PUT", Trouble::TouchedBySomebody);

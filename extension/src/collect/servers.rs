@@ -40,8 +40,8 @@ const WINDOW_MIN_MS: i64 = 900;
 /// A foreign leaf of the collection.
 #[derive(Clone, Deserialize)]
 pub(crate) struct Leaf {
-    oid: Oid,
-    name: String,
+    pub(crate) oid: Oid,
+    pub(crate) name: String,
     pub(crate) server: String,
     pub(crate) server_oid: Oid,
     /// Quoted name of the table there.
@@ -69,6 +69,11 @@ fn leaves(collection: &Collection) -> Result<Vec<Leaf>, Error> {
 /// The foreign leaf of this OID, if it still is one of the collection's. Must run in a transaction.
 pub(crate) fn leaf(collection: &Collection, partition: Oid) -> Result<Option<Leaf>, Error> {
     Ok(leaves(collection)?.into_iter().find(|leaf| leaf.oid == partition))
+}
+
+/// The foreign table of this OID, whatever it is a partition of by now. Must run in a transaction.
+pub(crate) fn foreign_table(table: Oid) -> Result<Option<Leaf>, Error> {
+    Ok(documents(LEAVES, &[vec![pg_sys::Oid::from(table)].into()])?.pop())
 }
 
 /// What a server says of itself and of the tables it was asked about.

@@ -367,7 +367,13 @@ fn as_planned_and_alone(of: &IndexRef) -> Result<lookup::Found, Error> {
 }
 
 /// Does `work`, waiting at most so long for each lock, again when it did not get them.
-pub(crate) fn patiently<T>(
+pub(crate) fn patiently<T>(lock_timeout_ms: i64, work: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    patiently_at_most(u32::MAX, lock_timeout_ms, work)
+}
+
+/// The same, again at most so often.
+fn patiently_at_most<T>(
+    times: u32,
     lock_timeout_ms: i64,
     mut work: impl FnMut() -> Result<T, Error>,
 ) -> Result<T, Error> {
@@ -376,7 +382,7 @@ pub(crate) fn patiently<T>(
     let result = loop {
         let result = work();
         match (&result, patience_s(tries)) {
-            (Err(error), Some(seconds)) if error.is_lock_timeout() => {
+            (Err(error), Some(seconds)) if error.is_lock_timeout() && tries < times => {
                 tries += 1;
                 process::pause(std::time::Duration::from_secs(seconds));
             }
@@ -651,14 +657,17 @@ fn built(context: &Context<'_>, of: &IndexRef) -> Result<Option<Oid>, Error> {
     Ok(oid.and_then(|oid| Oid::try_from(oid).ok()))
 }
 
-/// A name beside the index's own that no relation of its schema bears.
+/// A name beside the index's own that no relation of its schema bears. Longer than 63 bytes PostgreSQL would cut it, perhaps to
+/// one that is taken: its own part is cut, at a character (as `makeObjectName` does, indexcmds.c).
 fn free_name(of: &IndexRef) -> Result<String, Error> {
     Spi::get_one_with_args::<String>(
-        "SELECT left(p[2], 48) || '_former' || CASE n WHEN 0 THEN '' ELSE n::text END
-           FROM parse_ident($1) p, generate_series(0, 1000) n
+        "SELECT f.name
+           FROM parse_ident($1) p, generate_series(0, 1000) n,
+                LATERAL (SELECT '_former' || CASE n WHEN 0 THEN '' ELSE n::text END AS ending) e,
+                LATERAL (SELECT left(p[2], k) || e.ending AS name FROM generate_series(1, 63) k
+                          WHERE octet_length(left(p[2], k)) + octet_length(e.ending) <= 63 ORDER BY k DESC LIMIT 1) f
           WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
-                             WHERE s.nspname = p[1]
-                               AND c.relname = left(p[2], 48) || '_former' || CASE n WHEN 0 THEN '' ELSE n::text END)
+                             WHERE s.nspname = p[1] AND c.relname = f.name)
           ORDER BY n LIMIT 1",
         &[of.name.as_str().into()],
     )?

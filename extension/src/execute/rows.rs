@@ -18,7 +18,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Context, Went, patiently};
+use super::{Context, Went, patiently_at_most};
 use crate::background::process;
 use crate::collect::managed::{Key, Routing, routing};
 use crate::collect::{self, load};
@@ -28,9 +28,13 @@ use crate::kept;
 use crate::owner::{as_role, owner_of};
 use crate::transaction::{look_again, transaction};
 
+mod back;
 mod far;
 mod settle;
 
+use back::{UNDO_LAG_PATIENCE_S, inverse_sql};
+
+pub(super) use back::revert;
 pub(crate) use far::gid_prefix;
 pub(crate) use settle::{Whose, settle};
 
@@ -41,10 +45,10 @@ const LAG_MAX_BYTES: i64 = 64 << 20;
 /// How long it waits, in seconds; then it stops with what is moved.
 const LAG_PATIENCE_S: u64 = 60;
 const IN_DOUBT: &str = "rows that went to another server are in doubt: look after the keys of that batch, then delete it from ruvector.server_batches";
-/// How long the undoing of a step waits for such a replica, all its batches together: it must come to an end.
-const UNDO_LAG_PATIENCE_S: u64 = 120;
 /// Rows of a tenant that arrive in its former partition while it moves are fetched this many times.
 const ROUNDS_MAX: u32 = 3;
+/// A lock is asked for so often again where rows are moved already: half a minute in all.
+const TRIES_MAX: u32 = 5;
 /// Shortest pause between two batches.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 
@@ -56,6 +60,8 @@ struct Mover<'a> {
     key: Key,
     owner: pg_sys::Oid,
     pace: Pace,
+    /// Learns from how long it takes to send rows to another server, where entries of their index are made.
+    sending: Pace,
     pause_ratio: f64,
     /// WAL that this process had written before, bytes.
     wal_before: u64,
@@ -85,17 +91,6 @@ SELECT jsonb_build_object('oid', g.oid::bigint, 'name', coalesce(k.conname, g.tg
 struct SetOff {
     oid: Oid,
     name: String,
-}
-
-/// One row of the journal of batches.
-#[derive(Deserialize)]
-struct Batch {
-    id: i64,
-    move_no: i32,
-    from: i32,
-    to: i32,
-    keys: Vec<String>,
-    homes: Map<String, Value>,
 }
 
 /// A row to be moved, by its key, and its tenant where tenants stay together.
@@ -181,6 +176,7 @@ impl<'a> Mover<'a> {
             key,
             owner,
             pace: Pace::new(context.config.move_lock_ms),
+            sending: Pace::new(far::SEND_MS),
             pause_ratio,
             wal_before: wal_bytes(),
             batches: 0,
@@ -195,13 +191,36 @@ impl<'a> Mover<'a> {
         }
     }
 
-    /// Locks the root against writers, with its partitions, and sees what was waited for. Names were read earlier: they must
-    /// still be those of the same tables, which the lock then keeps.
-    fn lock_root(&self) -> Result<(), Error> {
-        Spi::run(&format!("LOCK TABLE {} IN EXCLUSIVE MODE", self.routing.root))?;
+    /// Locks the root against writers, with its partitions, and sees what was waited for. Names were read earlier: they must still
+    /// be those of the same tables, which the lock then keeps.
+    ///
+    /// A partition on another server may be locked against readers too: whoever has read there in a transaction reads on in a
+    /// snapshot of the other server's, from before this batch, and would then find a row in neither place and change nothing.
+    /// That comes last, as statements lock them: the other way round every writer could be in a deadlock with it. Whoever has
+    /// read and then wants to write is; that ends at once (`Error::or_lock_timeout`), and the batch is tried again.
+    fn lock_root(&self, waited: &mut Waited, read_elsewhere: Option<Oid>) -> Result<(), Error> {
+        let root = self.context.collection.relation;
+        let exclusive = pg_sys::ExclusiveLock;
+        self.lock_in_time(waited, root, exclusive);
+        look_again();
+        // Nobody attaches a partition any more. By OID, as PostgreSQL locks them (find_inheritance_children).
+        let partitions: Vec<pg_sys::Oid> = kept::one(
+            "SELECT array_agg(h.inhrelid ORDER BY h.inhrelid) FROM pg_inherits h WHERE h.inhparent = $1",
+            &[pg_sys::Oid::from(root).into()],
+        )?
+        .unwrap_or_default();
+        for partition in partitions {
+            self.lock_in_time(waited, partition.into(), exclusive);
+        }
+        if let Some(partition) = read_elsewhere {
+            self.lock_in_time(waited, partition, pg_sys::AccessExclusiveLock);
+        }
+        // The journal, key tables and the like are waited for as long as anything is.
+        process::set_lock_timeout(self.context.config.move_lock_ms);
+        waited.has_it();
         look_again();
         let mut names = vec![self.routing.root.clone()];
-        let mut tables: Vec<pg_sys::Oid> = vec![self.context.collection.relation.into()];
+        let mut tables: Vec<pg_sys::Oid> = vec![root.into()];
         for leaf in &self.routing.places {
             names.push(leaf.name.clone());
             tables.push(leaf.oid.into());
@@ -214,6 +233,15 @@ impl<'a> Mover<'a> {
             Some(true) => Ok(()),
             _ => Err(Error::refused("a table of it has another name since it began")),
         }
+    }
+
+    /// A lock of this transaction, waited for as long as is left of `move_lock_ms` since the first was asked for: from then on writers
+    /// wait.
+    fn lock_in_time(&self, waited: &Waited, table: Oid, mode: u32) {
+        let left = self.context.config.move_lock_ms - waited.asked.elapsed().as_millis() as i64;
+        process::set_lock_timeout(left.max(1));
+        // SAFETY: takes a lock, or raises.
+        unsafe { pg_sys::LockRelationOid(table.into(), mode as i32) }
     }
 
     /// What moving between these partitions would set off that was not there when it began. Asked under the lock, which keeps
@@ -247,16 +275,20 @@ impl<'a> Mover<'a> {
     /// may wait behind it. Learns from how long it was held, and rests.
     fn locked(&mut self, rows: u64, mut work: impl FnMut(&Self) -> Result<u64, Error>) -> Result<u64, Error> {
         let mut waited = Waited::begin();
-        let done = patiently(self.context.config.move_lock_ms, || {
+        let done = patiently_at_most(self.tries(), self.context.config.move_lock_ms, || {
             waited = Waited::begin();
             transaction(|| {
-                self.lock_root()?;
-                waited.has_it();
+                self.lock_root(&mut waited, None)?;
                 work(self)
             })
         })?;
         self.held(rows, waited.until_now());
         Ok(done)
+    }
+
+    /// How often a lock is asked for again. Once rows are moved they had better be judged than taken back because time is up.
+    fn tries(&self) -> u32 {
+        if self.moved > 0 { TRIES_MAX } else { u32::MAX }
     }
 
     /// Learns from how long a batch held the lock, and rests. Writers may have waited since it was asked for.
@@ -267,15 +299,6 @@ impl<'a> Mover<'a> {
         self.longest_ms = self.longest_ms.max(since_asked.as_secs_f64() * 1000.0);
         self.held_ms += held_ms;
         process::pause(held.mul_f64(self.pause_ratio).max(PAUSE_MIN));
-    }
-
-    /// Notes that a batch is where it was.
-    fn undone(&self, batch: &Batch) -> Result<(), Error> {
-        self.restore_homes(&batch.homes)?;
-        Ok(Spi::run_with_args(
-            "UPDATE ruvector.moved_rows SET undone_at = clock_timestamp() WHERE id = $1",
-            &[batch.id.into()],
-        )?)
     }
 
     /// Sets the `partition_id` of these rows, as the owner, of those `only` that meet this condition; returns the keys of those
@@ -365,58 +388,6 @@ impl<'a> Mover<'a> {
             Some(JsonB(Value::Object(former))) => former,
             _ => Map::new(),
         })
-    }
-
-    fn restore_homes(&self, homes: &Map<String, Value>) -> Result<(), Error> {
-        if homes.is_empty() {
-            return Ok(());
-        }
-        let homes = || JsonB(Value::Object(homes.clone()));
-        let route = self.routing.route.as_str();
-        Spi::run_with_args(
-            "DELETE FROM ruvector.tenant_homes h USING jsonb_each($2) f WHERE h.route = $1 AND h.tenant = f.key AND f.value = 'null'",
-            &[route.into(), homes().into()],
-        )?;
-        Ok(Spi::run_with_args(
-            "UPDATE ruvector.tenant_homes h SET partition_id = f.value::int FROM jsonb_each($2) f
-              WHERE h.route = $1 AND h.tenant = f.key AND f.value <> 'null'",
-            &[route.into(), homes().into()],
-        )?)
-    }
-
-    /// Moves back what the journal says, the last batch first: of one move, or of the whole step.
-    fn take_back(&mut self, move_no: Option<usize>) -> Result<u64, Error> {
-        let mut rows = 0;
-        loop {
-            let last = transaction(|| last_batch(self.context.action_id, self.step_no))?;
-            let Some(batch) = last.filter(|batch| move_no.is_none_or(|only| batch.move_no == only as i32))
-            else {
-                return Ok(rows);
-            };
-            // Where a slower disk or a larger index would hold the lock for too long, a batch goes back in parts.
-            let parts: Vec<&[String]> = batch.keys.chunks(self.pace.rows().max(1) as usize).collect();
-            let last_part = parts.len().saturating_sub(1);
-            for (at, keys) in parts.iter().enumerate() {
-                self.wait_for_replicas()?;
-                if self.is_far(batch.to) {
-                    rows += self.fetch(&batch, keys, at == last_part)?;
-                    continue;
-                }
-                rows += self.locked(keys.len() as u64, |mover| {
-                    if let Some(why) = mover.set_off_since([batch.from, batch.to])? {
-                        return Err(Error::refused(why));
-                    }
-                    let back = mover.update(keys, batch.to, batch.from, None)?.len() as u64;
-                    if at == last_part {
-                        mover.undone(&batch)?;
-                    }
-                    Ok(back)
-                })?;
-            }
-            if parts.is_empty() {
-                self.locked(0, |mover| mover.undone(&batch).map(|()| 0))?;
-            }
-        }
     }
 
     /// The rows of a move.
@@ -514,15 +485,6 @@ impl<'a> Mover<'a> {
         Ok(Some("a replica stays too far behind".to_owned()))
     }
 
-    /// Undoing writes as much WAL as moving did: it waits for a replica that is behind, but not for ever.
-    fn wait_for_replicas(&mut self) -> Result<(), Error> {
-        while self.undo_patience_s > 0 && transaction(lag_bytes)? > LAG_MAX_BYTES {
-            process::pause(Duration::from_secs(1));
-            self.undo_patience_s -= 1;
-        }
-        Ok(())
-    }
-
     /// One move. Returns why it ended early, if it did.
     fn carry_out(&mut self, move_no: usize, one: &Move) -> Result<Option<String>, Error> {
         // A plan may be older than the partition's name.
@@ -545,7 +507,8 @@ impl<'a> Mover<'a> {
                 if most == 0 {
                     return Ok(stopped);
                 }
-                let (now, rest) = left.split_at((self.pace.rows() as usize).clamp(1, most));
+                let rows = self.batch_rows(one.to.number) as usize;
+                let (now, rest) = left.split_at(rows.clamp(1, most));
                 let mut newcomers: Vec<String> = now.iter().filter_map(|row| row.tenant.clone()).collect();
                 newcomers.dedup();
                 if first.tenant == last {
@@ -555,7 +518,7 @@ impl<'a> Mover<'a> {
                 match self.batch(move_no, one, &keys, &newcomers) {
                     // What is moved stays, and is judged, as where another limit is met.
                     Err(error) if error.is_lock_timeout() && self.moved > 0 => {
-                        return Ok(Some(format!("its lock was not to be had for minutes: {error}")));
+                        return Ok(Some(format!("its lock was not to be had: {error}")));
                     }
                     done => drop(done?),
                 }
@@ -608,25 +571,6 @@ pub(super) fn sql(routing: &Routing, key: &Key, moves: &[Move]) -> String {
     };
     let moves: Vec<String> = moves.iter().map(of).collect();
     format!("LOCK TABLE {} IN EXCLUSIVE MODE; {}", routing.root, moves.join("; "))
-}
-
-/// The SQL that moves back what a step has moved, last batch first. Rows that went to another server come back by two-phase commit
-/// alone: an UPDATE through the root would leave them there under a number that is not theirs.
-pub(super) fn inverse_sql(routing: &Routing, key: &Key, action: i64, step_no: u32) -> String {
-    let (root, name) = (&routing.root, &key.name);
-    let elsewhere: Vec<String> =
-        routing.places.iter().filter(|leaf| leaf.elsewhere).map(|leaf| leaf.number.to_string()).collect();
-    let (only, rest) = match elsewhere.is_empty() {
-        true => (String::new(), ""),
-        false => (
-            format!(" AND m.to_id NOT IN ({})", elsewhere.join(", ")),
-            " /* rows that went to another server: ruvector_healing_rollback alone */",
-        ),
-    };
-    format!(
-        "UPDATE {root} r SET partition_id = m.from_id FROM ruvector.moved_rows m WHERE m.action_id = {action} AND m.step_no = {step_no} \
-         AND m.undone_at IS NULL AND r.partition_id = m.to_id AND r.{name}::text = ANY (m.keys){only}{rest}"
-    )
 }
 
 /// Nothing further is moved before a human has looked after rows that may be lost.
@@ -711,22 +655,6 @@ pub(super) fn carry_out(
     Ok(Went::Done)
 }
 
-/// Moves everything back that the step has moved, and says how. Rows of a table that was dropped meanwhile are gone with it.
-pub(super) fn revert(context: &Context<'_>, step_no: u32, pause_ratio: f64) -> Result<Value, Error> {
-    let dropped = transaction(|| Ok(owner_of(context.collection.relation.into()).is_none()))?;
-    if !dropped {
-        // What another server is to commit counts as moved only once it has.
-        settle(context.collection, Whose::All)?;
-    }
-    if dropped || transaction(|| last_batch(context.action_id, step_no))?.is_none() {
-        return Ok(json!({ "moved_back": 0 }));
-    }
-    let found = transaction(|| look(context, &[]))?;
-    let sql = inverse_sql(&found.routing, &found.key, context.action_id, step_no);
-    let rows = Mover::new(context, step_no, pause_ratio, found).take_back(None)?;
-    Ok(json!({ "moved_back": rows, (journal::SQL): sql }))
-}
-
 /// λ of the component by the load of the next seconds, in which this process is idle.
 fn look_at_lambda(context: &Context<'_>, nodes: &[healing::graph::NodeKey]) -> Result<Option<f64>, Error> {
     let Context { collection, config, .. } = *context;
@@ -746,17 +674,6 @@ fn triggers(root: Oid, routing: &Routing) -> Result<Vec<pg_sys::Oid>, Error> {
     tables.push(root.into());
     let all: Vec<SetOff> = collect::documents(SET_OFF, &[tables.into(), Vec::<pg_sys::Oid>::new().into()])?;
     Ok(all.iter().map(|trigger| trigger.oid.into()).collect())
-}
-
-/// The last batch of a step that is not undone.
-fn last_batch(action: i64, step_no: u32) -> Result<Option<Batch>, Error> {
-    Ok(collect::documents(
-        "SELECT jsonb_build_object('id', m.id, 'move_no', m.move_no, 'from', m.from_id, 'to', m.to_id, 'keys', m.keys, 'homes', m.homes)
-           FROM ruvector.moved_rows m WHERE m.action_id = $1 AND m.step_no = $2 AND m.undone_at IS NULL
-          ORDER BY m.id DESC LIMIT 1",
-        &[action.into(), (step_no as i32).into()],
-    )?
-    .pop())
 }
 
 /// How far the replica that is furthest behind is, bytes; 0 without one.

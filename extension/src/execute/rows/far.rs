@@ -22,14 +22,15 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::back::Batch;
 use super::settle::conclude;
-use super::{Batch, Context, Held, IN_DOUBT, Mover, Waited, Whose, settle};
+use super::{Context, Held, IN_DOUBT, Mover, Waited, Whose, settle};
 use crate::background::process;
 use crate::collect::managed::Key;
 use crate::collect::servers::{self, Leaf};
 use crate::collect::{self, Collection, text_array};
 use crate::error::Error;
-use crate::execute::patiently;
+use crate::execute::patiently_at_most;
 use crate::identity;
 use crate::owner::{as_role, owner_of, set_local};
 use crate::remote::{Connection, Credentials, credentials};
@@ -42,8 +43,8 @@ pub(super) const ANSWER: Duration = Duration::from_secs(6);
 const LOCKED: Duration = Duration::from_millis(800);
 /// How long it is tried again to have what is decided committed there, while writers wait.
 const DECIDED: Duration = Duration::from_secs(5);
-/// Times that rows are sent anew because somebody changed one of them meanwhile.
-const SENT_MAX: u32 = 6;
+/// How long sending a batch should take, milliseconds: as long as that somebody may change one of its rows, which then stays.
+pub(super) const SEND_MS: i64 = 300;
 /// Values of one statement, of which PostgreSQL takes 65,535.
 const VALUES_MAX: usize = 60_000;
 
@@ -51,7 +52,7 @@ const VALUES_MAX: usize = 60_000;
 const UNDEFINED_OBJECT: &str = "42704";
 
 /// A column, quoted, under its names here and there, and its type.
-#[derive(Deserialize)]
+#[derive(PartialEq, Deserialize)]
 struct Column {
     here: String,
     there: String,
@@ -67,6 +68,10 @@ SELECT jsonb_build_object('here', format('%I', a.attname), 'name', a.attname, 'k
                                         WHERE o.option_name = 'column_name'), a.attname)),
        'is_generated', a.attgenerated <> '')
   FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+fn columns(leaf: &Leaf) -> Result<Vec<Column>, Error> {
+    collect::documents(COLUMNS, &[pg_sys::Oid::from(leaf.oid).into()])
+}
 
 /// One value a column, as text.
 type Values = Vec<Option<String>>;
@@ -86,15 +91,38 @@ impl Far {
     pub(super) fn look(collection: &Collection, partition: Oid) -> Result<Far, Error> {
         let leaf = servers::leaf(collection, partition)?
             .ok_or_else(|| Error::refused("the partition on another server is not there any more"))?;
+        Far::of(collection, leaf)
+    }
+
+    /// Also where it is no partition any more: what is open there is still to be ended. Must run in a transaction.
+    pub(super) fn look_anywhere(collection: &Collection, table: Oid) -> Result<Far, Error> {
+        let leaf = servers::foreign_table(table)?.ok_or_else(|| {
+            Error::refused("the foreign table of an open batch was dropped: ruvector.server_batches")
+        })?;
+        Far::of(collection, leaf)
+    }
+
+    fn of(collection: &Collection, leaf: Leaf) -> Result<Far, Error> {
         let owner =
             owner_of(collection.relation.into()).ok_or_else(|| Error::refused("the table is gone"))?;
         let credentials = credentials(leaf.server_oid, owner)?
             .map_err(|why| Error::refused(format!("server {}: {why}", leaf.server)))?;
-        let columns: Vec<Column> = collect::documents(COLUMNS, &[pg_sys::Oid::from(partition).into()])?;
+        let columns = columns(&leaf)?;
         if let Some(column) = columns.iter().find(|column| column.is_generated) {
             return Err(Error::refused(format!("column {} is generated", column.here)));
         }
         Ok(Far { leaf, columns, credentials, connection: None, is_open: false })
+    }
+
+    /// An error where its columns have changed since they were looked at: values of a new one would stay behind. Asked under the root's
+    /// lock, which keeps everybody else from changing them.
+    fn is_as_it_was(&self) -> Result<(), Error> {
+        match columns(&self.leaf)? == self.columns {
+            true => Ok(()),
+            false => {
+                Err(Error::refused(format!("the columns of {} have changed since it began", self.leaf.name)))
+            }
+        }
     }
 
     fn failed(&self, failed: crate::remote::Failed) -> Error {
@@ -117,12 +145,17 @@ impl Far {
 
     /// A connection without a transaction; the former one is closed where it was in the middle of something.
     pub(super) fn connect(&mut self) -> Result<(), Error> {
+        self.connect_until(Instant::now() + CONNECT)
+    }
+
+    fn connect_until(&mut self, until: Instant) -> Result<(), Error> {
         if self.is_open || self.connection.as_ref().is_some_and(Connection::is_broken) {
             (self.connection, self.is_open) = (None, false);
         }
         if self.connection.is_none() {
-            let opened = Connection::open(&self.credentials, Instant::now() + CONNECT);
-            self.connection = Some(opened.map_err(|failed| self.failed(failed))?);
+            let opened = Connection::open(&self.credentials, until).map_err(|failed| self.failed(failed))?;
+            self.credentials.keep_address(&opened);
+            self.connection = Some(opened);
         }
         Ok(())
     }
@@ -243,15 +276,6 @@ impl RootLock {
     }
 }
 
-/// Locks a foreign partition against readers for this transaction. Whoever has read there in a transaction reads on in a snapshot
-/// of the other server's, from before this batch, and would then find a row in neither place and change nothing. After the
-/// root's lock, as statements lock them: the other way round every writer could be in a deadlock with it. Whoever has read and
-/// then wants to write is; that ends at once (`Error::or_lock_timeout`), and the batch is tried again.
-fn lock_against_readers(partition: Oid) {
-    // SAFETY: takes a lock, or raises.
-    unsafe { pg_sys::LockRelationOid(partition.into(), pg_sys::AccessExclusiveLock as i32) }
-}
-
 impl Drop for RootLock {
     fn drop(&mut self) {
         for (table, mode) in &mut self.0 {
@@ -267,7 +291,8 @@ fn commit_there(far: &mut Far, gid: &str) -> Result<bool, Error> {
     let _held = Uninterrupted::begin();
     let until = Instant::now() + DECIDED;
     loop {
-        match far.connect().and_then(|()| far.end("COMMIT", gid)) {
+        let connected = far.connect_until((Instant::now() + CONNECT).min(until));
+        match connected.and_then(|()| far.end("COMMIT", gid)) {
             Err(error) if Instant::now() < until => {
                 pgrx::log!("ruvector: {error}; writers wait until {gid} is committed there");
                 process::pause(Duration::from_millis(50));
@@ -307,6 +332,18 @@ struct Intent {
 pub(crate) fn gid_prefix() -> String {
     // SAFETY: no preconditions.
     unsafe { format!("ruvector_{}_{}_", pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId.to_u32()) }
+}
+
+impl Intent {
+    /// Of its rows only these go. Must run in the transaction that decides.
+    fn only(&mut self, keys: Vec<String>) -> Result<(), Error> {
+        Spi::run_with_args(
+            "UPDATE ruvector.server_batches SET keys = $2 WHERE id = $1",
+            &[self.id.into(), keys.clone().into()],
+        )?;
+        self.keys = keys;
+        Ok(())
+    }
 }
 
 /// Notes that a batch is to be carried out. Must run in a transaction.
@@ -399,7 +436,12 @@ impl Mover<'_> {
             .ok_or_else(|| Error::refused(format!("there is no partition {number} any more")))
     }
 
-    /// Sends one batch to another server; how many rows went.
+    /// Rows of the next batch that goes to this partition.
+    pub(super) fn batch_rows(&self, to: i32) -> u64 {
+        if self.is_far(to) { self.pace.rows().min(self.sending.rows()) } else { self.pace.rows() }
+    }
+
+    /// Sends one batch to another server; how many rows went. What somebody changes meanwhile stays.
     pub(super) fn give(
         &mut self,
         move_no: usize,
@@ -408,18 +450,15 @@ impl Mover<'_> {
         tenants: &[String],
     ) -> Result<u64, Error> {
         let mut far = self.far(one.to.oid)?;
-        let outcome = patiently(self.context.config.move_lock_ms, || {
-            for _ in 0..SENT_MAX {
-                let tried = self.try_to_give(&mut far, move_no, one, keys, tenants);
-                if let Some(done) = tried.map_err(Error::or_lock_timeout)? {
-                    return Ok(done);
-                }
-                if self.halted.borrow().is_some() {
-                    return Ok((0, Held::default()));
-                }
-            }
-            Err(Error::refused("its rows are changed faster than they can be sent to another server"))
+        let mut sending = Duration::ZERO;
+        let outcome = patiently_at_most(self.tries(), self.context.config.move_lock_ms, || {
+            let began = Instant::now();
+            let given = self.try_to_give(&mut far, move_no, one, keys, tenants);
+            given
+                .inspect(|given| sending = began.elapsed().saturating_sub(given.1.since_asked))
+                .map_err(Error::or_lock_timeout)
         });
+        self.sending.learn(keys.len() as u64, sending.as_secs_f64() * 1000.0);
         self.came_out(one.to.oid, far, keys.len() as u64, outcome)
     }
 
@@ -448,7 +487,6 @@ impl Mover<'_> {
         }
     }
 
-    /// None where a row was changed by somebody else meanwhile.
     fn try_to_give(
         &self,
         far: &mut Far,
@@ -456,8 +494,8 @@ impl Mover<'_> {
         one: &Move,
         keys: &[String],
         tenants: &[String],
-    ) -> Result<Option<(u64, Held)>, Error> {
-        let Some((intent, rows)) = transaction(|| {
+    ) -> Result<(u64, Held), Error> {
+        let sent = transaction(|| {
             let rows = self.rows_here(far, &one.from.name, keys, one.to.number)?;
             if rows.is_empty() {
                 return Ok(None);
@@ -465,45 +503,50 @@ impl Mover<'_> {
             let keys: Vec<String> = rows.iter().map(|row| row.key.clone()).collect();
             let intent = intend(self.context.collection, self.context.action_id, one.to.oid, keys, false)?;
             Ok(Some((intent, rows)))
-        })?
-        else {
-            return Ok(Some((0, Held::default())));
-        };
+        })?;
+        let Some((mut intent, rows)) = sent else { return Ok((0, Held::default())) };
         far.begin()?;
         let values: Vec<Values> = rows.iter().map(|row| row.values.clone()).collect();
         far.insert(&values)?;
         let mut lock = None;
         let mut waited = Waited::begin();
         let given = transaction(|| {
-            self.lock_root()?;
-            lock_against_readers(one.to.oid);
-            waited.has_it();
+            self.lock_root(&mut waited, Some(one.to.oid))?;
             lock = Some(RootLock::keep(self.context.collection.relation, one.to.oid));
             if let Some(why) = self.set_off_since([one.from.number, one.to.number])? {
                 self.halted.replace(Some(why));
-                return Ok(false);
+                return Ok(0);
             }
-            if !self.take_from_here(&one.from.name, &rows)? {
-                return Ok(false);
+            far.is_as_it_was()?;
+            let taken = self.take_from_here(&one.from.name, &rows)?;
+            if taken.is_empty() {
+                return Ok(0);
             }
-            let moved: Vec<String> = rows.iter().map(|row| row.key.clone()).collect();
-            self.follow(&moved, one.to.number)?;
+            if taken.len() < rows.len() {
+                let changed: Vec<String> =
+                    intent.keys.iter().filter(|key| !taken.contains(key)).cloned().collect();
+                if far.delete(&self.key.name, &self.key.kind, &changed)?.len() != changed.len() {
+                    return Err(Error::refused("rows could not be deleted there again"));
+                }
+                intent.only(taken.clone())?;
+            }
+            self.follow(&taken, one.to.number)?;
             far.prepare(&intent.gid)?;
             let homes = self.give_homes(tenants, one.to.number)?;
-            self.note(move_no, one, moved, homes)?;
+            let rows = taken.len() as u64;
+            self.note(move_no, one, taken, homes)?;
             decide(&intent)?;
-            Ok(true)
+            Ok(rows)
         });
         match given {
-            Ok(true) => self.told(far, &intent, lock, &waited).map(|held| Some((rows.len() as u64, held))),
-            Ok(false) => {
+            Ok(0) => {
                 drop(lock);
                 far.ask("ROLLBACK", &[], ANSWER)?;
                 far.is_open = false;
                 transaction(|| advance(intent.id, "intent", "rolled_back"))?;
-                process::pause(Duration::from_millis(20));
-                Ok(None)
+                Ok((0, waited.until_now()))
             }
+            Ok(rows) => self.told(far, &intent, lock, &waited).map(|held| (rows, held)),
             Err(error) => {
                 // The abort has ended that lock.
                 std::mem::forget(lock);
@@ -537,7 +580,7 @@ impl Mover<'_> {
         let (partition, _) = self.partition(batch.to)?;
         let (_, home) = self.partition(batch.from)?;
         let mut far = self.far(partition)?;
-        let outcome = patiently(self.context.config.move_lock_ms, || {
+        let outcome = patiently_at_most(self.tries(), self.context.config.move_lock_ms, || {
             self.try_to_fetch(&mut far, partition, &home, batch, keys, last).map_err(Error::or_lock_timeout)
         });
         self.came_out(partition, far, keys.len() as u64, outcome)
@@ -558,13 +601,12 @@ impl Mover<'_> {
         let mut lock = None;
         let mut waited = Waited::begin();
         let fetched = transaction(|| {
-            self.lock_root()?;
-            lock_against_readers(partition);
-            waited.has_it();
+            self.lock_root(&mut waited, Some(partition))?;
             lock = Some(RootLock::keep(self.context.collection.relation, partition));
             if let Some(why) = self.set_off_since([batch.from, batch.to])? {
                 return Err(Error::refused(why));
             }
+            far.is_as_it_was()?;
             let rows = far.delete(&self.key.name, &self.key.kind, keys)?;
             far.prepare(&intent.gid)?;
             self.put_here(far, home, &rows, batch.from)?;
@@ -618,29 +660,31 @@ impl Mover<'_> {
         })
     }
 
-    /// Deletes these rows here, if they still are the ones that were sent. Their partition is named, not the root: statement
-    /// triggers of the root, the key table's, would take it for a deletion.
-    fn take_from_here(&self, leaf: &str, rows: &[Here]) -> Result<bool, Error> {
+    /// Deletes these rows here, as far as they still are the ones that were sent; the keys of those that it has deleted. By key too:
+    /// a table that is written anew meanwhile (VACUUM FULL) keeps who wrote a row and not where it is. Their partition is named, not the
+    /// root: statement triggers of the root, the key table's, would take it for a deletion.
+    fn take_from_here(&self, leaf: &str, rows: &[Here]) -> Result<Vec<String>, Error> {
         let (places, writers): (Vec<String>, Vec<String>) =
             rows.iter().map(|row| row.version.clone()).unzip();
-        let condition =
-            "ctid = ANY (($1::text[])::tid[]) AND (ctid::text, xmin::text) IN (SELECT * FROM unnest($1, $2))";
-        let arguments = || -> [DatumWithOid<'_>; 2] { [places.clone().into(), writers.clone().into()] };
+        let keys: Vec<String> = rows.iter().map(|row| row.key.clone()).collect();
+        let name = &self.key.name;
+        let statement = format!(
+            "DELETE FROM ONLY {leaf} WHERE ctid = ANY (($1::text[])::tid[])
+                AND (ctid::text, xmin::text, {name}::text) IN (SELECT * FROM unnest($1, $2, $3)) RETURNING {name}::text"
+        );
         Spi::run("SET CONSTRAINTS ALL IMMEDIATE")?;
         as_role(self.owner, || {
-            let query = format!("SELECT count(*) FROM ONLY {leaf} WHERE {condition}");
-            if Spi::get_one_with_args::<i64>(&query, &arguments())? != Some(rows.len() as i64) {
-                return Ok(false);
-            }
-            let statement = format!("DELETE FROM ONLY {leaf} WHERE {condition} RETURNING 1");
-            let deleted = Spi::connect_mut(|client| {
-                client.update(&statement, None, &arguments()).map(|done| done.len())
-            })?;
-            // A row trigger of the owner's may keep a row.
-            match deleted == rows.len() {
-                true => Ok(true),
-                false => Err(Error::refused("rows could not be deleted here")),
-            }
+            // Keys read as they did before.
+            read_as_the_other_does();
+            Spi::connect_mut(|client| {
+                let deleted =
+                    client.update(&statement, None, &[places.into(), writers.into(), keys.into()])?;
+                let mut found = Vec::new();
+                for row in deleted {
+                    found.extend(row.get::<String>(1)?);
+                }
+                Ok(found)
+            })
         })
     }
 

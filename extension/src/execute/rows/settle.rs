@@ -72,7 +72,7 @@ pub(crate) fn settle(collection: &Collection, whose: Whose) -> Result<(), Error>
     let mut failed = None;
     for partition in partitions {
         let own: Vec<&Open> = open.iter().filter(|batch| batch.leaf == partition).collect();
-        let settled = transaction(|| Far::look(collection, partition)).and_then(|mut far| {
+        let settled = transaction(|| Far::look_anywhere(collection, partition)).and_then(|mut far| {
             far.connect()?;
             settle_on(&mut far, key.as_ref(), &own, copy.is_some())
         });
