@@ -1,9 +1,12 @@
 //! What others do on the same tables meanwhile is theirs: their reindex, their index of the same name, their locks.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use cluster::dataset::Column;
 use cluster::{Cluster, wait_for};
 use postgres::Client;
-use tests::{PATIENCE, load_docs, said, start};
+use tests::{PATIENCE, load_docs, said, start, start_with};
 
 const BY_HAND: &str = r#"{"mode": "observe", "verify_window_seconds": 1, "min_healing_interval_seconds": 0}"#;
 
@@ -126,6 +129,38 @@ fn an_index_that_somebody_made_under_the_name_is_not_touched_by_the_undo() {
     assert!(defined[1].contains("ivfflat"), "{defined:?}");
 }
 
+/// PostgreSQL would cut a name of more than 63 bytes to one that is taken.
+#[test]
+fn a_former_index_whose_name_is_as_long_as_it_may_be_gets_a_free_one() {
+    let (_cluster, mut client) = start();
+    // Three bytes a character: 18 of them leave room for the ending.
+    let name = "索".repeat(21);
+    let taken = format!("{}_former", "索".repeat(18));
+    registered(
+        &mut client,
+        6_000,
+        &format!(
+            "CREATE INDEX \"{name}\" ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 20);
+             CREATE INDEX \"{taken}\" ON docs (id)"
+        ),
+        r#"{"mode": "observe", "verify_window_seconds": 600, "min_healing_interval_seconds": 0}"#,
+    );
+    let action = execute(&mut client, "rebuild_centroids");
+    wait_for("the verification", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND status = 'verifying'";
+        client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    client
+        .batch_execute(&format!(
+            "DROP INDEX \"{name}\"; CREATE INDEX \"{name}\" ON docs USING hnsw (embedding vector_cosine_ops) WITH (m = 4)"
+        ))
+        .unwrap();
+    client.execute("SELECT ruvector_healing_abort($1)", &[&action]).unwrap();
+    assert_eq!(wait(&mut client, action), "aborted", "{}", said(&mut client));
+    assert_eq!(names(&mut client), [taken.clone(), format!("{taken}1"), name]);
+}
+
 #[test]
 fn a_session_waits_for_a_build_no_longer_than_a_moment() {
     let (cluster, mut client) = start();
@@ -152,6 +187,46 @@ fn a_session_waits_for_a_build_no_longer_than_a_moment() {
     writer.batch_execute("ROLLBACK").unwrap();
     assert_eq!(wait(&mut client, action), "aborted");
     assert_eq!(names(&mut client), ["docs_i"]);
+}
+
+/// Other autovacuum passes over a table that is locked; this one waits.
+#[test]
+fn a_vacuum_against_wraparound_waits_for_a_build_no_longer_than_a_moment() {
+    let (cluster, mut client) = start_with(|builder| {
+        builder.setting("autovacuum_freeze_max_age", 100_000).setting("autovacuum_naptime", 1)
+    });
+    registered(
+        &mut client,
+        1_000,
+        "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 10)",
+        BY_HAND,
+    );
+    client
+        .batch_execute(
+            "ALTER TABLE docs SET (autovacuum_enabled = off);
+             CREATE PROCEDURE grow_old(transactions int) LANGUAGE plpgsql AS 'BEGIN
+                 FOR i IN 1 .. transactions LOOP PERFORM txid_current(); COMMIT; END LOOP; END';
+             SET synchronous_commit = off",
+        )
+        .unwrap();
+    client.batch_execute("CALL grow_old(95000)").unwrap();
+    let mut writer = writer(&cluster);
+    let action = execute(&mut client, "rebuild_centroids");
+    wait_for_a_build_that_waits(&mut client);
+    client.batch_execute("CALL grow_old(10000)").unwrap();
+    wait_for("the action to give way", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND stop_reason = 'yield'";
+        client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    writer.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(wait(&mut client, action), "aborted");
+    assert_eq!(names(&mut client), ["docs_i"]);
+    wait_for("the vacuum", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_class WHERE oid = 'docs'::regclass AND age(relfrozenxid) < 100000";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
 }
 
 #[test]
@@ -307,6 +382,69 @@ fn a_former_index_that_could_not_be_given_back_stays_until_it_is() {
         client.query_opt(query, &[&action]).unwrap()
     })
     .unwrap();
+}
+
+/// A drop waits for who uses the table when it begins, not for a moment in which nobody does.
+#[test]
+fn an_index_is_dropped_though_there_is_always_a_query_on_the_table() {
+    let (cluster, mut client) = start();
+    let action = verifying(&mut client);
+    let stop = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..2)
+        .map(|number| {
+            let (mut reader, stop) = (cluster.connect("app").unwrap(), stop.clone());
+            std::thread::spawn(move || {
+                // Each takes longer than our locks are waited for, and the other has begun before it ends.
+                let query = format!(
+                    "SELECT pg_sleep({}) FROM (SELECT 1 FROM docs LIMIT 1) d",
+                    if number == 0 { 1.5 } else { 1.9 }
+                );
+                while !stop.load(Ordering::Relaxed) {
+                    reader.batch_execute(&query).unwrap();
+                }
+            })
+        })
+        .collect();
+    client.execute("SELECT ruvector_healing_abort($1)", &[&action]).unwrap();
+    let status = wait(&mut client, action);
+    stop.store(true, Ordering::Relaxed);
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    assert_eq!(status, "aborted", "{}", said(&mut client));
+    assert_eq!(names(&mut client), ["docs_i"], "{}", said(&mut client));
+}
+
+/// What was built is known by what it is, not by what it is called by now.
+#[test]
+fn a_new_index_that_is_renamed_before_the_former_one_is_dropped_is_the_new_one_still() {
+    let (cluster, mut client) = start();
+    registered(
+        &mut client,
+        6_000,
+        "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 20)",
+        BY_HAND,
+    );
+    let action = execute(&mut client, "rebuild_centroids");
+    wait_for("the verification", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.actions WHERE id = $1 AND status = 'verifying'";
+        client.query_opt(query, &[&action]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    let mut writer = writer(&cluster);
+    wait_for("a drop that waits", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'ruvector action' AND query LIKE 'DROP INDEX%' AND wait_event_type = 'Lock'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    client
+        .batch_execute(
+            "ALTER INDEX docs_i RENAME TO docs_better;
+             SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE backend_type = 'ruvector action'",
+        )
+        .unwrap();
+    writer.batch_execute("ROLLBACK").unwrap();
+    wait_for("the end of the former one", PATIENCE, || (names(&mut client) == ["docs_better"]).then_some(()))
+        .unwrap_or_else(|error| panic!("{error}: {} {:?}", said(&mut client), names(&mut client)));
+    assert_eq!(wait(&mut client, action), "succeeded", "{}", said(&mut client));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use cluster::faults::Running;
+use cluster::faults::{OpenTransaction, Running};
 use cluster::writers::Writers;
 use cluster::{Builder, Cluster, wait_for};
 use postgres::Client;
@@ -65,21 +65,21 @@ fn vacuums(client: &mut Client) -> i64 {
         .get(0)
 }
 
-/// Autovacuum comes to `docs` every second or so, and takes long.
-fn eager_autovacuum(client: &mut Client) {
+/// Autovacuum comes to a table every second or so, and takes long.
+fn eager_autovacuum(client: &mut Client, table: &str) {
     client.batch_execute("ALTER SYSTEM SET autovacuum_naptime = 1").unwrap();
     client
-        .batch_execute(
+        .batch_execute(&format!(
             "SELECT pg_reload_conf();
-             ALTER TABLE docs SET (autovacuum_vacuum_threshold = 10, autovacuum_vacuum_scale_factor = 0,
-                                   autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1);
-             UPDATE docs SET embedding = '[1,1,1]'",
-        )
+             ALTER TABLE {table} SET (autovacuum_vacuum_threshold = 10, autovacuum_vacuum_scale_factor = 0,
+                                      autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1);
+             UPDATE {table} SET embedding = '[1,1,1]'"
+        ))
         .unwrap();
-    wait_for("autovacuum at work on docs", LONG, || {
+    wait_for(format!("autovacuum at work on {table}"), LONG, || {
         let query = "SELECT 1 FROM pg_stat_progress_vacuum v JOIN pg_stat_activity a ON a.pid = v.pid
-                      WHERE v.relid = 'docs'::regclass AND a.backend_type = 'autovacuum worker'";
-        client.query_opt(query, &[]).unwrap()
+                      WHERE v.relid = $1::text::regclass AND a.backend_type = 'autovacuum worker'";
+        client.query_opt(query, &[&table]).unwrap()
     })
     .unwrap();
 }
@@ -93,7 +93,7 @@ fn autovacuum_runs(client: &mut Client) -> bool {
 fn autovacuum_is_kept_away_for_the_lease_and_no_option_is_touched() {
     let (cluster, mut client) = start();
     docs(&mut client, 2000, r#"{"mode": "observe", "verify_window_seconds": 2, "drain_timeout_seconds": 5}"#);
-    eager_autovacuum(&mut client);
+    eager_autovacuum(&mut client, "docs");
     let options = "SELECT reloptions FROM pg_class WHERE oid = 'docs'::regclass";
     let before: Vec<String> = client.query_one(options, &[]).unwrap().get(0);
     wait_for("autovacuum in the healer's eyes", PATIENCE, || {
@@ -177,7 +177,7 @@ fn autovacuum_is_kept_away_from_long_values_too() {
 fn the_lock_gives_way_to_whoever_wants_it() {
     let (cluster, mut client) = start();
     docs(&mut client, 2000, r#"{"mode": "observe", "verify_window_seconds": 1, "drain_timeout_seconds": 5}"#);
-    eager_autovacuum(&mut client);
+    eager_autovacuum(&mut client, "docs");
     wait_for("autovacuum in the healer's eyes", PATIENCE, || {
         let query = "SELECT 1 FROM ruvector.integrity WHERE jsonb_path_exists(snapshot, '$.jobs.known[*] ? (@.kind == \"autovacuum\")')";
         client.query_opt(query, &[]).unwrap()
@@ -241,11 +241,130 @@ fn what_somebody_runs_is_waited_for_and_cancelled_only_where_that_is_asked_for()
     drop(build);
 }
 
+/// `docs` with so many partitions `docs_0` … of 30,000 rows and as many dead ones, to which autovacuum does not come.
+fn partitions(client: &mut Client, count: u32, settings: &str) {
+    client
+        .batch_execute("CREATE TABLE docs (id int, part int, embedding vector(3)) PARTITION BY LIST (part)")
+        .unwrap();
+    for part in 0..count {
+        client
+            .batch_execute(&format!(
+                "CREATE TABLE docs_{part} PARTITION OF docs FOR VALUES IN ({part}) WITH (autovacuum_enabled = off);
+                 INSERT INTO docs SELECT i, {part}, ARRAY[i, 2, 3]::vector FROM generate_series(1, 30000) i;
+                 UPDATE docs_{part} SET embedding = '[1,1,1]'"
+            ))
+            .unwrap();
+    }
+    client
+        .batch_execute(&format!(
+            "SELECT ruvector_collection_register('docs', 'docs', settings => '{settings}')"
+        ))
+        .unwrap();
+}
+
+/// What the step of this kind has noted once it was done.
+fn noted(client: &mut Client, action: i64, kind: &str) -> serde_json::Value {
+    let query = "SELECT details FROM ruvector.action_steps WHERE action_id = $1 AND state = 'done' AND step ->> 'kind' = $2";
+    let found = client.query_opt(query, &[&action, &kind]).unwrap();
+    found.unwrap_or_else(|| panic!("no {kind} is done\n{}", said(client))).get(0)
+}
+
+/// The process that vacuums a table.
+fn vacuums_now(client: &mut Client, table: &str) -> Option<i32> {
+    let query = "SELECT pid FROM pg_stat_progress_vacuum WHERE relid = $1::text::regclass";
+    client.query_opt(query, &[&table]).unwrap().map(|row| row.get(0))
+}
+
+/// Of a collection whose maintenance contends, some table is always somebody's.
+#[test]
+fn where_autovacuum_cannot_be_kept_away_the_rest_of_the_plan_stands() {
+    let (cluster, mut client) = start();
+    let settings = r#"{"mode": "observe", "verify_window_seconds": 2, "drain_timeout_seconds": 10}"#;
+    partitions(&mut client, 3, settings);
+    client.batch_execute("ALTER TABLE docs_0 SET (autovacuum_enabled = on)").unwrap();
+    eager_autovacuum(&mut client, "docs_0");
+    let somebody =
+        OpenTransaction::after(&cluster, "somebody", "LOCK TABLE docs_1 IN SHARE UPDATE EXCLUSIVE MODE");
+    let somebody = somebody.unwrap();
+    let slowly = "SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1";
+    let vacuum = Running::after(&cluster, slowly, "VACUUM docs_2").unwrap();
+    let pid = wait_for("the vacuum", PATIENCE, || vacuums_now(&mut client, "docs_2")).unwrap();
+    let build = Running::start(&cluster, "CREATE INDEX CONCURRENTLY docs_2_id ON docs_2 (id)").unwrap();
+    wait_for("all of it in the healer's eyes", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE jsonb_path_exists(snapshot, '$.jobs.known[*] ? (@.kind == \"autovacuum\")')
+                        AND jsonb_path_exists(snapshot, '$.jobs.known[*] ? (@.kind == \"create_index\" && @.waits_s > 1)')";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let action = pause(&mut client, r#"{"cancel_running": true}"#);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    let drained = noted(&mut client, action, "drain_maintenance");
+    assert_eq!(drained["cancelled"], serde_json::json!([format!("vacuum {pid}")]), "{drained}");
+    assert_eq!(vacuums_now(&mut client, "docs_2"), None);
+    let query = "SELECT a.error, l.ended_because FROM ruvector.actions a JOIN ruvector.leases l ON l.action_id = a.id WHERE a.id = $1";
+    let row = client.query_one(query, &[&action]).unwrap();
+    let error: String = row.get(0);
+    assert!(error.contains("autovacuum could not be kept away"), "{error}");
+    assert_eq!(row.get::<_, &str>(1), "gave_way");
+    wait_for("the build's end", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass('docs_2_id') AND indisvalid";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    drop((somebody, vacuum, build));
+}
+
+#[test]
+fn what_the_tables_owner_may_not_cancel_is_waited_for() {
+    let (cluster, mut client) = start();
+    let settings = r#"{"mode": "observe", "verify_window_seconds": 1, "drain_timeout_seconds": 3}"#;
+    partitions(&mut client, 2, settings);
+    client
+        .batch_execute(
+            "CREATE ROLE alice LOGIN IN ROLE ruvector_operator;
+             ALTER TABLE docs OWNER TO alice; ALTER TABLE docs_0 OWNER TO alice; ALTER TABLE docs_1 OWNER TO alice",
+        )
+        .unwrap();
+    let slowly = "SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1";
+    let of_a_superuser = Running::after(&cluster, slowly, "VACUUM docs_0").unwrap();
+    let mut session = cluster.connect_as("alice", "app").unwrap();
+    session.batch_execute(slowly).unwrap();
+    let hers = std::thread::spawn(move || session.batch_execute("VACUUM docs_1"));
+    let of_a_superuser_pid =
+        wait_for("the superuser's", PATIENCE, || vacuums_now(&mut client, "docs_0")).unwrap();
+    let hers_pid = wait_for("hers", PATIENCE, || vacuums_now(&mut client, "docs_1")).unwrap();
+    wait_for("both in the healer's eyes", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity
+                      WHERE jsonb_array_length(jsonb_path_query_array(snapshot, '$.jobs.known[*] ? (@.kind == \"vacuum\")')) = 2";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let mut alice = cluster.connect_as("alice", "app").unwrap();
+    let action = pause(&mut alice, r#"{"cancel_running": true}"#);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    assert!(hers.join().unwrap().is_err(), "hers was cancelled");
+    assert_eq!(vacuums_now(&mut client, "docs_0"), Some(of_a_superuser_pid), "it goes on");
+    let drained = noted(&mut client, action, "drain_maintenance");
+    assert_eq!(drained["cancelled"], serde_json::json!([format!("vacuum {hers_pid}")]), "{drained}");
+    let waited_for = format!("vacuum {of_a_superuser_pid}");
+    assert_eq!(drained["left"], serde_json::json!([waited_for]), "{drained}");
+    let query = "SELECT plan #>> '{skipped,0,target}' FROM ruvector.actions WHERE id = $1";
+    assert_eq!(client.query_one(query, &[&action]).unwrap().get::<_, String>(0), waited_for);
+    // Whoever may signal other sessions may; a superuser's remain the superuser's.
+    client.batch_execute("GRANT pg_signal_backend TO alice").unwrap();
+    let nothing = pause(&mut alice, r#"{"cancel_running": true}"#);
+    assert!(["noop", "refused"].contains(&ended(&mut client, nothing).as_str()), "{}", said(&mut client));
+    let detail = "SELECT detail FROM ruvector.actions WHERE id = $1";
+    let detail: String = client.query_one(detail, &[&nothing]).unwrap().get(0);
+    assert!(detail.contains(&format!("may not cancel {waited_for}")), "{detail}");
+    drop(of_a_superuser);
+}
+
 #[test]
 fn vacuum_against_wraparound_is_never_touched() {
     let (_cluster, mut client) = start_with(|builder| builder.setting("autovacuum_freeze_max_age", 100_000));
     docs(&mut client, 2000, r#"{"mode": "observe", "verify_window_seconds": 1, "drain_timeout_seconds": 5}"#);
-    eager_autovacuum(&mut client);
+    eager_autovacuum(&mut client, "docs");
     let seen = |client: &mut Client, kind: &str| {
         wait_for("it in the healer's eyes", LONG, || {
             let query = "SELECT 1 FROM ruvector.integrity i, jsonb_array_elements(i.snapshot #> '{jobs,known}') j WHERE j ->> 'kind' = $1
@@ -589,6 +708,7 @@ fn a_job_is_the_collections_by_whole_names_alone() {
         "REINDEX (VERBOSE) DATABASE CONCURRENTLY app",
         "VACUUM",
         "CLUSTER;",
+        "VACUUM docs; /* nightly; */ -- and so on;",
     ];
     let foreign = [
         "VACUUM docs_archive",
@@ -601,28 +721,117 @@ fn a_job_is_the_collections_by_whole_names_alone() {
         "VACUUM other . docs",
         r#"REINDEX INDEX "docsxby id""#,
         "SELECT 'VACUUM docs'",
+        "VACUUM /* docs */ docs_archive",
+        // What it does beside is no maintenance.
+        "ANALYZE docs; CALL nightly_etl()",
     ];
     for command in own.iter().chain(&foreign) {
         client.query_one("SELECT cron.schedule($1, '0 0 1 1 *', $1)", &[command]).unwrap();
     }
-    let query = "SELECT coalesce(array_agg(j ->> 'command' ORDER BY (j ->> 'jobid')::bigint), '{}')
-                  FROM ruvector.integrity i, jsonb_array_elements(i.snapshot #> '{scheduled,known}') j";
     let seen: Vec<String> = wait_for("the jobs in the healer's eyes", PATIENCE, || {
-        let seen: Vec<String> = client.query_one(query, &[]).unwrap().get(0);
+        let seen = jobs_of(&mut client, "docs");
         (seen.len() >= own.len()).then_some(seen)
     })
     .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
     assert_eq!(seen, own);
-    // What is not the owner's is not paused for one table of the owner's.
+    // Jobs of another user are not paused, and those of the whole database not for one table of the owner's.
     client.batch_execute("CREATE ROLE alice; ALTER TABLE docs OWNER TO alice").unwrap();
+    become_the_jobs_of(&mut client, "docs", &[]);
+    client.batch_execute("UPDATE cron.job SET username = 'alice'").unwrap();
     let whole =
         ["REINDEX SCHEMA public", "REINDEX (VERBOSE) DATABASE CONCURRENTLY app", "VACUUM", "CLUSTER;"];
     let left: Vec<&str> = own.iter().copied().filter(|command| !whole.contains(command)).collect();
-    wait_for("the jobs of the whole database to be left alone", PATIENCE, || {
-        let seen: Vec<String> = client.query_one(query, &[]).unwrap().get(0);
-        (seen == left).then_some(())
+    become_the_jobs_of(&mut client, "docs", &left);
+}
+
+/// Commands of the jobs of pg_cron that the healer sees as a collection's.
+fn jobs_of(client: &mut Client, collection: &str) -> Vec<String> {
+    let query = "SELECT coalesce(array_agg(j ->> 'command' ORDER BY (j ->> 'jobid')::bigint), '{}')
+                   FROM ruvector.integrity i JOIN ruvector.collections c ON c.id = i.collection_id,
+                        jsonb_array_elements(i.snapshot #> '{scheduled,known}') j WHERE c.name = $1";
+    client.query_one(query, &[&collection]).unwrap().get(0)
+}
+
+fn become_the_jobs_of(client: &mut Client, collection: &str, jobs: &[&str]) {
+    wait_for(format!("{jobs:?} to be the jobs of {collection}"), PATIENCE, || {
+        (jobs_of(client, collection) == jobs).then_some(())
     })
-    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    .unwrap_or_else(|error| panic!("{error}: {:?}\n{}", jobs_of(client, collection), said(client)));
+}
+
+#[test]
+fn a_job_that_means_another_table_or_is_another_users_is_left_alone() {
+    let Some((_cluster, mut client)) = with_cron() else { return };
+    docs(&mut client, 10, r#"{"mode": "observe"}"#);
+    for command in ["VACUUM docs", "VACUUM alice.docs", "ANALYZE docs"] {
+        client.query_one("SELECT cron.schedule($1, '0 0 1 1 *', $1)", &[&command]).unwrap();
+    }
+    client
+        .batch_execute(
+            r#"CREATE ROLE alice; CREATE SCHEMA alice AUTHORIZATION alice;
+               CREATE TABLE alice.docs (id int PRIMARY KEY, embedding vector(3)); ALTER TABLE alice.docs OWNER TO alice;
+               UPDATE cron.job SET username = 'alice' WHERE command = 'ANALYZE docs';
+               SELECT ruvector_collection_register('hers', 'alice.docs', settings => '{"mode": "observe"}')"#,
+        )
+        .unwrap();
+    // A superuser's `docs` is the one in public, alice's is her own.
+    become_the_jobs_of(&mut client, "hers", &["ANALYZE docs"]);
+    become_the_jobs_of(&mut client, "docs", &["VACUUM docs"]);
+    // What her sessions would find by that name counts.
+    client
+        .batch_execute(r#"ALTER ROLE alice IN DATABASE app SET search_path = "x, y", Public, alice"#)
+        .unwrap();
+    become_the_jobs_of(&mut client, "hers", &[]);
+    become_the_jobs_of(&mut client, "docs", &["VACUUM docs", "ANALYZE docs"]);
+    // With all rights she has those of every job's user; the names mean what they did.
+    client
+        .batch_execute("ALTER ROLE alice IN DATABASE app RESET search_path; ALTER ROLE alice SUPERUSER")
+        .unwrap();
+    become_the_jobs_of(&mut client, "hers", &["VACUUM alice.docs", "ANALYZE docs"]);
+}
+
+/// A job is what does not end by itself: it is made active again also by a healer that does nothing else.
+#[test]
+fn a_paused_job_comes_back_where_nothing_else_is_looked_after() {
+    let Some((_cluster, mut client)) = with_cron() else { return };
+    docs(&mut client, 10, r#"{"mode": "observe", "verify_window_seconds": 1}"#);
+    let job: i64 =
+        client.query_one("SELECT cron.schedule('yearly', '0 0 1 1 *', 'VACUUM docs')", &[]).unwrap().get(0);
+    let paused = |client: &mut Client, lease_s: u32| {
+        wait_for("the job in the healer's eyes", PATIENCE, || {
+            let query = "SELECT 1 FROM ruvector.integrity WHERE jsonb_path_exists(snapshot, '$.scheduled.known[*] ? (@.active == true)')";
+            client.query_opt(query, &[]).unwrap()
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+        let action = pause(client, &format!(r#"{{"lease_seconds": {lease_s}}}"#));
+        assert_eq!(ended(client, action), "succeeded", "{}", said(client));
+    };
+    let because = |client: &mut Client| -> String {
+        let query =
+            "SELECT ended_because FROM ruvector.leases WHERE ended_at IS NOT NULL ORDER BY id DESC LIMIT 1";
+        client.query_one(query, &[]).unwrap().get(0)
+    };
+    // As between installing a new library and ALTER EXTENSION UPDATE.
+    paused(&mut client, 30);
+    let version: String = client
+        .query_one("SELECT extversion FROM pg_extension WHERE extname = 'ruvector'", &[])
+        .unwrap()
+        .get(0);
+    client.batch_execute("UPDATE pg_extension SET extversion = '0.0.1' WHERE extname = 'ruvector'").unwrap();
+    assert!(!active(&mut client, job));
+    wait_for("the job after its lease", LONG, || active(&mut client, job).then_some(())).unwrap();
+    assert_eq!(because(&mut client), "expired");
+    client
+        .execute("UPDATE pg_extension SET extversion = $1 WHERE extname = 'ruvector'", &[&version])
+        .unwrap();
+
+    paused(&mut client, 3600);
+    assert!(!active(&mut client, job));
+    client.batch_execute("ALTER SYSTEM SET ruvector.databases = 'other'").unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    wait_for("the job of a database that is left out", LONG, || active(&mut client, job).then_some(()))
+        .unwrap();
+    assert_eq!(because(&mut client), "switched_off");
 }
 
 #[test]

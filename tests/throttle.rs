@@ -67,7 +67,7 @@ fn every_way_of_writing_is_charged_by_the_rows_that_it_wrote() {
              SELECT ruvector_collection_register('keyed', 'keyed', settings => '{\"mode\": \"observe\"}');
              CREATE FUNCTION add_docs(how_many int) RETURNS void LANGUAGE plpgsql AS $$
              BEGIN FOR i IN 1..how_many LOOP INSERT INTO docs VALUES (i, 1, '[1,2,3]'); END LOOP; END $$;
-             CREATE TABLE plain (id int);
+             CREATE TABLE plain (id int); CREATE TABLE archive (id int);
              CREATE FUNCTION also() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN INSERT INTO docs VALUES (NEW.id, 2, '[1,2,3]'); RETURN NULL; END $$;
              CREATE TRIGGER also AFTER INSERT ON plain FOR EACH ROW EXECUTE FUNCTION also();",
@@ -91,7 +91,15 @@ fn every_way_of_writing_is_charged_by_the_rows_that_it_wrote() {
         ("MERGE INTO docs d USING (VALUES (-1), (-3)) v (id) ON d.id = v.id WHEN MATCHED THEN UPDATE SET embedding = '[3,2,1]'
             WHEN NOT MATCHED THEN INSERT VALUES (v.id, 1, '[1,2,3]')", (2, 0)),
         ("BEGIN; INSERT INTO docs VALUES (1, 1, '[1,2,3]'); SAVEPOINT a; INSERT INTO docs VALUES (2, 1, '[1,2,3]'); ROLLBACK TO a; ROLLBACK", (2, 0)),
+        // More than are charged at a time.
+        ("INSERT INTO docs SELECT i, i % 8, '[1,2,3]' FROM generate_series(1, 2050) i", (0, 2050)),
+        ("MERGE INTO docs d USING (SELECT -i AS id FROM generate_series(100, 3000) i) v ON d.id = v.id
+            WHEN NOT MATCHED THEN INSERT VALUES (v.id, 1, '[1,2,3]')", (0, 2901)),
+        ("WITH changed AS (UPDATE docs SET embedding = '[2,2,1]' WHERE id < 50 RETURNING id) INSERT INTO docs VALUES (1, 1, '[1,2,3]')", (1, 0)),
         // What is no ingestion.
+        ("WITH gone AS (DELETE FROM docs WHERE id = 6 RETURNING id) INSERT INTO archive SELECT id FROM gone", (0, 0)),
+        ("WITH noted AS (INSERT INTO archive VALUES (1) RETURNING id) UPDATE docs SET embedding = '[1,1,1]' WHERE id = 7", (0, 0)),
+        ("WITH changed AS (UPDATE docs SET embedding = '[2,2,2]' RETURNING id) SELECT count(*) FROM changed", (0, 0)),
         ("UPDATE docs SET embedding = '[1,1,1]' WHERE id = 5", (0, 0)),
         ("DELETE FROM docs WHERE id = 5", (0, 0)),
         ("INSERT INTO docs SELECT 1, 1, '[1,2,3]' WHERE false", (0, 0)),
@@ -289,16 +297,29 @@ fn a_role_may_be_exempt_and_nobody_waits_longer_than_a_fifth_of_a_second() {
 
 #[test]
 fn a_copy_that_is_under_way_is_seen_before_its_end() {
+    is_seen_before_its_end(
+        "COPY docs FROM PROGRAM 'while :; do yes \"7000000\t1\t[1,2,3]\" | head -n 1000; sleep 0.1; done'",
+    );
+}
+
+#[test]
+fn an_insert_that_is_under_way_is_seen_before_its_end() {
+    is_seen_before_its_end(
+        "INSERT INTO docs SELECT 7000000, 1, '[1,2,3]' FROM generate_series(1, 10000) a, LATERAL (SELECT pg_sleep(0.1 + a * 0)) s,
+                                                            generate_series(1, 1000) b",
+    );
+}
+
+/// An import that is under way when the throttle comes: nothing can hold it.
+fn is_seen_before_its_end(import: &str) {
     let (cluster, mut client) = start();
     watched(&mut client);
     with_a_usual_rate(&cluster, &mut client);
-    // An import that is under way when the throttle comes: nothing can hold it.
-    let import =
-        "COPY docs FROM PROGRAM 'while :; do yes \"7000000\t1\t[1,2,3]\" | head -n 1000; sleep 0.1; done'";
+    let size = "SELECT pg_relation_size('docs_1')";
+    let before: i64 = client.query_one(size, &[]).unwrap().get(0);
     let import = Running::start(&cluster, import).unwrap();
     wait_for("rows of the import", PATIENCE, || {
-        let query = "SELECT 1 FROM pg_stat_progress_copy WHERE tuples_processed > 5000";
-        client.query_opt(query, &[]).unwrap()
+        (client.query_one(size, &[]).unwrap().get::<_, i64>(0) > before + 200_000).then_some(())
     })
     .unwrap();
     throttle(&mut client, 50, "10 minutes");
@@ -315,6 +336,37 @@ fn a_copy_that_is_under_way_is_seen_before_its_end() {
     drop(import);
     let held = "SELECT 1 FROM ruvector_throttles() WHERE held AND why_not IS NULL";
     wait_for("nobody to be above it", PATIENCE, || client.query_opt(held, &[]).unwrap()).unwrap();
+}
+
+/// What a table had counted before it became a partition was not written to the collection.
+#[test]
+fn a_partition_that_is_attached_brings_no_rows_into_the_usual_rate() {
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    let before = with_a_usual_rate(&cluster, &mut client);
+    client
+        .batch_execute(
+            "CREATE TABLE loaded (LIKE docs); INSERT INTO loaded SELECT i, 99, '[1,2,3]' FROM generate_series(1, 200000) i",
+        )
+        .unwrap();
+    client.batch_execute("SELECT pg_stat_force_next_flush()").unwrap();
+    client.batch_execute("ALTER TABLE docs ATTACH PARTITION loaded FOR VALUES IN (99)").unwrap();
+    let samples = |client: &mut Client| -> i64 {
+        client.query_one("SELECT max(samples) FROM ruvector_integrity_status()", &[]).unwrap().get(0)
+    };
+    let first = samples(&mut client);
+    wait_for("more samples", PATIENCE, || (samples(&mut client) > first + 3).then_some(())).unwrap();
+    let after = usual(&mut client);
+    assert!(after.0 > 0.0 && after.0 + after.1 <= before.0 + before.1 + 1.0, "{before:?} {after:?}");
+    // What is written to it from then on is.
+    let mut session = cluster.connect("app").unwrap();
+    session
+        .batch_execute("INSERT INTO loaded SELECT i, 99, '[1,2,3]' FROM generate_series(1, 100000) i")
+        .unwrap();
+    wait_for("rows that are counted", PATIENCE, || {
+        Some(usual(&mut client)).filter(|usual| usual.0 + usual.1 > 10.0 * (before.0 + before.1))
+    })
+    .unwrap();
 }
 
 #[test]

@@ -65,6 +65,21 @@ impl Error {
     pub(crate) fn refused(reason: impl Into<String>) -> Self {
         Error::Refused(reason.into())
     }
+
+    /// What was waited for in vain, as a lock is (`lock_not_available`).
+    pub(crate) fn lock_not_available(message: impl Into<String>) -> Self {
+        Error::Raised { sqlstate: "55P03".into(), message: message.into(), detail: None }
+    }
+
+    /// What it says of a remedy that it could not be taken back: nothing more than was known before where others were in the way of
+    /// that. It is tried again.
+    pub(crate) fn undo_lesson(&self, before: Lesson) -> Lesson {
+        if self.is_lock_timeout() || self.is_deadlock() || self.is_cancelled() {
+            before
+        } else {
+            Lesson::UndoFailed
+        }
+    }
 }
 
 impl std::fmt::Display for Error {

@@ -193,15 +193,48 @@ fn put_job_back(before: &Value) -> Result<(), Error> {
     )?)
 }
 
+/// Jobs that are paused: those whose lease is over by its time, all with `$1`. The tables may be another version's: these columns
+/// leases have always had.
+const PAUSED_JOBS: &str =
+    "SELECT jsonb_build_object('id', l.id, 'kind', l.kind, 'subject', l.subject, 'collection', l.collection_id,
+            'begins', (extract(epoch FROM l.begins_at) * 1000)::bigint,
+            'ends', (extract(epoch FROM l.ends_at) * 1000)::bigint,
+            'collection_is_there', true, 'enabled', true, 'action', NULL, 'effect', l.effect, 'restore', l.restore)
+       FROM ruvector.leases l
+      WHERE l.kind = 'cron_job' AND l.ended_at IS NULL AND ($1 OR l.ends_at <= clock_timestamp()) ORDER BY l.id DESC";
+
+/// Ends the leases of jobs where nothing of the collections is looked after: those whose time is over, or all of them for any
+/// other reason. Leases of other kinds end without us. Returns whether each of these was ended.
+pub(crate) fn end_jobs(why: Over) -> Result<bool, Error> {
+    // The first version had no leases.
+    let there: Option<bool> =
+        transaction(|| kept::one("SELECT to_regclass('ruvector.leases') IS NOT NULL", &[]))?;
+    if there != Some(true) {
+        return Ok(true);
+    }
+    let rows: Vec<Row> = transaction(|| collect::documents(PAUSED_JOBS, &[(why != Over::Expired).into()]))?;
+    let ended: Vec<bool> = rows.iter().map(|row| end_or_say_why(row, why)).collect();
+    Ok(ended.iter().all(|ended| *ended))
+}
+
+/// Ends a lease in a transaction of its own; whether it was ended.
+fn end_or_say_why(row: &Row, why: Over) -> bool {
+    let ended = transaction(|| end(row, why));
+    if let Err(error) = &ended {
+        let Lease { id, kind, .. } = &row.lease;
+        pgrx::warning!("ruvector: lease {id} ({}) cannot be ended yet: {error}", kind.as_str());
+    }
+    ended.is_ok()
+}
+
 /// Ends the leases that are over and puts the others into force: at every start and every round of the healer. One that
 /// cannot be ended is tried again in the next.
 pub(crate) fn reconcile() -> Result<(), Error> {
     let rows = transaction(all)?;
     let plain: Vec<Lease> = rows.iter().map(|row| row.lease.clone()).collect();
     for (id, why) in lease::due(&plain, collect::now_ms()) {
-        let Some(row) = rows.iter().find(|row| row.lease.id == id) else { continue };
-        if let Err(error) = transaction(|| end(row, why)) {
-            pgrx::warning!("ruvector: lease {id} ({}) cannot be ended yet: {error}", row.lease.kind.as_str());
+        if let Some(row) = rows.iter().find(|row| row.lease.id == id) {
+            end_or_say_why(row, why);
         }
     }
     transaction(throttle::load)

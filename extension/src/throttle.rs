@@ -5,6 +5,7 @@
 //! over in time whatever becomes of the healer, the extension or the tables. The hooks that charge and wait are in
 //! [`crate::hooks`]; no lock guard is held across a call that can raise.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
 
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::{self, Collection};
 use crate::error::Error;
-use crate::{kept, leases, shared};
+use crate::{leases, shared};
 
 /// Collections of the whole server that can be throttled, 64 KiB.
 const SLOTS_MAX: usize = 256;
@@ -558,21 +559,55 @@ pub(crate) fn any_over() -> bool {
     THROTTLES.share().slots.iter().any(|slot| slot.lease != 0 && slot.until_ns <= now_ns)
 }
 
+thread_local! {
+    /// Rows inserted into each collection as this process has seen its tables' counters grow.
+    static GROWN: RefCell<HashMap<i32, Grown>> = RefCell::default();
+}
+
+/// Each table's counter as it was last seen, and by how much they have grown since the first look, together. What a table had
+/// counted before it became a partition was not written to the collection.
+#[derive(Default)]
+struct Grown {
+    tables: HashMap<u32, i64>,
+    rows: i64,
+}
+
+impl Grown {
+    fn look(&mut self, now: HashMap<u32, i64>) -> i64 {
+        for (table, rows) in &now {
+            match self.tables.get(table) {
+                Some(before) if rows >= before => self.rows += rows - before,
+                // Counters begin at nought again after a reset, or a crash.
+                Some(_) => self.rows += rows,
+                None => {}
+            }
+        }
+        self.tables = now;
+        self.rows
+    }
+}
+
 /// What was written to a collection until now, for its usual rate.
 pub(crate) fn written(collection: &Collection) -> Result<Option<Written>, Error> {
     if !shared::preloaded() {
         return Ok(None);
     }
-    let inserted: Option<i64> = kept::one(
-        "SELECT sum(pg_stat_get_tuples_inserted(t.oid))::bigint FROM pg_class t
-          WHERE t.oid = ANY ($1)",
+    #[derive(Deserialize)]
+    struct Counted {
+        table: u32,
+        rows: i64,
+    }
+    let tables: Vec<Counted> = collect::documents(
+        "SELECT jsonb_build_object('table', t.oid::bigint, 'rows', pg_stat_get_tuples_inserted(t.oid)) FROM pg_class t WHERE t.oid = ANY ($1)",
         &[collect::tables::of(collection)?.leaves().into()],
     )?;
+    let now = tables.into_iter().map(|one| (one.table, one.rows)).collect();
+    let inserted = GROWN.with_borrow_mut(|grown| grown.entry(collection.id).or_default().look(now));
     let counted = counted(collection.id);
-    Ok(inserted.zip(counted).map(|(inserted, (upserted, bulk))| Written {
-        at: collect::now_ms(),
-        inserted,
-        upserted,
-        bulk,
-    }))
+    Ok(counted.map(|(upserted, bulk)| Written { at: collect::now_ms(), inserted, upserted, bulk }))
+}
+
+/// Forgets the collections that are not there any more.
+pub(crate) fn retain(known: impl Fn(i32) -> bool) {
+    GROWN.with_borrow_mut(|grown| grown.retain(|id, _| known(*id)));
 }

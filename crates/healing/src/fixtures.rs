@@ -111,6 +111,7 @@ pub(crate) fn job(number: u32, partition: u32) -> Job {
         partition: Some(partition),
         waits_s: None,
         waits_for: None,
+        may_cancel: true,
     }
 }
 

@@ -16,6 +16,7 @@ pub mod audit;
 pub mod build_memory;
 pub mod classify;
 pub mod clean_size;
+pub mod command;
 pub mod condition;
 pub mod config;
 mod dose;

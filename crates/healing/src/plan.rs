@@ -113,7 +113,9 @@ pub struct IndexRef {
 pub enum Part {
     /// The steps of one index: another index's do not depend on them.
     Index(IndexRef),
-    /// All steps that concern no index: they only make sense together.
+    /// Keeping autovacuum away, which gives way to whoever wants the tables: what else was done counts without it.
+    Autovacuum,
+    /// All other steps that concern no index: they only make sense together.
     Whole,
 }
 
@@ -122,7 +124,7 @@ impl Part {
     pub fn index(&self) -> Option<&IndexRef> {
         match self {
             Part::Index(of) => Some(of),
-            Part::Whole => None,
+            Part::Autovacuum | Part::Whole => None,
         }
     }
 }
@@ -294,7 +296,10 @@ pub struct Move {
 impl Step {
     /// The part of the plan that the step belongs to.
     pub fn part(&self) -> Part {
-        self.target().map_or(Part::Whole, |of| Part::Index(of.clone()))
+        match self {
+            Step::PauseAutovacuum { .. } => Part::Autovacuum,
+            _ => self.target().map_or(Part::Whole, |of| Part::Index(of.clone())),
+        }
     }
 
     /// Whether the step waits for the verdict to keep what the others did.

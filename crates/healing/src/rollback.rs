@@ -114,7 +114,11 @@ pub fn give_back(
     for part in &parts {
         let Some(of) = part.index() else {
             undo = true;
-            words.push("what was put in force is put back".to_owned());
+            // Autovacuum is a part of its own.
+            let all = "what was put in force is put back".to_owned();
+            if !words.contains(&all) {
+                words.push(all);
+            }
             continue;
         };
         if recovery::stays(entries, part) {
@@ -408,6 +412,18 @@ mod tests {
             assert!(error.to_string().contains(why), "{error}");
         }
         assert!(asked(&[], &seen).unwrap_err().to_string().contains("changed nothing"));
+    }
+
+    #[test]
+    fn what_was_paused_is_given_back_and_said_once() {
+        let (_, seen) = rebuilt(None);
+        let job = Step::PauseJob { jobid: 7, command: "VACUUM docs".to_owned(), lease_s: 900 };
+        let autovacuum = done(Step::PauseAutovacuum { lease_s: 900 }, json!({}));
+        let entries = [done(job, json!({})), JournalEntry { step_no: 1, ..autovacuum }];
+        let GivingBack { plan, undo } = asked(&entries, &seen).unwrap();
+        assert!(undo && plan.steps.is_empty());
+        assert_eq!(plan.reason.matches("put back").count(), 1, "{}", plan.reason);
+        assert_eq!(crate::recovery::give_back(&entries).unwrap().len(), 2);
     }
 
     #[test]

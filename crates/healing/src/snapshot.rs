@@ -113,7 +113,7 @@ impl Snapshot {
 pub struct Managed {
     /// Why its rows can never be moved; None: they can.
     pub fixed: Option<String>,
-    /// What of its owner's a move would set off or be refused by (`move_despite_triggers`); None: nothing.
+    /// What of its owner's a move would set off, be refused by or show to others by half (`move_despite_triggers`); None: nothing.
     pub noticed: Option<String>,
     /// Whether rows of one tenant are kept together.
     pub by_tenant: bool,
@@ -212,6 +212,9 @@ pub struct Job {
     pub waits_s: Option<f64>,
     /// Whom or what it waits for, in words.
     pub waits_for: Option<String>,
+    /// Whether the owner of the collection's table may cancel it, by PostgreSQL's own rule.
+    #[serde(default)]
+    pub may_cancel: bool,
 }
 
 /// A job of pg_cron that vacuums, analyzes, reindexes or clusters.

@@ -247,7 +247,7 @@ fn go_on(context: &Context<'_>, action: &mut Action, why: String, lesson: Lesson
     if let Err(failed) = taken_back {
         return CameOut {
             status: Status::RollbackFailed,
-            lesson: Lesson::UndoFailed,
+            lesson: failed.undo_lesson(lesson),
             verification: None,
             error: Some(format!("{why}; undoing it failed: {failed}")),
         };
@@ -402,7 +402,7 @@ fn observe(context: &Context<'_>, parts: &[Part]) -> Result<Snapshot, Error> {
             }
         }
     }
-    if parts.contains(&Part::Whole)
+    if parts.iter().any(|part| part.index().is_none())
         && let Some(seen) = seen_next(context)?
     {
         return Ok(seen);
@@ -476,7 +476,7 @@ fn undo(
         }
         Err(failed) => CameOut {
             status: Status::RollbackFailed,
-            lesson: Lesson::UndoFailed,
+            lesson: failed.undo_lesson(lesson),
             verification,
             error: Some(format!("{error}; undoing it failed: {failed}")),
         },
@@ -546,7 +546,7 @@ fn recover(context: &Context<'_>, action: &mut Action) -> CameOut {
         Ok(()) => CameOut { status, lesson, verification: None, error: Some(why) },
         Err(failed) => CameOut {
             status: Status::RollbackFailed,
-            lesson: Lesson::UndoFailed,
+            lesson: failed.undo_lesson(lesson),
             verification: None,
             error: Some(format!("{why}; undoing it failed: {failed}")),
         },

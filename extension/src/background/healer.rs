@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use healing::config::{Config, Mode};
+use healing::lease::Over;
 use healing::snapshot::UnixMs;
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -32,13 +33,14 @@ pub(super) fn run(database: pg_sys::Oid) {
     }
     let mut memory = Memory::default();
     loop {
-        let pause = match transaction(installed) {
-            Ok(Some(true)) => round(&mut memory).unwrap_or_else(|error| {
+        let pause = match transaction(here) {
+            Ok(Here::Watched) => round(&mut memory).unwrap_or_else(|error| {
                 pgrx::warning!("ruvector: sampling failed: {error}");
                 FAILURE_PAUSE
             }),
-            Ok(Some(false)) => {
-                // Its tables are another version's: nothing is read or done until they are updated.
+            Ok(Here::OtherVersion) => {
+                // Nothing else is read or done until its tables are updated.
+                end_jobs(Over::Expired);
                 if !std::mem::replace(&mut memory.said_version, true) {
                     pgrx::warning!(
                         "ruvector: the extension is of another version than the library: ALTER EXTENSION ruvector UPDATE"
@@ -46,7 +48,9 @@ pub(super) fn run(database: pg_sys::Oid) {
                 }
                 FAILURE_PAUSE
             }
-            Ok(None) => {
+            // Nobody comes by again. Throttles end with the wish, and what keeps autovacuum away by itself.
+            Ok(Here::LeftOut) if !end_jobs(Over::SwitchedOff) => FAILURE_PAUSE,
+            Ok(Here::LeftOut | Here::Nothing) => {
                 give_up_wish(database.to_u32());
                 return;
             }
@@ -108,9 +112,33 @@ fn must_step_aside(database: u32) -> bool {
     shared::HEALERS.exclusive().slot(database).is_some_and(|slot| slot.aside_until > now)
 }
 
-/// Whether the extension is here in the library's version; None when it is not here, or not to be watched.
-fn installed() -> Result<Option<bool>, Error> {
-    Ok(settings::installed().filter(|_| settings::watches_this_database()))
+/// What there is to look after in this database.
+enum Here {
+    /// Its collections.
+    Watched,
+    /// Nothing yet: its tables are another version's than the library.
+    OtherVersion,
+    /// Nothing: `ruvector.databases` leaves it out.
+    LeftOut,
+    /// Nothing: the extension is not here.
+    Nothing,
+}
+
+fn here() -> Result<Here, Error> {
+    Ok(match settings::installed() {
+        None => Here::Nothing,
+        Some(_) if !settings::watches_this_database() => Here::LeftOut,
+        Some(true) => Here::Watched,
+        Some(false) => Here::OtherVersion,
+    })
+}
+
+/// Makes jobs of pg_cron active again, which nobody but the healer does; whether none is left that should be.
+fn end_jobs(why: Over) -> bool {
+    leases::end_jobs(why).unwrap_or_else(|error| {
+        pgrx::warning!("ruvector: {error}");
+        false
+    })
 }
 
 /// What the healer remembers between rounds; nothing that must survive it.

@@ -80,7 +80,7 @@ fn hold(id: i64) -> Result<Option<Over>, Error> {
         if let Some(why) = over(&row.lease, collect::now_ms()) {
             return Ok(Some(why));
         }
-        if transaction(is_waited_for)? || transaction(|| is_old(&tables))? {
+        if transaction(|| is_waited_for(&tables))? || transaction(|| is_old(&tables))? {
             return Ok(Some(Over::GaveWay));
         }
     }
@@ -105,19 +105,28 @@ fn is_too_many(locks: usize) -> Result<bool, Error> {
     Ok(kept::one::<i64>(query, &[])?.is_some_and(|most| locks as i64 > most))
 }
 
-/// Whether any session waits for a lock that this process holds.
-fn is_waited_for() -> Result<bool, Error> {
-    let query = "SELECT EXISTS (SELECT FROM pg_locks l WHERE NOT l.granted AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid)))";
-    Ok(kept::one(query, &[])? == Some(true))
+/// Whether any session waits for a lock that this process holds. Only those that wait for one of its tables are asked about:
+/// `pg_blocking_pids` is not cheap.
+fn is_waited_for(tables: &[Oid]) -> Result<bool, Error> {
+    let query = "WITH waiting AS MATERIALIZED (
+                     SELECT l.pid FROM pg_locks l
+                      WHERE NOT l.granted AND l.locktype = 'relation' AND l.relation = ANY ($1)
+                        AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+                 SELECT EXISTS (SELECT FROM waiting w WHERE pg_backend_pid() = ANY (pg_blocking_pids(w.pid)))";
+    Ok(kept::one(query, &[oids(tables).into()])? == Some(true))
+}
+
+/// As an argument of a query.
+fn oids(tables: &[Oid]) -> Vec<pg_sys::Oid> {
+    tables.iter().map(|table| (*table).into()).collect()
 }
 
 /// Whether a table nears the age at which it must be vacuumed against wraparound.
 fn is_old(tables: &[Oid]) -> Result<bool, Error> {
-    let tables: Vec<pg_sys::Oid> = tables.iter().map(|table| (*table).into()).collect();
     let query = "SELECT EXISTS (SELECT FROM pg_class t WHERE t.oid = ANY ($1) AND
                     (age(t.relfrozenxid) > $2 * current_setting('autovacuum_freeze_max_age')::float8
                      OR mxid_age(t.relminmxid) > $2 * current_setting('autovacuum_multixact_freeze_max_age')::float8))";
-    Ok(kept::one(query, &[tables.into(), FREEZE_SHARE.into()])? == Some(true))
+    Ok(kept::one(query, &[oids(tables).into(), FREEZE_SHARE.into()])? == Some(true))
 }
 
 /// The healer's care for these processes: one for each lease of the kind that is in force.

@@ -206,7 +206,8 @@ impl Workers {
                         -- Who waits for a relation that the worker has or wants: pg_blocking_pids is not cheap.
                         'in_the_way', EXISTS (SELECT FROM pg_locks other JOIN pg_stat_activity s ON s.pid = other.pid
                                                WHERE NOT other.granted AND other.locktype = 'relation' AND other.pid <> l.pid
-                                                 AND s.backend_type <> 'autovacuum worker'
+                                                 -- It passes over what is locked, and comes again; but against wraparound it waits.
+                                                 AND (s.backend_type <> 'autovacuum worker' OR s.query LIKE '%(to prevent wraparound)')
                                                  AND EXISTS (SELECT FROM pg_locks mine WHERE mine.pid = l.pid AND mine.locktype = 'relation'
                                                                 AND (mine.database, mine.relation) = (other.database, other.relation))
                                                  AND l.pid = ANY (pg_blocking_pids(other.pid))

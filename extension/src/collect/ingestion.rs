@@ -37,4 +37,5 @@ pub(super) fn seen(collection: &Collection) -> Result<Option<Ingestion>, Error> 
 /// Forgets the collections that are not there any more.
 pub(crate) fn retain(known: impl Fn(i32) -> bool) {
     SEEN.with_borrow_mut(|seen| seen.retain(|id, _| known(*id)));
+    throttle::retain(known);
 }

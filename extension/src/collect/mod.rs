@@ -21,7 +21,7 @@ pub(crate) use catalog::{
     BUILDING, Collection, IndexRow, LISTS_DEFAULT, collection, collections, count, documents, effort,
     indexes, know_rows, live_rows, now_ms, snapshot, value_bytes,
 };
-pub(crate) use maintenance::jobs;
+pub(crate) use maintenance::{jobs, scheduled};
 pub(crate) use memory::free_bytes as memory_free_bytes;
 pub(crate) use panel::{Panel, draw as draw_panel, search as search_panel};
 /// Texts as the literal of an array, for a parameter that another server reads.

@@ -5,6 +5,7 @@
 //! count alike. All of it runs as the table's owner, in a security-restricted context.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use healing::snapshot::{Reading, RecallPoint};
 use pgrx::prelude::*;
@@ -89,34 +90,70 @@ pub(crate) fn draw(index: &IndexRow, queries: u32, k: u32, seed: i64) -> Result<
     Ok(Reading::Known(panel))
 }
 
+/// Time after which no further query begins in a transaction. At a great effort on a large index one takes a while, and what is the
+/// owner's may only keep us for so long ([`as_role`]).
+const SEARCHES_MAX: Duration = Duration::from_secs(1);
+
+/// Recall and cost of each query so far.
+#[derive(Default)]
+struct Searched {
+    recalls: Vec<f64>,
+    costs: Vec<f64>,
+}
+
 /// Recall@k and buffers per query of the panel through `index` at this search effort.
 ///
-/// Must run in a transaction.
+/// Opens its own, short transactions: vacuum and concurrent builds wait for none of them long.
 pub(crate) fn search(panel: &Panel, index: &IndexRow, effort: i32) -> Result<Reading<RecallPoint>, Error> {
     let setting = std::ffi::CString::new(index.method.effort_setting()).unwrap_or_default();
     let value = std::ffi::CString::new(effort.to_string()).unwrap_or_default();
-    as_owner(index, || {
-        set_local(&setting, &value);
-        set_local(c"enable_seqscan", c"off");
-        set_local(c"enable_sort", c"off");
-        with_only_index(index.oid.into(), || searched(panel, index, effort))
-    })
+    let mut searched = Searched::default();
+    while searched.recalls.len() < panel.queries.len() {
+        let refused = transaction(|| {
+            as_owner(index, || {
+                set_local(&setting, &value);
+                set_local(c"enable_seqscan", c"off");
+                set_local(c"enable_sort", c"off");
+                with_only_index(index.oid.into(), || search_some(panel, index, &mut searched))
+            })
+        })?;
+        if let Some(why) = refused {
+            return Ok(Reading::unknown(why));
+        }
+    }
+    let (recall, recall_ci) = mean_and_half_width(&searched.recalls);
+    let (blocks, blocks_ci) = mean_and_half_width(&searched.costs);
+    Ok(Reading::Known(RecallPoint {
+        effort: effort as u32,
+        recall,
+        recall_ci,
+        blocks,
+        blocks_ci,
+        queries: searched.recalls.len() as u32,
+    }))
 }
 
-fn searched(panel: &Panel, index: &IndexRow, effort: i32) -> Result<Reading<RecallPoint>, Error> {
+/// Carries out the next queries, at least one; why none of them says anything, if so.
+fn search_some(
+    panel: &Panel,
+    index: &IndexRow,
+    searched: &mut Searched,
+) -> Result<Option<&'static str>, Error> {
+    let began = Instant::now();
     let IndexRow { table_name: table, .. } = index;
     let (distance, condition) = (distance(index), condition(index));
     let search = format!(
         "SELECT ctid <> $2::tid, ({distance})::float8 FROM ONLY {table} WHERE {condition} ORDER BY {distance} LIMIT {}",
         panel.k + 1
     );
-    let mut recalls = Vec::with_capacity(panel.queries.len());
-    let mut costs = Vec::with_capacity(panel.queries.len());
-    for (number, query) in panel.queries.iter().enumerate() {
+    for (number, query) in panel.queries.iter().skip(searched.recalls.len()).enumerate() {
+        if number > 0 && began.elapsed() >= SEARCHES_MAX {
+            break;
+        }
         pgrx::check_for_interrupts!();
         let arguments = [query.vector.as_str().into(), query.row.as_str().into()];
         if number == 0 && !plan_uses(&search, &arguments, &index.relation_name)? {
-            return Ok(Reading::unknown("the planner cannot use this index for ORDER BY distance"));
+            return Ok(Some("the planner cannot use this index for ORDER BY distance"));
         }
         let before = buffers();
         let found = Spi::connect(|client| -> Result<Vec<f64>, Error> {
@@ -128,21 +165,12 @@ fn searched(panel: &Panel, index: &IndexRow, effort: i32) -> Result<Reading<Reca
             }
             Ok(found)
         })?;
-        costs.push((buffers() - before) as f64);
+        searched.costs.push((buffers() - before) as f64);
         let hits =
             found.iter().take(panel.k as usize).filter(|&&distance| distance <= query.farthest).count();
-        recalls.push(hits as f64 / query.neighbours as f64);
+        searched.recalls.push(hits as f64 / query.neighbours as f64);
     }
-    let (recall, recall_ci) = mean_and_half_width(&recalls);
-    let (blocks, blocks_ci) = mean_and_half_width(&costs);
-    Ok(Reading::Known(RecallPoint {
-        effort: effort as u32,
-        recall,
-        recall_ci,
-        blocks,
-        blocks_ci,
-        queries: recalls.len() as u32,
-    }))
+    Ok(None)
 }
 
 fn as_owner<T>(index: &IndexRow, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {

@@ -128,9 +128,9 @@ fn inspect(collection: &Collection, row: &IndexRow, config: &Config) -> Result<(
 
 fn measure(collection: &Collection, row: &IndexRow, config: &Config) -> Result<(), Error> {
     let began = now_ms();
-    let seed = transaction(seed)?;
+    let (seed, effort) = transaction(|| Ok((seed()?, effort(row))))?;
     let reading = match panel::draw(row, config.panel_queries as u32, config.recall_k as u32, seed)? {
-        Reading::Known(panel) => transaction(|| panel::search(&panel, row, effort(row)))?,
+        Reading::Known(panel) => panel::search(&panel, row, effort)?,
         Reading::Unknown(reason) => Reading::Unknown(reason),
     };
     let reading = serde_json::to_value(&reading)?;

@@ -137,7 +137,7 @@ fn curve(
         if points.iter().any(|point| point.effort == effort) {
             return Ok(());
         }
-        match transaction(|| collect::search_panel(panel, index, effort as i32))? {
+        match collect::search_panel(panel, index, effort as i32)? {
             Reading::Known(point) => points.push(point),
             Reading::Unknown(reason) => return Err(Error::refused(format!("{}: {reason}", index.name))),
         }

@@ -15,7 +15,7 @@ use super::toplevel;
 use crate::background::process;
 use crate::collect;
 use crate::error::Error;
-use crate::owner::{as_role, owner_of};
+use crate::owner::{as_role, owner_of, within};
 use crate::transaction::{look_again, transaction};
 
 /// The definition as `CREATE INDEX` with tablespace and options (`pg_get_indexdef_string`). Must run in a transaction.
@@ -213,8 +213,13 @@ fn quoted(name: &str) -> Result<String, Error> {
         .ok_or_else(|| Error::refused("a name is missing"))
 }
 
+/// Longest wait of a drop for those who use the table by then, seconds. A shorter one would never end where there is always a
+/// query that takes longer; a session that waits for us meanwhile has it cancelled.
+const DROP_MAX_S: f64 = 60.0;
+
 /// Drops an index concurrently, if it still is what it was when it was found, and what is kept of it. One that is gone
-/// is no error. `look`: what else must hold, asked once nobody can change it any more.
+/// is no error. `look`: what else must hold, asked once nobody can change it any more. Waits for transactions that have used the
+/// table, as everybody's drop does.
 pub(super) fn drop_concurrently(
     index: &Found,
     lock_timeout_ms: i64,
@@ -231,7 +236,14 @@ pub(super) fn drop_concurrently(
         look().map(|()| true)
     };
     while_locked(&[index.table, index.oid], lock_timeout_ms, still, || {
-        toplevel::run(&drop_statement(index), lock_timeout_ms, toplevel::unchanged)
+        let dropped =
+            within(Some(DROP_MAX_S), || toplevel::run(&drop_statement(index), 0, toplevel::unchanged));
+        dropped.map_err(|error| match error {
+            Error::TooLong { limit_s } => Error::lock_not_available(format!(
+                "transactions use its table for longer than {limit_s:.0} s"
+            )),
+            other => other,
+        })
     })?;
     transaction(|| forget(index.oid))
 }
@@ -319,7 +331,8 @@ pub(super) fn avoid_parallel_hnsw_build(of: &IndexRef) -> Result<(), Error> {
 /// The loser of a comparison after the swap, if it is still there. `built`: the index that was to take its place.
 ///
 /// # Errors
-/// When no valid index took its place: neither the one that was built, nor one like it that somebody rebuilt since.
+/// When no valid index took its place: neither the one that was built, whatever it is called by now, nor one like it that somebody
+/// rebuilt since.
 pub(super) fn loser(of: &IndexRef, built: Option<Oid>) -> Result<Option<Found>, Error> {
     let Some(old) = lookup::hidden(of, built)? else {
         return match lookup::itself(of)? {
@@ -327,11 +340,12 @@ pub(super) fn loser(of: &IndexRef, built: Option<Oid>) -> Result<Option<Found>, 
             Some(_) => Err(Error::refused(format!("{} was not replaced: it is not dropped", of.name))),
         };
     };
-    let winner = lookup::bearing_its_name(of)?.filter(|winner| winner.valid && winner.oid != old.oid);
-    let replaced = match (&winner, built) {
-        (Some(winner), Some(built)) => winner.oid == built || lookup::alike(winner, &old)?,
-        (Some(winner), None) => lookup::alike(winner, &old)?,
-        (None, _) => false,
+    let takes_its_place = |winner: &Found| winner.valid && winner.oid != old.oid && winner.table == old.table;
+    let itself = built.map(lookup::by_oid).transpose()?.flatten().filter(takes_its_place);
+    let replaced = match (itself, lookup::bearing_its_name(of)?.filter(takes_its_place)) {
+        (Some(_), _) => true,
+        (None, Some(winner)) => lookup::alike(&winner, &old)?,
+        (None, None) => false,
     };
     if replaced {
         Ok(Some(old))

@@ -119,11 +119,17 @@ pub(super) fn pause_job(
     command: &str,
     lease_s: i64,
 ) -> Result<Went, Error> {
-    let look = || match job(jobid)? {
-        Some(job) if job.command != command => {
-            Err(Error::refused(format!("job {jobid} was changed since the plan was made")))
+    let look = || -> Result<Option<Job>, Error> {
+        let Some(job) = job(jobid)? else { return Ok(None) };
+        if job.command != command {
+            return Err(Error::refused(format!("job {jobid} was changed since the plan was made")));
         }
-        found => Ok(found.filter(|job| job.active)),
+        // Its user may have changed, or the table's owner, or what the user means by a name.
+        let scheduled = collect::scheduled(context.collection)?.unwrap_or_default();
+        if job.active && scheduled.iter().all(|one| one.jobid != jobid) {
+            return Err(Error::refused(format!("job {jobid} is not the collection's to pause any more")));
+        }
+        Ok(Some(job).filter(|job| job.active))
     };
     context.intend(step_no, step, || Ok((look()?, json!({}))))?;
     transaction(|| {
@@ -177,8 +183,8 @@ pub(super) fn pause_autovacuum(
         }
         let ended = transaction(|| Ok(leases::all()?.iter().all(|row| row.lease.id != lease)))?;
         if ended || Instant::now() >= until {
-            return Ok(Went::Lost(
-                "autovacuum could not be kept away: somebody else wants the table's lock".to_owned(),
+            return Err(Error::refused(
+                "autovacuum could not be kept away: somebody else wants the table's lock",
             ));
         }
         process::pause(LOOK);
@@ -194,12 +200,17 @@ pub(super) fn drain(
     wait_s: i64,
 ) -> Result<Went, Error> {
     context.intend(step_no, step, || Ok(((), json!({}))))?;
-    let under_way = |named: &[String]| -> Result<Vec<String>, Error> {
+    // Each with whether the table's owner may cancel it.
+    let under_way = |named: &[String]| -> Result<Vec<(String, bool)>, Error> {
         let jobs = transaction(|| collect::jobs(context.collection))?;
-        Ok(jobs.into_iter().map(|job| job.id).filter(|id| named.contains(id)).collect())
+        let found = jobs.into_iter().map(|job| (job.id, job.may_cancel));
+        Ok(found.filter(|(id, _)| named.contains(id)).collect())
     };
+    let ids = |found: Vec<(String, bool)>| found.into_iter().map(|(id, _)| id).collect::<Vec<String>>();
     // By its id, which names kind and process: what has that process by now is looked at first.
-    let cancelled = under_way(cancel)?;
+    let (ours, others): (Vec<_>, Vec<_>) =
+        under_way(cancel)?.into_iter().partition(|(_, may_cancel)| *may_cancel);
+    let (cancelled, others) = (ids(ours), ids(others));
     for id in &cancelled {
         if let Some(pid) = id.rsplit(' ').next().and_then(|pid| pid.parse::<i32>().ok()) {
             transaction(|| Ok(Spi::run_with_args("SELECT pg_cancel_backend($1)", &[pid.into()])?))?;
@@ -208,7 +219,7 @@ pub(super) fn drain(
     let all: Vec<String> = wait_for.iter().chain(cancel).cloned().collect();
     let until = Instant::now() + Duration::from_secs(wait_s.unsigned_abs());
     let left = loop {
-        let left = under_way(&all)?;
+        let left = ids(under_way(&all)?);
         if left.is_empty() || Instant::now() >= until {
             break left;
         }
@@ -218,7 +229,7 @@ pub(super) fn drain(
         .iter()
         .filter_map(|id| Some(format!("SELECT pg_cancel_backend({})", id.rsplit(' ').next()?)))
         .collect();
-    let mut details = json!({ "cancelled": cancelled, "left": left });
+    let mut details = json!({ "cancelled": cancelled, "not_cancelled": others, "left": left });
     if !calls.is_empty() {
         details[journal::SQL] = json!(calls.join("; "));
     }

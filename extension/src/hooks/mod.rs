@@ -6,6 +6,7 @@ mod hide_trials;
 mod release;
 mod step_aside;
 mod throttle;
+mod under_way;
 
 pub(crate) use hide_trials::{TRIAL_PREFIX, with_only_index};
 pub(crate) use throttle::exempt_this_process;

@@ -10,8 +10,9 @@
 //!
 //! Without any throttle on the server ExecutorStart costs one relaxed load. Bulk statements and upserts are counted always,
 //! because no counter of PostgreSQL tells them from the rest and the usual rate of each kind is wanted; of an upsert only the
-//! partitions are looked at that it has opened, and MERGE counts its rows itself. A modifying CTE, which does not say how many rows it has written, is counted by
-//! all partitions of its collection, before and after.
+//! partitions are looked at that it has opened, and MERGE counts its rows itself. An INSERT in a CTE, which does not say how many
+//! rows it has written, is counted by all partitions of its collection, before and after. What writes many rows is charged as it
+//! goes ([`under_way`](super::under_way)).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use healing::throttle::{BULK_ROWS, Kind, Reserved};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::under_way;
 use crate::settings;
 use crate::throttle::{self, Place};
 
@@ -88,9 +90,10 @@ mod raw {
 
 unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
     let statement = (*query).plannedstmt;
+    let runs = flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 == 0;
     if (throttle::any() || (*statement).hasModifyingCTE || updates_on_conflict(statement) && is_noted())
         && inserts(statement)
-        && flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 == 0
+        && runs
     {
         before(statement);
     }
@@ -98,14 +101,22 @@ unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, fla
         Some(previous) => previous(query, flags),
         None => raw::standard_ExecutorStart(query, flags),
     }
+    if runs && under_way::may_be_long(statement) {
+        watch(query);
+    }
 }
 
 unsafe extern "C-unwind" fn on_executor_end(query: *mut pg_sys::QueryDesc) {
     let statement = (*query).plannedstmt;
     if inserts(statement) && !(*query).estate.is_null() {
         let processed = (*(*query).estate).es_processed;
-        if throttle::any() || processed > BULK_ROWS || updates_on_conflict(statement) {
-            after(query, processed);
+        let is_bulk = under_way::ended(query);
+        if throttle::any()
+            || processed > BULK_ROWS
+            || (*statement).hasModifyingCTE
+            || updates_on_conflict(statement)
+        {
+            after(query, processed, is_bulk);
         }
     }
     match PREVIOUS_END {
@@ -114,29 +125,50 @@ unsafe extern "C-unwind" fn on_executor_end(query: *mut pg_sys::QueryDesc) {
     }
 }
 
+/// Whether any part of a statement that inserts, also in a CTE, is as asked. Parts that update or delete are no ingestion.
+#[inline]
+unsafe fn any_insert(
+    statement: *mut pg_sys::PlannedStmt,
+    mut asked: impl FnMut(*mut pg_sys::ModifyTable) -> bool,
+) -> bool {
+    let mut is = |plan: *mut pg_sys::Plan| {
+        use pg_sys::CmdType::{CMD_INSERT, CMD_MERGE};
+        if plan.is_null() || (*plan).type_ != pg_sys::NodeTag::T_ModifyTable {
+            return false;
+        }
+        let part = plan.cast::<pg_sys::ModifyTable>();
+        matches!((*part).operation, CMD_INSERT | CMD_MERGE) && asked(part)
+    };
+    if is((*statement).planTree) {
+        return true;
+    }
+    let others = (*statement).subplans;
+    (*statement).hasModifyingCTE
+        && !others.is_null()
+        && (0..(*others).length).any(|at| is((*(*others).elements.add(at as usize)).ptr_value.cast()))
+}
+
 /// Whether a statement can insert rows.
 #[inline]
 unsafe fn inserts(statement: *mut pg_sys::PlannedStmt) -> bool {
     use pg_sys::CmdType::{CMD_INSERT, CMD_MERGE};
     let command = (*statement).commandType;
-    command == CMD_INSERT || command == CMD_MERGE || (*statement).hasModifyingCTE
+    command == CMD_INSERT
+        || command == CMD_MERGE
+        || (*statement).hasModifyingCTE && any_insert(statement, |_| true)
 }
 
-/// Whether rows that it writes may be updates, or are not in its own count.
+/// Whether rows that it writes by inserting may be updates.
 #[inline]
 unsafe fn updates_on_conflict(statement: *mut pg_sys::PlannedStmt) -> bool {
     use pg_sys::CmdType::{CMD_INSERT, CMD_MERGE};
-    match (*statement).commandType {
-        CMD_INSERT => {
-            let plan = (*statement).planTree;
-            (*statement).hasModifyingCTE
-                || (*plan).type_ == pg_sys::NodeTag::T_ModifyTable
-                    && (*plan.cast::<pg_sys::ModifyTable>()).onConflictAction
-                        == pg_sys::OnConflictAction::ONCONFLICT_UPDATE
-        }
-        CMD_MERGE => true,
-        _ => (*statement).hasModifyingCTE,
-    }
+    let command = (*statement).commandType;
+    command == CMD_MERGE
+        || (command == CMD_INSERT || (*statement).hasModifyingCTE)
+            && any_insert(statement, |part| {
+                (*part).operation == CMD_MERGE
+                    || (*part).onConflictAction == pg_sys::OnConflictAction::ONCONFLICT_UPDATE
+            })
 }
 
 /// What a transaction has done to a collection so far.
@@ -189,16 +221,50 @@ unsafe extern "C-unwind" fn before(statement: *mut pg_sys::PlannedStmt) {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn after(query: *mut pg_sys::QueryDesc, processed: u64) {
+unsafe extern "C-unwind" fn after(query: *mut pg_sys::QueryDesc, processed: u64, is_bulk: bool) {
     if is_exempt() {
         return;
     }
     let statement = (*query).plannedstmt;
     let places = targets(statement);
     for place in &places {
-        // Where it was not noted the throttle began meanwhile, or it is one that is only counted.
-        let own = (places.len() == 1).then(|| own(query, processed));
-        settle(*place, own, None);
+        // Where it was not noted the throttle began meanwhile, or it is one that is only counted. A part that inserts in a CTE
+        // is not what the statement says of itself.
+        let says = places.len() == 1
+            && ((*statement).commandType == pg_sys::CmdType::CMD_INSERT || !(*statement).hasModifyingCTE);
+        let own = says.then(|| own(query, processed));
+        settle(*place, own, is_bulk.then_some(Kind::BulkInsert));
+        if is_bulk {
+            remember(*place, processed as i64);
+        }
+    }
+}
+
+/// Has what a statement writes charged as it goes.
+#[pg_guard]
+unsafe extern "C-unwind" fn watch(query: *mut pg_sys::QueryDesc) {
+    if is_exempt() {
+        return;
+    }
+    let places = targets((*query).plannedstmt);
+    if !places.is_empty() {
+        set_callback();
+        under_way::watch(query, places, updates_on_conflict((*query).plannedstmt));
+    }
+}
+
+/// Charges what a statement that goes on has written to these collections, where a throttle is in force.
+pub(super) unsafe fn charge_so_far(places: &[Place], upserts: bool) {
+    if !throttle::any() {
+        return;
+    }
+    for place in places {
+        let noted = NOTED.with_borrow(|noted| noted.iter().any(|noted| noted.place == *place));
+        if noted {
+            settle(*place, None, Some(Kind::BulkInsert));
+        }
+        // What it writes from now on, where the throttle began meanwhile.
+        note(*place, upserts);
     }
 }
 
@@ -264,22 +330,28 @@ unsafe fn updated_of(query: *mut pg_sys::QueryDesc, processed: i64) -> i64 {
 /// The collections that a statement may write to.
 unsafe fn targets(statement: *mut pg_sys::PlannedStmt) -> Vec<Place> {
     let mut found: Vec<Place> = Vec::new();
-    let (relations, table) = ((*statement).resultRelations, (*statement).rtable);
-    if relations.is_null() || table.is_null() {
+    let table = (*statement).rtable;
+    if table.is_null() {
         return found;
     }
-    for at in 0..(*relations).length {
-        let number = (*(*relations).elements.add(at as usize)).int_value;
-        if number < 1 || number > (*table).length {
-            continue;
+    any_insert(statement, |part| {
+        let relations = (*part).resultRelations;
+        let length = if relations.is_null() { 0 } else { (*relations).length };
+        for at in 0..length {
+            let number = (*(*relations).elements.add(at as usize)).int_value;
+            if number < 1 || number > (*table).length {
+                continue;
+            }
+            let entry =
+                (*(*table).elements.add(number as usize - 1)).ptr_value.cast::<pg_sys::RangeTblEntry>();
+            if let Some(place) = throttle::place_of((*entry).relid.to_u32())
+                && !found.contains(&place)
+            {
+                found.push(place);
+            }
         }
-        let entry = (*(*table).elements.add(number as usize - 1)).ptr_value.cast::<pg_sys::RangeTblEntry>();
-        if let Some(place) = throttle::place_of((*entry).relid.to_u32())
-            && !found.contains(&place)
-        {
-            found.push(place);
-        }
-    }
+        false
+    });
     found
 }
 
@@ -303,11 +375,15 @@ unsafe fn expected_rows(statement: *mut pg_sys::PlannedStmt, place: Place) -> i6
     expected.clamp(1, RESERVE_MAX)
 }
 
-/// Notes where a collection's counters stand before anything of this transaction is charged.
-unsafe fn note(place: Place, upserts: bool) {
+unsafe fn set_callback() {
     if !CALLBACK_SET.replace(true) {
         pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
     }
+}
+
+/// Notes where a collection's counters stand before anything of this transaction is charged.
+unsafe fn note(place: Place, upserts: bool) {
+    set_callback();
     let known = NOTED.with_borrow(|noted| {
         let noted = noted.iter().find(|noted| noted.place == place)?;
         Some((noted.leaves.clone(), noted.upserts))
@@ -528,6 +604,7 @@ unsafe extern "C-unwind" fn at_transaction_end(
         settle(place, None, kind);
     }
     NOTED.with_borrow_mut(Vec::clear);
+    under_way::clear();
     WAITED.set(0);
     if throttle::any() && throttle::any_over() {
         throttle::sweep();

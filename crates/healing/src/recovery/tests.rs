@@ -443,6 +443,30 @@ fn a_complete_part_does_not_go_down_with_a_later_one() {
 }
 
 #[test]
+fn what_was_paused_and_drained_does_not_go_down_with_autovacuum() {
+    let plan = plan(vec![
+        Step::PauseJob { jobid: 7, command: "VACUUM docs".to_owned(), lease_s: 900 },
+        Step::DrainMaintenance { wait_for: vec![], cancel: vec!["vacuum 2".to_owned()], wait_s: 30 },
+        Step::PauseAutovacuum { lease_s: 900 },
+    ]);
+    let noted = |step_no: u32, state| entry(step_no, plan.steps[step_no as usize].clone(), state, json!({}));
+    let mut entries = vec![noted(0, StepState::Done), noted(1, StepState::Done), noted(2, StepState::Intent)];
+    let left = retreat(&plan, &entries);
+    assert_eq!(left.complete, [Part::Whole]);
+    assert!(
+        matches!(&left.commands[..], [RecoveryCommand::Revert { step_no: 2, .. }]),
+        "{:?}",
+        left.commands
+    );
+    assert_eq!(plan.only(&left.complete).steps, plan.steps[..2]);
+    // All of it is taken back where it did not help.
+    entries.push(noted(2, StepState::Done));
+    assert_eq!(complete(&plan, &entries), [Part::Whole, Part::Autovacuum]);
+    let back: Vec<u32> = take_back(&entries).unwrap().iter().map(RecoveryCommand::step_no).collect();
+    assert_eq!(back, [2, 0]);
+}
+
+#[test]
 fn the_problem_of_a_part_is_its_nodes() {
     use crate::classify::{Problem, ProblemClass};
     use crate::graph::NodeKey;

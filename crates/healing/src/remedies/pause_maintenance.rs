@@ -7,9 +7,9 @@
 //! Action: jobs of low priority are paused for the time of a lease and what they have under way is cancelled; what is of
 //! normal priority is waited for, at most `drain_timeout_seconds`, and cancelled only where a human asked for it. By itself
 //! it pauses only jobs of pg_cron that are at work: one that sleeps is in nobody's way.
-//! Autovacuum is kept away by a lock that gives way to whoever wants it.
-//! Never: it pauses anything for a replica that is not connected, touches what is of high priority, or sets a table's
-//! options. Undone by making the jobs active again that were, and letting go of the lock.
+//! Autovacuum is kept away, last, by a lock that gives way to whoever wants it: what else was done counts without it.
+//! Never: it pauses anything for a replica that is not connected, touches what is of high priority, pauses or cancels what the
+//! table's owner may not, or sets a table's options. Undone by making the jobs active again that were, and letting go of the lock.
 
 use serde_json::json;
 
@@ -33,7 +33,7 @@ const LEASE_S: &str = "lease_seconds";
 pub(super) struct PauseMaintenance;
 
 /// How much a piece of maintenance matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Priority {
     /// It will come again by itself: may be paused and cancelled.
     Low,
@@ -85,7 +85,8 @@ impl Remedy for PauseMaintenance {
             Parameter {
                 name: CANCEL,
                 kind: ParameterKind::Bool,
-                doc: "Whether VACUUM and ANALYZE that somebody runs on the collection are cancelled, not waited for.",
+                doc: "Whether VACUUM and ANALYZE that somebody runs on the collection are cancelled, not waited for, as far as \
+                      the table's owner may cancel them.",
             },
             Parameter {
                 name: LEASE_S,
@@ -122,36 +123,41 @@ impl Remedy for PauseMaintenance {
             .filter(is_paused)
             .map(|job| Step::PauseJob { jobid: job.jobid, command: job.command.clone(), lease_s })
             .collect();
-        if autovacuum_is_at_work(jobs) {
-            steps.push(Step::PauseAutovacuum { lease_s });
-        }
+        let keeps_away = autovacuum_is_at_work(jobs);
         let by_schedule = |job: &Job| {
             scheduled.iter().any(|s| s.pid.is_some_and(|pid| job.id.ends_with(&format!(" {pid}"))))
         };
-        let ours = |job: &&Job| match priority(&job.kind) {
+        let wanted = |job: &&Job| match priority(&job.kind) {
             // It is cancelled by PostgreSQL itself when the lock that keeps it away is asked for.
             Priority::Low => false,
             Priority::Normal => cancel_running || by_schedule(job),
             Priority::High => false,
         };
-        let cancel: Vec<String> = jobs.iter().filter(ours).map(|job| job.id.clone()).collect();
-        if steps.is_empty() && cancel.is_empty() {
-            return Err(NotApplicable::NothingToDo { detail: nothing(jobs, snapshot) });
+        let (ours, others): (Vec<&Job>, Vec<&Job>) =
+            jobs.iter().filter(wanted).partition(|job| job.may_cancel);
+        let cancel: Vec<String> = ours.iter().map(|job| job.id.clone()).collect();
+        if steps.is_empty() && !keeps_away && cancel.is_empty() {
+            return Err(NotApplicable::NothingToDo { detail: nothing(jobs, &others, snapshot) });
         }
+        // Autovacuum is gone once the lock that keeps it away is there.
         let wait_for: Vec<String> = jobs
             .iter()
-            .filter(|job| job.waits_s.is_none() && priority(&job.kind) <= Priority::Normal)
+            .filter(|job| job.waits_s.is_none() && priority(&job.kind) == Priority::Normal)
             .map(|job| job.id.clone())
             .collect();
         let paused: Vec<String> = scheduled
             .iter()
             .filter(is_paused)
             .map(|job| format!("pg_cron job {} ({})", job.jobid, job.name))
-            .chain(steps.contains(&Step::PauseAutovacuum { lease_s }).then(|| AUTOVACUUM.to_owned()))
+            .chain(keeps_away.then(|| AUTOVACUUM.to_owned()))
             .collect();
         let wait_s = limits.config.drain_timeout_seconds;
         if !wait_for.is_empty() || !cancel.is_empty() {
             steps.push(Step::DrainMaintenance { wait_for, cancel: cancel.clone(), wait_s });
+        }
+        // After the drain: it gives way at once where anybody has or wants one of the tables.
+        if keeps_away {
+            steps.push(Step::PauseAutovacuum { lease_s });
         }
         let estimated_s = PAUSE_S + wait_s as f64;
         limits.check_duration(estimated_s)?;
@@ -178,6 +184,10 @@ impl Remedy for PauseMaintenance {
                 .iter()
                 .filter(|job| priority(&job.kind) == Priority::High)
                 .map(|job| Skipped { target: job.id.clone(), reason: "it is of high priority".to_owned() })
+                .chain(others.iter().map(|job| Skipped {
+                    target: job.id.clone(),
+                    reason: "the table's owner may not cancel it: it is waited for".to_owned(),
+                }))
                 .collect(),
             params: json!({
                 "paused_jobs": paused,
@@ -281,8 +291,15 @@ fn unserved(snapshot: &Snapshot) -> u32 {
     }
 }
 
-/// Why there is nothing to pause, with what is under way.
-fn nothing(jobs: &[Job], snapshot: &Snapshot) -> String {
+/// Why there is nothing to pause, with what is under way. `others`: what would be cancelled if the table's owner might.
+fn nothing(jobs: &[Job], others: &[&Job], snapshot: &Snapshot) -> String {
+    if !others.is_empty() {
+        let ids: Vec<&str> = others.iter().map(|job| job.id.as_str()).collect();
+        return format!(
+            "the table's owner may not cancel {}, and nothing else can be paused",
+            ids.join(", ")
+        );
+    }
     let high: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
     let waiting = unserved(snapshot);
     match high.is_empty() {
@@ -312,6 +329,7 @@ mod tests {
             partition: Some(1000),
             waits_s,
             waits_for: None,
+            may_cancel: true,
         }
     }
 
@@ -359,13 +377,14 @@ mod tests {
             paused.steps,
             [
                 Step::PauseJob { jobid: 7, command: "VACUUM docs_0".into(), lease_s: 900 },
-                Step::PauseAutovacuum { lease_s: 900 },
                 Step::DrainMaintenance {
-                    wait_for: vec!["vacuum 2".into(), "vacuum 3".into(), "autovacuum 4".into()],
+                    wait_for: vec!["vacuum 2".into(), "vacuum 3".into()],
                     cancel: vec!["vacuum 2".into()],
                     wait_s: 30
                 },
-            ]
+                Step::PauseAutovacuum { lease_s: 900 },
+            ],
+            "what gives way at once comes last"
         );
         assert_eq!(paused.params["paused_jobs"], json!(["pg_cron job 7 (job 7)", "autovacuum"]));
         let left: Vec<&str> = paused.skipped.iter().map(|skipped| skipped.target.as_str()).collect();
@@ -428,7 +447,9 @@ mod tests {
         assert!(why.contains("2 tables wait for autovacuum"), "{why}");
         let mut works = busy(vec![job("autovacuum", 4, None)], vec![]);
         works.slots = waits.slots.clone();
-        assert_eq!(plan(&works).unwrap().params["paused_jobs"], json!(["autovacuum"]));
+        let kept_away = plan(&works).unwrap();
+        assert_eq!(kept_away.params["paused_jobs"], json!(["autovacuum"]));
+        assert_eq!(kept_away.steps, [Step::PauseAutovacuum { lease_s: 900 }], "the lock cancels it");
     }
 
     #[test]
@@ -442,6 +463,34 @@ mod tests {
         assert!(
             matches!(&asked.steps[..], [Step::DrainMaintenance { cancel, .. }] if cancel == &["vacuum 1"])
         );
+    }
+
+    #[test]
+    fn what_the_tables_owner_may_not_cancel_is_waited_for() {
+        let others = |pid| Job { may_cancel: false, ..job("vacuum", pid, None) };
+        let asked = json!({ "cancel_running": true });
+        let snapshot = busy(vec![others(2), job("vacuum", 3, None)], vec![]);
+        let paused = plan(&snapshot, asked.clone()).unwrap();
+        assert_eq!(
+            paused.steps,
+            [Step::DrainMaintenance {
+                wait_for: vec!["vacuum 2".into(), "vacuum 3".into()],
+                cancel: vec!["vacuum 3".into()],
+                wait_s: 30
+            }]
+        );
+        assert_eq!(paused.params["cancelled_jobs"], json!(["vacuum 3"]));
+        let skipped: Vec<&str> = paused.skipped.iter().map(|skipped| skipped.target.as_str()).collect();
+        assert_eq!(skipped, ["vacuum 2"]);
+        // The run of a job that is paused, too.
+        let run = plan(&busy(vec![others(2)], vec![cron(7, true, Some(2))]), Value::Null).unwrap();
+        assert!(
+            matches!(&run.steps[1], Step::DrainMaintenance { wait_for, cancel, .. } if cancel.is_empty() && wait_for == &["vacuum 2"]),
+            "{:?}",
+            run.steps
+        );
+        let alone = plan(&busy(vec![others(2)], vec![]), asked).unwrap_err().to_string();
+        assert!(alone.contains("may not cancel vacuum 2"), "{alone}");
     }
 
     #[test]

@@ -74,7 +74,7 @@ fn pause_job(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
 fn pause_autovacuum(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let Step::PauseAutovacuum { lease_s } = &turn.step else { return Err("no autovacuum".to_owned()) };
     if lock_times_out(stage) {
-        return Ok(Then::Lost("somebody else wants the table's lock".to_owned()));
+        return Ok(Then::PutOff("somebody else wants the table's lock".to_owned()));
     }
     effect(stage, turn, "keep autovacuum away");
     let hold = hold(stage, turn, *lease_s);

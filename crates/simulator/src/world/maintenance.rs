@@ -282,6 +282,7 @@ impl World {
             partition: Some(vacuum.table),
             waits_s: None,
             waits_for: None,
+            may_cancel: true,
         });
         let waiters = self.maintenance.waiters.iter().filter(|waiter| waiter.collection == number);
         let waiters = waiters.map(|waiter| Job {
@@ -290,6 +291,7 @@ impl World {
             partition: Some(waiter.table),
             waits_s: waiter.works.is_none().then(|| (self.now - waiter.since) as f64 / 1000.0),
             waits_for: Some("a vacuum".to_owned()),
+            may_cancel: true,
         });
         vacuums.chain(waiters).collect()
     }
