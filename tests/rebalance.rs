@@ -355,9 +355,11 @@ fn in_the_middle(client: &mut Client) -> i64 {
 
 /// After what was `made` between two batches no row is moved, for the reason that contains `why`, until it is `unmade`. Then too
 /// few rows to help are taken back.
-fn ends_the_moving(made: &str, why: &str, unmade: &str) {
+fn ends_the_moving(despite_triggers: bool, made: &str, why: &str, unmade: &str) {
     let (cluster, mut client) = start();
     managed(&mut client);
+    let settings = format!(r#"{{"move_despite_triggers": {despite_triggers}}}"#);
+    client.execute("SELECT ruvector_healing_configure($1::text::jsonb, 'docs')", &[&settings]).unwrap();
     client
         .batch_execute(
             r#"CREATE TABLE seen (op text);
@@ -396,6 +398,7 @@ fn ends_the_moving(made: &str, why: &str, unmade: &str) {
 #[test]
 fn a_trigger_that_is_made_meanwhile_ends_the_moving_and_is_not_set_off() {
     ends_the_moving(
+        false,
         "CREATE TRIGGER watch AFTER DELETE OR INSERT ON docs FOR EACH ROW EXECUTE FUNCTION note()",
         "would set off watch",
         "DROP TRIGGER watch ON docs",
@@ -405,7 +408,9 @@ fn a_trigger_that_is_made_meanwhile_ends_the_moving_and_is_not_set_off() {
 /// For a foreign key to a partition a row that leaves it is deleted.
 #[test]
 fn a_key_to_a_partition_that_is_made_meanwhile_ends_the_moving_and_deletes_nothing() {
+    // Whatever is set off by that, of the owner's own accord.
     ends_the_moving(
+        true,
         "BEGIN; LOCK TABLE docs_6 IN SHARE MODE; INSERT INTO refers SELECT id, partition_id FROM docs_6;
          ALTER TABLE refers ADD CONSTRAINT to_hot FOREIGN KEY (id, partition_id) REFERENCES docs_6 (id, partition_id) ON DELETE CASCADE;
          COMMIT",
