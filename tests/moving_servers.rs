@@ -15,7 +15,7 @@ use tests::{PATIENCE, refused, said};
 
 /// Restart of a server, recovery, moving back.
 const HEALING: Duration = Duration::from_secs(240);
-/// Writes that must be acknowledged a second, all over a death.
+/// Writes that must be acknowledged a second, all over a death, but for the time in which there is no server.
 const RATE_MIN: f64 = 200.0;
 
 /// One session that reads rows of `docs_1` three times as often as those of `docs_2`, each by its key: the load follows the rows.
@@ -705,10 +705,10 @@ fn dies(phase: Phase, victim: Victim, way: Way) {
     });
     assert!(after.is_ok(), "{phase:?} {victim:?}");
     let met = rewriters.stop_and_compare(&mut client, "docs");
-    let rate = met.writes as f64 / met.seconds;
+    let rate = met.rate();
     let wrote = format!(
-        "{:.0} s with {rate:.0} writes a second, {} connections lost, {} missed, errors {:?}",
-        met.seconds, met.lost, met.missed, met.errors
+        "{:.1} s ({:.1} without a server) with {rate:.0} writes a second, {} connections lost, {} missed, errors {:?}",
+        met.seconds, met.away_s, met.lost, met.missed, met.errors
     );
     eprintln!("{phase:?} {victim:?} {way:?}: {status}; {wrote}");
     assert_met(&met, phase, victim, way);

@@ -566,7 +566,8 @@ fn who_writes_to_the_rows_that_move_neither_fails_nor_misses_one() {
     let moved: Option<i64> = client.query_one(moved, &[&action]).unwrap().get(0);
     let met = rewriters.stop_and_compare(&mut client, "docs");
     assert_whole(&mut client);
-    assert!(moved.is_some_and(|moved| moved >= 200), "{moved:?}: {}", said(&mut client));
+    // How many depends on how hot it looks beside these eight sessions; each of them comes by every two seconds.
+    assert!(moved.is_some_and(|moved| moved >= 50), "{moved:?}: {}", said(&mut client));
     assert!(met.writes as f64 > 200.0 * met.seconds, "{} writes in {:.0} s", met.writes, met.seconds);
     assert!(met.errors.is_empty() && met.missed == 0, "{:?}, {} missed", met.errors, met.missed);
     eprintln!(

@@ -31,6 +31,8 @@ pub struct Met {
     pub took_ms: Vec<f64>,
     /// Time over which they wrote.
     pub seconds: f64,
+    /// Of that, time in which the server was away, the mean of the sessions.
+    pub away_s: f64,
     /// The last acknowledged version of each row.
     versions: BTreeMap<i64, i64>,
     /// Versions that may have come to be after that: their writes were answered by an error.
@@ -38,6 +40,11 @@ pub struct Met {
 }
 
 impl Met {
+    /// Acknowledged writes a second of the time in which there was a server.
+    pub fn rate(&self) -> f64 {
+        self.writes as f64 / (self.seconds - self.away_s).max(1e-3)
+    }
+
     /// The 95th percentile of how long a write took, milliseconds.
     pub fn p95_ms(&self) -> f64 {
         let mut took = self.took_ms.clone();
@@ -103,11 +110,13 @@ impl Rewriters {
     pub fn stop(self) -> Met {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Met { seconds: self.began.elapsed().as_secs_f64(), ..Met::default() };
+        let sessions = self.threads.len();
         for thread in self.threads {
             let met = thread.join().expect("no session panics");
             all.writes += met.writes;
             all.missed += met.missed;
             all.lost += met.lost;
+            all.away_s += met.away_s / sessions as f64;
             all.doubts.extend(met.doubts);
             all.took_ms.extend(met.took_ms);
             all.versions.extend(met.versions);
@@ -159,12 +168,14 @@ impl Rewriter {
         // In an order that has nothing to do with where they lie.
         ids.sort_by_key(|id| id.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as i64));
         for (version, id) in (1..).zip(ids.iter().copied().cycle()) {
+            let gone = Instant::now();
             while self.client.is_closed() && !self.stop.load(Ordering::Relaxed) {
                 match Client::connect(&self.uri, postgres::NoTls) {
                     Ok(again) => self.client = again,
                     Err(_) => std::thread::sleep(Duration::from_millis(50)),
                 }
             }
+            met.away_s += gone.elapsed().as_secs_f64();
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
