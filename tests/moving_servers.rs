@@ -323,6 +323,43 @@ fn rows_that_are_changed_while_they_are_sent_stay_and_the_others_go() {
     assert_eq!(row.get::<_, Option<bool>>(2), Some(true), "the first batch went without them");
 }
 
+/// The first batch takes nothing along: it is not what says where the tenant's rows go from now on.
+#[test]
+fn a_tenant_whose_first_rows_are_all_changed_while_they_are_sent_goes_whole_and_is_sent_after() {
+    let mut two = Two::start(&[("max_prepared_transactions", "8")]);
+    two.other.batch_execute("ALTER TABLE docs_east ADD COLUMN customer text").unwrap();
+    two.client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"max_move_share": 0.3, "verify_window_seconds": 4, "mode": "observe"}');
+               SELECT ruvector_collection_unregister('docs'); DROP TABLE docs;
+               SELECT ruvector_collection_create('docs', 3, 2, index_method => 'none', tenant => 'customer');
+               INSERT INTO docs (customer, embedding, partition_id)
+               SELECT 'c' || i % 40, ARRAY[i, 1, 1]::vector, 1 + i % 2 FROM generate_series(1, 2000) i"#,
+        )
+        .unwrap();
+    two.attach();
+    two.client.batch_execute("ANALYZE docs_1; ANALYZE docs_2").unwrap();
+    let _hot = Hot::start(&two.here);
+    let (mut holder, action) = until_sent(&mut two);
+    holder.batch_execute("UPDATE docs SET metadata = '{}' WHERE partition_id < 3; COMMIT").unwrap();
+    assert_eq!(ended(&mut two.client, action), "succeeded", "{}", said(&mut two.client));
+    nothing_is_left(&mut two.client, &mut two.other);
+    assert_once(&mut two.client, 2000);
+    let row = two
+        .client
+        .query_one(
+            "SELECT (SELECT array_agg(DISTINCT customer ORDER BY customer) FROM docs WHERE partition_id = 3),
+                    (SELECT array_agg(tenant ORDER BY tenant) FROM ruvector.tenant_homes WHERE partition_id = 3),
+                    (SELECT count(DISTINCT (customer, partition_id)) FROM docs)",
+            &[],
+        )
+        .unwrap();
+    let (there, homes): (Vec<String>, Vec<String>) = (row.get(0), row.get(1));
+    assert!(!there.is_empty());
+    assert_eq!(there, homes);
+    assert_eq!(row.get::<_, i64>(2), 40, "a tenant is in one partition");
+}
+
 /// What is written into a new column goes with its row, or the row stays.
 #[test]
 fn a_column_that_comes_meanwhile_loses_no_value() {

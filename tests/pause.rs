@@ -793,7 +793,7 @@ fn a_job_that_means_another_table_or_is_another_users_is_left_alone() {
 /// A job is what does not end by itself: it is made active again also by a healer that does nothing else.
 #[test]
 fn a_paused_job_comes_back_where_nothing_else_is_looked_after() {
-    let Some((_cluster, mut client)) = with_cron() else { return };
+    let Some((cluster, mut client)) = with_cron() else { return };
     docs(&mut client, 10, r#"{"mode": "observe", "verify_window_seconds": 1}"#);
     let job: i64 =
         client.query_one("SELECT cron.schedule('yearly', '0 0 1 1 *', 'VACUUM docs')", &[]).unwrap().get(0);
@@ -831,6 +831,18 @@ fn a_paused_job_comes_back_where_nothing_else_is_looked_after() {
     client.batch_execute("SELECT pg_reload_conf()").unwrap();
     wait_for("the job of a database that is left out", LONG, || active(&mut client, job).then_some(()))
         .unwrap();
+    assert_eq!(because(&mut client), "switched_off");
+
+    // The same where the server is started with that setting.
+    for statement in ["ALTER SYSTEM RESET ruvector.databases", "SELECT pg_reload_conf()"] {
+        client.batch_execute(statement).unwrap();
+    }
+    paused(&mut client, 3600);
+    client.batch_execute("ALTER SYSTEM SET ruvector.databases = 'other'").unwrap();
+    cluster.kill_postmaster().unwrap();
+    cluster.restart().unwrap();
+    let mut client = wait_for("a connection", LONG, || cluster.connect("app").ok()).unwrap();
+    wait_for("the job after a start", LONG, || active(&mut client, job).then_some(())).unwrap();
     assert_eq!(because(&mut client), "switched_off");
 }
 

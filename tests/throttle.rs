@@ -325,14 +325,16 @@ fn is_seen_before_its_end(import: &str) {
     throttle(&mut client, 50, "10 minutes");
     let said = wait_for("the import to be seen", PATIENCE, || {
         let query = "SELECT why_not, (achieved_rate ->> 'bulk_insert')::float8, (target_rate ->> 'bulk_insert')::float8
-                       FROM ruvector_throttles() WHERE NOT held AND over_s > 3";
+                       FROM ruvector_throttles()
+                      WHERE NOT held AND over_s > 3
+                        AND (achieved_rate ->> 'bulk_insert')::float8 > 2 * (target_rate ->> 'bulk_insert')::float8";
         client.query_opt(query, &[]).unwrap()
     })
     .unwrap();
     let (why, achieved, target): (&str, f64, f64) = (said.get(0), said.get(1), said.get(2));
     assert!(why.starts_with("bulk_insert goes on at"), "{why}");
     // A thousand rows in a tenth of a second and a bit: not what it wrote before the throttle.
-    assert!(achieved > 2.0 * target && achieved < 20_000.0, "{achieved} rows/s where {target} were wanted");
+    assert!(achieved < 20_000.0, "{achieved} rows/s where {target} were wanted");
     drop(import);
     let held = "SELECT 1 FROM ruvector_throttles() WHERE held AND why_not IS NULL";
     wait_for("nobody to be above it", PATIENCE, || client.query_opt(held, &[]).unwrap()).unwrap();

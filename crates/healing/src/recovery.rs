@@ -6,8 +6,8 @@
 //! - A command does what the catalog says is still needed, and nothing when it is done already.
 //! - After each command it journals `Undone` or `Done` for the step. It stops at the first command that fails, and
 //!   resolves again later: while a swap is not undone, the *old* index bears the trial's name.
-//! - `DropTrial` never drops the index whose OID is `of.oid`, `DropLoser` never another, and only while a valid index
-//!   bears `of.name`.
+//! - `DropTrial` never drops the index whose OID is `of.oid`, `DropLoser` never another, and only while the index that was built is
+//!   valid, or one like it bears `of.name`.
 //! - An intent's details hold what its inverse needs (former effort, definition, OID and LSN at that moment).
 //!
 //! A plan may have several parts ([`Part`]). A part that is complete (carried out, its comparison won) does not go

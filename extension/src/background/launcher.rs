@@ -28,6 +28,8 @@ pub(super) fn run() {
     let mut seen = Vec::new();
     let mut names: HashMap<u32, String> = HashMap::new();
     let mut scanned_at = 0;
+    // Databases that are left out have a healer once: it ends what was paused there before, and goes.
+    let mut once: Option<Vec<u32>> = None;
     let mut children: HashMap<u32, (Child, i64)> = HashMap::new();
     loop {
         let now = now_us();
@@ -41,20 +43,23 @@ pub(super) fn run() {
             names = databases();
             let databases: Vec<u32> = names.keys().copied().collect();
             shared::free_slots(&databases);
-            for database in databases {
-                if !seen.contains(&database)
-                    && names.get(&database).is_some_and(|name| settings::watches(name))
-                {
+            let watched = |database: &u32| names.get(database).is_some_and(|name| settings::watches(name));
+            for database in databases.iter().copied().filter(watched) {
+                if !seen.contains(&database) {
                     seen.push(database);
                     wish(database);
                 }
             }
+            once.get_or_insert_with(|| {
+                databases.into_iter().filter(|database| !watched(database) && has_room(*database)).collect()
+            });
             scanned_at = now;
         }
         let mut next = Duration::from_secs(SCAN_INTERVAL_S);
         for database in wished(now) {
             // One made since the last scan is not known by its name yet: its healer looks itself.
-            if names.get(&database).is_some_and(|name| !settings::watches(name)) {
+            let is_left_out = names.get(&database).is_some_and(|name| !settings::watches(name));
+            if is_left_out && !once.as_ref().is_some_and(|once| once.contains(&database)) {
                 continue;
             }
             if let Some((child, started_at)) = children.get(&database) {
@@ -75,6 +80,7 @@ pub(super) fn run() {
             ) {
                 Some(child) => {
                     children.insert(database, (child, now));
+                    once.iter_mut().for_each(|once| once.retain(|other| *other != database));
                     // Its end wakes us through the notification signal; look again soon in case it never starts.
                     next = next.min(Duration::from_secs(5));
                 }
@@ -120,6 +126,11 @@ fn wish(database: u32) {
             shared::HEALERS_MAX
         );
     }
+}
+
+/// Wishes for a healer of this database, if there is a slot for it.
+fn has_room(database: u32) -> bool {
+    shared::HEALERS.exclusive().slot(database).map(|slot| slot.wanted = true).is_some()
 }
 
 fn wished(now: i64) -> Vec<u32> {

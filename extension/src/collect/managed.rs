@@ -138,14 +138,15 @@ impl Routing {
     }
 
     /// What of its owner's a move would set off, be refused by, or show to others by half.
-    pub(crate) fn noticed(&self) -> Option<String> {
+    pub(crate) fn noticed(&self, with_publications: bool) -> Option<String> {
         let list = |what: &str, names: &[String]| {
             (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")))
         };
         let found: Vec<String> = [
             list("moving a row would set off", &self.triggers),
             list("moving a row would be refused by the foreign key", &self.foreign_keys),
-            list("a row that moves would be doubled, or lost, for subscribers to", &self.publications),
+            list("a row that moves would be doubled, or lost, for subscribers to", &self.publications)
+                .filter(|_| with_publications),
         ]
         .into_iter()
         .flatten()
@@ -195,7 +196,7 @@ pub(super) fn managed(collection: &Collection) -> Result<Option<Managed>, Error>
     }
     Ok(Some(Managed {
         fixed: routing.fixed(),
-        noticed: routing.noticed(),
+        noticed: routing.noticed(true),
         by_tenant: routing.tenant_column.is_some(),
         places,
     }))

@@ -215,7 +215,7 @@ fn quoted(name: &str) -> Result<String, Error> {
 
 /// Longest wait of a drop for those who use the table by then, seconds. A shorter one would never end where there is always a
 /// query that takes longer; a session that waits for us meanwhile has it cancelled.
-const DROP_MAX_S: f64 = 60.0;
+const DROP_MAX_S: f64 = 20.0;
 
 /// Drops an index concurrently, if it still is what it was when it was found, and what is kept of it. One that is gone
 /// is no error. `look`: what else must hold, asked once nobody can change it any more. Waits for transactions that have used the

@@ -7,6 +7,7 @@
 //! a deferred trigger of the owner's would run at commit, as the superuser that this worker is.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use healing::integrity::component_lambda;
@@ -145,7 +146,9 @@ struct Found {
 fn look(context: &Context<'_>, moves: &[Move]) -> Result<Found, Error> {
     let routing =
         routing(context.collection)?.ok_or_else(|| Error::refused("it is no managed collection any more"))?;
-    let noticed = if context.config.move_despite_triggers { None } else { routing.noticed() };
+    // What subscribers have been shown by half they are shown again: that is no reason to leave rows where they help nobody.
+    let (despite, is_undo) = (context.config.move_despite_triggers, moves.is_empty());
+    let noticed = if despite { None } else { routing.noticed(!is_undo) };
     if let Some(why) = routing.fixed().or(noticed) {
         return Err(Error::refused(why));
     }
@@ -273,7 +276,7 @@ impl<'a> Mover<'a> {
 
     /// Runs `work` in a transaction that holds the root against writers, and waits for that lock only as long as writers
     /// may wait behind it. Learns from how long it was held, and rests.
-    fn locked(&mut self, rows: u64, mut work: impl FnMut(&Self) -> Result<u64, Error>) -> Result<u64, Error> {
+    fn locked(&mut self, mut work: impl FnMut(&Self) -> Result<u64, Error>) -> Result<u64, Error> {
         let mut waited = Waited::begin();
         let done = patiently_at_most(self.tries(), self.context.config.move_lock_ms, || {
             waited = Waited::begin();
@@ -282,7 +285,7 @@ impl<'a> Mover<'a> {
                 work(self)
             })
         })?;
-        self.held(rows, waited.until_now());
+        self.held(done, waited.until_now());
         Ok(done)
     }
 
@@ -291,7 +294,7 @@ impl<'a> Mover<'a> {
         if self.moved > 0 { TRIES_MAX } else { u32::MAX }
     }
 
-    /// Learns from how long a batch held the lock, and rests. Writers may have waited since it was asked for.
+    /// Learns from how long a batch of so many rows held the lock, and rests. Writers may have waited since it was asked for.
     fn held(&mut self, rows: u64, Held { held, since_asked }: Held) {
         let held_ms = held.as_secs_f64() * 1000.0;
         self.pace.learn(rows, held_ms);
@@ -338,7 +341,7 @@ impl<'a> Mover<'a> {
             return Ok(moved);
         }
         let (action, step_no) = (self.context.action_id, self.step_no as i32);
-        let moved = self.locked(keys.len() as u64, |mover| {
+        let moved = self.locked(|mover| {
             if let Some(why) = mover.set_off_since([one.from.number, one.to.number])? {
                 mover.halted.replace(Some(why));
                 return Ok(0);
@@ -494,39 +497,41 @@ impl<'a> Mover<'a> {
         let one = &one;
         let chosen = transaction(|| self.choose(one))?;
         let mut rows = chosen.rows;
-        // The tenant of the last row that went, and why nothing further is begun: of a tenant all rows go.
-        let (mut last, mut stopped) = (None::<String>, None);
+        // Tenants whose rows go there from now on, and why nothing further is begun.
+        let (mut homed, mut stopped) = (HashSet::<String>::new(), None);
         for _ in 0..ROUNDS_MAX {
-            let mut left = rows.as_slice();
-            while let Some(first) = left.first() {
+            while !rows.is_empty() {
                 if stopped.is_none() {
                     stopped = self.limit_reached()?;
                 }
-                let whole = left.iter().take_while(|row| row.tenant.is_some() && row.tenant == last).count();
-                let most = if stopped.is_some() { whole } else { left.len() };
-                if most == 0 {
-                    return Ok(stopped);
+                if stopped.is_some() {
+                    // Of a tenant that is begun all rows go.
+                    rows.retain(|row| row.tenant.as_ref().is_some_and(|tenant| homed.contains(tenant)));
                 }
-                let rows = self.batch_rows(one.to.number) as usize;
-                let (now, rest) = left.split_at(rows.clamp(1, most));
+                let size = (self.batch_rows(one.to.number) as usize).min(rows.len());
+                let rest = rows.split_off(size);
+                let now = std::mem::replace(&mut rows, rest);
+                if now.is_empty() {
+                    break;
+                }
                 let mut newcomers: Vec<String> = now.iter().filter_map(|row| row.tenant.clone()).collect();
                 newcomers.dedup();
-                if first.tenant == last {
-                    newcomers.retain(|tenant| Some(tenant) != last.as_ref());
-                }
-                let keys: Vec<String> = now.iter().map(|row| row.key.clone()).collect();
-                match self.batch(move_no, one, &keys, &newcomers) {
+                newcomers.retain(|tenant| !homed.contains(tenant));
+                let keys: Vec<String> = now.into_iter().map(|row| row.key).collect();
+                let moved = match self.batch(move_no, one, &keys, &newcomers) {
                     // What is moved stays, and is judged, as where another limit is met.
                     Err(error) if error.is_lock_timeout() && self.moved > 0 => {
                         return Ok(Some(format!("its lock was not to be had: {error}")));
                     }
-                    done => drop(done?),
-                }
+                    moved => moved?,
+                };
                 if let Some(why) = self.halted.take() {
                     return Ok(Some(why));
                 }
-                last = now.last().and_then(|row| row.tenant.clone());
-                left = rest;
+                // Rows that were all changed while they were sent have taken nobody along.
+                if moved > 0 || !self.is_far(one.to.number) {
+                    homed.extend(newcomers);
+                }
             }
             let Some(column) = self.routing.tenant_column.as_deref().filter(|_| !chosen.tenants.is_empty())
             else {

@@ -46,7 +46,8 @@ pub(super) unsafe fn may_be_long(statement: *mut pg_sys::PlannedStmt) -> bool {
     }
     let source = (*plan).lefttree;
     !source.is_null()
-        && (*source).type_ != pg_sys::NodeTag::T_Result
+        // Of VALUES, or of a constant.
+        && ((*source).type_ != pg_sys::NodeTag::T_Result || !(*source).lefttree.is_null())
         && matches!(
             (*plan.cast::<pg_sys::ModifyTable>()).operation,
             pg_sys::CmdType::CMD_INSERT | pg_sys::CmdType::CMD_MERGE
@@ -111,7 +112,11 @@ unsafe extern "C-unwind" fn lost(_source: *mut pg_sys::PlanState) -> *mut pg_sys
 /// Whether a statement that ends was charged as it went.
 pub(super) unsafe fn ended(query: *mut pg_sys::QueryDesc) -> bool {
     WATCHED.with_borrow_mut(|watched| {
-        let Some(at) = watched.iter().rposition(|one| one.query == query) else { return false };
+        let state = (*query).planstate;
+        let source = if state.is_null() { std::ptr::null_mut() } else { (*state).lefttree };
+        // Another statement may have been in the same place, and been rolled back.
+        let is = |one: &Watched| one.query == query && one.source == source;
+        let Some(at) = watched.iter().rposition(is) else { return false };
         watched.remove(at).rows >= EVERY
     })
 }

@@ -103,7 +103,7 @@ impl Mover<'_> {
 
     /// Moves some rows of a batch back on this server, with which it is undone if they are its last; how many went.
     fn put_back(&mut self, batch: &Batch, keys: &[String], is_last: bool) -> Result<u64, Error> {
-        self.locked(keys.len() as u64, |mover| {
+        self.locked(|mover| {
             if let Some(why) = mover.set_off_since([batch.from, batch.to])? {
                 return Err(Error::refused(why));
             }

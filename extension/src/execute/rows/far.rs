@@ -114,15 +114,11 @@ impl Far {
         Ok(Far { leaf, columns, credentials, connection: None, is_open: false })
     }
 
-    /// An error where its columns have changed since they were looked at: values of a new one would stay behind. Asked under the root's
-    /// lock, which keeps everybody else from changing them.
-    fn is_as_it_was(&self) -> Result<(), Error> {
-        match columns(&self.leaf)? == self.columns {
-            true => Ok(()),
-            false => {
-                Err(Error::refused(format!("the columns of {} have changed since it began", self.leaf.name)))
-            }
-        }
+    /// Why nothing more is sent: its columns have changed since they were looked at, and values of a new one would stay behind. Asked
+    /// under the root's lock, which keeps everybody else from changing them.
+    fn has_changed(&self) -> Result<Option<String>, Error> {
+        let changed = columns(&self.leaf)? != self.columns;
+        Ok(changed.then(|| format!("the columns of {} have changed since it began", self.leaf.name)))
     }
 
     fn failed(&self, failed: crate::remote::Failed) -> Error {
@@ -458,8 +454,10 @@ impl Mover<'_> {
                 .inspect(|given| sending = began.elapsed().saturating_sub(given.1.since_asked))
                 .map_err(Error::or_lock_timeout)
         });
-        self.sending.learn(keys.len() as u64, sending.as_secs_f64() * 1000.0);
-        self.came_out(one.to.oid, far, keys.len() as u64, outcome)
+        if let Ok((rows, _)) = outcome {
+            self.sending.learn(rows, sending.as_secs_f64() * 1000.0);
+        }
+        self.came_out(one.to.oid, far, outcome)
     }
 
     /// Learns from a batch, rests, and keeps the connection for the next.
@@ -467,13 +465,12 @@ impl Mover<'_> {
         &mut self,
         partition: Oid,
         far: Far,
-        rows: u64,
         outcome: Result<(u64, Held), Error>,
     ) -> Result<u64, Error> {
         match outcome {
             Ok((moved, held)) => {
                 self.fars.insert(partition, far);
-                self.held(rows, held);
+                self.held(moved, held);
                 Ok(moved)
             }
             Err(error) => {
@@ -513,11 +510,10 @@ impl Mover<'_> {
         let given = transaction(|| {
             self.lock_root(&mut waited, Some(one.to.oid))?;
             lock = Some(RootLock::keep(self.context.collection.relation, one.to.oid));
-            if let Some(why) = self.set_off_since([one.from.number, one.to.number])? {
+            if let Some(why) = self.set_off_since([one.from.number, one.to.number])?.or(far.has_changed()?) {
                 self.halted.replace(Some(why));
                 return Ok(0);
             }
-            far.is_as_it_was()?;
             let taken = self.take_from_here(&one.from.name, &rows)?;
             if taken.is_empty() {
                 return Ok(0);
@@ -540,11 +536,12 @@ impl Mover<'_> {
         });
         match given {
             Ok(0) => {
+                let held = waited.until_now();
                 drop(lock);
                 far.ask("ROLLBACK", &[], ANSWER)?;
                 far.is_open = false;
                 transaction(|| advance(intent.id, "intent", "rolled_back"))?;
-                Ok((0, waited.until_now()))
+                Ok((0, held))
             }
             Ok(rows) => self.told(far, &intent, lock, &waited).map(|held| (rows, held)),
             Err(error) => {
@@ -583,7 +580,7 @@ impl Mover<'_> {
         let outcome = patiently_at_most(self.tries(), self.context.config.move_lock_ms, || {
             self.try_to_fetch(&mut far, partition, &home, batch, keys, last).map_err(Error::or_lock_timeout)
         });
-        self.came_out(partition, far, keys.len() as u64, outcome)
+        self.came_out(partition, far, outcome)
     }
 
     fn try_to_fetch(
@@ -606,7 +603,9 @@ impl Mover<'_> {
             if let Some(why) = self.set_off_since([batch.from, batch.to])? {
                 return Err(Error::refused(why));
             }
-            far.is_as_it_was()?;
+            if let Some(why) = far.has_changed()? {
+                return Err(Error::refused(why));
+            }
             let rows = far.delete(&self.key.name, &self.key.kind, keys)?;
             far.prepare(&intent.gid)?;
             self.put_here(far, home, &rows, batch.from)?;
