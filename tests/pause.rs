@@ -798,7 +798,8 @@ fn a_paused_job_comes_back_where_nothing_else_is_looked_after() {
     let job: i64 =
         client.query_one("SELECT cron.schedule('yearly', '0 0 1 1 *', 'VACUUM docs')", &[]).unwrap().get(0);
     let paused = |client: &mut Client, lease_s: u32| {
-        wait_for("the job in the healer's eyes", PATIENCE, || {
+        // A database that is named again has its healer within a minute.
+        wait_for("the job in the healer's eyes", LONG, || {
             let query = "SELECT 1 FROM ruvector.integrity WHERE jsonb_path_exists(snapshot, '$.scheduled.known[*] ? (@.active == true)')";
             client.query_opt(query, &[]).unwrap()
         })
