@@ -741,6 +741,7 @@ fn dies(phase: Phase, victim: Victim, way: Way) {
         client.query_one("SELECT count(*) FROM docs", &[]).ok()
     });
     assert!(after.is_ok(), "{phase:?} {victim:?}");
+    rewriters.for_at_least(Duration::from_secs(10));
     let met = rewriters.stop_and_compare(&mut client, "docs");
     let rate = met.rate();
     let wrote = format!(

@@ -103,6 +103,11 @@ impl Rewriters {
         self.failures.load(Ordering::Relaxed)
     }
 
+    /// Waits until they have been at it for so long: of a few seconds a rate says little.
+    pub fn for_at_least(&self, time: Duration) {
+        std::thread::sleep(time.saturating_sub(self.began.elapsed()));
+    }
+
     /// Stops them.
     ///
     /// # Panics
