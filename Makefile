@@ -12,7 +12,7 @@ demo:
 
 # Behaviours that take a minute or more: crashes in every phase, three hundred quiet samples, load to be held, every kind of
 # index. `make test-all` has them.
-LONG := backpressure crash crowd hostile index_kinds leases ledger moving_crash moving_servers pause quiet rebalance rebuilds servers standby throttle
+LONG := backpressure crash crowd hostile index_kinds large leases ledger moving_crash moving_servers pause quiet rebalance rebuilds servers standby throttle
 BEHAVIOURS := $(filter-out $(LONG),$(basename $(notdir $(wildcard tests/*.rs))))
 # They wait more than they work: two at a time.
 half-1 := $(shell printf '%s\n' $(BEHAVIOURS) | awk 'NR % 2')

@@ -3,7 +3,7 @@
 use cluster::dataset::Column;
 use cluster::wait_for;
 use postgres::Client;
-use tests::{PATIENCE, load_docs, refused, said, start};
+use tests::{PATIENCE, SLOW, load_docs, refused, said, start};
 
 const UNTRAINED: &str =
     "CREATE INDEX docs_i ON docs USING ivfflat (embedding vector_cosine_ops) WITH (lists = 100)";
@@ -240,20 +240,26 @@ fn an_action_beyond_its_time_is_stopped_and_undone() {
     assert_eq!(row.get::<_, i64>(1), 2);
 }
 
-#[test]
-fn a_build_beyond_its_time_is_cancelled_and_cleaned_up_and_its_remedy_waits() {
-    let (cluster, mut client) = start();
-    // A build may take a second, and a session that does not end holds it up.
-    let data = load_docs(&mut client, 200);
-    client.batch_execute(UNTRAINED).unwrap();
-    data.load_into(&mut client, "docs", &Column::ID_AND_EMBEDDING, 200..11_000).unwrap();
-    let mut session = cluster.connect("app").unwrap();
-    session.batch_execute("BEGIN; DELETE FROM docs WHERE id = 0").unwrap();
+/// A collection whose only index is invalid, and may be built for a second.
+fn invalid(client: &mut Client, index: &str) {
+    load_docs(client, 300);
     client
-        .batch_execute(
-            "ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs', settings => '{\"max_build_seconds\": 1}')",
-        )
+        .batch_execute(&format!(
+            "{SLOW}; CREATE INDEX docs_i ON docs USING hnsw ({index}); ANALYZE docs;
+             -- Only what begins from now on is slow: the worker.
+             ALTER DATABASE app SET app.nap = '0.1';
+             UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'docs_i'::regclass;
+             SELECT ruvector_collection_register('docs', 'docs', settings => '{{\"max_build_seconds\": 1}}')"
+        ))
         .unwrap();
+}
+
+#[test]
+fn a_build_that_waits_beyond_its_time_is_cancelled_and_says_nothing_against_its_remedy() {
+    let (cluster, mut client) = start();
+    let mut session = cluster.connect("app").unwrap();
+    invalid(&mut client, "embedding vector_l2_ops");
+    session.batch_execute("BEGIN; DELETE FROM docs WHERE id = 0").unwrap();
     let action: i64 = wait_for("a build that is cancelled", PATIENCE, || {
         let query = "SELECT s.action_id FROM ruvector.action_steps s WHERE s.step ->> 'kind' = 'build_index'
                         AND s.state = 'intent' AND s.noted_at < clock_timestamp() - interval '1 second'";
@@ -263,6 +269,32 @@ fn a_build_beyond_its_time_is_cancelled_and_cleaned_up_and_its_remedy_waits() {
     .get(0);
     // Dropping what the build has left waits for the session too.
     session.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(wait(&mut client, action), "failed");
+    let row = client
+        .query_one(
+            "SELECT o.error_message, coalesce((SELECT max(failures) FROM ruvector.healing_arms), 0)
+               FROM ruvector.healing_outcomes o WHERE o.action_id = $1",
+            &[&action],
+        )
+        .unwrap();
+    assert_eq!(
+        row.get::<_, Option<&str>>(0),
+        Some("the build was cancelled after its time limit of 1 s, while it waited for older transactions"),
+        "{}",
+        said(&mut client)
+    );
+    assert_eq!(row.get::<_, i32>(1), 0);
+}
+
+#[test]
+fn a_build_beyond_its_time_is_cancelled_and_cleaned_up_and_its_remedy_waits() {
+    let (_cluster, mut client) = start();
+    invalid(&mut client, "(slow(embedding)::vector(384)) vector_l2_ops");
+    let action: i64 = wait_for("an action that has ended", PATIENCE, || {
+        client.query_opt("SELECT id FROM ruvector.actions WHERE ended_at IS NOT NULL", &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)))
+    .get(0);
     assert_eq!(wait(&mut client, action), "failed");
     let row = client
         .query_one(
@@ -293,7 +325,7 @@ fn a_build_beyond_its_time_is_cancelled_and_cleaned_up_and_its_remedy_waits() {
     expect(r#"{"min_healing_interval_seconds": 0}"#, "arm_backoff");
     expect(r#"{"max_attempts_per_window": 1}"#, "attempts_exhausted");
     // A human lets the remedy run again.
-    let reset = "SELECT ruvector_healing_reset('docs', 'rebuild_centroids')";
+    let reset = "SELECT ruvector_healing_reset('docs', 'repair_invalid_index')";
     let changed = |client: &mut Client| client.query_one(reset, &[]).unwrap().get::<_, i32>(0);
     assert_eq!((changed(&mut client), changed(&mut client)), (1, 0));
     let actions: i64 = client.query_one("SELECT count(*) FROM ruvector.actions", &[]).unwrap().get(0);

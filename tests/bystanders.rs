@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cluster::dataset::Column;
 use cluster::{Cluster, wait_for};
 use postgres::Client;
-use tests::{PATIENCE, load_docs, said, start, start_with};
+use tests::{PATIENCE, SLOW, load_docs, said, start, start_with};
 
 const BY_HAND: &str = r#"{"mode": "observe", "verify_window_seconds": 1, "min_healing_interval_seconds": 0}"#;
 
@@ -187,6 +187,81 @@ fn a_session_waits_for_a_build_no_longer_than_a_moment() {
     writer.batch_execute("ROLLBACK").unwrap();
     assert_eq!(wait(&mut client, action), "aborted");
     assert_eq!(names(&mut client), ["docs_i"]);
+}
+
+/// Whoever builds an index concurrently waits for all older snapshots of the database, which a build of ours over an expression has.
+#[test]
+fn who_builds_an_index_elsewhere_waits_for_a_build_no_longer_than_a_moment() {
+    let (cluster, mut client) = start();
+    load_docs(&mut client, 500);
+    client
+        .batch_execute(&format!(
+            "{SLOW};
+             CREATE INDEX docs_i ON docs USING hnsw ((slow(embedding)::vector(384)) vector_l2_ops); ANALYZE docs;
+             CREATE TABLE other (id int);
+             SELECT ruvector_collection_register('docs', 'docs', settings => '{BY_HAND}')"
+        ))
+        .unwrap();
+    wait_for("an observation", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector_integrity_status() WHERE lambda_cut IS NOT NULL";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    // Only what begins from now on is slow: the worker.
+    client
+        .batch_execute(
+            "ALTER DATABASE app SET app.nap = '0.1';
+             UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'docs_i'::regclass;
+             SELECT ruvector_healing_configure('{}')",
+        )
+        .unwrap();
+    let action = execute(&mut client, "repair_invalid_index");
+    wait_for("the build", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'building index%'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    let mut other = cluster.connect("app").unwrap();
+    other.batch_execute("CREATE INDEX CONCURRENTLY other_i ON other (id) WHERE id > 0").unwrap();
+    let stopped = "SELECT stop_reason FROM ruvector.actions WHERE id = $1";
+    let reason: Option<String> = client.query_one(stopped, &[&action]).unwrap().get(0);
+    assert_eq!(reason.as_deref(), Some("yield"), "{}", said(&mut client));
+    assert_eq!(wait(&mut client, action), "aborted");
+    assert_eq!(names(&mut client), ["docs_i"]);
+}
+
+#[test]
+fn a_search_effort_that_somebody_sets_while_it_is_measured_stays() {
+    let (_cluster, mut client) = start();
+    load_docs(&mut client, 300);
+    client
+        .batch_execute(&format!(
+            "{SLOW}; SELECT ruvector_healing_configure('{{\"panel_queries\": 8}}');
+             CREATE INDEX docs_i ON docs USING ivfflat ((slow(embedding)::vector(384)) vector_cosine_ops) WITH (lists = 30);
+             ANALYZE docs; SELECT ruvector_collection_register('docs', 'docs', settings => '{BY_HAND}')"
+        ))
+        .unwrap();
+    wait_for("a reading", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector_index_health('docs') WHERE recall < 0.9";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    client.batch_execute("ALTER DATABASE app SET app.nap = '0.0001'").unwrap();
+    let action = execute(&mut client, "tune_search_effort");
+    wait_for("the measurement", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_locks l JOIN pg_stat_activity s USING (pid)
+                      WHERE l.relation = 'docs'::regclass AND s.backend_type = 'ruvector action'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", said(&mut client)));
+    client.batch_execute("SELECT ruvector_search_effort_set('docs_i', 2)").unwrap();
+    let ended = wait(&mut client, action);
+    assert!(["failed", "rolled_back"].contains(&ended.as_str()), "{ended}: {}", said(&mut client));
+    let effort = "SELECT effort FROM ruvector.search_effort";
+    assert_eq!(client.query_one(effort, &[]).unwrap().get::<_, i32>(0), 2);
+    let why = "SELECT error FROM ruvector.actions WHERE id = $1";
+    let why: Option<String> = client.query_one(why, &[&action]).unwrap().get(0);
+    assert!(why.as_deref().is_some_and(|why| why.contains("somebody has set the search effort")), "{why:?}");
 }
 
 /// Other autovacuum passes over a table that is locked; this one waits.

@@ -80,6 +80,27 @@ impl Writers {
             );
             client.batch_execute("RESET ALL").unwrap();
         }
+        // And by searches for what was written: a row is in the list of the centre that is nearest to it.
+        client.batch_execute("SET enable_seqscan = off; SET ivfflat.probes = 4").unwrap();
+        let (wanted, missed): (i64, i64) = {
+            let row = client
+                .query_one(
+                    "WITH wanted AS (SELECT l.source, count(*) AS rows, bool_or(l.id >= 1000000 OR l.note > 0) AS written
+                                       FROM unnest($1::int[], $2::int[], $3::int[]) l(id, source, note) GROUP BY 1
+                                      ORDER BY 3 DESC, md5(l.source::text) LIMIT 2000)
+                     SELECT count(*) FILTER (WHERE w.written), count(*) FILTER (WHERE f.found < w.rows)
+                       FROM wanted w JOIN source s ON s.id = w.source
+                      CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE n.distance < 1e-6) AS found
+                                            FROM (SELECT docs.embedding <=> s.embedding AS distance FROM docs
+                                                   ORDER BY docs.embedding <=> s.embedding LIMIT w.rows + 50) n) f",
+                    &[&ids, &sources, &notes],
+                )
+                .unwrap();
+            (row.get(0), row.get(1))
+        };
+        assert!(wanted > 500, "{wanted} embeddings of rows that were written");
+        assert_eq!(missed, 0, "of {wanted} embeddings, by the vector index");
+        client.batch_execute("RESET ALL").unwrap();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Registering a table: what is accepted, and what is refused with an ERROR that says what to do.
 
-use tests::{refused, start};
+use cluster::wait_for;
+use tests::{PATIENCE, refused, start};
 
 #[test]
 fn tables_are_registered_and_forgotten() {
@@ -63,6 +64,34 @@ fn what_cannot_be_watched_is_refused_with_a_hint() {
     }
     let registered: i64 = client.query_one("SELECT count(*) FROM ruvector.collections", &[]).unwrap().get(0);
     assert_eq!(registered, 2, "a refused registration left something behind");
+}
+
+#[test]
+fn collections_that_come_to_overlap_are_not_acted_on() {
+    let (_cluster, mut client) = start();
+    client
+        .batch_execute(
+            "CREATE TABLE root (id int, e vector(3)) PARTITION BY RANGE (id);
+             CREATE TABLE part (id int, e vector(3));
+             SELECT ruvector_collection_register('root', 'root'), ruvector_collection_register('part', 'part');
+             ALTER TABLE root ATTACH PARTITION part FOR VALUES FROM (0) TO (9)",
+        )
+        .unwrap();
+    for (collection, other) in [("root", "part"), ("part", "root")] {
+        wait_for("the overlap to be said", PATIENCE, || {
+            let query =
+                "SELECT 1 FROM ruvector.integrity i JOIN ruvector.collections c ON c.id = i.collection_id
+                          WHERE c.name = $1 AND i.note LIKE '%table tree as collection \"' || $2 || '\"%'";
+            client.query_opt(query, &[&collection, &other]).unwrap()
+        })
+        .unwrap();
+    }
+    // Of one alone all is well again.
+    client.batch_execute("SELECT ruvector_collection_unregister('part')").unwrap();
+    wait_for("a look without a fault", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector.integrity WHERE note IS NULL", &[]).unwrap()
+    })
+    .unwrap();
 }
 
 #[test]

@@ -65,6 +65,15 @@ pub(crate) fn stored(index: u32) -> Result<Option<i32>, Error> {
     Ok(Spi::get_one_with_args(query, &[pg_sys::Oid::from(index).into()])?)
 }
 
+/// The greatest value that this setting has for a role or a database by ALTER ROLE or ALTER DATABASE; 0 without one.
+pub(crate) fn greatest_default(setting: &str) -> Result<u32, Error> {
+    let query = "SELECT max(split_part(c, '=', 2)::integer)
+                   FROM pg_db_role_setting s, unnest(s.setconfig) c
+                  WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+                    AND split_part(c, '=', 1) = $1 AND split_part(c, '=', 2) ~ '^[0-9]{1,9}$'";
+    Ok(Spi::get_one_with_args::<i32>(query, &[setting.into()])?.map_or(0, |value| value.max(0) as u32))
+}
+
 /// Stores the effort of an index, or forgets it. Takes effect with the next [`load`] after the commit.
 ///
 /// # Errors

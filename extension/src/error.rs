@@ -13,12 +13,19 @@ pub(crate) enum Error {
     /// A stored document is not what this version expects.
     Stored(serde_json::Error),
     /// A build was cancelled since it took longer than it may.
-    TooLong { limit_s: f64 },
+    TooLong {
+        limit_s: f64,
+        /// It was waiting for older transactions then.
+        waited: bool,
+    },
     /// Another server did not do what it was asked for; no SQLSTATE: it did not answer.
     Remote { server: String, sqlstate: Option<String>, message: String },
     /// Something of the world is not as a step needs it; the text is for a human.
     Refused(String),
 }
+
+/// What a build did that was cancelled while others kept it from going on.
+const WAITING: &str = "while it waited for older transactions";
 
 impl Error {
     /// Whether a lock was not to be had in time (`lock_not_available`), here or on another server.
@@ -57,13 +64,28 @@ impl Error {
                 Lesson::Fault
             }
             Error::Remote { sqlstate: Some(_), .. } if !self.is_lock_timeout() => Lesson::Fault,
-            Error::TooLong { .. } => Lesson::Fault,
+            Error::TooLong { waited: false, .. } => Lesson::Fault,
             _ => Lesson::Postponed,
         }
     }
 
     pub(crate) fn refused(reason: impl Into<String>) -> Self {
         Error::Refused(reason.into())
+    }
+
+    /// A build that was cancelled while it waited for others.
+    pub(crate) fn while_waiting(self) -> Error {
+        match self {
+            Error::Raised { sqlstate, message, .. } if sqlstate == "57014" => {
+                Error::Raised { sqlstate, message, detail: Some(WAITING.to_owned()) }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether it was.
+    pub(crate) fn was_waiting(&self) -> bool {
+        matches!(self, Error::Raised { detail: Some(detail), .. } if detail == WAITING)
     }
 
     /// What was waited for in vain, as a lock is (`lock_not_available`).
@@ -91,8 +113,9 @@ impl std::fmt::Display for Error {
             }
             Error::Spi(error) => write!(f, "{error}"),
             Error::Stored(error) => write!(f, "stored document cannot be read: {error}"),
-            Error::TooLong { limit_s } => {
-                write!(f, "the build was cancelled after its time limit of {limit_s:.0} s")
+            Error::TooLong { limit_s, waited } => {
+                write!(f, "the build was cancelled after its time limit of {limit_s:.0} s")?;
+                if *waited { write!(f, ", {WAITING}") } else { Ok(()) }
             }
             Error::Remote { server, sqlstate: Some(sqlstate), message } => {
                 write!(f, "server {server}: {message} (SQLSTATE {sqlstate})")

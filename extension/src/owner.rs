@@ -71,7 +71,7 @@ pub(crate) fn within<T>(limit_s: Option<f64>, work: impl FnOnce() -> Result<T, E
     end_time_limit();
     match result {
         Err(error) if error.is_cancelled() && began.elapsed().as_secs_f64() >= limit_s => {
-            Err(Error::TooLong { limit_s })
+            Err(Error::TooLong { limit_s, waited: error.was_waiting() })
         }
         result => result,
     }

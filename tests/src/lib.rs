@@ -49,6 +49,15 @@ pub fn start_with(change: impl FnOnce(Builder) -> Builder) -> (Cluster, Client) 
     (cluster, client)
 }
 
+/// A function whose index takes a process long that has begun with `app.nap`.
+pub const SLOW: &str = "CREATE FUNCTION slow(e vector) RETURNS vector LANGUAGE plpgsql IMMUTABLE AS $$
+    BEGIN
+        IF current_setting('app.nap', true) <> '' THEN
+            PERFORM pg_sleep(current_setting('app.nap')::float8);
+        END IF;
+        RETURN e;
+    END $$";
+
 /// A table `docs (id, embedding)` with the first `rows` rows of the data set.
 ///
 /// # Panics

@@ -49,8 +49,8 @@ pub enum NotApplicable {
         /// Bytes free.
         free_bytes: u64,
     },
-    /// The index is being built.
-    #[error("{index} is being built")]
+    /// The index is being built, or dropped by somebody.
+    #[error("{index} is being built or dropped")]
     IndexBuilding {
         /// Its name.
         index: String,

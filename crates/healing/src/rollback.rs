@@ -135,14 +135,18 @@ pub fn give_back(
                 let bytes = now.clean_bytes.known().or(now.bytes.known()).copied().unwrap_or(0);
                 disk_bytes += bytes;
                 any_sorts |= crate::remedies::sorts(now.method);
-                estimated_s += build_s(now);
+                estimated_s += build_s(now, options);
                 let of = crate::remedies::index_ref(now);
                 efforts.insert(of.oid.to_string(), json!(effort));
                 let set: Vec<String> =
                     options.set().map(|(name, value)| format!("{name} = {value}")).collect();
                 words.push(format!("{} is built with {} again", of.name, set.join(", ")));
                 steps.extend([
-                    Step::BuildIndex { of: of.clone(), options, limit_s: limits.build_limit_s(build_s(now)) },
+                    Step::BuildIndex {
+                        of: of.clone(),
+                        options,
+                        limit_s: limits.build_limit_s(build_s(now, options)),
+                    },
                     Step::SwapIndex { of: of.clone() },
                     Step::DropLoser { of },
                 ]);

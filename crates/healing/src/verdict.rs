@@ -354,10 +354,56 @@ pub fn greater_effort(points: &[RecallPoint], objective: f64, present: u32) -> R
     })
 }
 
+/// Rows that a search of an ivfflat index looks at, if it did before, whatever its recall asks for.
+const ROWS_A_SEARCH: f64 = 200.0;
+
+/// The lists of an ivfflat index before and after it was built anew.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Lists {
+    /// Rows of the index.
+    pub rows: f64,
+    /// Lists before.
+    pub before: u32,
+    /// Lists after.
+    pub after: u32,
+}
+
+/// The effort to set with a new index: `found`, the least at which it meets the objective, or more. A search returns no more rows
+/// than `hnsw.ef_search`, and none but those of as many lists as `ivfflat.probes` says. Recall@k says nothing of users who ask for
+/// more than k rows, or for rows with a condition on them: they must not get fewer than before. So an hnsw index keeps the present
+/// effort where that is greater, and one search of an ivfflat index (`lists`) looks at as many rows as before, or 200.
+pub fn effort_to_set(found: u32, present: u32, lists: Option<Lists>) -> u32 {
+    let Some(Lists { rows, before, after }) = lists else { return found.max(present) };
+    if rows < 1.0 {
+        return found;
+    }
+    let looked_at = rows * f64::from(present) / f64::from(before.max(1));
+    let needed = (looked_at.min(ROWS_A_SEARCH) * f64::from(after) / rows).ceil();
+    // At most all lists.
+    found.max((needed as u32).min(after))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn users_who_ask_for_more_rows_get_no_fewer_than_before() {
+        // pgvector's default is 40: what recall@10 would be content with is no matter.
+        assert_eq!(effort_to_set(12, 40, None), 40);
+        assert_eq!(effort_to_set(80, 40, None), 80);
+        let lists = |rows, before, after| Some(Lists { rows, before, after });
+        // One list of 300 rows before, 69 a list now.
+        assert_eq!(effort_to_set(1, 1, lists(60_000.0, 200, 872)), 3);
+        assert_eq!(effort_to_set(9, 1, lists(60_000.0, 200, 872)), 9);
+        // One of twenty before: no more than they.
+        assert_eq!(effort_to_set(1, 1, lists(2_000.0, 100, 200)), 2);
+        // A great list is enough.
+        assert_eq!(effort_to_set(1, 10, lists(1e6, 400, 2_225)), 1);
+        assert_eq!(effort_to_set(3, 100, lists(50.0, 100, 4)), 4, "all lists");
+        assert_eq!(effort_to_set(3, 1, lists(0.0, 0, 10)), 3, "nothing is known of an empty one");
+    }
 
     fn point(effort: u32, recall: f64, blocks: f64) -> RecallPoint {
         RecallPoint { effort, recall, recall_ci: 0.01, blocks, blocks_ci: blocks * 0.02, queries: 500 }

@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 use super::holder::Holders;
 use super::supervise::Workers;
 use super::{decide, judge, learning, process};
-use crate::collect::{self, Collection, Kind, load};
+use crate::collect::{self, Collection, IndexRow, Kind, LongMeasurement, load};
 use crate::error::Error;
 use crate::transaction::transaction;
 use crate::{audit, efforts, execute, kept, leases, routing, settings, shared, throttle};
@@ -155,6 +155,8 @@ struct Memory {
     said_unsigned: Option<String>,
     /// It was said that the extension is of another version.
     said_version: bool,
+    /// The recall panel of a large table, a step a round; and when the next one is, Unix milliseconds.
+    measuring: Option<(LongMeasurement, UnixMs)>,
 }
 
 /// Time between two rounds of forgetting what is too old.
@@ -221,8 +223,8 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
             memory.workers.supervise()?;
         }
         // A decision always follows a sample: after an action the former observation is of another world.
-        let result =
-            sample(collection, &config).and_then(|()| transaction(|| decide::decide(collection, &config)));
+        let result = sample(collection, &config, &mut memory.measuring)
+            .and_then(|()| transaction(|| decide::decide(collection, &config)));
         match result {
             // What cannot be learned from takes no decision back.
             Ok(Some(moment)) => {
@@ -236,14 +238,38 @@ fn round(memory: &mut Memory) -> Result<Duration, Error> {
     }
     memory.workers.supervise()?;
     sign(memory);
+    go_on_measuring(&mut memory.measuring, &collections)?;
     let now = collect::now_ms();
     let default_ms = Config::default().sample_interval_seconds * 1000;
     let mut pause_ms = memory.next_sample.values().map(|next| next - now).min().unwrap_or(default_ms);
     if memory.workers.any() {
         pause_ms = pause_ms.min(WATCHING_PAUSE_MS);
     }
+    if let Some((_, next)) = &memory.measuring {
+        pause_ms = pause_ms.min(next - now);
+    }
     // Whoever waits for a lock or sleeps on the way takes a wake-up that was meant for the pause: never rest for long.
     Ok(Duration::from_millis(pause_ms.clamp(1, default_ms) as u64))
+}
+
+/// The next step of a measurement that takes long, if it is time for it.
+fn go_on_measuring(
+    measuring: &mut Option<(LongMeasurement, UnixMs)>,
+    collections: &[Collection],
+) -> Result<(), Error> {
+    let now = collect::now_ms();
+    let Some((measurement, _)) = measuring.take_if(|(_, next)| *next <= now) else { return Ok(()) };
+    let Some(collection) = collections.iter().find(|collection| measurement.is_of(collection.id)) else {
+        return Ok(());
+    };
+    // While an action changes the collection its worker measures.
+    if !collection.exists || transaction(|| is_acted_on(collection.id))? {
+        return Ok(());
+    }
+    *measuring = measurement
+        .go_on(collection)?
+        .map(|(measurement, rest)| (measurement, collect::now_ms() + rest.as_millis() as i64));
+    Ok(())
 }
 
 /// Signs what waits for it. Without its key the healer goes on: what happened is kept until there is one.
@@ -270,12 +296,22 @@ fn remember_failure(collection: i32, error: &Error) -> Result<(), Error> {
 }
 
 /// One sample of one collection: a due inspection and a due recall panel first (at most one each, the indexes take
-/// turns), then the catalogs.
-fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
+/// turns; of a large table it only begins here), then the catalogs.
+fn sample(
+    collection: &Collection,
+    config: &Config,
+    measuring: &mut Option<(LongMeasurement, UnixMs)>,
+) -> Result<(), Error> {
     if !collection.exists {
         return Err(Error::refused(
             "the table was dropped; SELECT ruvector_collection_unregister to forget it",
         ));
+    }
+    if let Some(other) = transaction(|| overlapping(collection))? {
+        return Err(Error::refused(format!(
+            "by an ATTACH PARTITION it is part of the same table tree as collection \"{other}\", and one of the two must be \
+             unregistered: SELECT ruvector_collection_unregister"
+        )));
     }
     transaction(|| load::end(collection))?;
     collect::count(collection)?;
@@ -299,12 +335,23 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
         collect::managed::count_cold(collection)?;
         let rows = transaction(|| collect::indexes(collection))?;
         let mut is_measured = false;
+        let oldest_due = |kind: Kind, is_long: bool| {
+            let long = |row: &IndexRow| matches!(kind, Kind::Panel) && LongMeasurement::is_for(row);
+            let due = |row: &&IndexRow| row.valid && long(row) == is_long && kind.is_due(row, config);
+            rows.iter().filter(due).max_by(|a, b| kind.age_s(a).total_cmp(&kind.age_s(b)))
+        };
         for kind in [Kind::Structure, Kind::Panel] {
-            let due = rows.iter().filter(|row| row.valid && kind.is_due(row, config));
-            if let Some(row) = due.max_by(|a, b| kind.age_s(a).total_cmp(&kind.age_s(b))) {
+            if let Some(row) = oldest_due(kind, false) {
                 collect::take_or_say_why(kind, collection, row, config)?;
                 is_measured = true;
             }
+        }
+        if measuring.is_none()
+            && let Some(row) = oldest_due(Kind::Panel, true)
+            && LongMeasurement::may_begin(row)?
+        {
+            *measuring = LongMeasurement::begin(collection, row, config)?
+                .map(|measurement| (measurement, collect::now_ms()));
         }
         // Measuring takes a while, and its reading is to be in the snapshot.
         looked = Some(rows).filter(|_| !is_measured);
@@ -317,6 +364,16 @@ fn sample(collection: &Collection, config: &Config) -> Result<(), Error> {
     })?;
     process::report_statistics();
     transaction(|| load::begin(collection))
+}
+
+/// Another collection whose table is above or below that of this one. Registering refuses it, attaching a partition cannot be.
+fn overlapping(collection: &Collection) -> Result<Option<String>, Error> {
+    let query = "SELECT (SELECT c.name FROM ruvector.collections c
+                          WHERE c.id <> $1
+                            AND (c.relation IN (SELECT a.relid FROM pg_partition_ancestors($2) a)
+                                 OR $2 IN (SELECT a.relid FROM pg_partition_ancestors(c.relation) a))
+                          ORDER BY c.name LIMIT 1)";
+    kept::one(query, &[collection.id.into(), pg_sys::Oid::from(collection.relation).into()])
 }
 
 fn is_acted_on(collection: i32) -> Result<bool, Error> {

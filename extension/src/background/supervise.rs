@@ -203,13 +203,16 @@ impl Workers {
                         'unfinished', a.unfinished, 'retries', a.retries,
                         'retry_due', coalesce(clock_timestamp() > a.retry_at, false) AND NOT EXISTS (SELECT FROM ruvector.actions o
                                WHERE o.collection_id = a.collection_id AND o.status IN ('executing', 'verifying')),
-                        -- Who waits for a relation that the worker has or wants: pg_blocking_pids is not cheap.
+                        -- Who waits for a relation that the worker has or wants: pg_blocking_pids is not cheap. Or, building or
+                        -- dropping an index elsewhere, for its snapshot; two workers of ours do not send each other away.
                         'in_the_way', EXISTS (SELECT FROM pg_locks other JOIN pg_stat_activity s ON s.pid = other.pid
-                                               WHERE NOT other.granted AND other.locktype = 'relation' AND other.pid <> l.pid
+                                               WHERE NOT other.granted AND other.pid <> l.pid
                                                  -- It passes over what is locked, and comes again; but against wraparound it waits.
                                                  AND (s.backend_type <> 'autovacuum worker' OR s.query LIKE '%(to prevent wraparound)')
-                                                 AND EXISTS (SELECT FROM pg_locks mine WHERE mine.pid = l.pid AND mine.locktype = 'relation'
-                                                                AND (mine.database, mine.relation) = (other.database, other.relation))
+                                                 AND (other.locktype = 'relation'
+                                                      AND EXISTS (SELECT FROM pg_locks mine WHERE mine.pid = l.pid AND mine.locktype = 'relation'
+                                                                     AND (mine.database, mine.relation) = (other.database, other.relation))
+                                                      OR other.locktype = 'virtualxid' AND s.backend_type <> 'ruvector action')
                                                  AND l.pid = ANY (pg_blocking_pids(other.pid))
                                                  AND (other.waitstart < clock_timestamp() - make_interval(secs => $2)
                                                       OR other.pid = ANY (pg_blocking_pids(l.pid)))),

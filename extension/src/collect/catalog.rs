@@ -57,6 +57,8 @@ pub(crate) struct IndexRow {
     pub(crate) method: Method,
     pub(crate) valid: bool,
     pub(crate) building: bool,
+    /// Somebody has begun to drop it, and may have been interrupted.
+    pub(crate) dropping: bool,
     pub(crate) attached: bool,
     pub(crate) equal_valid: Option<Oid>,
     pub(crate) bytes: u64,
@@ -546,6 +548,7 @@ fn dead_share(row: &IndexRow) -> Reading<f64> {
 }
 
 fn index(row: &IndexRow, rows: &[IndexRow]) -> Index {
+    let reindex_leftover = rows.iter().any(|other| is_left_by_a_reindex(row, other));
     Index {
         oid: row.oid,
         relfilenode: row.relfilenode,
@@ -553,9 +556,10 @@ fn index(row: &IndexRow, rows: &[IndexRow]) -> Index {
         partition: row.table,
         method: row.method,
         valid: row.valid,
-        building: row.building,
+        // Nor is what somebody drops built anew.
+        building: row.building || row.dropping && !reindex_leftover,
         equal_valid: row.equal_valid,
-        reindex_leftover: rows.iter().any(|other| is_left_by_a_reindex(row, other)),
+        reindex_leftover,
         replacement: match row.attached {
             true => Replacement::ReindexOnly("it is attached to a partitioned index".into()),
             false => Replacement::BlueGreen,
@@ -652,6 +656,7 @@ SELECT jsonb_build_object(
     'changes', pg_stat_get_tuples_inserted(t.oid) + pg_stat_get_tuples_updated(t.oid) + pg_stat_get_tuples_deleted(t.oid),
     'method', am.amname, 'valid', x.indisvalid AND x.indisready,
     'building', <BUILDING>,
+    'dropping', NOT x.indislive,
     'attached', i.relispartition,
     'equal_valid', (SELECT min(o.indexrelid::bigint) FROM pg_index o JOIN pg_class oc ON oc.oid = o.indexrelid
                      WHERE o.indrelid = x.indrelid AND o.indexrelid <> x.indexrelid AND o.indisvalid

@@ -23,11 +23,11 @@ pub(crate) use catalog::{
 };
 pub(crate) use maintenance::{jobs, scheduled};
 pub(crate) use memory::free_bytes as memory_free_bytes;
-pub(crate) use panel::{Panel, draw as draw_panel, search as search_panel};
+pub(crate) use panel::{Panel, Searched, draw as draw_panel, search as search_panel};
 /// Texts as the literal of an array, for a parameter that another server reads.
 pub(crate) fn text_array(texts: &[String]) -> String {
     let quoted = texts.iter().map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")));
     format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))
 }
 
-pub(crate) use readings::{Kind, seed, take, take_or_say_why};
+pub(crate) use readings::{Kind, LongMeasurement, seed, take, take_or_say_why};

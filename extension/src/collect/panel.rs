@@ -19,8 +19,14 @@ use crate::transaction::transaction;
 /// Distance computations of one draw, rows × queries: a few seconds at 1000 dimensions. Of large tables fewer queries
 /// are drawn, and the interval is as wide as that makes it.
 const DISTANCES_MAX: f64 = 2e7;
+/// Rows above which even the fewest queries need more than that: a draw takes long then.
+const ROWS_AT_ONCE: f64 = DISTANCES_MAX / QUERIES_MIN as f64;
+/// Rows above which nothing is drawn: it would take most of an hour of a processor at 1000 dimensions.
+const ROWS_MAX: f64 = 2e8;
 /// Distance computations of one transaction of it: less than a second.
 const DISTANCES_A_SCAN: f64 = 1e6;
+/// Queries of one scan: each is a text of its vector in the statement.
+const QUERIES_A_SCAN: usize = 64;
 /// Fewest queries that say something.
 const QUERIES_MIN: u32 = 8;
 /// Rows below which nearest neighbours say nothing about an index, as a multiple of k.
@@ -30,7 +36,7 @@ const Z_95: f64 = 1.96;
 
 /// Queries with their true neighbours.
 pub(crate) struct Panel {
-    k: u32,
+    pub(crate) k: u32,
     queries: Vec<Query>,
 }
 
@@ -49,6 +55,26 @@ impl Panel {
     pub(crate) fn join(&mut self, other: Panel) {
         self.queries.extend(other.queries);
     }
+
+    /// Finds the true neighbours once more, after searches that took a while: the rows that `index` covers may have been written to
+    /// meanwhile. What a search found counts as true if it was so before or is so now. Of a neighbour that was deleted the next
+    /// one takes the place: an index that is searched later than another must not look worse by that.
+    pub(crate) fn look_again(&mut self, index: &IndexRow) -> Result<(), Error> {
+        for some in self.queries.chunks_mut(QUERIES_A_SCAN) {
+            let probes = some.iter().map(|query| (query.row.clone(), query.vector.clone())).collect();
+            let mut again = Drawing::of(index, probes, self.k, transaction(|| blocks(index))?);
+            while !again.step(index)? {}
+            for (query, now) in some.iter_mut().zip(again.panel_of_all()) {
+                query.farthest = query.farthest.max(now.farthest);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Room for two plans that round a distance differently, by some units in the last place.
+fn rounding(distance: f64) -> f64 {
+    distance.abs() * 1e-6 + 1e-9
 }
 
 /// Draws queries from the rows that `index` covers and finds their true neighbours by an exact scan.
@@ -56,59 +82,129 @@ impl Panel {
 /// Opens its own, short transactions, a range of blocks each: vacuum and concurrent builds wait for none of them long. A
 /// row that moves meanwhile may be missed or met twice. The same seed on the same table draws the same queries.
 pub(crate) fn draw(index: &IndexRow, queries: u32, k: u32, seed: i64) -> Result<Reading<Panel>, Error> {
-    let affordable = (DISTANCES_MAX / index.rows.max(1.0)) as u32;
-    if affordable < QUERIES_MIN {
-        return Ok(Reading::unknown(format!(
-            "{:.0} rows × {QUERIES_MIN} queries are more than the {DISTANCES_MAX:.0} distances of one measurement",
-            index.rows
-        )));
-    }
-    let queries = queries.min(affordable);
-    let condition = condition(index);
-    let (probes, blocks) = transaction(|| {
-        let blocks = blocks(index)?;
-        Ok((as_owner(index, || probes(index, &condition, queries, seed, blocks))?, blocks))
-    })?;
-    if probes.len() < queries.min(QUERIES_MIN) as usize || index.rows < f64::from(k) * ROWS_MIN_PER_K {
-        return Ok(Reading::unknown(format!("too few rows for recall@{k}: {} queries drawn", probes.len())));
-    }
-    let mut nearest = vec![Vec::with_capacity(k as usize + 1); probes.len()];
-    let distances_a_block = index.rows / blocks.max(1) as f64 * probes.len() as f64;
-    let step = ((DISTANCES_A_SCAN / distances_a_block.max(1.0)) as i64).max(1);
-    for from in (0..blocks).step_by(step as usize) {
-        let range = from..from + step;
-        transaction(|| as_owner(index, || scan(index, &condition, &probes, k, &range, &mut nearest)))?;
-    }
-    let mut panel = Panel { k, queries: Vec::with_capacity(probes.len()) };
-    for ((row, vector), distances) in probes.into_iter().zip(nearest) {
-        if let Some(farthest) = distances.last() {
-            // Rounding may differ between two plans by some units in the last place.
-            let farthest = farthest + farthest.abs() * 1e-6 + 1e-9;
-            panel.queries.push(Query { row, vector, neighbours: distances.len(), farthest });
+    let mut drawing = match Drawing::begin(index, queries, k, seed)? {
+        Reading::Known(drawing) => drawing,
+        Reading::Unknown(reason) => return Ok(Reading::Unknown(reason)),
+    };
+    while !drawing.step(index)? {}
+    Ok(Reading::Known(drawing.panel()))
+}
+
+/// Whether a draw from this index is one for several rounds of the healer.
+pub(crate) fn is_long(index: &IndexRow) -> bool {
+    index.rows > ROWS_AT_ONCE
+}
+
+/// A draw under way: a transaction a step, in between of which others have their turn.
+pub(crate) struct Drawing {
+    k: u32,
+    condition: String,
+    /// Row identities and vectors of the queries.
+    probes: Vec<(String, String)>,
+    /// Of each query the distances of its nearest rows so far.
+    nearest: Vec<Vec<f64>>,
+    /// The table's blocks when it began, how many a step reads, and where the next one begins.
+    blocks: i64,
+    step: i64,
+    next: i64,
+}
+
+impl Drawing {
+    /// Draws the queries; or says why there is nothing to be measured.
+    pub(crate) fn begin(index: &IndexRow, queries: u32, k: u32, seed: i64) -> Result<Reading<Self>, Error> {
+        if index.rows > ROWS_MAX {
+            return Ok(Reading::unknown(format!(
+                "true neighbours are not sought among more than {ROWS_MAX:.0} rows: it has {:.0}",
+                index.rows
+            )));
         }
+        let queries = queries.min((DISTANCES_MAX / index.rows.max(1.0)) as u32).max(QUERIES_MIN);
+        let condition = condition(index);
+        let (probes, blocks) = transaction(|| {
+            let blocks = blocks(index)?;
+            Ok((as_owner(index, || probes(index, &condition, queries, seed, blocks))?, blocks))
+        })?;
+        if probes.len() < QUERIES_MIN as usize || index.rows < f64::from(k) * ROWS_MIN_PER_K {
+            return Ok(Reading::unknown(format!(
+                "too few rows for recall@{k}: {} queries drawn",
+                probes.len()
+            )));
+        }
+        Ok(Reading::Known(Self::of(index, probes, k, blocks)))
     }
-    Ok(Reading::Known(panel))
+
+    /// Of these queries: identities and vectors of rows.
+    fn of(index: &IndexRow, probes: Vec<(String, String)>, k: u32, blocks: i64) -> Self {
+        let distances_a_block = index.rows / blocks.max(1) as f64 * probes.len() as f64;
+        let step = ((DISTANCES_A_SCAN / distances_a_block.max(1.0)) as i64).max(1);
+        let nearest = vec![Vec::with_capacity(k as usize + 1); probes.len()];
+        Self { k, condition: condition(index), probes, nearest, blocks, step, next: 0 }
+    }
+
+    /// Scans the next blocks, in a transaction of its own. Whether they were the last.
+    pub(crate) fn step(&mut self, index: &IndexRow) -> Result<bool, Error> {
+        if self.next < self.blocks {
+            let range = self.next..self.next + self.step;
+            let Self { k, condition, probes, nearest, .. } = self;
+            transaction(|| as_owner(index, || scan(index, condition, probes, *k, &range, nearest)))?;
+            self.next = range.end;
+        }
+        Ok(self.next >= self.blocks)
+    }
+
+    pub(crate) fn panel(self) -> Panel {
+        let k = self.k;
+        let queries = self.panel_of_all().into_iter().filter(|query| query.neighbours > 0).collect();
+        Panel { k, queries }
+    }
+
+    /// Each query, also one without any neighbour.
+    fn panel_of_all(self) -> Vec<Query> {
+        let query = |((row, vector), distances): ((String, String), Vec<f64>)| {
+            let farthest = distances.last().map_or(0.0, |farthest| farthest + rounding(*farthest));
+            Query { row, vector, neighbours: distances.len(), farthest }
+        };
+        self.probes.into_iter().zip(self.nearest).map(query).collect()
+    }
 }
 
 /// Time after which no further query begins in a transaction. At a great effort on a large index one takes a while, and what is the
 /// owner's may only keep us for so long ([`as_role`]).
 const SEARCHES_MAX: Duration = Duration::from_secs(1);
 
-/// Recall and cost of each query so far.
+/// What each query of a panel found at a search effort, and what it cost.
 #[derive(Default)]
-struct Searched {
-    recalls: Vec<f64>,
+pub(crate) struct Searched {
+    effort: u32,
+    /// Distances of what was found, the query's own row left out, ascending.
+    found: Vec<Vec<f64>>,
     costs: Vec<f64>,
 }
 
-/// Recall@k and buffers per query of the panel through `index` at this search effort.
+impl Searched {
+    /// Recall@k and buffers per query.
+    pub(crate) fn point(&self, panel: &Panel) -> RecallPoint {
+        let recall = |(found, query): (&Vec<f64>, &Query)| {
+            let hits =
+                found.iter().take(panel.k as usize).filter(|&&distance| distance <= query.farthest).count();
+            hits.min(query.neighbours) as f64 / query.neighbours as f64
+        };
+        let recalls: Vec<f64> = self.found.iter().zip(&panel.queries).map(recall).collect();
+        let (recall, recall_ci) = mean_and_half_width(&recalls);
+        let (blocks, blocks_ci) = mean_and_half_width(&self.costs);
+        let queries = recalls.len() as u32;
+        RecallPoint { effort: self.effort, recall, recall_ci, blocks, blocks_ci, queries }
+    }
+}
+
+/// Searches for each query of the panel through `index` at this search effort.
 ///
 /// Opens its own, short transactions: vacuum and concurrent builds wait for none of them long.
-pub(crate) fn search(panel: &Panel, index: &IndexRow, effort: i32) -> Result<Reading<RecallPoint>, Error> {
+pub(crate) fn search(panel: &Panel, index: &IndexRow, effort: i32) -> Result<Reading<Searched>, Error> {
     let setting = std::ffi::CString::new(index.method.effort_setting()).unwrap_or_default();
     let value = std::ffi::CString::new(effort.to_string()).unwrap_or_default();
-    let mut searched = Searched::default();
-    while searched.recalls.len() < panel.queries.len() {
+    let mut searched = Searched { effort: effort as u32, ..Searched::default() };
+    while searched.found.len() < panel.queries.len() {
         let refused = transaction(|| {
             as_owner(index, || {
                 set_local(&setting, &value);
@@ -121,16 +217,7 @@ pub(crate) fn search(panel: &Panel, index: &IndexRow, effort: i32) -> Result<Rea
             return Ok(Reading::unknown(why));
         }
     }
-    let (recall, recall_ci) = mean_and_half_width(&searched.recalls);
-    let (blocks, blocks_ci) = mean_and_half_width(&searched.costs);
-    Ok(Reading::Known(RecallPoint {
-        effort: effort as u32,
-        recall,
-        recall_ci,
-        blocks,
-        blocks_ci,
-        queries: searched.recalls.len() as u32,
-    }))
+    Ok(Reading::Known(searched))
 }
 
 /// Carries out the next queries, at least one; why none of them says anything, if so.
@@ -146,7 +233,7 @@ fn search_some(
         "SELECT ctid <> $2::tid, ({distance})::float8 FROM ONLY {table} WHERE {condition} ORDER BY {distance} LIMIT {}",
         panel.k + 1
     );
-    for (number, query) in panel.queries.iter().skip(searched.recalls.len()).enumerate() {
+    for (number, query) in panel.queries.iter().skip(searched.found.len()).enumerate() {
         if number > 0 && began.elapsed() >= SEARCHES_MAX {
             break;
         }
@@ -166,9 +253,7 @@ fn search_some(
             Ok(found)
         })?;
         searched.costs.push((buffers() - before) as f64);
-        let hits =
-            found.iter().take(panel.k as usize).filter(|&&distance| distance <= query.farthest).count();
-        searched.recalls.push(hits as f64 / query.neighbours as f64);
+        searched.found.push(found);
     }
     Ok(None)
 }

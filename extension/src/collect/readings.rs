@@ -1,13 +1,16 @@
 //! The slow measurements (recall panel, structure of the lists): when each is due, and where it is kept between
 //! samples and over restarts.
 
+use std::time::Duration;
+
 use healing::config::Config;
-use healing::snapshot::{Method, Reading};
+use healing::snapshot::{Method, Reading, RecallPoint};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde::Deserialize;
 
-use super::{Collection, IndexRow, effort, ivfflat, now_ms, panel};
+use super::panel::{self, Panel, Searched};
+use super::{Collection, IndexRow, effort, ivfflat, now_ms};
 use crate::error::Error;
 use crate::kept;
 use crate::transaction::transaction;
@@ -103,12 +106,23 @@ pub(crate) fn take_or_say_why(
 ) -> Result<(), Error> {
     let began = now_ms();
     match take(kind, collection, row, config) {
-        Err(error) if !error.is_lock_timeout() => {
-            let reading = serde_json::to_value(Reading::<()>::unknown(error.to_string()))?;
-            transaction(|| keep(collection, row, kind, seed()?, began, reading))
-        }
-        _ => Ok(()),
+        Err(error) => say_why(kind, collection, row, began, &error),
+        Ok(()) => Ok(()),
     }
+}
+
+fn say_why(
+    kind: Kind,
+    collection: &Collection,
+    row: &IndexRow,
+    began: i64,
+    error: &Error,
+) -> Result<(), Error> {
+    if error.is_lock_timeout() {
+        return Ok(());
+    }
+    let reading = serde_json::to_value(Reading::<()>::unknown(error.to_string()))?;
+    transaction(|| keep(collection, row, kind, seed()?, since_s(began), reading))
 }
 
 fn inspect(collection: &Collection, row: &IndexRow, config: &Config) -> Result<(), Error> {
@@ -123,30 +137,137 @@ fn inspect(collection: &Collection, row: &IndexRow, config: &Config) -> Result<(
         Err(reason) => Reading::Unknown(reason),
     };
     let structure = serde_json::to_value(&structure)?;
-    transaction(|| keep(collection, row, Kind::Structure, seed, began, structure))
+    transaction(|| keep(collection, row, Kind::Structure, seed, since_s(began), structure))
 }
 
 fn measure(collection: &Collection, row: &IndexRow, config: &Config) -> Result<(), Error> {
     let began = now_ms();
     let (seed, effort) = transaction(|| Ok((seed()?, effort(row))))?;
     let reading = match panel::draw(row, config.panel_queries as u32, config.recall_k as u32, seed)? {
-        Reading::Known(panel) => panel::search(&panel, row, effort)?,
+        Reading::Known(panel) => point(&panel, panel::search(&panel, row, effort)?),
         Reading::Unknown(reason) => Reading::Unknown(reason),
     };
     let reading = serde_json::to_value(&reading)?;
-    transaction(|| keep(collection, row, Kind::Panel, seed, began, reading))
+    transaction(|| keep(collection, row, Kind::Panel, seed, since_s(began), reading))
 }
 
-/// Stores a measurement, which began at this time, until the next of its kind.
+fn point(panel: &Panel, reading: Reading<Searched>) -> Reading<RecallPoint> {
+    match reading {
+        Reading::Known(searched) => Reading::Known(searched.point(panel)),
+        Reading::Unknown(reason) => Reading::Unknown(reason),
+    }
+}
+
+/// A recall panel of a large table, measured in the course of many rounds: between two steps the healer looks after all else.
+pub(crate) struct LongMeasurement {
+    collection: i32,
+    row: IndexRow,
+    seed: i64,
+    drawing: panel::Drawing,
+    /// Seconds that it has taken so far, rests apart.
+    took_s: f64,
+}
+
+/// Share of the time that its steps take.
+const STEPS_SHARE: f64 = 0.25;
+/// Bytes a second of a large table that are read for it, on the mean over the time between two.
+const READ_RATE: f64 = 2e6;
+
+impl LongMeasurement {
+    /// Whether the panel of this index is one for many rounds.
+    pub(crate) fn is_for(row: &IndexRow) -> bool {
+        panel::is_long(row)
+    }
+
+    /// Whether the table was not read but lately.
+    pub(crate) fn may_begin(row: &IndexRow) -> Result<bool, Error> {
+        let query = "SELECT coalesce(pg_table_size($1), 0)::float8";
+        let bytes = transaction(|| kept::one::<f64>(query, &[pg_sys::Oid::from(row.table).into()]))?;
+        Ok(Kind::Panel.age_s(row) >= bytes.unwrap_or(0.0) / READ_RATE)
+    }
+
+    /// Draws the queries; or keeps why there are none, and is none itself.
+    pub(crate) fn begin(
+        collection: &Collection,
+        row: &IndexRow,
+        config: &Config,
+    ) -> Result<Option<Self>, Error> {
+        let began = now_ms();
+        let seed = transaction(seed)?;
+        let drawing = panel::Drawing::begin(row, config.panel_queries as u32, config.recall_k as u32, seed);
+        match drawing {
+            Ok(Reading::Known(drawing)) => Ok(Some(Self {
+                collection: collection.id,
+                row: row.clone(),
+                seed,
+                drawing,
+                took_s: since_s(began),
+            })),
+            Ok(Reading::Unknown(reason)) => {
+                let reading = serde_json::to_value(Reading::<()>::unknown(reason))?;
+                transaction(|| keep(collection, row, Kind::Panel, seed, since_s(began), reading))?;
+                Ok(None)
+            }
+            Err(error) => say_why(Kind::Panel, collection, row, began, &error).map(|()| None),
+        }
+    }
+
+    pub(crate) fn is_of(&self, collection: i32) -> bool {
+        self.collection == collection
+    }
+
+    /// Takes the next step; after the last one keeps the reading, and is over. How long to rest before another one.
+    pub(crate) fn go_on(mut self, collection: &Collection) -> Result<Option<(Self, Duration)>, Error> {
+        let began = now_ms();
+        // It was built anew meanwhile, or is gone.
+        if !transaction(|| self.is_there())? {
+            return Ok(None);
+        }
+        match self.drawing.step(&self.row) {
+            Ok(false) => {
+                let step_s = since_s(began);
+                self.took_s += step_s;
+                Ok(Some((self, Duration::from_secs_f64(step_s * (1.0 / STEPS_SHARE - 1.0)))))
+            }
+            Ok(true) => {
+                let Self { row, seed, drawing, took_s, .. } = self;
+                let effort = transaction(|| Ok(effort(&row)))?;
+                let panel = drawing.panel();
+                match panel::search(&panel, &row, effort) {
+                    Ok(reading) => {
+                        let reading = serde_json::to_value(point(&panel, reading))?;
+                        let took_s = took_s + since_s(began);
+                        transaction(|| keep(collection, &row, Kind::Panel, seed, took_s, reading))?;
+                    }
+                    Err(error) => say_why(Kind::Panel, collection, &row, began, &error)?,
+                }
+                Ok(None)
+            }
+            Err(error) => say_why(Kind::Panel, collection, &self.row, began, &error).map(|()| None),
+        }
+    }
+
+    fn is_there(&self) -> Result<bool, Error> {
+        let query = "SELECT EXISTS (SELECT FROM pg_class WHERE oid = $1 AND relfilenode = $2)";
+        let (oid, file) = (pg_sys::Oid::from(self.row.oid), pg_sys::Oid::from(self.row.relfilenode));
+        Ok(kept::one(query, &[oid.into(), file.into()])?.unwrap_or(false))
+    }
+}
+
+/// Seconds since this time.
+fn since_s(began: i64) -> f64 {
+    (now_ms() - began).max(0) as f64 / 1000.0
+}
+
+/// Stores a measurement, which took so many seconds, until the next of its kind.
 fn keep(
     collection: &Collection,
     row: &IndexRow,
     kind: Kind,
     seed: i64,
-    began: i64,
+    took_s: f64,
     reading: serde_json::Value,
 ) -> Result<(), Error> {
-    let took_s = (now_ms() - began).max(0) as f64 / 1000.0;
     kept::change(
         "INSERT INTO ruvector.readings AS r (index_id, kind, collection_id, relfilenode, measured_at, took_s, changes, seed, reading)
          VALUES ($1, $2, $3, $4, clock_timestamp(), $8, $5, $6, $7)

@@ -2,12 +2,13 @@
 
 use healing::config::Config;
 use healing::plan::{Criterion, IndexRef};
-use healing::snapshot::{Method, Reading, RecallPoint};
+use healing::snapshot::{Method, Oid, Reading, RecallPoint};
 use healing::verdict::{self, Comparison, Sizes, Verdict, effort_schedule, next_effort};
 
 use super::lookup::{self, Found};
-use crate::collect::{self, Collection, IndexRow, Panel};
+use crate::collect::{self, Collection, IndexRow, Panel, Searched};
 use crate::error::Error;
+use crate::kept;
 use crate::transaction::transaction;
 
 /// Draws of the panel for a comparison: it must tell apart what routine measuring need not.
@@ -33,7 +34,7 @@ pub(super) fn old_and_trial(
     }
     let trial = transaction(|| as_trial(&old, &trial_found))?;
     let sizes = Sizes { old_bytes: old.bytes, new_bytes: trial_found.bytes };
-    let panel = match panel(&trial, config)? {
+    let mut panel = match panel(&trial, config)? {
         Reading::Known(panel) => panel,
         Reading::Unknown(reason) if criterion == Criterion::Valid => {
             return Ok(unmeasured(
@@ -47,9 +48,12 @@ pub(super) fn old_and_trial(
         }
     };
     let present = transaction(|| Ok(collect::effort(&old)))?.max(1) as u32;
-    let old_points =
-        if old.valid { curve(&panel, &old, config.recall_objective, present, 0)? } else { vec![] };
-    let new_points = curve(&panel, &trial, config.recall_objective, present, 0)?;
+    let of_old = if old.valid { curve(&panel, &old, config.recall_objective, present, 0)? } else { vec![] };
+    let of_new = curve(&panel, &trial, config.recall_objective, present, 0)?;
+    if is_outdated(&panel, &old)? {
+        panel.look_again(&trial)?;
+    }
+    let (old_points, new_points) = (points(&panel, &of_old), points(&panel, &of_new));
     Ok(verdict::compare(&Comparison {
         old: old.valid.then_some(old_points.as_slice()),
         new: &new_points,
@@ -75,8 +79,11 @@ pub(super) fn least_effort(
         Reading::Unknown(reason) => return Err(Error::refused(reason)),
     };
     let present = transaction(|| Ok(collect::effort(&index)))?.max(1) as u32;
-    let points = curve(&panel, &index, objective, present, present)?;
-    let found = verdict::greater_effort(&points, objective, present);
+    let found = verdict::greater_effort(
+        &points(&panel, &curve(&panel, &index, objective, present, present)?),
+        objective,
+        present,
+    );
     Ok(found.map_err(|why| format!("{}: {why}", of.method.effort_setting())))
 }
 
@@ -85,6 +92,12 @@ fn row(collection: &Collection, of: &IndexRef) -> Result<IndexRow, Error> {
         .into_iter()
         .find(|row| row.oid == of.oid)
         .ok_or_else(|| Error::refused(format!("{} is not there any more", of.name)))
+}
+
+/// Rows inserted, updated and deleted in a table by now, as the statistics say.
+fn changes(table: Oid) -> Result<i64, Error> {
+    let query = "SELECT pg_stat_get_tuples_inserted($1) + pg_stat_get_tuples_updated($1) + pg_stat_get_tuples_deleted($1)";
+    Ok(kept::one(query, &[pgrx::pg_sys::Oid::from(table).into()])?.unwrap_or(0))
 }
 
 /// The trial index is defined like the old one, but for its options.
@@ -130,38 +143,51 @@ fn curve(
     objective: f64,
     present: u32,
     above: u32,
-) -> Result<Vec<RecallPoint>, Error> {
-    let mut points: Vec<RecallPoint> = Vec::new();
+) -> Result<Vec<Searched>, Error> {
+    let mut measured: Vec<Searched> = Vec::new();
     let lists = (index.method == Method::Ivfflat).then(|| index.lists.unwrap_or(collect::LISTS_DEFAULT));
-    let measure = |effort: u32, points: &mut Vec<RecallPoint>| -> Result<(), Error> {
-        if points.iter().any(|point| point.effort == effort) {
+    let measure = |effort: u32, measured: &mut Vec<Searched>| -> Result<(), Error> {
+        if points(panel, measured).iter().any(|point| point.effort == effort) {
             return Ok(());
         }
         match collect::search_panel(panel, index, effort as i32)? {
-            Reading::Known(point) => points.push(point),
+            Reading::Known(searched) => measured.push(searched),
             Reading::Unknown(reason) => return Err(Error::refused(format!("{}: {reason}", index.name))),
         }
         Ok(())
     };
-    measure(present, &mut points)?;
+    measure(present, &mut measured)?;
     for effort in effort_schedule(index.method, lists).into_iter().filter(|effort| *effort > above) {
-        measure(effort, &mut points)?;
-        if points.iter().any(|point| point.recall - point.recall_ci >= objective) {
+        measure(effort, &mut measured)?;
+        if points(panel, &measured).iter().any(|point| point.recall - point.recall_ci >= objective) {
             break;
         }
     }
     for end in [0.0, -1.0, 1.0] {
-        let shifted = |points: &[RecallPoint]| -> Vec<RecallPoint> {
-            let shift = |p: &RecallPoint| RecallPoint { recall: p.recall + end * p.recall_ci, ..*p };
-            points.iter().map(shift).collect()
+        let shift = |p: RecallPoint| RecallPoint { recall: p.recall + end * p.recall_ci, ..p };
+        let shifted = |measured: &[Searched]| -> Vec<RecallPoint> {
+            points(panel, measured).into_iter().map(shift).collect()
         };
-        while points.len() < EFFORTS_MAX
-            && let Some(effort) = next_effort(&shifted(&points), objective)
+        while measured.len() < EFFORTS_MAX
+            && let Some(effort) = next_effort(&shifted(&measured), objective)
         {
-            measure(effort, &mut points)?;
+            measure(effort, &mut measured)?;
         }
     }
-    Ok(points)
+    Ok(measured)
+}
+
+fn points(panel: &Panel, measured: &[Searched]) -> Vec<RecallPoint> {
+    measured.iter().map(|searched| searched.point(panel)).collect()
+}
+
+/// Share of its true neighbours that a query may have lost while the indexes were searched.
+const LOST_MAX: f64 = 0.02;
+
+/// Whether so much was written since the comparison began that true neighbours are others by now.
+fn is_outdated(panel: &Panel, old: &IndexRow) -> Result<bool, Error> {
+    let changes = transaction(|| changes(old.table))? - old.changes;
+    Ok(changes.max(0) as f64 * f64::from(panel.k) > LOST_MAX * old.rows)
 }
 
 fn unmeasured(keep: bool, reason: String, sizes: Sizes) -> Verdict {

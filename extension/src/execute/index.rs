@@ -239,7 +239,7 @@ pub(super) fn drop_concurrently(
         let dropped =
             within(Some(DROP_MAX_S), || toplevel::run(&drop_statement(index), 0, toplevel::unchanged));
         dropped.map_err(|error| match error {
-            Error::TooLong { limit_s } => Error::lock_not_available(format!(
+            Error::TooLong { limit_s, .. } => Error::lock_not_available(format!(
                 "transactions use its table for longer than {limit_s:.0} s"
             )),
             other => other,

@@ -6,7 +6,8 @@ use healing::hnsw::M_DEFAULT;
 use healing::moves::Watch;
 use healing::plan::{BuildOptions, IndexRef, Step};
 use healing::recovery::{RecoveryCommand, StepState, SwapBack, patience_s, swap_back};
-use healing::snapshot::Oid;
+use healing::snapshot::{Method, Oid};
+use healing::verdict::{Lists, effort_to_set};
 use pgrx::prelude::*;
 use pgrx::spi::quote_literal;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use crate::background::process;
 use crate::collect::{self, Collection};
 use crate::error::Error;
-use crate::owner::within;
+use crate::owner::{set_local, within};
 use crate::transaction::{look_again, transaction};
 use crate::{efforts, journal, routing};
 
@@ -131,7 +132,8 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
                 transaction(|| -> Result<(), Error> { panic!("made to panic") })?;
                 compare::old_and_trial(context.collection, context.config, of, *criterion)
             })?;
-            context.done(step_no, step, json!({ (journal::VERDICT): verdict }))?;
+            let stored = transaction(|| efforts::stored(of.oid))?;
+            context.done(step_no, step, json!({ (journal::VERDICT): verdict, (STORED): stored }))?;
             if !verdict.keep {
                 return Ok(Went::Lost(format!("the comparison was lost: {}", verdict.reason)));
             }
@@ -160,6 +162,9 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
                 if found.valid {
                     return Err(Error::refused(format!("{} is valid again", of.name)));
                 }
+                if found.attached {
+                    return Err(Error::refused(format!("{} is part of a partitioned index by now", of.name)));
+                }
                 spare(&found)?;
                 let definition = index::definition(of.oid)?;
                 let sql = format!("DROP INDEX CONCURRENTLY {}", found.name);
@@ -178,7 +183,14 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
             reindex(context, step_no, step, of, *options, *limit_s)?;
         }
         Step::TuneSearchEffort { of, objective } => {
-            transaction(|| lookup::as_planned(of))?;
+            let before = transaction(|| lookup::as_planned(of).and_then(|_| efforts::stored(of.oid)))?;
+            let unchanged = || match efforts::stored(of.oid)? == before {
+                true => Ok(()),
+                false => Err(Error::refused(format!(
+                    "somebody has set the search effort of {} meanwhile",
+                    of.name
+                ))),
+            };
             let find = || compare::least_effort(context.collection, context.config, of, *objective);
             let point = match patiently(context.config.lock_timeout_ms, find)? {
                 Ok(point) => point,
@@ -186,10 +198,11 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
             };
             let former = context.intend(step_no, step, || {
                 lookup::as_planned(of)?;
-                let former = efforts::stored(of.oid)?;
-                Ok((former, json!({ "former": former })))
+                unchanged()?;
+                Ok((before, json!({ "former": before })))
             })?;
             transaction(|| {
+                unchanged()?;
                 let setting = of.method.effort_setting();
                 efforts::store(context.collection.id, of.oid, setting, Some(point.effort as i32))?;
                 measure_again(of.oid)?;
@@ -306,8 +319,11 @@ fn prepare_to_build(context: &Context<'_>, of: &IndexRef, options: BuildOptions)
     }
 }
 
-/// The effort that sessions are to get with the new index: what its comparison found to meet the objective; else what
-/// was set for the old one.
+/// Name under which a comparison notes the effort that was stored for the old index then.
+const STORED: &str = "stored_effort";
+
+/// The effort that sessions are to get with the new index: what its comparison found to meet the objective, if that lets users have
+/// as many rows as before; else what was set for the old one. Must run in a transaction.
 fn effort_for(context: &Context<'_>, of: &IndexRef) -> Result<Option<i32>, Error> {
     let former = efforts::stored(of.oid)?;
     if let Some(given_back) = journal::effort_given_back(context.action_id, of.oid)? {
@@ -321,8 +337,36 @@ fn effort_for(context: &Context<'_>, of: &IndexRef) -> Result<Option<i32>, Error
         matches!(&entry.step, Step::CompareIndexes { of: compared, .. } if compared.oid == of.oid)
             && entry.state == StepState::Done
     });
-    let verdict = compared.and_then(|entry| journal::verdicts(std::slice::from_ref(entry)).pop());
-    Ok(verdict.and_then(|verdict| verdict.effort).map(|effort| effort as i32).or(former))
+    let Some(compared) = compared else { return Ok(former) };
+    // Who has set one since then knows why.
+    if compared.details.get(STORED).is_some_and(|stored| *stored != json!(former)) {
+        return Ok(former);
+    }
+    let verdict = journal::verdicts(std::slice::from_ref(compared)).pop();
+    let Some(found) = verdict.and_then(|verdict| verdict.effort) else { return Ok(former) };
+    let known = collect::indexes(context.collection)?;
+    let Some(row) = known.iter().find(|row| row.oid == of.oid) else { return Ok(Some(found as i32)) };
+    let present = collect::effort(row).max(1) as u32;
+    Ok(match row.method {
+        Method::Hnsw => {
+            let present = present.max(efforts::greatest_default(row.method.effort_setting())?);
+            if found > present { Some(effort_to_set(found, present, None) as i32) } else { former }
+        }
+        Method::Ivfflat => {
+            let before = row.lists.unwrap_or(collect::LISTS_DEFAULT);
+            let planned = entries.iter().find_map(|entry| match &entry.step {
+                Step::BuildIndex { of: built, options, .. }
+                | Step::ReindexConcurrently { of: built, options, .. }
+                    if built.oid == of.oid =>
+                {
+                    options.lists
+                }
+                _ => None,
+            });
+            let lists = Lists { rows: row.rows, before, after: planned.unwrap_or(before) };
+            Some(effort_to_set(found, present, Some(lists)) as i32)
+        }
+    })
 }
 
 fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Result<(), Error> {
@@ -417,16 +461,29 @@ fn reindex(
     limit_s: Option<f64>,
 ) -> Result<(), Error> {
     let lock_timeout_ms = context.config.lock_timeout_ms;
-    let (found, shadow) = context.intend(step_no, step, || {
+    let (found, shadow, effort) = context.intend(step_no, step, || {
         let found = lookup::as_planned(of)?;
         let before: Vec<Oid> = lookup::reindex_leftovers(of)?.iter().map(|found| found.oid).collect();
+        let effort = effort_for(context, of)?;
+        let former_effort = efforts::stored(of.oid)?;
         let details = json!({
             "leftovers_before": before,
             "definition": index::definition(of.oid)?,
             (FORMER_OPTIONS): index::options_set(of.oid, options)?,
+            "effort": effort,
+            (FORMER_EFFORT): former_effort,
         });
-        Ok(((found, lookup::trial(of)?), details))
+        // From the exchange of the names until all older transactions have ended, which may be long, the new index is searched: it
+        // takes over what is stored for the old one (`efforts::follow`).
+        let present = known_effort(context, of)?;
+        let meanwhile = effort.filter(|effort| Some(*effort) != former_effort);
+        if let Some(effort) = meanwhile {
+            let greater = effort.max(present.unwrap_or(effort));
+            efforts::store(context.collection.id, of.oid, of.method.effort_setting(), Some(greater))?;
+        }
+        Ok(((found, lookup::trial(of)?, effort), details))
     })?;
+    transaction(efforts::load)?;
     // It was compared and has said what it had to: the disk that it takes is needed for the rebuild itself.
     if let Some(shadow) = shadow {
         patiently(lock_timeout_ms, || {
@@ -443,7 +500,6 @@ fn reindex(
         })
     })?;
     transaction(|| {
-        let effort = effort_for(context, of)?;
         // It bears the name under another OID now.
         if let Some(new) = lookup::bearing_its_name(of)?.filter(|_| effort.is_some()) {
             efforts::store(context.collection.id, of.oid, of.method.effort_setting(), None)?;
@@ -455,11 +511,20 @@ fn reindex(
     transaction(efforts::load)
 }
 
+/// The effort that sessions get for an index now; None if it is no index of the collection. Must run in a transaction.
+fn known_effort(context: &Context<'_>, of: &IndexRef) -> Result<Option<i32>, Error> {
+    let known = collect::indexes(context.collection)?;
+    Ok(known.iter().find(|row| row.oid == of.oid).map(collect::effort))
+}
+
 /// Name under which a reindex notes the options that it changes: `{"lists": null}` when none were set.
 const FORMER_OPTIONS: &str = "former_options";
+/// Name under which it notes the effort that was stored for the index before.
+const FORMER_EFFORT: &str = "former_effort";
 
-/// Drops what an interrupted reindex left, and sets the options again that the index has, unless it was exchanged already.
-fn clean_up_reindex(context: &Context<'_>, of: &IndexRef, details: &Value) -> Result<(), Error> {
+/// Drops what an interrupted reindex left, and gives the index its options and its effort again; unless it was exchanged already:
+/// then the new index stays, with the effort that was meant for it. What to note of that.
+fn clean_up_reindex(context: &Context<'_>, of: &IndexRef, details: &Value) -> Result<Value, Error> {
     let before: Vec<Oid> = details
         .get("leftovers_before")
         .and_then(|list| serde_json::from_value(list.clone()).ok())
@@ -469,13 +534,26 @@ fn clean_up_reindex(context: &Context<'_>, of: &IndexRef, details: &Value) -> Re
             index::drop_concurrently(&leftover, context.config.lock_timeout_ms, || Ok(()))?;
         }
     }
-    let Some(former) = details.get(FORMER_OPTIONS) else { return Ok(()) };
+    let Some(former) = details.get(FORMER_OPTIONS) else { return Ok(json!({})) };
+    let setting = of.method.effort_setting();
     in_transaction(context.config.lock_timeout_ms, || {
         index::lock(&[of.oid]);
-        match lookup::itself(of)?.filter(|index| index.name == of.name) {
-            Some(index) => index::reset_options(&index.name, former),
-            None => Ok(()),
+        if let Some(index) = lookup::itself(of)?.filter(|index| index.name == of.name) {
+            index::reset_options(&index.name, former)?;
+            if let Some(former) = details.get(FORMER_EFFORT) {
+                let former = former.as_i64().map(|effort| effort as i32);
+                efforts::store(context.collection.id, of.oid, setting, former)?;
+            }
+            return Ok(json!({}));
         }
+        let Some(new) = lookup::bearing_its_name(of)?.filter(|new| new.oid != of.oid) else {
+            return Ok(json!({}));
+        };
+        if let Some(effort) = details.get("effort").and_then(Value::as_i64) {
+            efforts::store(context.collection.id, of.oid, setting, None)?;
+            efforts::store(context.collection.id, new.oid, setting, Some(effort as i32))?;
+        }
+        Ok(json!({ "kept": "the new index had taken its place already" }))
     })
 }
 
@@ -531,8 +609,9 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
             transaction(|| note(json!({ (journal::SQL): sql })))
         }
         RecoveryCommand::DropReindexLeftover { of, details, .. } => {
-            clean_up_reindex(context, of, details)?;
-            transaction(|| note(json!({})))
+            let details = clean_up_reindex(context, of, details)?;
+            transaction(|| note(details))?;
+            transaction(efforts::load)
         }
         RecoveryCommand::DropLoser { of, .. } => {
             let built = transaction(|| built(context, of))?;
@@ -634,6 +713,8 @@ pub(crate) fn sweep(collection: &Collection) -> Result<(), Error> {
             look_again();
             let still = lookup::orphans(collection)?.contains(&orphan);
             if still {
+                // Nobody is to wait for a standby while the table is locked.
+                set_local(c"synchronous_commit", c"local");
                 Spi::run(&format!("DROP INDEX {}", orphan.name))?;
                 index::forget(orphan.oid)?;
             }

@@ -70,6 +70,7 @@ pub(crate) fn run(
         pg_sys::CommitTransactionCommand();
         Ok(())
     });
+    let result = result.map_err(|error| if waits_for_others() { error.while_waiting() } else { error });
     if result.is_err() {
         abort();
     }
@@ -81,6 +82,33 @@ pub(crate) fn run(
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null());
     }
     result
+}
+
+/// Whether this process was building an index, and waited for older transactions: known until its transaction is aborted.
+fn waits_for_others() -> bool {
+    use pg_sys::{
+        PROGRESS_CREATEIDX_PHASE, PROGRESS_CREATEIDX_PHASE_WAIT_1, PROGRESS_CREATEIDX_PHASE_WAIT_2,
+        PROGRESS_CREATEIDX_PHASE_WAIT_3, PROGRESS_CREATEIDX_PHASE_WAIT_4, PROGRESS_CREATEIDX_PHASE_WAIT_5,
+    };
+    // SAFETY: this process's own entry; nobody else writes it.
+    let phase = unsafe {
+        let entry = pg_sys::MyBEEntry;
+        if entry.is_null()
+            || (*entry).st_progress_command != pg_sys::ProgressCommandType::PROGRESS_COMMAND_CREATE_INDEX
+        {
+            return false;
+        }
+        (*entry).st_progress_param[PROGRESS_CREATEIDX_PHASE as usize]
+    };
+    [
+        PROGRESS_CREATEIDX_PHASE_WAIT_1,
+        PROGRESS_CREATEIDX_PHASE_WAIT_2,
+        PROGRESS_CREATEIDX_PHASE_WAIT_3,
+        PROGRESS_CREATEIDX_PHASE_WAIT_4,
+        PROGRESS_CREATEIDX_PHASE_WAIT_5,
+    ]
+    .iter()
+    .any(|wait| i64::from(*wait) == phase)
 }
 
 /// For statements that need no change.

@@ -69,7 +69,7 @@ impl Remedy for CompactIndexes {
         let mut options: Vec<BuildOptions> = Vec::new();
         let mut skipped = Vec::new();
         let mut first_refusal = None;
-        let (mut disk_bytes, mut any_sorts) = (0u64, false);
+        let (mut disk_bytes, mut any_sorts, mut estimated_s) = (0u64, false, 0.0);
         for index in targets {
             let needed = fits(index)
                 .and_then(|()| check_comparable(index))
@@ -80,16 +80,22 @@ impl Remedy for CompactIndexes {
                     let sorted = any_sorts || sorts(index.method);
                     limits.check_builds(sum, sorted).map(|()| (sum, sorted, density))
                 });
-            let too_long = !chosen.is_empty() && expected_s(&chosen) + replacing_s(index) > budget_s;
+            let needed = needed.map(|(sum, sorted, density)| {
+                let options = density.map_or_else(BuildOptions::default, |density| BuildOptions {
+                    m: Some(density.m),
+                    ef_construction: Some(density.ef_construction),
+                    lists: None,
+                });
+                (sum, sorted, options, replacing_s(index, options))
+            });
             match needed {
-                Ok((sum, sorted, density)) if !too_long => {
+                Ok((sum, sorted, built, takes_s))
+                    if chosen.is_empty() || estimated_s + takes_s <= budget_s =>
+                {
                     (disk_bytes, any_sorts) = (sum, sorted);
+                    estimated_s += takes_s;
                     chosen.push(index);
-                    options.push(density.map_or_else(BuildOptions::default, |density| BuildOptions {
-                        m: Some(density.m),
-                        ef_construction: Some(density.ef_construction),
-                        lists: None,
-                    }));
+                    options.push(built);
                 }
                 Ok(_) => skipped.push(Skipped {
                     target: index.name.clone(),
@@ -106,7 +112,6 @@ impl Remedy for CompactIndexes {
                 detail: "no index can be rebuilt".to_owned(),
             }));
         }
-        let estimated_s = expected_s(&chosen);
         limits.check_duration(estimated_s)?;
         let mut steps = Vec::new();
         let mut drops = Vec::new();
@@ -213,9 +218,4 @@ fn fits(index: &Index) -> Result<(), NotApplicable> {
         return Err(NotApplicable::NothingToDo { detail: format!("{} covers no row", index.name) });
     }
     Ok(())
-}
-
-/// Expected seconds for all of them, verification apart.
-fn expected_s(indexes: &[&Index]) -> f64 {
-    indexes.iter().map(|index| replacing_s(index)).sum()
 }

@@ -171,8 +171,8 @@ impl Remedy for EvictColdData {
         let builds = rebuilt.iter().map(|index| build_bytes(index)).sum::<Result<u64, _>>()?;
         let disk_bytes = bytes_of(snapshot, &moves).saturating_add(builds);
         limits.check_builds(disk_bytes, rebuilt.iter().any(|index| sorts(index.method)))?;
-        let estimated_s =
-            moving_s(&moves, PAUSE_RATIO) + rebuilt.iter().map(|index| build_s(index)).sum::<f64>();
+        let estimated_s = moving_s(&moves, PAUSE_RATIO)
+            + rebuilt.iter().map(|index| build_s(index, BuildOptions::default())).sum::<f64>();
         limits.check_duration(estimated_s)?;
         let mut steps = vec![Step::MoveRows { moves, lambda: None, flat: 0, pause_ratio: PAUSE_RATIO }];
         let mut drops = Vec::new();

@@ -103,9 +103,9 @@ impl Remedy for RebuildCentroids {
         let lists = index.tuple_bytes.known().map(|tuple| lists(rows, *tuple, limits)).transpose()?;
         let disk_bytes = build_bytes(index)?;
         limits.check_builds(disk_bytes, sorts(index.method))?;
-        let estimated_s = replacing_s(index);
-        limits.check_duration(estimated_s)?;
         let options = BuildOptions::lists(lists);
+        let estimated_s = replacing_s(index, options);
+        limits.check_duration(estimated_s)?;
         let mut replacing = replacing(index, options, Criterion::RecallAgainstWork, limits);
         replacing.steps.extend(replacing.afterwards);
         let why = match cause(problem) {

@@ -16,7 +16,7 @@ use crate::classify::{Problem, ProblemClass, index_fragmentation_of};
 use crate::config::Config;
 use crate::graph::Cause;
 use crate::plan::{BuildOptions, Criterion, Plan, Step};
-use crate::snapshot::{Index, Snapshot};
+use crate::snapshot::{Index, Replacement, Snapshot};
 
 /// Impact of dropping a surplus index.
 const DROP_IMPACT: f64 = 0.2;
@@ -26,8 +26,9 @@ const DROP_S: f64 = 60.0;
 /// See the module.
 pub(super) struct RepairInvalidIndex;
 
+/// One that is part of a partitioned index can only be rebuilt: that would be dropped with it.
 fn is_surplus(index: &Index) -> bool {
-    index.equal_valid.is_some() || index.reindex_leftover
+    (index.equal_valid.is_some() || index.reindex_leftover) && index.replacement == Replacement::BlueGreen
 }
 
 impl Remedy for RepairInvalidIndex {
@@ -62,7 +63,8 @@ impl Remedy for RepairInvalidIndex {
         if index.building {
             return Err(NotApplicable::IndexBuilding { index: index.name.clone() });
         }
-        let estimated_s = if is_surplus(index) { DROP_S } else { replacing_s(index) };
+        let estimated_s =
+            if is_surplus(index) { DROP_S } else { replacing_s(index, BuildOptions::default()) };
         limits.check_duration(estimated_s)?;
         let (steps, impact, reversible, disk_bytes, reason) = if is_surplus(index) {
             let why = if index.equal_valid.is_some() {
