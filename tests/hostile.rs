@@ -235,6 +235,7 @@ fn nothing_of_a_hostile_owner_runs_as_anybody_else() {
         "INSERT INTO ruvector.audit_pending (event, actor, details) VALUES ('x', 'y', '{}')",
         "SELECT ruvector._audit('forged')",
         "SELECT ruvector._stop_at_commit(1)",
+        "SELECT ruvector._end_throttle_at_commit(1)",
         "SELECT ruvector._propose(c, '{}') FROM ruvector.collections c",
         "UPDATE ruvector.settings SET settings = '{}'",
         "DELETE FROM ruvector.healing_arms",

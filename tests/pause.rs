@@ -275,6 +275,53 @@ fn vacuums_now(client: &mut Client, table: &str) -> Option<i32> {
     client.query_opt(query, &[&table]).unwrap().map(|row| row.get(0))
 }
 
+#[test]
+fn what_somebody_runs_is_waited_for_to_its_end() {
+    let (cluster, mut client) = start();
+    let settings = r#"{"mode": "observe", "verify_window_seconds": 2, "drain_timeout_seconds": 300}"#;
+    partitions(&mut client, 3, settings);
+    client.batch_execute("ALTER TABLE docs_0 SET (autovacuum_enabled = on)").unwrap();
+    eager_autovacuum(&mut client, "docs_0");
+    // A page that a cursor stands on cannot be frozen: the vacuum is at work, waits for no lock, and ends when this test wants it.
+    let page = "DECLARE page CURSOR FOR SELECT * FROM docs_2; FETCH 1 FROM page";
+    let reader = OpenTransaction::after(&cluster, "reader", page).unwrap();
+    let mut somebody = cluster.connect("app").unwrap();
+    let vacuum = std::thread::spawn(move || somebody.batch_execute("VACUUM (FREEZE) docs_2"));
+    let pid = wait_for("the vacuum at that page", PATIENCE, || {
+        let query = "SELECT v.pid FROM pg_stat_progress_vacuum v JOIN pg_stat_activity a ON a.pid = v.pid
+                      WHERE v.relid = 'docs_2'::regclass AND a.wait_event_type = 'BufferPin'";
+        client.query_opt(query, &[]).unwrap().map(|row| row.get::<_, i32>(0))
+    })
+    .unwrap();
+    wait_for("both in the healer's eyes", PATIENCE, || {
+        let query = "SELECT 1 FROM ruvector.integrity WHERE jsonb_path_exists(snapshot, '$.jobs.known[*] ? (@.kind == \"autovacuum\")')
+                        AND jsonb_path_exists(snapshot, '$.jobs.known[*] ? (@.kind == \"vacuum\")')";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let action = pause(&mut client, "{}");
+    let drains = |client: &mut Client, state: &str| {
+        let query = "SELECT 1 FROM ruvector.action_steps WHERE action_id = $1 AND step ->> 'kind' = 'drain_maintenance' AND state = $2";
+        client.query_opt(query, &[&action, &state]).unwrap()
+    };
+    wait_for("the drain", PATIENCE, || drains(&mut client, "intent"))
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let samples = "SELECT min(samples) FROM ruvector_integrity_status()";
+    let seen: i64 = client.query_one(samples, &[]).unwrap().get(0);
+    wait_for("the healer to have looked twice", PATIENCE, || {
+        assert!(drains(&mut client, "done").is_none(), "it is waited for\n{}", said(&mut client));
+        (client.query_one(samples, &[]).unwrap().get::<_, i64>(0) > seen + 1).then_some(())
+    })
+    .unwrap();
+    assert_eq!(vacuums_now(&mut client, "docs_2"), Some(pid), "nobody has cancelled it");
+    drop(reader);
+    vacuum.join().unwrap().expect("it came to its own end");
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    let drained = noted(&mut client, action, "drain_maintenance");
+    assert_eq!(drained["left"], serde_json::json!([]), "{drained}");
+    assert_eq!(drained["cancelled"], serde_json::json!([]), "{drained}");
+}
+
 /// Of a collection whose maintenance contends, some table is always somebody's.
 #[test]
 fn where_autovacuum_cannot_be_kept_away_the_rest_of_the_plan_stands() {
@@ -687,6 +734,129 @@ fn a_run_that_outlasts_the_drain_is_left_to_its_end_and_said() {
     drop(vacuum);
 }
 
+/// The process in which a job of pg_cron runs its command for the first time, and what became of it.
+fn first_run(client: &mut Client, job: i64) -> Option<(i32, String)> {
+    let query = "SELECT job_pid, status FROM cron.job_run_details WHERE jobid = $1 AND job_pid IS NOT NULL ORDER BY runid LIMIT 1";
+    client.query_opt(query, &[&job]).unwrap().map(|row| (row.get(0), row.get(1)))
+}
+
+#[test]
+fn a_job_that_reindexes_is_not_paused_and_comes_to_its_end() {
+    let Some((cluster, mut client)) = with_cron() else { return };
+    docs(&mut client, 100, r#"{"mode": "observe", "verify_window_seconds": 1}"#);
+    // For whoever has the table, a concurrent rebuild waits.
+    let open = OpenTransaction::after(&cluster, "somebody", "LOCK TABLE docs IN ROW EXCLUSIVE MODE").unwrap();
+    let reindex = "SELECT cron.schedule('reindex', '* * * * *', 'REINDEX INDEX CONCURRENTLY docs_pkey')";
+    let job: i64 = client.query_one(reindex, &[]).unwrap().get(0);
+    let pid = wait_for("the job to run", LONG, || {
+        let (pid, _) = first_run(&mut client, job)?;
+        let waits = "SELECT 1 FROM pg_locks WHERE pid = $1 AND locktype = 'virtualxid' AND NOT granted";
+        client.query_opt(waits, &[&pid]).unwrap().map(|_| pid)
+    })
+    .unwrap();
+    // Once is enough.
+    client.query_one("SELECT cron.alter_job($1, schedule := '0 0 1 1 *')", &[&job]).unwrap();
+    let yearly = "SELECT cron.schedule('yearly', '0 0 1 1 *', 'VACUUM docs')";
+    let sleeps: i64 = client.query_one(yearly, &[]).unwrap().get(0);
+    wait_for("both jobs in the healer's eyes", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector.integrity WHERE jsonb_array_length(snapshot #> '{scheduled,known}') = 2
+                        AND jsonb_path_exists(snapshot, '$.scheduled.known[*] ? (@.pid != null)')
+                        AND jsonb_path_exists(snapshot, '$.jobs.known[*] ? (@.kind == \"reindex\")')";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let action = pause(&mut client, "{}");
+    let status = ended(&mut client, action);
+    assert!(["succeeded", "rolled_back"].contains(&status.as_str()), "{status}\n{}", said(&mut client));
+    let plan: serde_json::Value =
+        client.query_one("SELECT plan FROM ruvector.actions WHERE id = $1", &[&action]).unwrap().get(0);
+    let paused = serde_json::json!([format!("pg_cron job {sleeps} (yearly)")]);
+    assert_eq!(plan["params"]["paused_jobs"], paused, "{plan}");
+    let left = serde_json::json!({
+        "target": format!("pg_cron job {job} (reindex)"),
+        "reason": format!("it runs reindex {pid}, which goes on to its end")
+    });
+    let skipped = plan["skipped"].as_array().expect("what is skipped");
+    assert!(skipped.contains(&left), "{plan}");
+    // Made inactive, it would be terminated within a second.
+    assert!(active(&mut client, job));
+    assert_eq!(first_run(&mut client, job), Some((pid, "running".to_owned())));
+    drop(open);
+    wait_for("the end of the run", PATIENCE, || {
+        let (_, status) = first_run(&mut client, job)?;
+        (status != "running").then_some(())
+    })
+    .unwrap();
+    assert_eq!(first_run(&mut client, job), Some((pid, "succeeded".to_owned())));
+    wait_for("no index that is not valid", PATIENCE, || {
+        let query = "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_index WHERE indrelid = 'docs'::regclass AND NOT indisvalid)";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_job_that_is_disabled_while_it_is_paused_stays_so() {
+    let Some((cluster, mut client)) = with_cron() else { return };
+    docs(&mut client, 10, r#"{"mode": "observe", "verify_window_seconds": 1}"#);
+    let schedule = |client: &mut Client, name: &str, command: &str| -> i64 {
+        let query = "SELECT cron.schedule($1, '0 0 1 1 *', $2)";
+        client.query_one(query, &[&name, &command]).unwrap().get(0)
+    };
+    let disabled = schedule(&mut client, "disabled", "VACUUM docs");
+    let other = schedule(&mut client, "other", "ANALYZE docs");
+    let paused = |client: &mut Client, lease_s: u32| {
+        wait_for("both jobs in the healer's eyes", PATIENCE, || {
+            let query = "SELECT 1 FROM ruvector.integrity
+                          WHERE jsonb_array_length(jsonb_path_query_array(snapshot, '$.scheduled.known[*] ? (@.active == true)')) = 2";
+            client.query_opt(query, &[]).unwrap()
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+        let action = pause(client, &format!(r#"{{"lease_seconds": {lease_s}}}"#));
+        assert_eq!(ended(client, action), "succeeded", "{}", said(client));
+        assert!(!active(client, disabled) && !active(client, other));
+    };
+    let set = |client: &mut Client, job: i64, active: bool| {
+        client.query_one("SELECT cron.alter_job($1, active := $2)", &[&job, &active]).unwrap();
+    };
+    let over = |client: &mut Client, leases: i64| {
+        wait_for("the end of both leases", LONG, || {
+            let query = "SELECT 1 FROM ruvector.leases WHERE ended_because = 'expired' HAVING count(*) = $1";
+            client.query_opt(query, &[&leases]).unwrap()
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", said(client)));
+    };
+    paused(&mut client, 20);
+    set(&mut client, disabled, false);
+    // Another job that is scheduled meanwhile has nothing to do with it.
+    schedule(&mut client, "report", "SELECT 1");
+    over(&mut client, 2);
+    assert!(!active(&mut client, disabled), "that was decided");
+    assert!(active(&mut client, other));
+    let left = "SELECT string_agg(subject, ' ') FROM ruvector.leases WHERE effect ? 'left'";
+    let left: String = client.query_one(left, &[]).unwrap().get(0);
+    assert_eq!(left, disabled.to_string());
+    assert!(
+        cluster.log().contains(&format!("job {disabled} of pg_cron stays inactive")),
+        "{}",
+        cluster.log()
+    );
+
+    // Scheduled anew as it was, as a deployment does, it is to run.
+    set(&mut client, disabled, true);
+    paused(&mut client, 20);
+    assert_eq!(schedule(&mut client, "other", "ANALYZE docs"), other);
+    over(&mut client, 4);
+    assert!(active(&mut client, disabled) && active(&mut client, other));
+
+    // A lease that is given up keeps to it too.
+    paused(&mut client, 3600);
+    set(&mut client, disabled, false);
+    client.batch_execute("SELECT ruvector_lease_release(lease_id) FROM ruvector_leases()").unwrap();
+    assert!(!active(&mut client, disabled) && active(&mut client, other));
+}
+
 #[test]
 fn a_job_is_the_collections_by_whole_names_alone() {
     let Some((_cluster, mut client)) = with_cron() else { return };
@@ -952,6 +1122,28 @@ fn a_paused_job_comes_back_when_the_extension_is_dropped_or_the_server_killed() 
     client.batch_execute("ROLLBACK").unwrap();
     assert!(!active(&mut client, job));
     client.batch_execute("DROP OWNED BY dba").unwrap();
+    assert_eq!(client.query("SELECT 1 FROM pg_extension WHERE extname = 'ruvector'", &[]).unwrap().len(), 0);
+    assert!(active(&mut client, job));
+}
+
+#[test]
+fn a_paused_job_comes_back_where_a_databases_owner_drops_its_schema() {
+    let Some((cluster, mut client)) = with_cron() else { return };
+    docs(&mut client, 10, r#"{"mode": "observe", "verify_window_seconds": 1}"#);
+    let job: i64 =
+        client.query_one("SELECT cron.schedule('yearly', '0 0 1 1 *', 'VACUUM docs')", &[]).unwrap().get(0);
+    wait_for("the job in the healer's eyes", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector.integrity WHERE jsonb_array_length(snapshot #> '{scheduled,known}') = 1";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut client)));
+    let action = pause(&mut client, r#"{"lease_seconds": 3600}"#);
+    assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
+    assert!(!active(&mut client, job));
+    client.batch_execute("CREATE ROLE bob LOGIN; ALTER DATABASE app OWNER TO bob").unwrap();
+    let mut bob = cluster.connect_as("bob", "app").unwrap();
+    bob.batch_execute("DROP SCHEMA public CASCADE").unwrap();
     assert_eq!(client.query("SELECT 1 FROM pg_extension WHERE extname = 'ruvector'", &[]).unwrap().len(), 0);
     assert!(active(&mut client, job));
 }

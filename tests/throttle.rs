@@ -1,6 +1,7 @@
 //! Backpressure on writers: who is charged, who waits, what ends it.
 
-use std::time::Duration;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use cluster::faults::{Running, partitioned};
 use cluster::writers::{Writers, insert_one};
@@ -122,7 +123,7 @@ fn every_way_of_writing_is_charged_by_the_rows_that_it_wrote() {
     assert_eq!((now.0 - before.0, now.1 - before.1), (6, 0), "an ERROR in the seventh row");
     let rows = "9\t1\t[1,2,3]\n".repeat(20);
     let mut copy = client.copy_in("COPY docs FROM STDIN").unwrap();
-    std::io::Write::write_all(&mut copy, rows.as_bytes()).unwrap();
+    copy.write_all(rows.as_bytes()).unwrap();
     copy.finish().unwrap();
     before = now;
     let now = written(&mut client);
@@ -338,6 +339,94 @@ fn is_seen_before_its_end(import: &str) {
     drop(import);
     let held = "SELECT 1 FROM ruvector_throttles() WHERE held AND why_not IS NULL";
     wait_for("nobody to be above it", PATIENCE, || client.query_opt(held, &[]).unwrap()).unwrap();
+}
+
+/// A throttle that is renewed, or made stronger, has not seen what was written under the one before.
+#[test]
+fn of_a_copy_that_outlasts_its_throttle_the_next_one_has_its_own_share() {
+    const ROWS: usize = 20_000;
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    with_a_usual_rate(&cluster, &mut client);
+    throttle(&mut client, 1, "10 minutes");
+    let mut copier = cluster.connect("app").unwrap();
+    let asked = Instant::now();
+    let mut copy = copier.copy_in("COPY docs FROM STDIN").unwrap();
+    let begun = Instant::now();
+    copy.write_all("9\t1\t[1,2,3]\n".repeat(ROWS).as_bytes()).unwrap();
+    copy.flush().unwrap();
+    wait_for("some seconds under the first", PATIENCE, || {
+        let query = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'COPY docs%' AND query_start < clock_timestamp() - interval '5 seconds'";
+        client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+    let renewed = Instant::now();
+    throttle(&mut client, 2, "10 minutes");
+    let in_force = Instant::now();
+    wait_for("some seconds under the second", PATIENCE, || {
+        client.query_opt("SELECT 1 FROM ruvector_throttles() WHERE over_s > 2", &[]).unwrap()
+    })
+    .unwrap();
+    let ends = Instant::now();
+    assert_eq!(copy.finish().unwrap(), ROWS as u64);
+    let ended = Instant::now();
+    let rows = |under: Duration, of: Duration| ROWS as f64 * under.as_secs_f64() / of.as_secs_f64();
+    // However long each of these moments took.
+    let least = rows(ends - in_force, ends - asked) - 1.0;
+    let most = rows(ended - renewed, ended - begun) + 1.0;
+    let (_, bulk) = written(&mut client);
+    assert!((least..=most).contains(&(bulk as f64)), "{bulk} rows, {least:.0} to {most:.0}");
+}
+
+#[test]
+fn who_may_not_write_takes_nobodys_turn() {
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    with_a_usual_rate(&cluster, &mut client);
+    client
+        .batch_execute(
+            r#"CREATE VIEW all_docs AS SELECT * FROM docs;
+               CREATE ROLE mallory LOGIN; GRANT SELECT ON docs, all_docs TO mallory;
+               CREATE ROLE web LOGIN; GRANT INSERT ON all_docs TO web;
+               SELECT ruvector_healing_configure('{"throttle_reject": true}', 'docs')"#,
+        )
+        .unwrap();
+    throttle(&mut client, 95, "10 minutes");
+    let insert = |into: &str, rows: u32| {
+        format!("INSERT INTO {into} SELECT i, 1, '[1,2,3]' FROM generate_series(1, {rows}) i")
+    };
+    let statements = [
+        insert("docs", 100),
+        insert("docs", 1_000_000),
+        insert("docs_1", 1_000_000),
+        insert("all_docs", 1_000_000),
+        format!("WITH added AS ({} RETURNING id) SELECT count(*) FROM added", insert("docs", 1_000_000)),
+        "MERGE INTO docs d USING generate_series(1, 100000) v (id) ON d.id = v.id
+            WHEN NOT MATCHED THEN INSERT VALUES (v.id, 1, '[1,2,3]')"
+            .to_owned(),
+        "COPY docs FROM STDIN".to_owned(),
+    ];
+    let mut mallory = cluster.connect_as("mallory", "app").unwrap();
+    let mut reader = cluster.connect("app").unwrap();
+    mallory.batch_execute("BEGIN").unwrap();
+    reader.batch_execute("BEGIN READ ONLY").unwrap();
+    for statement in &statements {
+        for (session, code) in [(&mut mallory, "42501"), (&mut reader, "25006")] {
+            // What such a statement reserved would be given back with the end of its transaction only.
+            session.batch_execute("SAVEPOINT a").unwrap();
+            assert_eq!(refused(session, statement).0, code, "{statement}");
+            session.batch_execute("ROLLBACK TO a").unwrap();
+        }
+    }
+    let row = client.query_one("SELECT debt_s, waits, rejected FROM ruvector_throttles()", &[]).unwrap();
+    assert_eq!((row.get::<_, f64>(0), row.get::<_, i64>(1), row.get::<_, i64>(2)), (0.0, 0, 0));
+    // Nobody is rejected for it; and who may write through a view is charged.
+    let before = written(&mut client);
+    client.batch_execute(&insert("docs", 101)).unwrap();
+    let mut web = cluster.connect_as("web", "app").unwrap();
+    web.batch_execute("INSERT INTO all_docs VALUES (1, 1, '[1,2,3]')").unwrap();
+    let after = written(&mut client);
+    assert_eq!((after.0 - before.0, after.1 - before.1), (1, 101));
 }
 
 /// What a table had counted before it became a partition was not written to the collection.
@@ -631,6 +720,48 @@ fn a_throttle_ends_in_time_though_its_healer_is_not_there_to_end_it() {
     wait_for("the lease's end", PATIENCE, || {
         let query = "SELECT 1 FROM ruvector.leases WHERE ended_because = 'expired'";
         client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_released_throttle_is_over_with_the_commit_though_the_healer_is_busy() {
+    let (cluster, mut client) = start();
+    watched(&mut client);
+    with_a_usual_rate(&cluster, &mut client);
+    client
+        .batch_execute(r#"SELECT ruvector_healing_configure('{"throttle_reject": true}', 'docs')"#)
+        .unwrap();
+    let lease = throttle(&mut client, 100, "10 minutes");
+    let add = "INSERT INTO docs VALUES (1, 1, '[1,2,3]')";
+    // One row owes a minute.
+    let rejected = |client: &mut Client| {
+        let error = wait_for("a rejection", PATIENCE, || client.batch_execute(add).err()).unwrap();
+        assert_eq!(error.code().map(|code| code.code()), Some("53400"));
+    };
+    rejected(&mut client);
+    // The healer hears nothing.
+    let healer = pid_of(&mut client, "ruvector healer").unwrap();
+    cluster.kill(healer, Signal::STOP).unwrap();
+    // Who thinks better of it has ended nothing.
+    let release = format!("SELECT ruvector_lease_release({lease})");
+    for kept in [
+        format!("BEGIN; {release}; ROLLBACK"),
+        format!("BEGIN; SAVEPOINT a; {release}; ROLLBACK TO a; COMMIT"),
+    ] {
+        client.batch_execute(&kept).unwrap();
+        rejected(&mut client);
+    }
+    client.batch_execute(&format!("BEGIN; SAVEPOINT a; {release}; RELEASE a; COMMIT")).unwrap();
+    for _ in 0..3 {
+        client.batch_execute(add).expect("it is over");
+    }
+    cluster.kill(healer, Signal::CONT).unwrap();
+    let samples = "SELECT max(samples) FROM ruvector_integrity_status()";
+    let seen: i64 = client.query_one(samples, &[]).unwrap().get(0);
+    wait_for("the healer to have looked", PATIENCE, || {
+        client.batch_execute(add).expect("it stays over");
+        (client.query_one(samples, &[]).unwrap().get::<_, i64>(0) > seen + 1).then_some(())
     })
     .unwrap();
 }

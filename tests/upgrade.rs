@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use cluster::wait_for;
+use cluster::{Cluster, wait_for};
 use postgres::Client;
 use tests::{PATIENCE, start, version};
 
@@ -41,21 +41,23 @@ fn objects(client: &mut Client) -> Vec<String> {
     client.query(OBJECTS, &[]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// Puts the install script of the former version where the server finds it.
-fn offer_former_version() {
+/// Puts the install script of the former version where the server finds it; whole, whoever reads it meanwhile.
+fn offer_former_version(cluster: &Cluster) {
     let pg_config = cluster::Installation::find(version()).unwrap().program("pg_config");
     let answer = Command::new(pg_config).arg("--sharedir").output().unwrap();
     let shared = PathBuf::from(String::from_utf8(answer.stdout).unwrap().trim());
     let script = "ruvector--0.1.0.sql";
     let from = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(script);
-    std::fs::copy(from, shared.join("extension").join(script)).unwrap();
+    let (whole, new) = (shared.join("extension").join(script), format!("{script}.{}", cluster.port()));
+    std::fs::copy(from, whole.with_file_name(&new)).unwrap();
+    std::fs::rename(whole.with_file_name(&new), whole).unwrap();
 }
 
 #[test]
 fn old_and_upgrade_equal_fresh() {
     let (cluster, mut client) = start();
     let fresh = objects(&mut client);
-    offer_former_version();
+    offer_former_version(&cluster);
     client.batch_execute("CREATE DATABASE old").unwrap();
     let mut old = cluster.connect("old").unwrap();
     old.batch_execute("CREATE EXTENSION vector; CREATE EXTENSION ruvector VERSION '0.1.0'").unwrap();
@@ -80,6 +82,24 @@ fn old_and_upgrade_equal_fresh() {
         old.query_opt(query, &[]).unwrap()
     })
     .unwrap();
+}
+
+#[test]
+fn the_former_version_can_be_dropped_under_this_library() {
+    let (cluster, mut client) = start();
+    offer_former_version(&cluster);
+    client.batch_execute("CREATE DATABASE old").unwrap();
+    let mut old = cluster.connect("old").unwrap();
+    let install = "CREATE EXTENSION ruvector VERSION '0.1.0'";
+    old.batch_execute(&format!("CREATE EXTENSION vector; {install}")).unwrap();
+    old.batch_execute("DROP EXTENSION ruvector").unwrap();
+    old.batch_execute(install).unwrap();
+    old.batch_execute("DROP EXTENSION vector CASCADE").unwrap();
+    let left: i64 = old
+        .query_one("SELECT count(*) FROM pg_extension WHERE extname IN ('ruvector', 'vector')", &[])
+        .unwrap()
+        .get(0);
+    assert_eq!(left, 0);
 }
 
 #[test]

@@ -8,7 +8,7 @@ CREATE TABLE ruvector.leases (
     action_id     bigint,              -- NULL: a human's; of another server's where the lease came with a dump
     kind          text NOT NULL CHECK (kind IN ('throttle', 'cron_job', 'autovacuum', 'drain')),
     subject       text NOT NULL,       -- which of these; of two on one thing the later counts, and the earlier after it
-    effect        jsonb NOT NULL,      -- what is in force
+    effect        jsonb NOT NULL,      -- what is in force; once it has ended, left: why a job of pg_cron stays inactive
     restore       jsonb NOT NULL,      -- what was before
     begun_by      text NOT NULL DEFAULT session_user,
     begins_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -127,12 +127,14 @@ BEGIN
 END
 $$;
 
--- Ends a lease now; what was before comes back at once. Returns whether it was still in force.
+-- Ends a lease now: with the commit a throttle is over and a job active again, and a throttle that was in force before counts again
+-- seconds later. Returns whether it was still in force.
 CREATE FUNCTION ruvector_lease_release(lease_id bigint) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    held ruvector.leases;
+    held    ruvector.leases;
+    left_so text;
 BEGIN
     SELECT * INTO held FROM ruvector.leases l WHERE l.id = lease_id;
     IF NOT FOUND THEN
@@ -143,8 +145,9 @@ BEGIN
     IF held.ended_at IS NOT NULL THEN
         RETURN false;
     END IF;
-    PERFORM ruvector._put_back(held);
-    UPDATE ruvector.leases l SET ended_at = clock_timestamp(), ended_because = 'released' WHERE l.id = lease_id;
+    left_so := ruvector._put_back(held);
+    held.effect := held.effect || jsonb_strip_nulls(jsonb_build_object('left', left_so));
+    UPDATE ruvector.leases l SET ended_at = clock_timestamp(), ended_because = 'released', effect = held.effect WHERE l.id = lease_id;
     PERFORM ruvector._audit('lease_released', NULL, (SELECT c.name FROM ruvector.collections c WHERE c.id = held.collection_id),
         format('SELECT ruvector_lease_release(%s)', lease_id), NULL, jsonb_build_object('kind', held.kind, 'effect', held.effect));
     PERFORM ruvector._wake();
@@ -170,15 +173,54 @@ AS $$
     SELECT format('%s %s', s.system_identifier, d.oid) FROM pg_control_system() s, pg_database d WHERE d.datname = current_database()
 $$;
 
--- What does not end by itself: a job of pg_cron is made active again, unless somebody has removed it.
-CREATE FUNCTION ruvector._put_back(held ruvector.leases) RETURNS void
+-- Why a job of pg_cron that is inactive stays so although its lease is over: somebody has made it inactive since it was paused.
+-- Its row was written (`xmin`), but not with the whole table (`file`), nothing in it is different (`row`), and it was not scheduled
+-- anew, for which a number is drawn in vain: those that were drawn since (`numbers`) are all of jobs that are there. NULL: nobody
+-- is known to have. Only where it was paused: elsewhere `xmin` says nothing.
+CREATE FUNCTION ruvector._left_inactive(restore jsonb) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    decided boolean;
+BEGIN
+    IF restore ->> 'made_in' IS DISTINCT FROM ruvector._here() THEN
+        RETURN NULL;
+    END IF;
+    EXECUTE 'SELECT j.xmin::text <> $1 ->> ''xmin'' AND pg_relation_filenode(''cron.job'')::text = $1 ->> ''file''
+                    AND hashtextextended((to_jsonb(j) - ''active'')::text, 0)::text = $1 ->> ''row''
+                    AND (SELECT s.last_value FROM cron.jobid_seq s) - ($1 ->> ''numbers'')::bigint
+                        = (SELECT count(*) FROM cron.job n WHERE n.jobid > ($1 ->> ''numbers'')::bigint)
+               FROM cron.job j WHERE j.jobid = ($1 ->> ''jobid'')::bigint AND NOT j.active FOR UPDATE OF j'
+       INTO decided USING restore;
+    RETURN CASE WHEN decided THEN 'it was made inactive again after it had been paused' END;
+END
+$$;
+
+-- Ends the throttle of a lease in shared memory once the calling transaction has committed; nothing happens if it rolls back.
+CREATE FUNCTION ruvector._end_throttle_at_commit(lease_id bigint) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'end_throttle_at_commit_wrapper';
+
+-- What does not end by itself, or only when the healer comes to it: a throttle is ended, and a job of pg_cron made active again, unless
+-- somebody has removed it or wants it inactive. Returns why it is left as it is.
+CREATE FUNCTION ruvector._put_back(held ruvector.leases) RETURNS text
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    left_so text;
 BEGIN
+    IF held.kind = 'throttle' THEN
+        PERFORM ruvector._end_throttle_at_commit(held.id);
+    END IF;
     IF held.kind = 'cron_job' AND (held.restore ->> 'active')::boolean AND ruvector._has_cron() THEN
+        left_so := ruvector._left_inactive(held.restore);
+        IF left_so IS NOT NULL THEN
+            RAISE NOTICE 'job % of pg_cron stays inactive: %', held.subject, left_so;
+            RETURN left_so;
+        END IF;
         EXECUTE 'SELECT cron.alter_job(j.jobid, active := true) FROM cron.job j WHERE j.jobid = $1 AND NOT j.active AND ($2 = $3 OR j.command = $4)'
           USING (held.restore ->> 'jobid')::bigint, held.restore ->> 'made_in', ruvector._here(), held.restore ->> 'command';
     END IF;
+    RETURN NULL;
 END
 $$;
 

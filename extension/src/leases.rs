@@ -4,6 +4,8 @@
 //! (its `active`, put back here), `autovacuum` a collection's tables (session-level locks of a process of its own, gone with
 //! it), `drain` a partition.
 
+use std::cell::{Cell, RefCell};
+
 use healing::lease::{self, Lease, LeaseKind, Over};
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -13,7 +15,7 @@ use serde_json::{Value, json};
 use crate::audit::{self, Happened};
 use crate::error::Error;
 use crate::transaction::transaction;
-use crate::{collect, kept, throttle};
+use crate::{collect, kept, shared, throttle};
 
 /// A lease that nobody has ended.
 #[derive(Debug, Clone, Deserialize)]
@@ -84,17 +86,19 @@ pub(crate) fn begin(
 /// the next [`throttle::load`].
 pub(crate) fn end(row: &Row, why: Over) -> Result<(), Error> {
     let Lease { id, kind, subject, .. } = &row.lease;
-    if *kind == LeaseKind::CronJob {
-        put_job_back(&row.restore)?;
-    }
+    let left = if *kind == LeaseKind::CronJob { put_job_back(&row.restore)? } else { None };
     let ended: Option<i64> = Spi::get_one_with_args(
-        "WITH ended AS (UPDATE ruvector.leases SET ended_at = clock_timestamp(), ended_because = $2
+        "WITH ended AS (UPDATE ruvector.leases SET ended_at = clock_timestamp(), ended_because = $2,
+                               effect = effect || jsonb_strip_nulls(jsonb_build_object('left', $3))
                          WHERE id = $1 AND ended_at IS NULL RETURNING id)
          SELECT (SELECT e.id FROM ended e)",
-        &[(*id).into(), why.as_str().into()],
+        &[(*id).into(), why.as_str().into(), left.as_deref().into()],
     )?;
     if ended.is_none() {
         return Ok(());
+    }
+    if let Some(left) = &left {
+        pgrx::log!("ruvector: lease {id} is over, and job {subject} of pg_cron stays inactive: {left}");
     }
     let (action, collection): (Option<i64>, Option<String>) = Spi::get_two_with_args(
         "SELECT l.action_id, c.name FROM ruvector.leases l LEFT JOIN ruvector.collections c ON c.id = l.collection_id WHERE l.id = $1",
@@ -106,7 +110,14 @@ pub(crate) fn end(row: &Row, why: Over) -> Result<(), Error> {
         collection: collection.as_deref(),
         statement: Some(&end_sql(*id, why)),
         inverse: None,
-        details: json!({ "lease": id, "kind": kind, "subject": subject, "why": why, "restored": row.restore }),
+        details: match left {
+            Some(left) => {
+                json!({ "lease": id, "kind": kind, "subject": subject, "why": why, "left": left })
+            }
+            None => {
+                json!({ "lease": id, "kind": kind, "subject": subject, "why": why, "restored": row.restore })
+            }
+        },
     })
 }
 
@@ -169,7 +180,21 @@ pub(crate) fn is_held(id: i64) -> Result<bool, Error> {
     Ok(Spi::get_one_with_args(query, &[id.into()])? == Some(true))
 }
 
-/// What was seen of a job before it was paused.
+/// A job that this transaction has paused, as it was: with what shows later whether it was written since (`xmin`, of a row of that
+/// file), whether more of it is different than whether it is active (`row`), and whether anything was scheduled (`numbers`).
+const JOB_BEFORE: &str = "
+SELECT jsonb_build_object('jobid', j.jobid, 'active', true, 'command', j.command, 'made_in', ruvector._here(),
+       'xmin', j.xmin::text, 'file', pg_relation_filenode('cron.job')::text,
+       'row', hashtextextended((to_jsonb(j) - 'active')::text, 0)::text, 'numbers', (SELECT s.last_value FROM cron.jobid_seq s))
+  FROM cron.job j WHERE j.jobid = $1";
+
+/// What the lease of a job keeps of it. Must run in the transaction that has made it inactive.
+pub(crate) fn job_before(jobid: i64) -> Result<Value, Error> {
+    let before: Option<Value> = collect::documents(JOB_BEFORE, &[jobid.into()])?.pop();
+    before.ok_or_else(|| Error::refused(format!("job {jobid} is not there any more")))
+}
+
+/// The part of it by which the job is made active again.
 #[derive(Deserialize)]
 struct JobBefore {
     jobid: i64,
@@ -180,17 +205,23 @@ struct JobBefore {
 
 /// A job that is still there and still paused gets its `active` again, also where it was given another command meanwhile: who
 /// schedules a job anew under its name leaves it as inactive as it was. No other job ever gets its number there; where a dump
-/// was restored another may have it, so that the command counts.
-fn put_job_back(before: &Value) -> Result<(), Error> {
+/// was restored another may have it, so that the command counts. One that somebody has made inactive since is left so: why, in words.
+fn put_job_back(before: &Value) -> Result<Option<String>, Error> {
     let JobBefore { jobid, active, command, made_in } = serde_json::from_value(before.clone())?;
     if !active || Spi::get_one::<bool>("SELECT ruvector._has_cron()")? != Some(true) {
-        return Ok(());
+        return Ok(None);
     }
-    Ok(Spi::run_with_args(
+    let left: Option<String> =
+        Spi::get_one_with_args("SELECT ruvector._left_inactive($1)", &[JsonB(before.clone()).into()])?;
+    if left.is_some() {
+        return Ok(left);
+    }
+    Spi::run_with_args(
         "SELECT cron.alter_job(j.jobid, active := true) FROM cron.job j
           WHERE j.jobid = $1 AND NOT j.active AND ($2 = ruvector._here() OR j.command = $3)",
         &[jobid.into(), made_in.into(), command.into()],
-    )?)
+    )?;
+    Ok(None)
 }
 
 /// Jobs that are paused: those whose lease is over by its time, all with `$1`. The tables may be another version's: these columns
@@ -238,4 +269,63 @@ pub(crate) fn reconcile() -> Result<(), Error> {
         }
     }
     transaction(throttle::load)
+}
+
+thread_local! {
+    /// Leases on writers that the present transaction has ended, each with the subtransaction that did.
+    static ENDED: RefCell<Vec<(i64, pg_sys::SubTransactionId)>> = const { RefCell::new(Vec::new()) };
+    static CALLBACKS_SET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Ends a throttle once the present transaction has committed: the healer, which may be busy, is not waited for.
+#[pg_extern(sql = false)]
+fn end_throttle_at_commit(lease: i64) {
+    if !shared::preloaded() {
+        return;
+    }
+    // SAFETY: in a transaction.
+    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    ENDED.with_borrow_mut(|ended| ended.push((lease, subtransaction)));
+    if !CALLBACKS_SET.replace(true) {
+        // SAFETY: registered once a process, the functions live as long as the library.
+        unsafe {
+            pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
+            pg_sys::RegisterSubXactCallback(Some(at_subtransaction_end), std::ptr::null_mut());
+        }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_transaction_end(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => {
+            ENDED.take().into_iter().for_each(|(lease, _)| throttle::end(lease));
+        }
+        // What is prepared is left to the healer.
+        pg_sys::XactEvent::XACT_EVENT_ABORT | pg_sys::XactEvent::XACT_EVENT_PREPARE => drop(ENDED.take()),
+        _ => {}
+    }
+}
+
+/// What was ended in a part of the transaction that is rolled back was not.
+#[pg_guard]
+unsafe extern "C-unwind" fn at_subtransaction_end(
+    event: pg_sys::SubXactEvent::Type,
+    own: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
+    _argument: *mut std::ffi::c_void,
+) {
+    use pg_sys::SubXactEvent::{SUBXACT_EVENT_ABORT_SUB, SUBXACT_EVENT_COMMIT_SUB};
+    ENDED.with_borrow_mut(|ended| match event {
+        SUBXACT_EVENT_ABORT_SUB => ended.retain(|(_, subtransaction)| *subtransaction != own),
+        SUBXACT_EVENT_COMMIT_SUB => {
+            for (_, subtransaction) in ended.iter_mut().filter(|(_, subtransaction)| *subtransaction == own) {
+                *subtransaction = parent;
+            }
+        }
+        _ => {}
+    });
 }

@@ -9,8 +9,21 @@ use pgrx::spi::SpiError;
 
 use crate::error::Error;
 
-/// Runs `work` as `role`, security-restricted. If `work` raises, aborting the transaction restores the user.
+/// Runs `work` as `role`, security-restricted, for a minute at most in a background worker. If `work` raises, aborting the
+/// transaction restores the user.
 pub(crate) fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    restricted(role, || {
+        let limited = limit_time();
+        let value = work();
+        if limited {
+            end_time_limit();
+        }
+        value
+    })
+}
+
+/// The same for as long as it takes: of what is not the owner's code.
+pub(crate) fn restricted<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let mut user = pg_sys::InvalidOid;
     let mut context = 0;
     // SAFETY: the pair is restored below; `AbortTransaction` restores it when `work` does not return.
@@ -24,11 +37,7 @@ pub(crate) fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     set_local(c"search_path", c"pg_catalog, pg_temp");
     // Where row-level security is forced on the owner too, an ERROR is better than the count of some rows.
     set_local(c"row_security", c"off");
-    let limited = limit_time();
     let value = work();
-    if limited {
-        end_time_limit();
-    }
     // SAFETY: `nest` is the level opened above.
     unsafe {
         pg_sys::AtEOXact_GUC(false, nest);

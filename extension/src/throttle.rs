@@ -17,12 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::collect::{self, Collection};
 use crate::error::Error;
+use crate::transaction::look_again;
 use crate::{leases, shared};
 
 /// Collections of the whole server that can be throttled, 64 KiB.
 const SLOTS_MAX: usize = 256;
 /// Tables of all of them, partitioned ones and partitions; 192 KiB.
 const RELATIONS_MAX: usize = 16_384;
+/// Counters of changes: of two databases that share one each may read its tables once more than it has to.
+const COUNTERS: usize = 64;
 
 /// One kind of writing of one collection.
 struct Bucket {
@@ -130,6 +133,8 @@ struct Throttles {
     /// Sorted, the first `used` of them.
     relations: [Relation; RELATIONS_MAX],
     used: usize,
+    /// How often what is in force was changed, by database: what was read of the tables before such a change is old.
+    changes: [u32; COUNTERS],
 }
 
 impl Default for Throttles {
@@ -138,7 +143,25 @@ impl Default for Throttles {
             slots: [const { Slot::free() }; SLOTS_MAX],
             relations: [Relation::default(); RELATIONS_MAX],
             used: 0,
+            changes: [0; COUNTERS],
         }
+    }
+}
+
+impl Throttles {
+    fn changes(&self, database: u32) -> u32 {
+        self.changes[database as usize % COUNTERS]
+    }
+
+    fn changed(&mut self, database: u32) {
+        let counter = &mut self.changes[database as usize % COUNTERS];
+        *counter = counter.wrapping_add(1);
+    }
+
+    /// Lets the hooks know whether anything is throttled.
+    fn count_active(&self) {
+        let active = self.slots.iter().filter(|slot| slot.lease != 0).count();
+        ACTIVE.get().store(active as u32, Relaxed);
     }
 }
 
@@ -213,6 +236,8 @@ pub(crate) struct Told {
     pub(crate) at_ns: i64,
     pub(crate) reserved: Reserved,
     pub(crate) now_ns: i64,
+    /// Since when the throttle is in force that it was reserved under, as [`since_ns`].
+    pub(crate) since_ns: i64,
     /// Instead of waiting for longer than it may it is rejected.
     pub(crate) reject: bool,
 }
@@ -229,7 +254,17 @@ pub(crate) fn reserve(place: Place, kind: Kind, rows: i64) -> Option<Told> {
     }
     let admission = bucket.charge(now_ns, row_ns.saturating_mul(rows));
     let reserved = Reserved { rows, charged_ns: admission.charged_ns() };
-    Some(Told { at_ns: admission.at_ns, reserved, now_ns, reject: slot.reject })
+    let since_ns = slot.since_ns;
+    Some(Told { at_ns: admission.at_ns, reserved, now_ns, since_ns, reject: slot.reject })
+}
+
+/// Since when the throttle in force for a collection is, nanoseconds of [`now_ns`]; 0 without one. No two have the same.
+pub(crate) fn since_ns(place: Place) -> i64 {
+    if !any() {
+        return 0;
+    }
+    let now_ns = now_ns();
+    place.throttled(&THROTTLES.share(), now_ns).map_or(0, |slot| slot.since_ns)
 }
 
 /// Whether the throttle that a statement waits for is over.
@@ -261,7 +296,7 @@ pub(crate) fn share_under(place: Place, took_ns: i64) -> f64 {
     let now_ns = now_ns();
     let throttles = THROTTLES.share();
     let Some(slot) = place.throttled(&throttles, now_ns) else { return 1.0 };
-    ((now_ns - slot.since_ns) as f64 / took_ns.max(1) as f64).clamp(0.0, 1.0)
+    throttle::share_since(slot.since_ns, now_ns.saturating_sub(took_ns), now_ns)
 }
 
 /// Charges what was written, less what was reserved for it, and counts it. `upserted` of the rows were updated.
@@ -411,14 +446,32 @@ fn copied(collection: &Collection, over_s: f64) -> Result<f64, Error> {
 }
 
 /// Copies the tables of all collections of this database, and the throttles in force, into shared memory. Must run in a
-/// transaction.
+/// transaction of `transaction`.
 pub(crate) fn load() -> Result<(), Error> {
-    #[derive(Deserialize)]
-    struct Row {
-        collection: i32,
-        relations: Vec<(u32, bool)>,
+    let database = database();
+    loop {
+        // What is committed now is seen, and whoever changes something from now on is noticed.
+        let seen = THROTTLES.share().changes(database);
+        look_again();
+        let collections = tables()?;
+        let wanted = wanted()?;
+        if let Some(left_out) = fill(database, &collections, &wanted, Some(seen)) {
+            if left_out > 0 {
+                pgrx::warning!(
+                    "ruvector: {left_out} collections do not fit into shared memory and cannot be throttled"
+                );
+            }
+            return Ok(());
+        }
     }
-    let rows: Vec<Row> = collect::documents(
+}
+
+/// A collection and its tables, each with whether it holds rows itself.
+type Tables = (i32, Vec<(u32, bool)>);
+
+/// The tables of all collections of this database.
+fn tables() -> Result<Vec<Tables>, Error> {
+    collect::documents(
         // As in `collect::tables`: no partition is locked.
         "WITH RECURSIVE tree AS (
              SELECT c.id, c.relation::oid AS oid FROM ruvector.collections c
@@ -426,16 +479,20 @@ pub(crate) fn load() -> Result<(), Error> {
              SELECT tree.id, h.inhrelid FROM tree JOIN pg_inherits h ON h.inhparent = tree.oid
                JOIN pg_class p ON p.oid = h.inhrelid
               WHERE p.relispartition AND NOT h.inhdetachpending)
-         SELECT jsonb_build_object('collection', tree.id, 'relations', coalesce(
+         SELECT jsonb_build_array(tree.id, coalesce(
                     jsonb_agg(jsonb_build_array(t.oid::bigint, t.relkind = 'r')) FILTER (WHERE t.oid IS NOT NULL), '[]'))
            FROM tree LEFT JOIN pg_class t ON t.oid = tree.oid
           GROUP BY tree.id ORDER BY tree.id",
         &[],
-    )?;
+    )
+}
+
+/// The throttles of this database that its tables have in force, by collection.
+fn wanted() -> Result<HashMap<i32, Wanted>, Error> {
     let leases = leases::all()?;
     let now = collect::now_ms();
     let plain: Vec<_> = leases.iter().map(|row| row.lease.clone()).collect();
-    let mut wanted: HashMap<i32, Wanted> = HashMap::new();
+    let mut wanted = HashMap::new();
     for lease in healing::lease::in_force(&plain, now) {
         let Some(row) = leases.iter().find(|row| row.lease.id == lease.id) else { continue };
         if lease.kind != LeaseKind::Throttle {
@@ -455,17 +512,7 @@ pub(crate) fn load() -> Result<(), Error> {
             },
         );
     }
-    let left_out = fill(
-        database(),
-        &rows.into_iter().map(|row| (row.collection, row.relations)).collect::<Vec<_>>(),
-        &wanted,
-    );
-    if left_out > 0 {
-        pgrx::warning!(
-            "ruvector: {left_out} collections do not fit into shared memory and cannot be throttled"
-        );
-    }
-    Ok(())
+    Ok(wanted)
 }
 
 struct Wanted {
@@ -482,15 +529,25 @@ pub(crate) fn clear() {
 
 /// Forgets everything of a database.
 pub(crate) fn forget(database: u32) {
-    fill(database, &[], &HashMap::new());
+    fill(database, &[], &HashMap::new(), None);
 }
 
-/// Returns how many collections did not fit.
-fn fill(database: u32, collections: &[(i32, Vec<(u32, bool)>)], wanted: &HashMap<i32, Wanted>) -> usize {
+/// Returns how many collections did not fit; None, and does nothing, if something has changed since `seen` was the counter of
+/// changes: what was read of the tables may be older than that.
+fn fill(
+    database: u32,
+    collections: &[Tables],
+    wanted: &HashMap<i32, Wanted>,
+    seen: Option<u32>,
+) -> Option<usize> {
     let now_ns = now_ns();
     let mut left_out = 0;
     let mut guard = THROTTLES.exclusive();
     let throttles = &mut *guard;
+    if seen.is_some_and(|seen| seen != throttles.changes(database)) {
+        return None;
+    }
+    throttles.changed(database);
     for slot in throttles.slots.iter_mut().filter(|slot| slot.database == database) {
         if !collections.iter().any(|(id, _)| *id == slot.collection) {
             *slot = Slot::free();
@@ -537,9 +594,21 @@ fn fill(database: u32, collections: &[(i32, Vec<(u32, bool)>)], wanted: &HashMap
     }
     let used = throttles.used;
     throttles.relations[..used].sort_unstable();
-    let active = throttles.slots.iter().filter(|slot| slot.lease != 0).count();
-    ACTIVE.get().store(active as u32, Relaxed);
-    left_out
+    throttles.count_active();
+    Some(left_out)
+}
+
+/// Ends the throttle of a lease of this database that has just ended, if it is in force. What was before it follows with the
+/// next [`load`].
+pub(crate) fn end(lease: i64) {
+    let database = database();
+    let mut throttles = THROTTLES.exclusive();
+    // Whoever has read that lease as an open one reads again.
+    throttles.changed(database);
+    for slot in throttles.slots.iter_mut().filter(|slot| slot.database == database && slot.lease == lease) {
+        slot.lease = 0;
+    }
+    throttles.count_active();
 }
 
 /// After a throttle's own end: nobody may have told shared memory (the healer is gone). The hooks get cheap again.
@@ -549,8 +618,7 @@ pub(crate) fn sweep() {
     for slot in throttles.slots.iter_mut().filter(|slot| slot.lease != 0 && slot.until_ns <= now_ns) {
         slot.lease = 0;
     }
-    let active = throttles.slots.iter().filter(|slot| slot.lease != 0).count();
-    ACTIVE.get().store(active as u32, Relaxed);
+    throttles.count_active();
 }
 
 /// Whether a throttle of the server is over and nobody has swept it away.

@@ -1,7 +1,8 @@
-//! Transactions of our background workers.
+//! Transactions of our background workers, and subtransactions of anybody's.
 
 use std::panic::AssertUnwindSafe;
 
+use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use crate::error::Error;
@@ -47,6 +48,54 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, E
     .catch_others(|caught| Err(Error::from(caught)))
     .catch_rust_panic(|caught| Err(Error::from(caught)))
     .execute()
+}
+
+/// Runs `work` in a subtransaction. Where it fails nothing of it is left, and the transaction goes on. What another try may mend (a
+/// statement that was cancelled, a lock that was not to be had) is raised again.
+#[allow(clippy::result_large_err)] // what pgrx catches is as large as it is
+pub(crate) fn subtransaction<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    // SAFETY: in a transaction; memory context and resource owner are the caller's again below, as in PL/pgSQL (pl_exec.c).
+    let (context, owner) = unsafe {
+        let present = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(present.0);
+        present
+    };
+    let went: Result<Result<T, Error>, CaughtError> =
+        PgTryBuilder::new(AssertUnwindSafe(|| Ok(work()))).catch_others(Err).execute();
+    // SAFETY: the subtransaction that was begun above; an ERROR in it has left its state to be rolled back.
+    unsafe {
+        if matches!(went, Ok(Ok(_))) {
+            pg_sys::ReleaseCurrentSubTransaction();
+        } else {
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    match went {
+        Ok(result) => result,
+        Err(caught) if passes(&caught) => caught.rethrow(),
+        Err(caught) => Err(caught.into()),
+    }
+}
+
+/// Whether another try may go better: then the caller is to hear of it as it is.
+fn passes(caught: &CaughtError) -> bool {
+    use PgSqlErrorCode::{
+        ERRCODE_LOCK_NOT_AVAILABLE, ERRCODE_QUERY_CANCELED, ERRCODE_T_R_DEADLOCK_DETECTED,
+        ERRCODE_T_R_SERIALIZATION_FAILURE,
+    };
+    let (CaughtError::PostgresError(report)
+    | CaughtError::ErrorReport(report)
+    | CaughtError::RustPanic { ereport: report, .. }) = caught;
+    matches!(
+        report.sql_error_code(),
+        ERRCODE_QUERY_CANCELED
+            | ERRCODE_LOCK_NOT_AVAILABLE
+            | ERRCODE_T_R_DEADLOCK_DETECTED
+            | ERRCODE_T_R_SERIALIZATION_FAILURE
+    )
 }
 
 /// Ends a failed transaction, whatever state it is in, and leaves the process ready for the next one.

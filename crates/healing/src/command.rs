@@ -1,4 +1,4 @@
-//! What a job of pg_cron runs, as far as it must be read: whether that is one statement.
+//! What a job of pg_cron runs, as far as it must be read: whether that is one statement, and which.
 
 /// Whether a command is one statement; semicolons without anything between them and comments are none. What cannot be read for
 /// certain (quotes or a comment without an end, a backslash in a string, a string in dollars) counts as more.
@@ -27,6 +27,22 @@ pub fn is_one_statement(command: &str) -> bool {
         rest = &rest[length..];
     }
     statements == 1
+}
+
+/// The first word of a command in small letters, whatever stands before it that says nothing; empty where that is none.
+pub fn verb(command: &str) -> String {
+    let mut rest = command;
+    loop {
+        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ';');
+        let length = match rest {
+            line if line.starts_with("--") => Some(line.find(['\n', '\r']).unwrap_or(line.len())),
+            text if text.starts_with("/*") => comment(text),
+            _ => break,
+        };
+        let Some(length) = length else { return String::new() };
+        rest = &rest[length..];
+    }
+    rest.chars().take_while(char::is_ascii_alphabetic).collect::<String>().to_ascii_lowercase()
 }
 
 /// A dollar after one of these is a letter (`ident_cont`, scan.l).
@@ -92,6 +108,23 @@ mod tests {
             "VACUUM docs; VACUUM notes",
         ] {
             assert!(!is_one_statement(several), "{several}");
+        }
+    }
+
+    #[test]
+    fn the_first_word_is_found_behind_what_says_nothing() {
+        for (command, word) in [
+            ("VACUUM docs", "vacuum"),
+            (" ;; Reindex (VERBOSE) TABLE docs", "reindex"),
+            ("-- it's nightly; of docs\nCLUSTER;", "cluster"),
+            ("/* first; /* of */ two */ analyze", "analyze"),
+            ("VACUUM(FULL) docs", "vacuum"),
+            ("\"VACUUM\"", ""),
+            ("/* VACUUM docs", ""),
+            ("-- VACUUM docs", ""),
+            ("", ""),
+        ] {
+            assert_eq!(verb(command), word, "{command}");
         }
     }
 

@@ -211,6 +211,13 @@ pub fn owed_ns(row_ns: i64, written: i64, reserved: Option<Reserved>) -> i64 {
     -charged_ns.saturating_sub(row_ns.saturating_mul(written)).max(0)
 }
 
+/// Share of what was written from `from_ns` until `now_ns` that fell under a throttle in force since `since_ns`, all in nanoseconds of
+/// one clock: it was written evenly, for all that is known.
+pub fn share_since(since_ns: i64, from_ns: i64, now_ns: i64) -> f64 {
+    let (under, all) = (now_ns.saturating_sub(since_ns), now_ns.saturating_sub(from_ns));
+    (under as f64 / all.max(1) as f64).clamp(0.0, 1.0)
+}
+
 /// Counters of a collection at one moment; all only grow until they are reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
@@ -495,6 +502,15 @@ mod tests {
         assert_eq!(owed_ns(row, 20_000, reserved), 0);
         assert_eq!(owed_ns(row, 20_001, reserved), row);
         assert_eq!(owed_ns(row, 3, None), 3 * row);
+    }
+
+    #[test]
+    fn a_throttle_has_its_share_of_what_began_before_it() {
+        // From the third second to the thirteenth.
+        let share = |since_s: i64| share_since(since_s * 1_000_000_000, 3_000_000_000, 13_000_000_000);
+        assert_eq!((share(3), share(8), share(12), share(13)), (1.0, 0.5, 0.1, 0.0));
+        assert_eq!((share(1), share(14)), (1.0, 0.0), "one that was there before, one that comes after");
+        assert_eq!(share_since(7, 7, 7), 0.0, "in no time at all");
     }
 
     #[test]

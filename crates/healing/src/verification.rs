@@ -76,8 +76,8 @@ pub fn asked(then: f64, config: &Config) -> f64 {
 }
 
 /// Whether an action helped: the remedy's own predicate, and λ of the component at least 10 % better or normal
-/// (not worse, where it was normal before, or where the remedy is preventive). A reading that was there before and is
-/// missing now proves nothing.
+/// (not worse, where it was normal before, or where the remedy is preventive; where it is 0 before and after that says nothing,
+/// and a preventive remedy must have something else to show). A reading that was there before and is missing now proves nothing.
 ///
 /// # Errors
 /// [`IntegrityError`] when a reading is no number.
@@ -136,6 +136,10 @@ pub fn verify(remedy: &dyn Remedy, outcome: &Outcome<'_>) -> Result<Verification
             true,
             "what the remedy set out to do has come about; λ was not known before".to_owned(),
         ),
+        Some(then) if remedy.preventive() && then.max(now) < LAMBDA_FLOOR && !remedy.evident(outcome) => {
+            let why = "λ of the part is 0 as before, and nothing that was read shows that it helped";
+            result(false, true, why.to_owned())
+        }
         Some(then) if then >= config.normal_lambda() || remedy.preventive() => {
             let kept = now >= NOT_WORSE * then;
             let word = if kept { "not worse" } else { "worse" };

@@ -461,7 +461,7 @@ fn accept(stage: &mut Stage, id: i64, collection: usize, planned: engine::Planne
         )
     });
     let panel = checks::panel_of(stage, collection, &planned.plan).unwrap_or(at.real);
-    let needless = checks::is_needless(stage, collection, &planned.plan);
+    let needless = checks::is_needless(stage, collection, &planned.problem, &planned.plan);
     if needless && !stage.store.actions[&id].by_hand() {
         stage.false_heals += 1;
     }

@@ -120,8 +120,12 @@ WITH here AS (SELECT d.oid, d.datdba FROM pg_database d WHERE d.datname = curren
                 WHERE has_schema_privilege(u.runner, s.oid, 'USAGE'))
 SELECT jsonb_build_object('jobid', j.jobid, 'name', coalesce(j.jobname, left(j.command, 40)), 'schedule', j.schedule,
        'command', j.command, 'active', j.active,
-       'pid', (SELECT d.job_pid FROM cron.job_run_details d JOIN pg_stat_activity a ON a.pid = d.job_pid
-                WHERE d.jobid = j.jobid AND d.status = 'running' ORDER BY d.runid DESC LIMIT 1))
+       'pid', coalesce((SELECT d.job_pid FROM cron.job_run_details d JOIN pg_stat_activity a ON a.pid = d.job_pid
+                         WHERE d.jobid = j.jobid AND d.status = 'running' ORDER BY d.runid DESC LIMIT 1),
+                       -- One that has only just begun, or all where `cron.log_run` is off.
+                       (SELECT min(a.pid) FROM pg_stat_activity a, here
+                         WHERE a.datid = here.oid AND a.usesysid = j.runner AND a.query = j.command AND a.state = 'active'
+                           AND (a.backend_type = 'pg_cron' OR a.application_name = 'pg_cron'))))
   FROM jobs j, keeper k
  WHERE j.said ~ '^\s*(?:vacuum|analyze|reindex|cluster)\M'
    AND (k.of_database AND (j.said ~ '^\s*(?:vacuum|analyze|cluster)(?:\s|full|freeze|verbose|analyze|;)*$'

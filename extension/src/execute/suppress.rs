@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use healing::lease::{LeaseKind, Over};
 use healing::plan::Step;
 use healing::recovery::StepState;
+use healing::remedies::must_go_on;
 use healing::throttle::{Percentages, Rates};
 use pgrx::prelude::*;
 use serde::Deserialize;
@@ -96,7 +97,6 @@ fn leased(lease: i64, effect: Option<(String, String)>) -> Result<Value, Error> 
 /// A job as it is.
 #[derive(Deserialize)]
 struct Job {
-    jobid: i64,
     active: bool,
     command: String,
     name: String,
@@ -106,7 +106,7 @@ fn job(jobid: i64) -> Result<Option<Job>, Error> {
     if Spi::get_one::<bool>("SELECT ruvector._has_cron()")? != Some(true) {
         return Ok(None);
     }
-    let query = "SELECT jsonb_build_object('jobid', j.jobid, 'active', j.active, 'command', j.command,
+    let query = "SELECT jsonb_build_object('active', j.active, 'command', j.command,
                         'name', coalesce(j.jobname, left(j.command, 40))) FROM cron.job j WHERE j.jobid = $1";
     Ok(collect::documents(query, &[jobid.into()])?.pop())
 }
@@ -119,35 +119,43 @@ pub(super) fn pause_job(
     command: &str,
     lease_s: i64,
 ) -> Result<Went, Error> {
-    let look = || -> Result<Option<Job>, Error> {
-        let Some(job) = job(jobid)? else { return Ok(None) };
+    // The job, or what the step notes where there is nothing to pause.
+    let look = || -> Result<Result<Job, Value>, Error> {
+        // Gone or inactive by now: what was wanted.
+        let Some(job) = job(jobid)? else { return Ok(Err(json!({}))) };
         if job.command != command {
             return Err(Error::refused(format!("job {jobid} was changed since the plan was made")));
         }
+        if !job.active {
+            return Ok(Err(json!({})));
+        }
         // Its user may have changed, or the table's owner, or what the user means by a name.
         let scheduled = collect::scheduled(context.collection)?.unwrap_or_default();
-        if job.active && scheduled.iter().all(|one| one.jobid != jobid) {
+        let Some(own) = scheduled.iter().find(|one| one.jobid == jobid) else {
             return Err(Error::refused(format!("job {jobid} is not the collection's to pause any more")));
-        }
-        Ok(Some(job).filter(|job| job.active))
+        };
+        // It may have begun since.
+        Ok(match must_go_on(own, &collect::jobs(context.collection)?) {
+            Some(why) => Err(json!({ "left": why })),
+            None => Ok(job),
+        })
     };
-    context.intend(step_no, step, || Ok((look()?, json!({}))))?;
+    context.intend(step_no, step, || look().map(|_| ((), json!({}))))?;
     transaction(|| {
-        // Gone or inactive by now: what was wanted.
-        let Some(job) = look()? else { return context.note(step_no, step, StepState::Done, json!({})) };
-        let made_in: Option<String> = Spi::get_one("SELECT ruvector._here()")?;
-        let before =
-            json!({ "jobid": job.jobid, "active": job.active, "command": job.command, "made_in": made_in });
+        let job = match look()? {
+            Ok(job) => job,
+            Err(details) => return context.note(step_no, step, StepState::Done, details),
+        };
+        Spi::run_with_args("SELECT cron.alter_job($1, active := false)", &[jobid.into()])?;
         let lease = leases::begin(
             context.collection.id,
             Some(context.action_id),
             LeaseKind::CronJob,
             &jobid.to_string(),
             json!({ "active": false, "name": job.name }),
-            before,
+            leases::job_before(jobid)?,
             lease_s,
         )?;
-        Spi::run_with_args("SELECT cron.alter_job($1, active := false)", &[jobid.into()])?;
         let call = |active: bool| format!("SELECT cron.alter_job({jobid}, active := {active})");
         context.note(step_no, step, StepState::Done, leased(lease, Some((call(false), call(true))))?)
     })?;

@@ -3,10 +3,11 @@
 //!
 //! ExecutorStart of a statement that can insert reserves what it is expected to write, and waits for its turn: only while
 //! its transaction has no number yet (it has written nothing and holds no row), and at most [`WAIT_MAX_NS`] a transaction,
-//! because the table is locked (ROW EXCLUSIVE) since the statement was parsed. What is not waited for stays as debt of the
-//! bucket. COPY is a utility command: it waits before its lock, so that outside a transaction block it may for longer. ExecutorEnd, the end of COPY and
-//! that of the transaction charge what the relations' own counters say was written, by whatever way: through a function,
-//! the partition root, a modifying CTE, or an ERROR half-way.
+//! because the table is locked (ROW EXCLUSIVE) since the statement was parsed. One that may not write, and will be refused for that,
+//! does neither. What is not waited for stays as debt of the bucket. COPY is a utility command: it waits before its lock, so that
+//! outside a transaction block it may for longer. ExecutorEnd, the end of COPY and that of the transaction charge what the
+//! relations' own counters say was written, by whatever way: through a function, the partition root, a modifying CTE, or an ERROR
+//! half-way. Of what goes on while one throttle follows another each is charged the share that its time tells.
 //!
 //! Without any throttle on the server ExecutorStart costs one relaxed load. Bulk statements and upserts are counted always,
 //! because no counter of PostgreSQL tells them from the rest and the usual rate of each kind is wanted; of an upsert only the
@@ -19,7 +20,7 @@ use std::collections::HashMap;
 use std::ffi::c_char;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use healing::throttle::{BULK_ROWS, Kind, Reserved};
+use healing::throttle::{BULK_ROWS, Kind, Reserved, share_since};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -178,9 +179,28 @@ struct Noted {
     /// The relations' counters that have been charged.
     inserted: i64,
     updated: i64,
+    /// Since when nothing more was charged, nanoseconds of [`throttle::now_ns`].
+    from_ns: i64,
+    /// The throttle that was in force then, as [`throttle::since_ns`].
+    since_ns: i64,
     /// The statement under way may update by way of inserting: then updated rows count.
     upserts: bool,
-    reserved: Option<(Kind, Reserved)>,
+    reserved: Option<Reservation>,
+}
+
+impl Noted {
+    /// Whether all that was written is charged, if the relations' counters stand there.
+    fn is_charged(&self, inserted: i64, updated: i64) -> bool {
+        inserted == self.inserted && (updated == self.updated || !self.upserts)
+    }
+}
+
+/// What a statement has reserved, and under which throttle: under another nothing is.
+#[derive(Clone, Copy)]
+struct Reservation {
+    kind: Kind,
+    reserved: Reserved,
+    since_ns: i64,
 }
 
 thread_local! {
@@ -212,12 +232,30 @@ unsafe extern "C-unwind" fn before(statement: *mut pg_sys::PlannedStmt) {
     if is_exempt() {
         return;
     }
+    let places = targets(statement);
+    // Who may not write takes nobody's turn, and waits for none.
+    if places.is_empty() || throttle::any() && !may_write(statement) {
+        return;
+    }
     let upserts = updates_on_conflict(statement);
-    for place in targets(statement) {
+    for place in places {
         note(place, upserts);
         let expected = expected_rows(statement, place);
         turn(place, Kind::of(expected as u64), expected, WAIT_MAX_NS);
     }
+}
+
+/// Whether the executor will let a statement run, which looks after this hook: as the roles that it is checked as (of a view's
+/// table its owner).
+unsafe fn may_write(statement: *mut pg_sys::PlannedStmt) -> bool {
+    if pg_sys::XactReadOnly {
+        return false;
+    }
+    #[cfg(feature = "pg15")]
+    let may = pg_sys::ExecCheckRTPerms((*statement).rtable, false);
+    #[cfg(not(feature = "pg15"))]
+    let may = pg_sys::ExecCheckPermissions((*statement).rtable, (*statement).permInfos, false);
+    may
 }
 
 #[pg_guard]
@@ -384,16 +422,22 @@ unsafe fn set_callback() {
 /// Notes where a collection's counters stand before anything of this transaction is charged.
 unsafe fn note(place: Place, upserts: bool) {
     set_callback();
+    let (from_ns, since_ns) = (throttle::now_ns(), throttle::since_ns(place));
     let known = NOTED.with_borrow(|noted| {
         let noted = noted.iter().find(|noted| noted.place == place)?;
-        Some((noted.leaves.clone(), noted.upserts))
+        Some((noted.leaves.clone(), upserts && !noted.upserts, noted.since_ns != since_ns))
     });
     match known {
-        // What a plain UPDATE of the same transaction has written before is none of this statement's.
-        Some((leaves, false)) if upserts => {
-            let (_, updated) = written(&leaves);
+        Some((leaves, begins_to_upsert, is_another)) if begins_to_upsert || is_another => {
+            let (inserted, updated) = written(&leaves);
             NOTED.with_borrow_mut(|noted| {
-                if let Some(noted) = noted.iter_mut().find(|noted| noted.place == place) {
+                let Some(noted) = noted.iter_mut().find(|noted| noted.place == place) else { return };
+                // What is written from now on is all under the throttle that is in force by now.
+                if is_another && noted.is_charged(inserted, updated) {
+                    (noted.from_ns, noted.since_ns) = (from_ns, since_ns);
+                }
+                // What a plain UPDATE of the same transaction has written before is none of this statement's.
+                if begins_to_upsert {
                     (noted.updated, noted.upserts) = (updated, true);
                 }
             });
@@ -403,7 +447,16 @@ unsafe fn note(place: Place, upserts: bool) {
             let leaves = throttle::leaves_of(place);
             let (inserted, updated) = written(&leaves);
             NOTED.with_borrow_mut(|noted| {
-                noted.push(Noted { place, leaves, inserted, updated, upserts, reserved: None });
+                noted.push(Noted {
+                    place,
+                    leaves,
+                    inserted,
+                    updated,
+                    from_ns,
+                    since_ns,
+                    upserts,
+                    reserved: None,
+                });
             });
         }
     }
@@ -412,9 +465,11 @@ unsafe fn note(place: Place, upserts: bool) {
 /// Reserves the rows and waits for their turn, if this transaction may wait.
 unsafe fn turn(place: Place, kind: Kind, rows: i64, wait_max_ns: i64) {
     // A statement within one that has reserved, a trigger for instance, is part of it.
-    let reserved =
-        NOTED.with_borrow(|noted| noted.iter().any(|noted| noted.place == place && noted.reserved.is_some()));
-    if reserved {
+    let since_ns = throttle::since_ns(place);
+    let is_ours = |noted: &Noted| {
+        noted.place == place && noted.reserved.is_some_and(|reserved| reserved.since_ns == since_ns)
+    };
+    if NOTED.with_borrow(|noted| noted.iter().any(is_ours)) {
         return;
     }
     let Some(told) = throttle::reserve(place, kind, rows) else { return };
@@ -428,7 +483,7 @@ unsafe fn turn(place: Place, kind: Kind, rows: i64, wait_max_ns: i64) {
     }
     NOTED.with_borrow_mut(|noted| {
         if let Some(noted) = noted.iter_mut().find(|noted| noted.place == place) {
-            noted.reserved = Some((kind, told.reserved));
+            noted.reserved = Some(Reservation { kind, reserved: told.reserved, since_ns: told.since_ns });
         }
     });
     let wait_ns = owed_ns.min(limit_ns);
@@ -436,6 +491,13 @@ unsafe fn turn(place: Place, kind: Kind, rows: i64, wait_max_ns: i64) {
         let took_ns = wait(place, told.now_ns, told.now_ns + wait_ns);
         WAITED.set(WAITED.get() + took_ns);
         throttle::waited(place, kind, took_ns);
+        // Who may wait has written nothing: it begins now.
+        let (from_ns, since_ns) = (throttle::now_ns(), throttle::since_ns(place));
+        NOTED.with_borrow_mut(|noted| {
+            if let Some(noted) = noted.iter_mut().find(|noted| noted.place == place) {
+                (noted.from_ns, noted.since_ns) = (from_ns, since_ns);
+            }
+        });
     }
 }
 
@@ -514,14 +576,14 @@ unsafe fn settle(place: Place, own: Option<Own>, known: Option<Kind>) {
             let began = pg_sys::GetCurrentStatementStartTimestamp();
             let took_ns = (pg_sys::GetCurrentTimestamp() - began).saturating_mul(1000);
             let share = if throttle::any() { throttle::share_under(place, took_ns) } else { 1.0 };
-            let under = |rows: i64| (rows as f64 * share).round() as i64;
             let kind = known.unwrap_or(Kind::of(rows as u64));
-            throttle::charge(place, kind, under(rows), under(updated), None);
+            throttle::charge(place, kind, part(rows, share), part(updated, share), None);
             remember(place, rows);
         }
         return;
     };
     let (inserted, updated) = written(&leaves);
+    let (now_ns, since_ns) = (throttle::now_ns(), throttle::since_ns(place));
     let charged = NOTED.with_borrow_mut(|noted| {
         let noted = noted.iter_mut().find(|noted| noted.place == place)?;
         let upserted = if noted.upserts { (updated - noted.updated).max(0) } else { 0 };
@@ -529,13 +591,27 @@ unsafe fn settle(place: Place, own: Option<Own>, known: Option<Kind>) {
         if !pg_sys::pgstat_track_counts {
             rows = own.map_or(0, |own| own.rows);
         }
+        // As above, where another throttle has taken the place of the one that was noted.
+        let share = if since_ns == 0 || since_ns == noted.since_ns {
+            1.0
+        } else {
+            share_since(since_ns, noted.from_ns, now_ns)
+        };
+        let reserved = noted.reserved.take().filter(|reserved| reserved.since_ns == since_ns);
         (noted.inserted, noted.updated, noted.upserts) = (inserted, updated, false);
-        Some((rows, upserted, noted.reserved.take()))
+        (noted.from_ns, noted.since_ns) = (now_ns, since_ns);
+        Some((rows, upserted, share, reserved))
     });
-    if let Some((rows, upserted, reserved)) = charged {
-        throttle::charge(place, known.unwrap_or(Kind::of(rows as u64)), rows, upserted, reserved);
+    if let Some((rows, upserted, share, reserved)) = charged {
+        let kind = known.unwrap_or(Kind::of(rows as u64));
+        let reserved = reserved.map(|reserved| (reserved.kind, reserved.reserved));
+        throttle::charge(place, kind, part(rows, share), part(upserted, share), reserved);
         remember(place, rows);
     }
+}
+
+fn part(rows: i64, share: f64) -> i64 {
+    (rows as f64 * share).round() as i64
 }
 
 fn remember(place: Place, rows: i64) {
@@ -597,7 +673,7 @@ unsafe extern "C-unwind" fn at_transaction_end(
     }
     let places: Vec<(Place, Option<Kind>)> = NOTED.with_borrow(|noted| {
         let bulk =
-            |noted: &Noted| noted.reserved.map(|(kind, _)| kind).filter(|kind| *kind == Kind::BulkInsert);
+            |noted: &Noted| noted.reserved.map(|one| one.kind).filter(|kind| *kind == Kind::BulkInsert);
         noted.iter().map(|noted| (noted.place, bulk(noted))).collect()
     });
     for (place, kind) in places {
@@ -659,7 +735,7 @@ unsafe fn copied_into(statement: *mut pg_sys::Node) -> *mut pg_sys::RangeVar {
 }
 
 /// Without a lock: what COPY itself finds is another matter, and its own to check.
-unsafe fn named(table: *mut pg_sys::RangeVar) -> Option<Place> {
+unsafe fn named(table: *mut pg_sys::RangeVar) -> Option<(pg_sys::Oid, Place)> {
     let found = pg_sys::RangeVarGetRelidExtended(
         table,
         pg_sys::NoLock as i32,
@@ -667,7 +743,17 @@ unsafe fn named(table: *mut pg_sys::RangeVar) -> Option<Place> {
         None,
         std::ptr::null_mut(),
     );
-    throttle::place_of(found.to_u32())
+    throttle::place_of(found.to_u32()).map(|place| (found, place))
+}
+
+/// Whether COPY will let this role write to a table, or to some of its columns.
+unsafe fn may_copy_into(table: pg_sys::Oid) -> bool {
+    use pg_sys::AclResult::ACLCHECK_OK;
+    let (role, insert) = (pg_sys::GetUserId(), pg_sys::ACL_INSERT as pg_sys::AclMode);
+    let any = pg_sys::AclMaskHow::ACLMASK_ANY;
+    !pg_sys::XactReadOnly
+        && (pg_sys::pg_class_aclcheck(table, role, insert) == ACLCHECK_OK
+            || pg_sys::pg_attribute_aclcheck_all(table, role, insert, any) == ACLCHECK_OK)
 }
 
 #[pg_guard]
@@ -675,7 +761,9 @@ unsafe extern "C-unwind" fn before_copy(table: *mut pg_sys::RangeVar, wait_max_n
     if is_exempt() {
         return;
     }
-    if let Some(place) = named(table) {
+    if let Some((found, place)) = named(table)
+        && may_copy_into(found)
+    {
         note(place, false);
         let last = LAST.with_borrow(|last| last.get(&place.collection).copied()).unwrap_or(1);
         turn(place, Kind::BulkInsert, last.clamp(1, RESERVE_MAX), wait_max_ns);
@@ -687,7 +775,7 @@ unsafe extern "C-unwind" fn after_copy(table: *mut pg_sys::RangeVar, processed: 
     if is_exempt() {
         return;
     }
-    if let Some(place) = named(table) {
+    if let Some((_, place)) = named(table) {
         settle(place, Some(Own { rows: processed as i64, updated: 0 }), Some(Kind::BulkInsert));
     }
 }

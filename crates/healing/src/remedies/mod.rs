@@ -1,5 +1,6 @@
 //! Remedies: what treats which problem, as pure plans. One file each, and one sorted list.
 
+pub use self::pause_maintenance::must_go_on;
 pub use crate::limits::{Limits, NotApplicable};
 pub use crate::params::{ParamError, Parameter, Params};
 pub use crate::verification::{Outcome, Verification, verify};
@@ -76,6 +77,12 @@ pub trait Remedy: Sync {
     /// only be not worse. Nothing that is held back shows in λ within a window.
     fn preventive(&self) -> bool {
         false
+    }
+
+    /// Whether what its predicate judges by says anything by itself: it was read before and after, and there was something to hold in
+    /// check. Asked of one that is preventive where λ is 0 both times: nothing can be worse than that.
+    fn evident(&self, _outcome: &Outcome<'_>) -> bool {
+        true
     }
 
     /// Seconds over which its effect is measured before it counts.

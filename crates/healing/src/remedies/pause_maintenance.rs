@@ -6,7 +6,8 @@
 //! CLUSTER, vacuum against wraparound, what we do ourselves.
 //! Action: jobs of low priority are paused for the time of a lease and what they have under way is cancelled; what is of
 //! normal priority is waited for, at most `drain_timeout_seconds`, and cancelled only where a human asked for it. By itself
-//! it pauses only jobs of pg_cron that are at work: one that sleeps is in nobody's way.
+//! it pauses only jobs of pg_cron that are at work: one that sleeps is in nobody's way. One whose run must go on is not paused at
+//! that moment: pg_cron ends the run of a job that is made inactive.
 //! Autovacuum is kept away, last, by a lock that gives way to whoever wants it: what else was done counts without it.
 //! Never: it pauses anything for a replica that is not connected, touches what is of high priority, pauses or cancels what the
 //! table's owner may not, or sets a table's options. Undone by making the jobs active again that were, and letting go of the lock.
@@ -15,6 +16,7 @@ use serde_json::json;
 
 use super::{Limits, NotApplicable, Outcome, Parameter, Params, Remedy, asked_for};
 use crate::classify::{Problem, ProblemClass};
+use crate::command;
 use crate::config::Config;
 use crate::graph::NodeKey;
 use crate::lag;
@@ -45,6 +47,8 @@ enum Priority {
 
 /// Kind of the job of an autovacuum worker.
 const AUTOVACUUM: &str = "autovacuum";
+/// Kind of what is at work on a table and whose statement does not say what it is.
+const UNSAID: &str = "maintenance";
 
 /// The priority of a kind of job, see the module.
 fn priority(kind: &str) -> Priority {
@@ -53,6 +57,32 @@ fn priority(kind: &str) -> Priority {
         "vacuum" | "analyze" => Priority::Normal,
         _ => Priority::High,
     }
+}
+
+/// Why a job of pg_cron is not to be made inactive at this moment: what it runs must go on to its end, or is not the table's
+/// owner's to end. pg_cron terminates the process in which a job runs that is made inactive. None: it may be. `jobs`: what is
+/// under way on the collection.
+pub fn must_go_on(scheduled: &Scheduled, jobs: &[Job]) -> Option<String> {
+    let pid = scheduled.pid?;
+    match jobs.iter().find(|job| is_run(job, pid)) {
+        Some(run) if !run.may_cancel => {
+            Some(format!("it runs {}, which the table's owner may not cancel", run.id))
+        }
+        Some(run) if priority(&run.kind) == Priority::High && run.kind != UNSAID => {
+            Some(format!("it runs {}, which goes on to its end", run.id))
+        }
+        // At another table just now, or its statement does not say what it is: the command does.
+        _ => {
+            let verb = command::verb(&scheduled.command);
+            let may_end = matches!(verb.as_str(), "vacuum" | "analyze");
+            (!may_end).then(|| format!("it runs {}, which goes on to its end", verb.to_ascii_uppercase()))
+        }
+    }
+}
+
+/// Whether that is what a process runs.
+fn is_run(job: &Job, pid: i32) -> bool {
+    job.id.ends_with(&format!(" {pid}"))
 }
 
 impl Remedy for PauseMaintenance {
@@ -110,11 +140,18 @@ impl Remedy for PauseMaintenance {
         }
         let jobs = jobs(snapshot)?;
         if let ProblemClass::ReplicationLag { replica_ids, .. } = &problem.class {
-            connected(snapshot, replica_ids)?;
+            lag::connected(snapshot, replica_ids)?;
         }
         let scheduled = scheduled(snapshot);
+        let left: Vec<Skipped> = scheduled
+            .iter()
+            .filter(|job| job.active)
+            .filter_map(|job| Some(Skipped { target: named(job), reason: must_go_on(job, jobs)? }))
+            .collect();
         // What sleeps is in nobody's way; a human may have other reasons.
-        let is_paused = |job: &&Scheduled| job.active && (job.pid.is_some() || limits.by_hand);
+        let is_paused = |job: &&Scheduled| {
+            job.active && (job.pid.is_some() || limits.by_hand) && must_go_on(job, jobs).is_none()
+        };
         let lease_s = limits.params.int(LEASE_S).unwrap_or(limits.config.pause_lease_seconds);
         let cancel_running = limits.params.flag(CANCEL).unwrap_or(false);
 
@@ -124,9 +161,7 @@ impl Remedy for PauseMaintenance {
             .map(|job| Step::PauseJob { jobid: job.jobid, command: job.command.clone(), lease_s })
             .collect();
         let keeps_away = autovacuum_is_at_work(jobs);
-        let by_schedule = |job: &Job| {
-            scheduled.iter().any(|s| s.pid.is_some_and(|pid| job.id.ends_with(&format!(" {pid}"))))
-        };
+        let by_schedule = |job: &Job| scheduled.iter().any(|s| s.pid.is_some_and(|pid| is_run(job, pid)));
         let wanted = |job: &&Job| match priority(&job.kind) {
             // It is cancelled by PostgreSQL itself when the lock that keeps it away is asked for.
             Priority::Low => false,
@@ -137,7 +172,7 @@ impl Remedy for PauseMaintenance {
             jobs.iter().filter(wanted).partition(|job| job.may_cancel);
         let cancel: Vec<String> = ours.iter().map(|job| job.id.clone()).collect();
         if steps.is_empty() && !keeps_away && cancel.is_empty() {
-            return Err(NotApplicable::NothingToDo { detail: nothing(jobs, &others, snapshot) });
+            return Err(NotApplicable::NothingToDo { detail: nothing(jobs, &left, &others, snapshot) });
         }
         // Autovacuum is gone once the lock that keeps it away is there.
         let wait_for: Vec<String> = jobs
@@ -148,7 +183,7 @@ impl Remedy for PauseMaintenance {
         let paused: Vec<String> = scheduled
             .iter()
             .filter(is_paused)
-            .map(|job| format!("pg_cron job {} ({})", job.jobid, job.name))
+            .map(named)
             .chain(keeps_away.then(|| AUTOVACUUM.to_owned()))
             .collect();
         let wait_s = limits.config.drain_timeout_seconds;
@@ -188,6 +223,7 @@ impl Remedy for PauseMaintenance {
                     target: job.id.clone(),
                     reason: "the table's owner may not cancel it: it is waited for".to_owned(),
                 }))
+                .chain(left)
                 .collect(),
             params: json!({
                 "paused_jobs": paused,
@@ -225,12 +261,7 @@ impl Remedy for PauseMaintenance {
         if let ProblemClass::ReplicationLag { replica_ids, .. } = &problem.class {
             return lag::stands(replica_ids, before, after);
         }
-        let read = |snapshot: &Snapshot| {
-            let jobs = snapshot.jobs.as_ref().and_then(Reading::known)?;
-            let (depth, longest_s) = queue(jobs);
-            Some((depth + unserved(snapshot), longest_s))
-        };
-        let (Some(then), Some(now)) = (read(before), read(after)) else {
+        let (Some(then), Some(now)) = (waiting(before), waiting(after)) else {
             return Err("maintenance could not be read again".to_owned());
         };
         // Nothing waited: then nothing may wait now.
@@ -241,6 +272,15 @@ impl Remedy for PauseMaintenance {
             return Err(format!("{} jobs go on waiting, the longest for {:.0} s", now.0, now.1));
         }
         Ok(())
+    }
+
+    fn evident(&self, outcome: &Outcome<'_>) -> bool {
+        let Outcome { problem, before, after, .. } = *outcome;
+        match &problem.class {
+            ProblemClass::ReplicationLag { replica_ids, .. } => lag::is_read(replica_ids, before, after),
+            // Where nothing waited before, nothing shows that fewer do.
+            _ => waiting(before).is_some_and(|(depth, _)| depth > 0),
+        }
     }
 }
 
@@ -258,17 +298,9 @@ fn scheduled(snapshot: &Snapshot) -> &[Scheduled] {
     snapshot.scheduled.as_ref().and_then(Reading::known).map_or(&[], Vec::as_slice)
 }
 
-/// Less WAL brings nothing to a replica that receives none.
-fn connected(snapshot: &Snapshot, ids: &[i64]) -> Result<(), NotApplicable> {
-    let replicas = snapshot.replicas.as_ref().and_then(Reading::known).map_or(&[][..], Vec::as_slice);
-    let named = || replicas.iter().filter(|replica| ids.contains(&replica.id));
-    if named().any(|replica| replica.gone_s.is_none()) || named().next().is_none() {
-        return Ok(());
-    }
-    let names: Vec<&str> = named().map(|replica| replica.name.as_str()).collect();
-    Err(NotApplicable::NothingToDo {
-        detail: format!("{} is not connected: it is behind whatever is written here", names.join(", ")),
-    })
+/// A job of pg_cron as plans name it.
+fn named(job: &Scheduled) -> String {
+    format!("pg_cron job {} ({})", job.jobid, job.name)
 }
 
 /// Autovacuum is at work on the collection. Where it is not, and the collection's tables wait for workers that are busy
@@ -283,6 +315,12 @@ fn queue(jobs: &[Job]) -> (u32, f64) {
     (waits().count() as u32, waits().fold(0.0, f64::max))
 }
 
+/// Jobs and tables that wait, and how long the longest of the jobs has, seconds; None where that was not read.
+fn waiting(snapshot: &Snapshot) -> Option<(u32, f64)> {
+    let (depth, longest_s) = queue(snapshot.jobs.as_ref().and_then(Reading::known)?);
+    Some((depth + unserved(snapshot), longest_s))
+}
+
 /// Tables that are due while no worker is free.
 fn unserved(snapshot: &Snapshot) -> u32 {
     match &snapshot.slots {
@@ -291,8 +329,13 @@ fn unserved(snapshot: &Snapshot) -> u32 {
     }
 }
 
-/// Why there is nothing to pause, with what is under way. `others`: what would be cancelled if the table's owner might.
-fn nothing(jobs: &[Job], others: &[&Job], snapshot: &Snapshot) -> String {
+/// Why there is nothing to pause, with what is under way. `left`: jobs of pg_cron whose runs must go on; `others`: what would be
+/// cancelled if the table's owner might.
+fn nothing(jobs: &[Job], left: &[Skipped], others: &[&Job], snapshot: &Snapshot) -> String {
+    if !left.is_empty() {
+        let each: Vec<String> = left.iter().map(|one| format!("{}: {}", one.target, one.reason)).collect();
+        return format!("{}; nothing else can be paused", each.join("; "));
+    }
     if !others.is_empty() {
         let ids: Vec<&str> = others.iter().map(|job| job.id.as_str()).collect();
         return format!(
@@ -482,15 +525,84 @@ mod tests {
         assert_eq!(paused.params["cancelled_jobs"], json!(["vacuum 3"]));
         let skipped: Vec<&str> = paused.skipped.iter().map(|skipped| skipped.target.as_str()).collect();
         assert_eq!(skipped, ["vacuum 2"]);
-        // The run of a job that is paused, too.
-        let run = plan(&busy(vec![others(2)], vec![cron(7, true, Some(2))]), Value::Null).unwrap();
-        assert!(
-            matches!(&run.steps[1], Step::DrainMaintenance { wait_for, cancel, .. } if cancel.is_empty() && wait_for == &["vacuum 2"]),
-            "{:?}",
-            run.steps
+        // The run of a job too, which pg_cron would end with the job made inactive.
+        let run = busy(vec![others(2)], vec![cron(7, true, Some(2)), cron(8, true, None)]);
+        let run = plan(&run, Value::Null).unwrap();
+        assert_eq!(
+            run.steps,
+            [
+                Step::PauseJob { jobid: 8, command: "VACUUM docs_0".into(), lease_s: 900 },
+                Step::DrainMaintenance { wait_for: vec!["vacuum 2".into()], cancel: vec![], wait_s: 30 }
+            ]
         );
+        assert!(run.skipped.iter().any(|one| one.target == "pg_cron job 7 (job 7)"), "{:?}", run.skipped);
         let alone = plan(&busy(vec![others(2)], vec![]), asked).unwrap_err().to_string();
         assert!(alone.contains("may not cancel vacuum 2"), "{alone}");
+    }
+
+    #[test]
+    fn a_job_whose_run_must_go_on_is_not_paused() {
+        let runs = |kind: &str, command: &str| {
+            let mut at_work = cron(7, true, Some(2));
+            at_work.command = command.to_owned();
+            let jobs = if kind.is_empty() { vec![] } else { vec![job(kind, 2, None)] };
+            (at_work, jobs)
+        };
+        for (kind, command, why) in [
+            ("reindex", "REINDEX TABLE docs_0", "it runs reindex 2, which goes on to its end"),
+            ("cluster", "CLUSTER docs_0", "it runs cluster 2, which goes on to its end"),
+            // Its command was changed since it began.
+            ("reindex", "VACUUM docs_0", "it runs reindex 2, which goes on to its end"),
+            // At another table of the schema just now.
+            ("", "REINDEX SCHEMA public", "it runs REINDEX, which goes on to its end"),
+            ("maintenance", "/* nightly */ CLUSTER", "it runs CLUSTER, which goes on to its end"),
+        ] {
+            let (at_work, jobs) = runs(kind, command);
+            assert_eq!(must_go_on(&at_work, &jobs).as_deref(), Some(why), "{command}");
+            // What else there is to do is done.
+            let paused = plan(&busy(jobs.clone(), vec![at_work.clone(), cron(8, true, None)]), Value::Null);
+            let paused = paused.unwrap();
+            assert_eq!(paused.params["paused_jobs"], json!(["pg_cron job 8 (job 8)"]), "{command}");
+            let skipped = paused.skipped.last().unwrap();
+            assert_eq!((skipped.target.as_str(), skipped.reason.as_str()), ("pg_cron job 7 (job 7)", why));
+            let alone = plan(&busy(jobs, vec![at_work]), Value::Null).unwrap_err().to_string();
+            assert!(alone.contains("pg_cron job 7 (job 7)") && alone.contains(why), "{alone}");
+        }
+        for (kind, command) in [
+            ("vacuum", "VACUUM docs_0"),
+            ("analyze", "ANALYZE docs_0"),
+            ("", "VACUUM"),
+            ("maintenance", "/* nightly */ VACUUM docs_0"),
+        ] {
+            let (at_work, jobs) = runs(kind, command);
+            assert_eq!(must_go_on(&at_work, &jobs), None, "{command}");
+            let paused = plan(&busy(jobs, vec![at_work]), Value::Null).unwrap();
+            assert_eq!(paused.params["paused_jobs"], json!(["pg_cron job 7 (job 7)"]), "{command}");
+        }
+        // One that sleeps is paused whatever it would run.
+        let mut sleeps = cron(7, true, None);
+        sleeps.command = "REINDEX TABLE docs_0".to_owned();
+        assert_eq!(must_go_on(&sleeps, &[job("reindex", 3, None)]), None, "another's");
+        assert_eq!(plan(&busy(vec![], vec![sleeps]), Value::Null).unwrap().steps.len(), 1);
+    }
+
+    #[test]
+    fn at_nought_and_nought_only_a_queue_that_was_there_shows_anything() {
+        let evident = |before: &Snapshot| {
+            let problem =
+                PauseMaintenance.manual_problem(before, &Config::default(), &Params::default()).unwrap();
+            PauseMaintenance.evident(&Outcome {
+                problem: &problem,
+                plan: &plan(&busy(vec![], vec![cron(7, true, None)]), Value::Null).unwrap(),
+                before,
+                after: &busy(vec![], vec![]),
+                verdicts: &[],
+                entries: &[],
+                config: &Config::default(),
+            })
+        };
+        assert!(evident(&busy(vec![job("create_index", 1, Some(9000.0))], vec![])));
+        assert!(!evident(&busy(vec![job("create_index", 1, None)], vec![])));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::classify::diagnose;
 use crate::config::STRATEGY_NAMES;
-use crate::fixtures::{drift, fragment, ivf, recall, snapshot, whole};
+use crate::fixtures::{drift, fragment, ivf, known, recall, snapshot, whole};
 use crate::hnsw::Density;
 use crate::integrity::{IntegrityState, assess};
 use crate::plan::{BuildOptions, Criterion, Step};
@@ -740,7 +740,9 @@ proptest! {
 }
 
 /// A remedy that holds back and cures nothing.
-struct Holds;
+struct Holds {
+    evident: bool,
+}
 
 impl Remedy for Holds {
     fn name(&self) -> &'static str {
@@ -774,6 +776,10 @@ impl Remedy for Holds {
     fn achieved(&self, outcome: &Outcome<'_>) -> Result<(), String> {
         if outcome.entries.is_empty() { Err("nothing was held back".to_owned()) } else { Ok(()) }
     }
+
+    fn evident(&self, _: &Outcome<'_>) -> bool {
+        self.evident
+    }
 }
 
 #[test]
@@ -796,7 +802,7 @@ fn what_is_held_back_must_only_be_not_worse_and_its_own_predicate_decides() {
             entries,
             config: &config,
         };
-        verify(&Holds, &outcome).unwrap()
+        verify(&Holds { evident: false }, &outcome).unwrap()
     };
     assert!(check(&sick, &noted).verified, "{}", check(&sick, &noted).reason);
     assert!(!check(&sick, &[]).verified);
@@ -805,6 +811,54 @@ fn what_is_held_back_must_only_be_not_worse_and_its_own_predicate_decides() {
     let mut ended = sick.clone();
     ended.indexes.remove(0);
     assert!(check(&ended, &noted).verified, "{}", check(&ended, &noted).reason);
+}
+
+#[test]
+fn where_lambda_is_nought_before_and_after_something_else_must_show_that_it_helped() {
+    let config = config();
+    let gone_for = |seconds: Option<f64>| {
+        let mut seen = whole(2, 0, 1, 1, 0);
+        known(&mut seen.replicas)[0].gone_s = seconds;
+        seen
+    };
+    let (sick, names) = cases().remove(0);
+    let mut plan = remedy(names[0]).plan(&first_problem(&sick), &sick, &limits(&sick)).unwrap();
+    plan.steps = vec![Step::PauseAutovacuum { lease_s: 900 }];
+    let noted = [JournalEntry {
+        step_no: 0,
+        step: plan.steps[0].clone(),
+        state: StepState::Done,
+        details: Value::Null,
+    }];
+    let verified = |evident: bool, before: &Snapshot, after: &Snapshot| {
+        let problem = Problem {
+            class: ProblemClass::ReplicationLag {
+                replica_ids: vec![1],
+                replicas: vec!["standby1".to_owned()],
+                lag_seconds: None,
+            },
+            component: asked_for(before, vec![NodeKey::Replica { id: 1 }], &config).unwrap(),
+            evidence: vec![],
+        };
+        let outcome = Outcome {
+            problem: &problem,
+            plan: &plan,
+            before,
+            after,
+            verdicts: &[],
+            entries: &noted,
+            config: &config,
+        };
+        verify(&Holds { evident }, &outcome).unwrap()
+    };
+    let (here, away, long_gone) = (gone_for(None), gone_for(Some(120.0)), gone_for(Some(1e6)));
+    let nought = verified(false, &long_gone, &long_gone);
+    assert_eq!((nought.lambda_before, nought.lambda_after), (Some(0.0), Some(0.0)));
+    assert!(!nought.verified && nought.complete, "{}", nought.reason);
+    assert!(verified(true, &long_gone, &long_gone).verified);
+    // Where λ says something nothing else is asked for.
+    assert!(verified(false, &away, &away).verified);
+    assert!(verified(false, &long_gone, &here).verified);
 }
 
 #[test]

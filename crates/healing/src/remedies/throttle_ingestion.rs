@@ -4,8 +4,8 @@
 //! (for a hotspot: that partition is). Action: takes a share off the collection's own usual rate, by the state: half in
 //! stress, nine tenths in a critical one, ten percent more off bulk, at most 95. Writers wait, readers do not.
 //! Never: a stop; a throttle without an end (it is a lease); anything where nothing is written or the usual rate is not
-//! known. Undone by putting back both previous values, which are read first. It cures nothing, it holds in check:
-//! verified when writers keep to the target and the symptom has stopped growing.
+//! known, or for a replica that is not connected. Undone by putting back both previous values, which are read first. It
+//! cures nothing, it holds in check: verified when writers keep to the target and the symptom has stopped growing.
 
 use serde_json::json;
 
@@ -18,7 +18,7 @@ use crate::lease::LEASE_MAX_S;
 use crate::load;
 use crate::params::ParameterKind;
 use crate::plan::{Plan, Step};
-use crate::snapshot::{Reading, Snapshot};
+use crate::snapshot::{Oid, Reading, Snapshot};
 use crate::throttle::{Ingestion, Percentages, Rates, Targets};
 
 /// Setting it takes two transactions, seconds.
@@ -97,6 +97,9 @@ impl Remedy for ThrottleIngestion {
         let Some(percentages) = percentages(limits) else {
             return Err(NotApplicable::NothingToDo { detail: "the state is normal".to_owned() });
         };
+        if let ProblemClass::ReplicationLag { replica_ids, .. } = &problem.class {
+            lag::connected(snapshot, replica_ids)?;
+        }
         let usual = usual(snapshot)?;
         if usual.total() <= 0.0 {
             return Err(NotApplicable::NothingToDo {
@@ -191,6 +194,20 @@ impl Remedy for ThrottleIngestion {
         in_force.ok_or("the throttle is not in force any more")?.held()?;
         symptom_stands(problem, before, after, config)
     }
+
+    fn evident(&self, outcome: &Outcome<'_>) -> bool {
+        let Outcome { problem, before, after, config, .. } = *outcome;
+        match &problem.class {
+            ProblemClass::HotspotCongestion { partition_ids, .. } => {
+                [before, after].iter().all(|seen| hottest(seen, partition_ids, config).is_some())
+            }
+            ProblemClass::MemoryPressure { .. } => {
+                [before, after].iter().all(|seen| memory_used(seen).is_some())
+            }
+            ProblemClass::ReplicationLag { replica_ids, .. } => lag::is_read(replica_ids, before, after),
+            _ => true,
+        }
+    }
 }
 
 /// What is taken off: what was asked for, else by the state.
@@ -248,19 +265,27 @@ fn symptom_stands(
 ) -> Result<(), String> {
     match &problem.class {
         ProblemClass::HotspotCongestion { partition_ids, .. } => {
-            let ratio = |snapshot| {
-                let ratios = load::ratios(snapshot, config);
-                partition_ids.iter().filter_map(|oid| ratios.get(oid)?.clone().ok()).reduce(f64::max)
-            };
+            let ratio = |snapshot| hottest(snapshot, partition_ids, config);
             stands("the load against the other partitions'", ratio(before), ratio(after), GROWTH_SHARE, 0.0)
         }
         ProblemClass::MemoryPressure { .. } => {
-            let used = |snapshot: &Snapshot| Some(snapshot.memory.as_ref()?.known()?.used_pct);
-            stands("memory in use, percent,", used(before), used(after), 0.0, GROWTH_MEMORY_PCT)
+            let (then, now) = (memory_used(before), memory_used(after));
+            stands("memory in use, percent,", then, now, 0.0, GROWTH_MEMORY_PCT)
         }
         ProblemClass::ReplicationLag { replica_ids, .. } => lag::stands(replica_ids, before, after),
         _ => Ok(()),
     }
+}
+
+/// Load of the hottest of these partitions against the others'.
+fn hottest(snapshot: &Snapshot, partitions: &[Oid], config: &Config) -> Option<f64> {
+    let ratios = load::ratios(snapshot, config);
+    partitions.iter().filter_map(|oid| ratios.get(oid)?.clone().ok()).reduce(f64::max)
+}
+
+/// Percent of the memory in use.
+fn memory_used(snapshot: &Snapshot) -> Option<f64> {
+    Some(snapshot.memory.as_ref()?.known()?.used_pct)
 }
 
 /// A figure that was not known before cannot be said to have grown; one that is not known any more proves nothing.
@@ -286,6 +311,7 @@ mod tests {
     use crate::integrity::{Component, IntegrityState};
     use crate::snapshot::Replica;
     use crate::throttle::{Baseline, InForce};
+    use crate::verification::verify;
     use serde_json::Value;
 
     fn written(insert: f64, bulk_insert: f64) -> Snapshot {
@@ -438,16 +464,81 @@ mod tests {
         };
         let mut before = behind(1e9);
         before.ingestion.as_mut().unwrap().throttle = None;
-        let problem = Problem {
-            class: ProblemClass::ReplicationLag {
-                replica_ids: vec![1],
-                replicas: vec!["r".into()],
-                lag_seconds: None,
-            },
-            component: Component { lambda: 0.3, nodes: vec![NodeKey::Replica { id: 1 }], witness: vec![] },
-            evidence: vec![],
-        };
+        let problem = lagging(&[1]);
         assert_eq!(achieved(&problem, &before, &behind(1.05e9)), Ok(()));
         assert!(achieved(&problem, &before, &behind(1.5e9)).is_err());
+    }
+
+    fn lagging(ids: &[i64]) -> Problem {
+        Problem {
+            class: ProblemClass::ReplicationLag {
+                replica_ids: ids.to_vec(),
+                replicas: ids.iter().map(|id| format!("standby{id}")).collect(),
+                lag_seconds: None,
+            },
+            component: Component {
+                lambda: 0.3,
+                nodes: ids.iter().map(|id| NodeKey::Replica { id: *id }).collect(),
+                witness: vec![],
+            },
+            evidence: vec![],
+        }
+    }
+
+    #[test]
+    fn nobody_is_held_back_for_replicas_of_which_none_is_connected() {
+        let mut snapshot = written(400.0, 2000.0);
+        let far = |id: i64, gone_s: Option<f64>| Replica {
+            lag_bytes: gone_s.map_or(Reading::Known(1e9), |_| Reading::unknown("it is not connected")),
+            gone_s,
+            ..replica(id)
+        };
+        let limits = limits(IntegrityState::Critical, &snapshot, Value::Null);
+        snapshot.replicas = Some(Reading::Known(vec![far(1, Some(3600.0)), far(2, Some(60.0))]));
+        let plan =
+            |ids: &[i64], snapshot: &Snapshot| ThrottleIngestion.plan(&lagging(ids), snapshot, &limits);
+        let gone = plan(&[1, 2], &snapshot).unwrap_err();
+        assert!(matches!(gone, NotApplicable::NothingToDo { .. }), "{gone}");
+        assert!(gone.to_string().contains("standby1, standby2 is not connected"), "{gone}");
+        snapshot.replicas = Some(Reading::Known(vec![far(1, Some(3600.0)), far(2, None)]));
+        plan(&[1, 2], &snapshot).unwrap();
+    }
+
+    #[test]
+    fn at_nought_and_nought_only_what_was_read_before_and_after_verifies_it() {
+        let config = Config::default();
+        let stress = Percentages::of(IntegrityState::Stress).unwrap();
+        let used = |pct: Option<f64>| {
+            let mut snapshot = written(400.0, 2000.0);
+            match (pct, &mut snapshot.memory) {
+                (Some(pct), Some(Reading::Known(memory))) => memory.used_pct = pct,
+                (_, memory) => *memory = Some(Reading::unknown("no control group")),
+            }
+            snapshot
+        };
+        let problem = Problem {
+            class: ProblemClass::MemoryPressure { current_usage_pct: 100.0, largest_consumers: vec![] },
+            component: Component { lambda: 0.0, nodes: vec![NodeKey::Memory], witness: vec![] },
+            evidence: vec![],
+        };
+        let evident = |before: &Snapshot, after: &Snapshot| {
+            let plan = plan(IntegrityState::Stress, &used(Some(100.0)), Value::Null).unwrap();
+            let outcome = Outcome {
+                problem: &problem,
+                plan: &plan,
+                before,
+                after,
+                verdicts: &[],
+                entries: &[],
+                config: &config,
+            };
+            (ThrottleIngestion.evident(&outcome), verify(&ThrottleIngestion, &outcome).unwrap())
+        };
+        let mut after = used(Some(100.0));
+        after.ingestion.as_mut().unwrap().throttle =
+            Some(in_force(stress, Rates { insert: 1.0, bulk_insert: 1.0 }, NOW + 1000));
+        let (shown, verdict) = evident(&used(Some(100.0)), &after);
+        assert!(shown && verdict.verified && verdict.lambda_after.unwrap() < 1e-9, "{verdict:?}");
+        assert!(!evident(&used(None), &after).0, "what was not read before shows nothing");
     }
 }

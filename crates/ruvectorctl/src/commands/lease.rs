@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
 enum What {
     /// Show the leases in force and what comes back after each.
     List,
-    /// End a lease now; what was before comes back at once.
+    /// End a lease now; what was before comes back.
     Release {
         /// Number of the lease.
         lease: i64,

@@ -192,7 +192,7 @@ fn holds_maintenance(plan: &Plan) -> bool {
 }
 
 /// Whether nothing is wrong in truth with any index that a plan names, or what else it is about.
-pub fn is_needless(stage: &Stage, collection: usize, plan: &Plan) -> bool {
+pub fn is_needless(stage: &Stage, collection: usize, problem: &Problem, plan: &Plan) -> bool {
     if holds_maintenance(plan) {
         let maintenance = &stage.world.maintenance;
         let mut replicas = stage.world.strain.replicas.iter();
@@ -202,7 +202,7 @@ pub fn is_needless(stage: &Stage, collection: usize, plan: &Plan) -> bool {
     }
     let collection = &stage.world.collections[collection];
     if plan.steps.iter().any(|step| matches!(step, Step::SetThrottle { .. })) {
-        return collection.ingest.rows == 0.0;
+        return collection.ingest.rows == 0.0 || is_for_the_cut_off(stage, problem);
     }
     if plan.steps.iter().any(|step| step.target().is_none()) {
         return collection.tables.iter().all(|table| table.heat == 0.0 && table.cold_rows == 0.0);
@@ -214,6 +214,13 @@ pub fn is_needless(stage: &Stage, collection: usize, plan: &Plan) -> bool {
         .all(|(table, index)| {
             is_fine(table, index) && index.recall(index.effort(effort)) >= collection.config.recall_objective
         })
+}
+
+/// Whether a problem is that of replicas of which none is connected: they are behind whatever is written here.
+fn is_for_the_cut_off(stage: &Stage, problem: &Problem) -> bool {
+    let ProblemClass::ReplicationLag { replica_ids, .. } = &problem.class else { return false };
+    let mut behind = stage.world.strain.replicas.iter().filter(|replica| replica_ids.contains(&replica.id));
+    !replica_ids.is_empty() && behind.all(|replica| replica.gone_since.is_some())
 }
 
 /// When the readings were taken, in truth, that a plan without a comparison rests on: tuning and rebuilding in place.

@@ -8,7 +8,7 @@ use super::*;
 use crate::store::Moment;
 use crate::world::Collection;
 use crate::world::WeightLease;
-use crate::world::strain::Throttle;
+use crate::world::strain::{Replica, Throttle};
 
 /// An action that runs, with its worker's view of how things were.
 fn running(fits: impl Fn(&Plan) -> bool) -> (Stage, i64) {
@@ -373,6 +373,33 @@ fn nothing_is_done_and_nobody_asked_where_all_is_well() {
     assert_eq!(looks(Mode::Safety, &unharmed), ["false_heal"]);
     let needed = |stage: &mut Stage| stage.struck.iter_mut().for_each(Vec::clear);
     assert!(looks(Mode::Safety, &needed).is_empty());
+}
+
+#[test]
+fn a_throttle_for_replicas_of_which_none_is_connected_is_needless() {
+    let (mut stage, id) = running(builds);
+    let number = place(&stage, id);
+    let (mut plan, mut problem) = {
+        let planned = stage.store.actions[&id].planned();
+        (planned.plan.clone(), planned.problem.clone())
+    };
+    let percentages = Percentages { throttle_pct: 50, bulk_throttle_pct: 60 };
+    let baseline = Rates { insert: 0.0, bulk_insert: 1000.0 };
+    plan.steps = vec![Step::SetThrottle { percentages, baseline, lease_s: 900 }];
+    problem.class =
+        ProblemClass::ReplicationLag { replica_ids: vec![1, 2], replicas: vec![], lag_seconds: None };
+    stage.world.collections[number].ingest.rows = 1000.0;
+    stage.world.strain.replicas = vec![Replica::new(1), Replica::new(2)];
+    let needless = |stage: &Stage, problem: &Problem| is_needless(stage, number, problem, &plan);
+    assert!(!needless(&stage, &problem));
+    stage.world.strain.replicas[0].gone_since = Some(EPOCH_MS);
+    assert!(!needless(&stage, &problem), "the other can catch up");
+    stage.world.strain.replicas[1].gone_since = Some(EPOCH_MS);
+    assert!(needless(&stage, &problem));
+    problem.class = ProblemClass::MemoryPressure { current_usage_pct: 95.0, largest_consumers: vec![] };
+    assert!(!needless(&stage, &problem));
+    stage.world.collections[number].ingest.rows = 0.0;
+    assert!(needless(&stage, &problem));
 }
 
 #[test]
