@@ -226,18 +226,18 @@ fn a_throttle_by_hand_and_its_end_are_signed_with_what_takes_them_back() {
     cluster::faults::partitioned(&mut client, "docs", 1, 100).unwrap();
     client
         .batch_execute(
-            r#"SELECT ruvector_collection_register('docs_0', 'docs_0', settings => '{"mode": "observe"}');
+            r#"SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "observe"}');
                SELECT ruvector_collection_create('shared', 3, 2, index_method => 'none')"#,
         )
         .unwrap();
     wait_for("its usual rate", PATIENCE, || {
         let query = "SELECT 1 FROM ruvector.integrity i JOIN ruvector.collections c ON c.id = i.collection_id
-                      WHERE c.name = 'docs_0' AND snapshot #> '{ingestion,baseline,known}' IS NOT NULL";
+                      WHERE c.name = 'docs' AND snapshot #> '{ingestion,baseline,known}' IS NOT NULL";
         client.query_opt(query, &[]).unwrap()
     })
     .unwrap();
     let lease: i64 = client
-        .query_one("SELECT ruvector_throttle_set('docs_0', 100, lease => '1 minute')", &[])
+        .query_one("SELECT ruvector_throttle_set('docs', 100, lease => '1 minute')", &[])
         .unwrap()
         .get(0);
     client.query_one("SELECT ruvector_lease_release($1)", &[&lease]).unwrap();

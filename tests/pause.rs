@@ -1127,7 +1127,7 @@ fn a_paused_job_comes_back_when_the_extension_is_dropped_or_the_server_killed() 
 }
 
 #[test]
-fn a_paused_job_comes_back_where_a_databases_owner_drops_its_schema() {
+fn a_paused_job_comes_back_where_a_schemas_owner_drops_it() {
     let Some((cluster, mut client)) = with_cron() else { return };
     docs(&mut client, 10, r#"{"mode": "observe", "verify_window_seconds": 1}"#);
     let job: i64 =
@@ -1141,9 +1141,14 @@ fn a_paused_job_comes_back_where_a_databases_owner_drops_its_schema() {
     let action = pause(&mut client, r#"{"lease_seconds": 3600}"#);
     assert_eq!(ended(&mut client, action), "succeeded", "{}", said(&mut client));
     assert!(!active(&mut client, job));
-    client.batch_execute("CREATE ROLE bob LOGIN; ALTER DATABASE app OWNER TO bob").unwrap();
+    // Not the schema of pg_cron, which would go with it.
+    client
+        .batch_execute(
+            "CREATE ROLE bob LOGIN; CREATE SCHEMA bobs AUTHORIZATION bob; ALTER EXTENSION vector SET SCHEMA bobs",
+        )
+        .unwrap();
     let mut bob = cluster.connect_as("bob", "app").unwrap();
-    bob.batch_execute("DROP SCHEMA public CASCADE").unwrap();
+    bob.batch_execute("DROP SCHEMA bobs CASCADE").unwrap();
     assert_eq!(client.query("SELECT 1 FROM pg_extension WHERE extname = 'ruvector'", &[]).unwrap().len(), 0);
     assert!(active(&mut client, job));
 }

@@ -110,7 +110,7 @@ fn a_throttle_goes_over_a_failover_and_ends_there_by_itself() {
     cluster::faults::partitioned(&mut client, "docs", 1, 100).unwrap();
     client
         .batch_execute(
-            r#"SELECT ruvector_collection_register('docs_0', 'docs_0', settings => '{"mode": "observe"}')"#,
+            r#"SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "observe"}')"#,
         )
         .unwrap();
     let standby = Cluster::builder(version()).standby_of(&primary, "one", false).start().unwrap();
@@ -120,7 +120,7 @@ fn a_throttle_goes_over_a_failover_and_ends_there_by_itself() {
         client.query_opt(query, &[]).unwrap()
     })
     .unwrap();
-    client.query_one("SELECT ruvector_throttle_set('docs_0', 100, lease => '15 seconds')", &[]).unwrap();
+    client.query_one("SELECT ruvector_throttle_set('docs', 100, lease => '15 seconds')", &[]).unwrap();
     let mut there = standby.connect("app").unwrap();
     wait_for("the standby to know of it", PATIENCE, || {
         there.query_opt("SELECT 1 FROM ruvector.leases WHERE ended_at IS NULL", &[]).unwrap()

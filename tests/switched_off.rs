@@ -97,7 +97,7 @@ fn what_is_held_back_is_let_go() {
     partitioned(&mut client, "docs", 1, 100).unwrap();
     client
         .batch_execute(
-            r#"SELECT ruvector_collection_register('docs_0', 'docs_0', settings => '{"mode": "observe"}')"#,
+            r#"SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "observe"}')"#,
         )
         .unwrap();
     wait_for("its usual rate", PATIENCE, || {
@@ -108,7 +108,7 @@ fn what_is_held_back_is_let_go() {
     .unwrap();
     let throttled =
         |client: &mut Client| client.query_opt("SELECT 1 FROM ruvector_throttles()", &[]).unwrap();
-    client.query_one("SELECT ruvector_throttle_set('docs_0', 100, lease => '1 hour')", &[]).unwrap();
+    client.query_one("SELECT ruvector_throttle_set('docs', 100, lease => '1 hour')", &[]).unwrap();
     wait_for("the throttle", PATIENCE, || throttled(&mut client)).unwrap();
     client.batch_execute("ALTER SYSTEM SET ruvector.enabled = off").unwrap();
     client.batch_execute("SELECT pg_reload_conf()").unwrap();

@@ -811,9 +811,18 @@ fn the_throttle_before_comes_back_and_dropping_the_extension_ends_all() {
     client
         .batch_execute(
             r#"CREATE TABLE idle (id int, embedding vector(3));
-               SELECT ruvector_collection_register('idle', 'idle', settings => '{"mode": "observe"}')"#,
+               CREATE TABLE above (id int, embedding vector(3)) PARTITION BY RANGE (id);
+               CREATE TABLE part PARTITION OF above FOR VALUES FROM (0) TO (10);
+               SELECT ruvector_collection_register(name, name::regclass, settings => '{"mode": "observe"}')
+                 FROM unnest('{idle, part}'::text[]) name"#,
         )
         .unwrap();
+    // What is written through the table above it would not be held.
+    wait_for("a partition to be refused", PATIENCE, || {
+        let error = client.batch_execute("SELECT ruvector_throttle_set('part', 100)").unwrap_err();
+        error.as_db_error()?.message().contains("it is a partition of public.above").then_some(())
+    })
+    .unwrap();
     wait_for("a usual rate of nothing", PATIENCE, || {
         let (state, hint) = refused(&mut client, "SELECT ruvector_throttle_set('idle', 20)");
         assert_eq!(state, "55000");
@@ -822,7 +831,11 @@ fn the_throttle_before_comes_back_and_dropping_the_extension_ends_all() {
     .unwrap();
     let stop: i64 = client.query_one("SELECT ruvector_throttle_set('idle', 100)", &[]).unwrap().get(0);
     client.query_one("SELECT ruvector_lease_release($1)", &[&stop]).unwrap();
-    client.batch_execute("SELECT ruvector_collection_unregister('idle')").unwrap();
+    client
+        .batch_execute(
+            "SELECT ruvector_collection_unregister('idle'), ruvector_collection_unregister('part')",
+        )
+        .unwrap();
     with_a_usual_rate(&cluster, &mut client);
     let first = throttle(&mut client, 20, "10 minutes");
     let second = throttle(&mut client, 90, "10 minutes");

@@ -11,7 +11,7 @@ use healing::throttle::{Ingestion, Usual};
 
 use super::Collection;
 use crate::error::Error;
-use crate::{shared, throttle};
+use crate::{kept, shared, throttle};
 
 thread_local! {
     static SEEN: RefCell<HashMap<i32, Usual>> = RefCell::default();
@@ -23,6 +23,13 @@ pub(super) fn seen(collection: &Collection) -> Result<Option<Ingestion>, Error> 
         return Ok(None);
     }
     let in_force = throttle::in_force(collection)?;
+    // Nobody would wait who writes through the table that it is a partition of.
+    if let Some(root) = root(collection)? {
+        let baseline = Reading::unknown(format!(
+            "it is a partition of {root}, and what is written through that cannot be held: register {root} instead"
+        ));
+        return Ok(Some(Ingestion { baseline, throttle: in_force }));
+    }
     let baseline = match throttle::written(collection)? {
         Some(written) => SEEN.with_borrow_mut(|seen| {
             let seen = seen.entry(collection.id).or_default();
@@ -32,6 +39,15 @@ pub(super) fn seen(collection: &Collection) -> Result<Option<Ingestion>, Error> 
         None => Reading::unknown("its tables are not in shared memory"),
     };
     Ok(Some(Ingestion { baseline, throttle: in_force }))
+}
+
+/// The table that the collection's is a partition of, below however many others.
+fn root(collection: &Collection) -> Result<Option<String>, Error> {
+    let query = "SELECT (SELECT format('%I.%I', n.nspname, r.relname)
+                           FROM pg_class c JOIN pg_class r ON r.oid = pg_partition_root(c.oid)
+                           JOIN pg_namespace n ON n.oid = r.relnamespace
+                          WHERE c.oid = $1 AND c.relispartition)";
+    kept::one(query, &[pgrx::pg_sys::Oid::from(collection.relation).into()])
 }
 
 /// Forgets the collections that are not there any more.
