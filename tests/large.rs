@@ -55,10 +55,14 @@ fn three_million_rows_are_measured_and_their_index_is_built_anew() {
         ))
         .unwrap();
     // The healer goes on with its samples while it measures.
-    let mut samples = HashSet::new();
+    let (mut samples, mut greatest_load) = (HashSet::new(), 0.0f64);
     let row = wait_for("a reading", LONG, || {
         let sampled = client.query_one("SELECT max(sampled_at)::text FROM ruvector.integrity", &[]).unwrap();
         samples.extend(sampled.get::<_, Option<String>>(0));
+        // What it reads is no load of users.
+        let load = "SELECT max(b::float8) FROM ruvector.integrity i, jsonb_path_query(i.snapshot, '$.**.load.known.blocks') b";
+        let load: Option<f64> = client.query_one(load, &[]).unwrap().get(0);
+        greatest_load = greatest_load.max(load.unwrap_or(0.0));
         let query = "SELECT recall, recall_ci, queries, missing FROM ruvector_index_health('big') WHERE recall IS NOT NULL OR missing NOT LIKE '%not measured yet%'";
         client.query_opt(query, &[]).unwrap()
     })
@@ -69,6 +73,10 @@ fn three_million_rows_are_measured_and_their_index_is_built_anew() {
     };
     assert_eq!(row.get::<_, i32>(2), 8, "queries");
     assert!(samples.len() >= 5, "{} samples while it measured", samples.len());
+    assert!(greatest_load < 100.0, "{greatest_load} blocks a second, and nobody searches");
+    let known =
+        "SELECT count(*) FROM ruvector.integrity i, jsonb_path_query(i.snapshot, '$.**.load.known.blocks') b";
+    assert!(client.query_one(known, &[]).unwrap().get::<_, i64>(0) > 0, "its load is known");
     let seen = recall_of_sessions(&mut client);
     // Twice the interval of a few queries, and that of these hundred.
     assert!((recall - seen).abs() < 2.0 * interval + 0.1, "panel {recall} ± {interval}, sessions {seen}");

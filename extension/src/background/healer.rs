@@ -262,15 +262,25 @@ fn go_on_measuring(
     let Some(collection) = collections.iter().find(|collection| measurement.is_of(collection.id)) else {
         return Ok(());
     };
-    // While an action changes the collection its worker measures.
-    if !collection.exists || transaction(|| is_acted_on(collection.id))? {
+    if !collection.exists {
         return Ok(());
     }
-    *measuring = measurement
-        .go_on(collection)?
-        .map(|(measurement, rest)| (measurement, collect::now_ms() + rest.as_millis() as i64));
+    // While an action changes the collection its worker measures; what has been measured so far holds, if the index does.
+    if transaction(|| is_acted_on(collection.id))? {
+        *measuring = Some((measurement, now + ACTED_ON_REST_MS));
+        return Ok(());
+    }
+    // What it touches is not what users do.
+    transaction(|| load::end(collection))?;
+    let went = measurement.go_on(collection);
+    process::report_statistics();
+    transaction(|| load::begin(collection))?;
+    *measuring = went?.map(|(measurement, rest)| (measurement, collect::now_ms() + rest.as_millis() as i64));
     Ok(())
 }
+
+/// Time after which a measurement is looked at again that waits for the end of an action, milliseconds.
+const ACTED_ON_REST_MS: i64 = 5000;
 
 /// Signs what waits for it. Without its key the healer goes on: what happened is kept until there is one.
 fn sign(memory: &mut Memory) {
@@ -307,11 +317,8 @@ fn sample(
             "the table was dropped; SELECT ruvector_collection_unregister to forget it",
         ));
     }
-    if let Some(other) = transaction(|| overlapping(collection))? {
-        return Err(Error::refused(format!(
-            "by an ATTACH PARTITION it is part of the same table tree as collection \"{other}\", and one of the two must be \
-             unregistered: SELECT ruvector_collection_unregister"
-        )));
+    if let Some(why) = transaction(|| collect::overlaps(collection))? {
+        return Err(Error::refused(why));
     }
     transaction(|| load::end(collection))?;
     collect::count(collection)?;
@@ -364,16 +371,6 @@ fn sample(
     })?;
     process::report_statistics();
     transaction(|| load::begin(collection))
-}
-
-/// Another collection whose table is above or below that of this one. Registering refuses it, attaching a partition cannot be.
-fn overlapping(collection: &Collection) -> Result<Option<String>, Error> {
-    let query = "SELECT (SELECT c.name FROM ruvector.collections c
-                          WHERE c.id <> $1
-                            AND (c.relation IN (SELECT a.relid FROM pg_partition_ancestors($2) a)
-                                 OR $2 IN (SELECT a.relid FROM pg_partition_ancestors(c.relation) a))
-                          ORDER BY c.name LIMIT 1)";
-    kept::one(query, &[collection.id.into(), pg_sys::Oid::from(collection.relation).into()])
 }
 
 fn is_acted_on(collection: i32) -> Result<bool, Error> {

@@ -300,6 +300,9 @@ impl Workers {
         if action.status == Status::Approved
             && let Some(collection) = transaction(|| collect::collection(action.collection))?
         {
+            if let Some(why) = transaction(|| collect::overlaps(&collection))? {
+                return transaction(|| journal::give_up(id, Status::Expired, &why));
+            }
             match transaction(|| may_begin(action, &collection)) {
                 Ok((Begin::Now, None)) => {}
                 Ok((Begin::Now, Some(why))) => {

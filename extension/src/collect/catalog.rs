@@ -117,6 +117,24 @@ pub(crate) fn collections() -> Result<Vec<Collection>, Error> {
     documents(COLLECTIONS, &[None::<i32>.into()])
 }
 
+/// Why nothing is done about a collection whose table is above or below another's. Registering refuses it, attaching a partition
+/// cannot be refused.
+pub(crate) fn overlaps(collection: &Collection) -> Result<Option<String>, Error> {
+    let query = "SELECT (SELECT c.name FROM ruvector.collections c
+                          WHERE c.id <> $1
+                            AND (c.relation IN (SELECT a.relid FROM pg_partition_ancestors($2) a)
+                                 OR $2 IN (SELECT a.relid FROM pg_partition_ancestors(c.relation) a))
+                          ORDER BY c.name LIMIT 1)";
+    let other: Option<String> =
+        kept::one(query, &[collection.id.into(), pg_sys::Oid::from(collection.relation).into()])?;
+    Ok(other.map(|other| {
+        format!(
+            "by an ATTACH PARTITION it is part of the same table tree as collection \"{other}\", and one of the two must be \
+             unregistered: SELECT ruvector_collection_unregister"
+        )
+    }))
+}
+
 /// The collection of this number, if it is still registered.
 pub(crate) fn collection(id: i32) -> Result<Option<Collection>, Error> {
     Ok(documents(COLLECTIONS, &[id.into()])?.pop())

@@ -124,7 +124,7 @@ SELECT jsonb_build_object('jobid', j.jobid, 'name', coalesce(j.jobname, left(j.c
                          WHERE d.jobid = j.jobid AND d.status = 'running' ORDER BY d.runid DESC LIMIT 1),
                        -- One that has only just begun, or all where `cron.log_run` is off.
                        (SELECT min(a.pid) FROM pg_stat_activity a, here
-                         WHERE a.datid = here.oid AND a.usesysid = j.runner AND a.query = j.command AND a.state = 'active'
+                         WHERE a.datid = here.oid AND a.usesysid = j.runner AND (a.query = j.command OR octet_length(a.query) >= 95 AND starts_with(j.command, a.query)) AND a.state = 'active'
                            AND (a.backend_type = 'pg_cron' OR a.application_name = 'pg_cron'))))
   FROM jobs j, keeper k
  WHERE j.said ~ '^\s*(?:vacuum|analyze|reindex|cluster)\M'

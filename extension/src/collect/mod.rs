@@ -19,7 +19,7 @@ mod wal;
 
 pub(crate) use catalog::{
     BUILDING, Collection, IndexRow, LISTS_DEFAULT, collection, collections, count, documents, effort,
-    indexes, know_rows, live_rows, now_ms, snapshot, value_bytes,
+    indexes, know_rows, live_rows, now_ms, overlaps, snapshot, value_bytes,
 };
 pub(crate) use maintenance::{jobs, scheduled};
 pub(crate) use memory::free_bytes as memory_free_bytes;

@@ -65,7 +65,9 @@ impl Panel {
             let mut again = Drawing::of(index, probes, self.k, transaction(|| blocks(index))?);
             while !again.step(index)? {}
             for (query, now) in some.iter_mut().zip(again.panel_of_all()) {
-                query.farthest = query.farthest.max(now.farthest);
+                if now.neighbours > 0 {
+                    query.farthest = query.farthest.max(now.farthest);
+                }
             }
         }
         Ok(())

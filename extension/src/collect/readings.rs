@@ -166,10 +166,17 @@ pub(crate) struct LongMeasurement {
     drawing: panel::Drawing,
     /// Seconds that it has taken so far, rests apart.
     took_s: f64,
+    /// Steps in a row that did not get their locks.
+    locked_out: u32,
 }
 
 /// Share of the time that its steps take.
 const STEPS_SHARE: f64 = 0.25;
+/// Least rest between two steps: in between is a window in which the load of the table is counted.
+const REST_MIN: Duration = Duration::from_millis(1200);
+/// Rest after a step that did not get its locks, and how often in a row it is tried again.
+const LOCKED_OUT_REST: Duration = Duration::from_secs(5);
+const LOCKED_OUT_MAX: u32 = 60;
 /// Bytes a second of a large table that are read for it, on the mean over the time between two.
 const READ_RATE: f64 = 2e6;
 
@@ -181,6 +188,10 @@ impl LongMeasurement {
 
     /// Whether the table was not read but lately.
     pub(crate) fn may_begin(row: &IndexRow) -> Result<bool, Error> {
+        // What failed is tried again at the usual interval.
+        if matches!(row.panel, Some(Reading::Unknown(_))) {
+            return Ok(true);
+        }
         let query = "SELECT coalesce(pg_table_size($1), 0)::float8";
         let bytes = transaction(|| kept::one::<f64>(query, &[pg_sys::Oid::from(row.table).into()]))?;
         Ok(Kind::Panel.age_s(row) >= bytes.unwrap_or(0.0) / READ_RATE)
@@ -202,6 +213,7 @@ impl LongMeasurement {
                 seed,
                 drawing,
                 took_s: since_s(began),
+                locked_out: 0,
             })),
             Ok(Reading::Unknown(reason)) => {
                 let reading = serde_json::to_value(Reading::<()>::unknown(reason))?;
@@ -227,7 +239,13 @@ impl LongMeasurement {
             Ok(false) => {
                 let step_s = since_s(began);
                 self.took_s += step_s;
-                Ok(Some((self, Duration::from_secs_f64(step_s * (1.0 / STEPS_SHARE - 1.0)))))
+                self.locked_out = 0;
+                Ok(Some((self, REST_MIN.max(Duration::from_secs_f64(step_s * (1.0 / STEPS_SHARE - 1.0))))))
+            }
+            // The same step again later.
+            Err(error) if error.is_lock_timeout() && self.locked_out < LOCKED_OUT_MAX => {
+                self.locked_out += 1;
+                Ok(Some((self, LOCKED_OUT_REST)))
             }
             Ok(true) => {
                 let Self { row, seed, drawing, took_s, .. } = self;

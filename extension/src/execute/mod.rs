@@ -10,6 +10,7 @@ use healing::snapshot::{Method, Oid};
 use healing::verdict::{Lists, effort_to_set};
 use pgrx::prelude::*;
 use pgrx::spi::quote_literal;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::background::process;
@@ -127,12 +128,12 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
         Step::BuildIndex { of, options, limit_s } => build(context, step_no, step, of, *options, *limit_s)?,
         Step::CompareIndexes { of, criterion } => {
             context.intend(step_no, step, || Ok(((), json!({}))))?;
+            let stored = transaction(|| efforts::stored(of.oid))?;
             let verdict = patiently(context.config.lock_timeout_ms, || {
                 #[cfg(feature = "panics")]
                 transaction(|| -> Result<(), Error> { panic!("made to panic") })?;
                 compare::old_and_trial(context.collection, context.config, of, *criterion)
             })?;
-            let stored = transaction(|| efforts::stored(of.oid))?;
             context.done(step_no, step, json!({ (journal::VERDICT): verdict, (STORED): stored }))?;
             if !verdict.keep {
                 return Ok(Went::Lost(format!("the comparison was lost: {}", verdict.reason)));
@@ -204,7 +205,9 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
             transaction(|| {
                 unchanged()?;
                 let setting = of.method.effort_setting();
-                efforts::store(context.collection.id, of.oid, setting, Some(point.effort as i32))?;
+                // Nor less than what roles and databases have, which gives way to it.
+                let effort = point.effort.max(efforts::greatest_default(setting)?) as i32;
+                efforts::store(context.collection.id, of.oid, setting, Some(effort))?;
                 measure_again(of.oid)?;
                 let call = |effort: Option<i32>| {
                     let effort = effort.map_or_else(|| "NULL".to_owned(), |effort| effort.to_string());
@@ -213,7 +216,8 @@ pub(crate) fn perform(context: &Context<'_>, step_no: u32, step: &Step) -> Resul
                 };
                 let details = json!({
                     "point": point,
-                    (journal::SQL): call(Some(point.effort as i32)),
+                    (SET): effort,
+                    (journal::SQL): call(Some(effort)),
                     (journal::INVERSE): call(former),
                 });
                 context.note(step_no, step, StepState::Done, details)
@@ -319,6 +323,8 @@ fn prepare_to_build(context: &Context<'_>, of: &IndexRef, options: BuildOptions)
     }
 }
 
+/// Name under which a step notes the effort that it has set.
+const SET: &str = "set";
 /// Name under which a comparison notes the effort that was stored for the old index then.
 const STORED: &str = "stored_effort";
 
@@ -349,8 +355,8 @@ fn effort_for(context: &Context<'_>, of: &IndexRef) -> Result<Option<i32>, Error
     let present = collect::effort(row).max(1) as u32;
     Ok(match row.method {
         Method::Hnsw => {
-            let present = present.max(efforts::greatest_default(row.method.effort_setting())?);
-            if found > present { Some(effort_to_set(found, present, None) as i32) } else { former }
+            let others = efforts::greatest_default(row.method.effort_setting())?;
+            if found > present { Some(effort_to_set(found, others, None) as i32) } else { former }
         }
         Method::Ivfflat => {
             let before = row.lists.unwrap_or(collect::LISTS_DEFAULT);
@@ -372,7 +378,7 @@ fn effort_for(context: &Context<'_>, of: &IndexRef) -> Result<Option<i32>, Error
 fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Result<(), Error> {
     // The effort is set first, for an index that no session sees yet: there is no moment with the new index and the
     // wrong effort. The old index keeps its own.
-    context.intend(step_no, step, || {
+    let former = context.intend(step_no, step, || {
         lookup::as_planned(of)?;
         let trial =
             lookup::trial(of)?.ok_or_else(|| Error::refused("the new index is not there any more"))?;
@@ -381,7 +387,7 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
             efforts::store(context.collection.id, trial.oid, of.method.effort_setting(), effort)?;
         }
         let former = efforts::stored(of.oid)?;
-        Ok(((), json!({ "trial": index::described(&trial), "effort": effort, "former_effort": former })))
+        Ok((former, json!({ "trial": index::described(&trial), "effort": effort, "former_effort": former })))
     })?;
     transaction(efforts::load)?;
     in_transaction_patiently(context.config.lock_timeout_ms, || {
@@ -393,6 +399,10 @@ fn swap(context: &Context<'_>, step_no: u32, step: &Step, of: &IndexRef) -> Resu
             .ok_or_else(|| Error::refused("the new index is not there any more"))?;
         if !trial.valid {
             return Err(Error::refused("the new index is not valid any more"));
+        }
+        let set_since = efforts::stored(of.oid)?;
+        if set_since != former {
+            efforts::store(context.collection.id, trial.oid, of.method.effort_setting(), set_since)?;
         }
         let sql = index::exchange_names(&trial, &old, of.table)?;
         // Once more exchanges them back: each of the two then bears the other's name.
@@ -461,27 +471,29 @@ fn reindex(
     limit_s: Option<f64>,
 ) -> Result<(), Error> {
     let lock_timeout_ms = context.config.lock_timeout_ms;
-    let (found, shadow, effort) = context.intend(step_no, step, || {
+    let (found, shadow, own) = context.intend(step_no, step, || {
         let found = lookup::as_planned(of)?;
         let before: Vec<Oid> = lookup::reindex_leftovers(of)?.iter().map(|found| found.oid).collect();
         let effort = effort_for(context, of)?;
         let former_effort = efforts::stored(of.oid)?;
+        // From the exchange of the names until all older transactions have ended, which may be long, the new index is searched: it
+        // takes over what is stored for the old one (`efforts::follow`).
+        let present = known_effort(context, of)?;
+        let meanwhile = match effort {
+            Some(effort) if Some(effort) != former_effort => Some(effort.max(present.unwrap_or(effort))),
+            _ => former_effort,
+        };
+        if meanwhile != former_effort {
+            efforts::store(context.collection.id, of.oid, of.method.effort_setting(), meanwhile)?;
+        }
+        let efforts = Efforts { former: former_effort, meanwhile, new: effort };
         let details = json!({
             "leftovers_before": before,
             "definition": index::definition(of.oid)?,
             (FORMER_OPTIONS): index::options_set(of.oid, options)?,
-            "effort": effort,
-            (FORMER_EFFORT): former_effort,
+            (EFFORTS): efforts,
         });
-        // From the exchange of the names until all older transactions have ended, which may be long, the new index is searched: it
-        // takes over what is stored for the old one (`efforts::follow`).
-        let present = known_effort(context, of)?;
-        let meanwhile = effort.filter(|effort| Some(*effort) != former_effort);
-        if let Some(effort) = meanwhile {
-            let greater = effort.max(present.unwrap_or(effort));
-            efforts::store(context.collection.id, of.oid, of.method.effort_setting(), Some(greater))?;
-        }
-        Ok(((found, lookup::trial(of)?, effort), details))
+        Ok(((found, lookup::trial(of)?, efforts), details))
     })?;
     transaction(efforts::load)?;
     // It was compared and has said what it had to: the disk that it takes is needed for the rebuild itself.
@@ -501,12 +513,11 @@ fn reindex(
     })?;
     transaction(|| {
         // It bears the name under another OID now.
-        if let Some(new) = lookup::bearing_its_name(of)?.filter(|_| effort.is_some()) {
-            efforts::store(context.collection.id, of.oid, of.method.effort_setting(), None)?;
-            efforts::store(context.collection.id, new.oid, of.method.effort_setting(), effort)?;
+        if let Some(new) = lookup::bearing_its_name(of)? {
+            own.hand_over(context, of, new.oid)?;
         }
         let sql = reindex_sql(of, options);
-        context.note(step_no, step, StepState::Done, json!({ "effort": effort, (journal::SQL): sql }))
+        context.note(step_no, step, StepState::Done, json!({ "effort": own.new, (journal::SQL): sql }))
     })?;
     transaction(efforts::load)
 }
@@ -519,8 +530,27 @@ fn known_effort(context: &Context<'_>, of: &IndexRef) -> Result<Option<i32>, Err
 
 /// Name under which a reindex notes the options that it changes: `{"lists": null}` when none were set.
 const FORMER_OPTIONS: &str = "former_options";
-/// Name under which it notes the effort that was stored for the index before.
-const FORMER_EFFORT: &str = "former_effort";
+/// Name under which it notes the efforts.
+const EFFORTS: &str = "efforts";
+
+/// The efforts that are stored for an index: before its reindex, while that goes on, and for the new one.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Efforts {
+    former: Option<i32>,
+    meanwhile: Option<i32>,
+    new: Option<i32>,
+}
+
+impl Efforts {
+    /// Gives the new index its effort, unless somebody has set another meanwhile, for it or for the old one. Must run in a
+    /// transaction.
+    fn hand_over(self, context: &Context<'_>, of: &IndexRef, new: Oid) -> Result<(), Error> {
+        let stored = efforts::stored(new)?.or(efforts::stored(of.oid)?);
+        let effort = if stored == self.meanwhile { self.new } else { stored };
+        efforts::store(context.collection.id, of.oid, of.method.effort_setting(), None)?;
+        efforts::store(context.collection.id, new, of.method.effort_setting(), effort)
+    }
+}
 
 /// Drops what an interrupted reindex left, and gives the index its options and its effort again; unless it was exchanged already:
 /// then the new index stays, with the effort that was meant for it. What to note of that.
@@ -535,23 +565,24 @@ fn clean_up_reindex(context: &Context<'_>, of: &IndexRef, details: &Value) -> Re
         }
     }
     let Some(former) = details.get(FORMER_OPTIONS) else { return Ok(json!({})) };
-    let setting = of.method.effort_setting();
+    let own: Option<Efforts> =
+        details.get(EFFORTS).and_then(|efforts| serde_json::from_value(efforts.clone()).ok());
     in_transaction(context.config.lock_timeout_ms, || {
         index::lock(&[of.oid]);
         if let Some(index) = lookup::itself(of)?.filter(|index| index.name == of.name) {
             index::reset_options(&index.name, former)?;
-            if let Some(former) = details.get(FORMER_EFFORT) {
-                let former = former.as_i64().map(|effort| effort as i32);
-                efforts::store(context.collection.id, of.oid, setting, former)?;
+            if let Some(own) = own
+                && efforts::stored(of.oid)? == own.meanwhile
+            {
+                efforts::store(context.collection.id, of.oid, of.method.effort_setting(), own.former)?;
             }
             return Ok(json!({}));
         }
         let Some(new) = lookup::bearing_its_name(of)?.filter(|new| new.oid != of.oid) else {
             return Ok(json!({}));
         };
-        if let Some(effort) = details.get("effort").and_then(Value::as_i64) {
-            efforts::store(context.collection.id, of.oid, setting, None)?;
-            efforts::store(context.collection.id, new.oid, setting, Some(effort as i32))?;
+        if let Some(own) = own {
+            own.hand_over(context, of, new.oid)?;
         }
         Ok(json!({ "kept": "the new index had taken its place already" }))
     })
@@ -591,9 +622,16 @@ pub(crate) fn recover(context: &Context<'_>, steps: &[Step], command: &RecoveryC
         }),
         RecoveryCommand::RestoreEffort { of, details, .. } => {
             transaction(|| {
-                let former = details.get("former").and_then(Value::as_i64).map(|effort| effort as i32);
-                efforts::store(context.collection.id, of.oid, of.method.effort_setting(), former)?;
-                measure_again(of.oid)?;
+                let number =
+                    |name: &str| details.get(name).and_then(Value::as_i64).map(|effort| effort as i32);
+                // What it has not set, or somebody has set since, is not its own to take back.
+                let point = details.pointer("/point/effort").and_then(Value::as_i64);
+                let set = number(SET).or(point.map(|effort| effort as i32));
+                if set.is_some() && efforts::stored(of.oid)? == set {
+                    let setting = of.method.effort_setting();
+                    efforts::store(context.collection.id, of.oid, setting, number("former"))?;
+                    measure_again(of.oid)?;
+                }
                 note(json!({}))
             })?;
             transaction(efforts::load)

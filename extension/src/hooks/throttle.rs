@@ -245,17 +245,67 @@ unsafe extern "C-unwind" fn before(statement: *mut pg_sys::PlannedStmt) {
     }
 }
 
-/// Whether the executor will let a statement run, which looks after this hook: as the roles that it is checked as (of a view's
-/// table its owner).
+/// Whether the executor, which looks after this hook, may let a statement write at all: as the roles that it is checked as (of a
+/// view's table its owner). Not by the executor's own function: that calls a hook whose owner expects to have seen the statement begin
+/// (pgaudit).
 unsafe fn may_write(statement: *mut pg_sys::PlannedStmt) -> bool {
-    if pg_sys::XactReadOnly {
+    let table = (*statement).rtable;
+    if pg_sys::XactReadOnly || table.is_null() {
         return false;
     }
-    #[cfg(feature = "pg15")]
-    let may = pg_sys::ExecCheckRTPerms((*statement).rtable, false);
-    #[cfg(not(feature = "pg15"))]
-    let may = pg_sys::ExecCheckPermissions((*statement).rtable, (*statement).permInfos, false);
+    let mut may = true;
+    any_insert(statement, |part| {
+        let relations = (*part).resultRelations;
+        let length = if relations.is_null() { 0 } else { (*relations).length };
+        for at in 0..length {
+            let number = (*(*relations).elements.add(at as usize)).int_value;
+            if number < 1 || number > (*table).length {
+                continue;
+            }
+            let entry =
+                (*(*table).elements.add(number as usize - 1)).ptr_value.cast::<pg_sys::RangeTblEntry>();
+            let Some(checked_as) = checked_as(statement, entry) else { continue };
+            let role = if checked_as == pg_sys::InvalidOid { pg_sys::GetUserId() } else { checked_as };
+            may &= has_any((*entry).relid, role, (*part).operation);
+        }
+        false
+    });
     may
+}
+
+/// The role that a table of a statement is checked as, 0 for the session's; None where it is not checked by itself (a partition).
+#[cfg(feature = "pg15")]
+unsafe fn checked_as(
+    _statement: *mut pg_sys::PlannedStmt,
+    entry: *mut pg_sys::RangeTblEntry,
+) -> Option<pg_sys::Oid> {
+    ((*entry).requiredPerms != 0).then_some((*entry).checkAsUser)
+}
+
+#[cfg(not(feature = "pg15"))]
+unsafe fn checked_as(
+    statement: *mut pg_sys::PlannedStmt,
+    entry: *mut pg_sys::RangeTblEntry,
+) -> Option<pg_sys::Oid> {
+    let (number, all) = ((*entry).perminfoindex as i32, (*statement).permInfos);
+    if number < 1 || all.is_null() || number > (*all).length {
+        return None;
+    }
+    let checked = (*(*all).elements.add(number as usize - 1)).ptr_value.cast::<pg_sys::RTEPermissionInfo>();
+    Some((*checked).checkAsUser)
+}
+
+/// Whether a role has a right that such a statement needs, to the table or to some of its columns.
+unsafe fn has_any(table: pg_sys::Oid, role: pg_sys::Oid, operation: pg_sys::CmdType::Type) -> bool {
+    use pg_sys::AclResult::ACLCHECK_OK;
+    let rights = if operation == pg_sys::CmdType::CMD_MERGE {
+        pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE
+    } else {
+        pg_sys::ACL_INSERT
+    } as pg_sys::AclMode;
+    let any = pg_sys::AclMaskHow::ACLMASK_ANY;
+    pg_sys::pg_class_aclmask(table, role, rights, any) != 0
+        || pg_sys::pg_attribute_aclcheck_all(table, role, rights, any) == ACLCHECK_OK
 }
 
 #[pg_guard]
@@ -748,12 +798,7 @@ unsafe fn named(table: *mut pg_sys::RangeVar) -> Option<(pg_sys::Oid, Place)> {
 
 /// Whether COPY will let this role write to a table, or to some of its columns.
 unsafe fn may_copy_into(table: pg_sys::Oid) -> bool {
-    use pg_sys::AclResult::ACLCHECK_OK;
-    let (role, insert) = (pg_sys::GetUserId(), pg_sys::ACL_INSERT as pg_sys::AclMode);
-    let any = pg_sys::AclMaskHow::ACLMASK_ANY;
-    !pg_sys::XactReadOnly
-        && (pg_sys::pg_class_aclcheck(table, role, insert) == ACLCHECK_OK
-            || pg_sys::pg_attribute_aclcheck_all(table, role, insert, any) == ACLCHECK_OK)
+    !pg_sys::XactReadOnly && has_any(table, pg_sys::GetUserId(), pg_sys::CmdType::CMD_INSERT)
 }
 
 #[pg_guard]
