@@ -245,67 +245,36 @@ unsafe extern "C-unwind" fn before(statement: *mut pg_sys::PlannedStmt) {
     }
 }
 
-/// Whether the executor, which looks after this hook, may let a statement write at all: as the roles that it is checked as (of a
-/// view's table its owner). Not by the executor's own function: that calls a hook whose owner expects to have seen the statement begin
-/// (pgaudit).
+/// Whether the executor, which looks after this hook, may let a statement write at all: to all that it names (a view and the table
+/// below), as the role that each is checked as. Not by the executor's own function: that calls a hook whose owner expects to have seen
+/// the statement begin (pgaudit).
 unsafe fn may_write(statement: *mut pg_sys::PlannedStmt) -> bool {
-    let table = (*statement).rtable;
-    if pg_sys::XactReadOnly || table.is_null() {
-        return false;
-    }
-    let mut may = true;
-    any_insert(statement, |part| {
-        let relations = (*part).resultRelations;
-        let length = if relations.is_null() { 0 } else { (*relations).length };
-        for at in 0..length {
-            let number = (*(*relations).elements.add(at as usize)).int_value;
-            if number < 1 || number > (*table).length {
-                continue;
-            }
-            let entry =
-                (*(*table).elements.add(number as usize - 1)).ptr_value.cast::<pg_sys::RangeTblEntry>();
-            let Some(checked_as) = checked_as(statement, entry) else { continue };
-            let role = if checked_as == pg_sys::InvalidOid { pg_sys::GetUserId() } else { checked_as };
-            may &= has_any((*entry).relid, role, (*part).operation);
-        }
-        false
-    });
-    may
+    let writes = (pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE) as pg_sys::AclMode;
+    let may = |table, checked_as, required: pg_sys::AclMode| {
+        let role = if checked_as == pg_sys::InvalidOid { pg_sys::GetUserId() } else { checked_as };
+        required & writes == 0 || has_any(table, role, required & writes)
+    };
+    #[cfg(feature = "pg15")]
+    let checked = (*statement).rtable;
+    #[cfg(not(feature = "pg15"))]
+    let checked = (*statement).permInfos;
+    let length = if checked.is_null() { 0 } else { (*checked).length };
+    !pg_sys::XactReadOnly
+        && (0..length).all(|at| {
+            let one = (*(*checked).elements.add(at as usize)).ptr_value;
+            #[cfg(feature = "pg15")]
+            let one = one.cast::<pg_sys::RangeTblEntry>();
+            #[cfg(not(feature = "pg15"))]
+            let one = one.cast::<pg_sys::RTEPermissionInfo>();
+            may((*one).relid, (*one).checkAsUser, (*one).requiredPerms)
+        })
 }
 
-/// The role that a table of a statement is checked as, 0 for the session's; None where it is not checked by itself (a partition).
-#[cfg(feature = "pg15")]
-unsafe fn checked_as(
-    _statement: *mut pg_sys::PlannedStmt,
-    entry: *mut pg_sys::RangeTblEntry,
-) -> Option<pg_sys::Oid> {
-    ((*entry).requiredPerms != 0).then_some((*entry).checkAsUser)
-}
-
-#[cfg(not(feature = "pg15"))]
-unsafe fn checked_as(
-    statement: *mut pg_sys::PlannedStmt,
-    entry: *mut pg_sys::RangeTblEntry,
-) -> Option<pg_sys::Oid> {
-    let (number, all) = ((*entry).perminfoindex as i32, (*statement).permInfos);
-    if number < 1 || all.is_null() || number > (*all).length {
-        return None;
-    }
-    let checked = (*(*all).elements.add(number as usize - 1)).ptr_value.cast::<pg_sys::RTEPermissionInfo>();
-    Some((*checked).checkAsUser)
-}
-
-/// Whether a role has a right that such a statement needs, to the table or to some of its columns.
-unsafe fn has_any(table: pg_sys::Oid, role: pg_sys::Oid, operation: pg_sys::CmdType::Type) -> bool {
-    use pg_sys::AclResult::ACLCHECK_OK;
-    let rights = if operation == pg_sys::CmdType::CMD_MERGE {
-        pg_sys::ACL_INSERT | pg_sys::ACL_UPDATE | pg_sys::ACL_DELETE
-    } else {
-        pg_sys::ACL_INSERT
-    } as pg_sys::AclMode;
+/// Whether a role has any of these rights, to the table or to some of its columns.
+unsafe fn has_any(table: pg_sys::Oid, role: pg_sys::Oid, rights: pg_sys::AclMode) -> bool {
     let any = pg_sys::AclMaskHow::ACLMASK_ANY;
     pg_sys::pg_class_aclmask(table, role, rights, any) != 0
-        || pg_sys::pg_attribute_aclcheck_all(table, role, rights, any) == ACLCHECK_OK
+        || pg_sys::pg_attribute_aclcheck_all(table, role, rights, any) == pg_sys::AclResult::ACLCHECK_OK
 }
 
 #[pg_guard]
@@ -798,7 +767,7 @@ unsafe fn named(table: *mut pg_sys::RangeVar) -> Option<(pg_sys::Oid, Place)> {
 
 /// Whether COPY will let this role write to a table, or to some of its columns.
 unsafe fn may_copy_into(table: pg_sys::Oid) -> bool {
-    !pg_sys::XactReadOnly && has_any(table, pg_sys::GetUserId(), pg_sys::CmdType::CMD_INSERT)
+    !pg_sys::XactReadOnly && has_any(table, pg_sys::GetUserId(), pg_sys::ACL_INSERT as pg_sys::AclMode)
 }
 
 #[pg_guard]
