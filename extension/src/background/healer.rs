@@ -32,9 +32,10 @@ pub(super) fn run(database: pg_sys::Oid) {
         return;
     }
     let mut memory = Memory::default();
+    let mut is_woken = true;
     loop {
         let pause = match transaction(here) {
-            Ok(Here::Watched) => round(&mut memory).unwrap_or_else(|error| {
+            Ok(Here::Watched) => round(&mut memory, is_woken).unwrap_or_else(|error| {
                 pgrx::warning!("ruvector: sampling failed: {error}");
                 FAILURE_PAUSE
             }),
@@ -59,7 +60,7 @@ pub(super) fn run(database: pg_sys::Oid) {
                 FAILURE_PAUSE
             }
         };
-        process::sleep(pause);
+        is_woken = process::sleep(pause);
         if must_step_aside(database.to_u32()) {
             return;
         }
@@ -148,6 +149,8 @@ struct Memory {
     holders: Holders,
     /// When each collection is to be sampled again, Unix milliseconds.
     next_sample: HashMap<i32, UnixMs>,
+    /// When everything was last looked after.
+    last_whole: UnixMs,
     /// When old samples are next forgotten.
     next_forgetting: UnixMs,
     learned: learning::Refreshed,
@@ -165,9 +168,22 @@ const FORGETTING_INTERVAL_MS: i64 = 3_600_000;
 /// Longest rest while an action is under way: its time limit, a wish to stop it and sessions that wait for it are looked
 /// at that often, which is well within `deadlock_timeout`.
 const WATCHING_PAUSE_MS: i64 = 250;
+/// In between everything else is looked after that often: of what it takes of a processor the searches beside a build wait.
+const WHOLE_INTERVAL_MS: i64 = 1000;
 
-/// Samples every collection that is due, decides, and looks after the workers. Returns how long to rest.
-fn round(memory: &mut Memory) -> Result<Duration, Error> {
+/// Samples every collection that is due, decides, and looks after the workers; between two of these rounds, after the workers alone, if
+/// nobody has woken it. Returns how long to rest.
+fn round(memory: &mut Memory, is_woken: bool) -> Result<Duration, Error> {
+    let now = collect::now_ms();
+    let is_quiet = memory.next_sample.values().all(|next| *next > now)
+        && memory.measuring.as_ref().is_none_or(|(_, next)| *next > now);
+    let just_was = (memory.last_whole..memory.last_whole + WHOLE_INTERVAL_MS).contains(&now);
+    if memory.workers.any() && !is_woken && is_quiet && just_was {
+        memory.workers.supervise()?;
+        let next = memory.next_sample.values().map(|next| next - now).min().unwrap_or(WATCHING_PAUSE_MS);
+        return Ok(Duration::from_millis(next.clamp(1, WATCHING_PAUSE_MS) as u64));
+    }
+    memory.last_whole = now;
     transaction(efforts::load)?;
     // A partition that somebody locks keeps nothing else from being looked after.
     if let Err(error) = transaction(routing::load) {

@@ -125,16 +125,19 @@ mod handlers {
     }
 }
 
-/// Sleeps until the latch is set or the time is over. Ends the process if it was told to end.
-pub(crate) fn sleep(timeout: Duration) {
+/// Sleeps until the latch is set or the time is over; whether it was set. Ends the process if it was told to end.
+pub(crate) fn sleep(timeout: Duration) -> bool {
     // SAFETY: plain calls of a worker on its own latch.
-    unsafe {
+    let happened = unsafe {
         let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
         let timeout_ms = timeout.as_millis().clamp(1, 3_600_000) as i64;
-        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, timeout_ms, pg_sys::PG_WAIT_EXTENSION);
+        let happened =
+            pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, timeout_ms, pg_sys::PG_WAIT_EXTENSION);
         pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
+        happened
+    };
     attend();
+    happened & pg_sys::WL_LATCH_SET as i32 != 0
 }
 
 /// What is to be done between two pieces of work.
