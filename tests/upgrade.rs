@@ -108,7 +108,7 @@ fn what_is_held_back_ends_though_the_extension_is_of_another_version_meanwhile()
     cluster::faults::partitioned(&mut client, "docs", 1, 100).unwrap();
     client
         .batch_execute(
-            r#"SELECT ruvector_collection_register('docs_0', 'docs_0', settings => '{"mode": "observe"}')"#,
+            r#"SELECT ruvector_collection_register('docs', 'docs', settings => '{"mode": "observe"}')"#,
         )
         .unwrap();
     wait_for("its usual rate", PATIENCE, || {
@@ -117,7 +117,7 @@ fn what_is_held_back_ends_though_the_extension_is_of_another_version_meanwhile()
         client.query_opt(query, &[]).unwrap()
     })
     .unwrap();
-    client.query_one("SELECT ruvector_throttle_set('docs_0', 100, lease => '8 seconds')", &[]).unwrap();
+    client.query_one("SELECT ruvector_throttle_set('docs', 100, lease => '8 seconds')", &[]).unwrap();
     // As between installing a new library and ALTER EXTENSION UPDATE: the healer does nothing.
     let version: String = client
         .query_one("SELECT extversion FROM pg_extension WHERE extname = 'ruvector'", &[])
