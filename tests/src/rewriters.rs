@@ -15,6 +15,8 @@ const REPLACED: u64 = 7;
 const HELD: u64 = 5;
 /// For how long.
 const MOMENT: Duration = Duration::from_millis(2);
+/// Time from one write of a session to its next, at least: what they do beside others is the same on a fast machine.
+const PACE: Duration = Duration::from_millis(8);
 
 /// What they met with.
 #[derive(Debug, Clone, Default)]
@@ -172,6 +174,7 @@ impl Rewriter {
         let mut met = Met::default();
         // In an order that has nothing to do with where they lie.
         ids.sort_by_key(|id| id.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as i64));
+        let mut next = Instant::now();
         for (version, id) in (1..).zip(ids.iter().copied().cycle()) {
             let gone = Instant::now();
             while self.client.is_closed() && !self.stop.load(Ordering::Relaxed) {
@@ -186,7 +189,9 @@ impl Rewriter {
             }
             let replaces = self.replace && (version as u64).is_multiple_of(REPLACED);
             let held = if (version as u64).is_multiple_of(HELD) { MOMENT } else { Duration::ZERO };
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
             let began = Instant::now();
+            next = began + PACE;
             match write(&mut self.client, &self.table, id, version, replaces, held) {
                 Ok(1) => {
                     met.writes += 1;

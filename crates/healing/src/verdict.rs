@@ -354,6 +354,26 @@ pub fn greater_effort(points: &[RecallPoint], objective: f64, present: u32) -> R
     })
 }
 
+/// What two panels say together of searches at the later one's effort: each counts by its queries, as if drawn independently.
+/// Panels without queries say nothing: the later one alone counts then.
+pub fn pooled(earlier: &RecallPoint, later: &RecallPoint) -> RecallPoint {
+    let queries = earlier.queries.saturating_add(later.queries);
+    if earlier.queries == 0 || later.queries == 0 {
+        return *later;
+    }
+    let share = f64::from(earlier.queries) / f64::from(queries);
+    let mean = |a: f64, b: f64| share * a + (1.0 - share) * b;
+    let half_width = |a: f64, b: f64| (share * a).hypot((1.0 - share) * b);
+    RecallPoint {
+        effort: later.effort,
+        recall: mean(earlier.recall, later.recall),
+        recall_ci: half_width(earlier.recall_ci, later.recall_ci),
+        blocks: mean(earlier.blocks, later.blocks),
+        blocks_ci: half_width(earlier.blocks_ci, later.blocks_ci),
+        queries,
+    }
+}
+
 /// Rows that a search of an ivfflat index looks at, if it did before, whatever its recall asks for.
 const ROWS_A_SEARCH: f64 = 200.0;
 
@@ -403,6 +423,31 @@ mod tests {
         assert_eq!(effort_to_set(1, 10, lists(1e6, 400, 2_225)), 1);
         assert_eq!(effort_to_set(3, 100, lists(50.0, 100, 4)), 4, "all lists");
         assert_eq!(effort_to_set(3, 1, lists(0.0, 0, 10)), 3, "nothing is known of an empty one");
+    }
+
+    #[test]
+    fn two_panels_say_more_than_one() {
+        let panel = |recall, recall_ci, queries| RecallPoint {
+            effort: 9,
+            recall,
+            recall_ci,
+            blocks: 100.0 * recall,
+            blocks_ci: recall_ci,
+            queries,
+        };
+        let (large, small) = (panel(0.96, 0.02, 300), RecallPoint { effort: 10, ..panel(0.92, 0.04, 100) });
+        let both = pooled(&large, &small);
+        assert_eq!((both.effort, both.queries), (10, 400));
+        assert!((both.recall - 0.95).abs() < 1e-12 && (both.blocks - 95.0).abs() < 1e-12, "{both:?}");
+        // sqrt(0.015^2 + 0.01^2)
+        assert!(
+            (both.recall_ci - 0.018_027_756).abs() < 1e-9 && both.blocks_ci == both.recall_ci,
+            "{both:?}"
+        );
+        // Nothing is learned from nothing.
+        let none = panel(f64::NAN, f64::INFINITY, 0);
+        assert_eq!(pooled(&none, &small), small);
+        assert_eq!(pooled(&large, &panel(0.5, 0.1, 0)), panel(0.5, 0.1, 0));
     }
 
     fn point(effort: u32, recall: f64, blocks: f64) -> RecallPoint {

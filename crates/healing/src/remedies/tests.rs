@@ -11,7 +11,7 @@ use crate::hnsw::Density;
 use crate::integrity::{IntegrityState, assess};
 use crate::plan::{BuildOptions, Criterion, Step};
 use crate::recovery::{JournalEntry, StepState};
-use crate::snapshot::{Memory, Replacement};
+use crate::snapshot::{Memory, RecallPoint, Replacement};
 use crate::verdict::{Sizes, Verdict};
 
 fn config() -> Config {
@@ -609,6 +609,48 @@ fn effort_is_raised_only_where_that_can_help() {
     sick.indexes[0].effort = 80;
     let all = tune.plan(&problem, &sick, &limits(&sick)).unwrap_err();
     assert!(matches!(all, NotApplicable::NothingToDo { .. }), "all 80 lists are searched: {all}");
+}
+
+/// What becomes of an effort of 9 that was found with 200 queries, recall as given, where the panel says this afterwards.
+fn tuned(found: f64, after: RecallPoint) -> Result<(), String> {
+    let mut sick = snapshot(1, 8, 0);
+    sick.indexes[0].recall = Reading::Known(recall(1, 0.4));
+    let problem = first_problem(&sick);
+    let plan = remedy("tune_search_effort").plan(&problem, &sick, &limits(&sick)).unwrap();
+    let point = RecallPoint { recall: found, recall_ci: 0.014, queries: 200, ..recall(9, 0.0) };
+    let entry = |state, details| JournalEntry { step_no: 0, step: plan.steps[0].clone(), state, details };
+    let entries = [
+        entry(StepState::Intent, json!({ "former": null, "point": RecallPoint { recall: 1.0, ..point } })),
+        entry(StepState::Done, json!({ "point": point })),
+    ];
+    let mut healed = sick.clone();
+    healed.indexes[0].recall = Reading::Known(after);
+    remedy("tune_search_effort").achieved(&Outcome {
+        problem: &problem,
+        plan: &plan,
+        before: &sick,
+        after: &healed,
+        verdicts: &[],
+        entries: &entries,
+        config: &config(),
+    })
+}
+
+#[test]
+fn one_unlucky_draw_takes_no_good_effort_back() {
+    let unlucky = RecallPoint { recall: 0.92, recall_ci: 0.025, queries: 50, ..recall(9, 0.0) };
+    assert_eq!(tuned(0.951, unlucky), Ok(()));
+    // Nor does it excuse one that finds less than what it was set for.
+    let worse = tuned(0.951, RecallPoint { recall: 0.80, ..unlucky }).unwrap_err();
+    assert!(worse.contains("0.800 at ivfflat.probes 9"), "{worse}");
+    // Another effort than what was found, or a greater one, was measured.
+    assert!(tuned(0.951, RecallPoint { effort: 8, ..unlucky }).is_err(), "it is not in force");
+    assert_eq!(tuned(0.951, RecallPoint { effort: 10, ..unlucky }), Ok(()));
+    assert!(tuned(0.90, unlucky).is_err(), "neither meets the objective");
+    assert!(
+        tuned(0.90, RecallPoint { recall: 0.949, ..unlucky }).is_err(),
+        "what the large panel says is not forgotten"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use healing::plan::Step;
 use healing::recovery::StepState;
+use healing::snapshot::RecallPoint;
 use healing::verdict::greater_effort;
 use serde_json::json;
 
@@ -20,7 +21,7 @@ pub(super) fn operations(turn: &Turn) -> Vec<Op> {
 
 /// The effort found, kept by the worker until it is set: measured again here, since an operation keeps nothing.
 /// `Ok(Err(_))`: not now, or none.
-fn least(stage: &mut Stage, turn: &Turn) -> Result<Result<u32, Then>, String> {
+fn least(stage: &mut Stage, turn: &Turn) -> Result<Result<RecallPoint, Then>, String> {
     let Step::TuneSearchEffort { of, objective } = &turn.step else { return Err("no tuning".to_owned()) };
     let collection = &stage.world.collections[turn.collection];
     let queries = collection.config.panel_queries as u32;
@@ -33,7 +34,7 @@ fn least(stage: &mut Stage, turn: &Turn) -> Result<Result<u32, Then>, String> {
         Ok(points) => points,
         Err(cancelled) => return Ok(Err(Then::patiently(turn.tries, &cancelled))),
     };
-    Ok(greater_effort(&points, *objective, present).map(|point| point.effort).map_err(Then::Lost))
+    Ok(greater_effort(&points, *objective, present).map_err(Then::Lost))
 }
 
 fn measured(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
@@ -52,8 +53,8 @@ fn intent(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
 }
 
 fn done(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
-    let effort = match least(stage, turn)? {
-        Ok(effort) => effort,
+    let point = match least(stage, turn)? {
+        Ok(point) => point,
         Err(then) => return Ok(then),
     };
     let noop = stage.has(Defect::CreditedNoop);
@@ -61,11 +62,11 @@ fn done(stage: &mut Stage, turn: &Turn) -> Result<Then, String> {
     let collection = &mut stage.world.collections[turn.collection];
     if let Some(index) = collection.index(target(turn)?.oid) {
         if !noop {
-            index.effort = Some(effort);
+            index.effort = Some(point.effort);
         }
         index.panel = None;
     }
     collection.touch();
-    note(stage, turn, StepState::Done, json!({ "effort": effort }));
+    note(stage, turn, StepState::Done, json!({ "point": point }));
     Ok(Then::Next(SHORT_MS))
 }
