@@ -15,8 +15,8 @@ const REPLACED: u64 = 7;
 const HELD: u64 = 5;
 /// For how long.
 const MOMENT: Duration = Duration::from_millis(2);
-/// Time from one write of a session to its next, at least: what they do beside others is the same on a fast machine.
-const PACE: Duration = Duration::from_millis(8);
+/// Time from one write to the next of all of them, at least: what they do beside others is the same on a fast machine.
+const PACE: Duration = Duration::from_millis(1);
 
 /// What they met with.
 #[derive(Debug, Clone, Default)]
@@ -92,6 +92,7 @@ impl Rewriters {
                 client: cluster.connect("app").expect("a connection"),
                 table: table.to_owned(),
                 replace,
+                pace: PACE * sessions as u32,
                 stop: stop.clone(),
                 failures: failures.clone(),
             };
@@ -165,6 +166,7 @@ struct Rewriter {
     client: Client,
     table: String,
     replace: bool,
+    pace: Duration,
     stop: Arc<AtomicBool>,
     failures: Arc<AtomicU64>,
 }
@@ -191,7 +193,7 @@ impl Rewriter {
             let held = if (version as u64).is_multiple_of(HELD) { MOMENT } else { Duration::ZERO };
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
             let began = Instant::now();
-            next = began + PACE;
+            next = began + self.pace;
             match write(&mut self.client, &self.table, id, version, replaces, held) {
                 Ok(1) => {
                     met.writes += 1;
