@@ -392,13 +392,58 @@ fn a_key_table_follows_every_statement() {
 
 /// What of its owner's is in the way of moving rows, as a sample sees it that is taken from now on.
 fn noticed(client: &mut Client) -> Option<String> {
-    let query = "SELECT i.snapshot #>> '{managed,noticed}'
-                   FROM ruvector.integrity i WHERE i.samples > $1";
+    in_the_way(client, "noticed")
+}
+
+/// The same, or (`fixed`) why its rows stay where they are whatever the settings say.
+fn in_the_way(client: &mut Client, what: &str) -> Option<String> {
+    let query = "SELECT i.snapshot #>> ARRAY['managed', $2] FROM ruvector.integrity i WHERE i.samples > $1";
     let samples: i64 =
         client.query_one("SELECT max(samples)::bigint FROM ruvector.integrity", &[]).unwrap().get(0);
-    wait_for("another sample", PATIENCE, || client.query_opt(query, &[&(samples + 1)]).unwrap())
+    wait_for("another sample", PATIENCE, || client.query_opt(query, &[&(samples + 1), &what]).unwrap())
         .unwrap_or_else(|error| panic!("{error}\n{}", said(client)))
         .get(0)
+}
+
+/// What a publisher sends names the partition that a row has there.
+#[test]
+fn what_a_subscription_writes_to_keeps_its_rows_where_they_are() {
+    let cluster = Cluster::builder(version())
+        .preload(true)
+        .database("app")
+        .database("source")
+        .setting("wal_level", "logical")
+        .start()
+        .unwrap();
+    let (mut client, mut source) = (cluster.connect("app").unwrap(), cluster.connect("source").unwrap());
+    client
+        .batch_execute(
+            r#"CREATE EXTENSION ruvector CASCADE; SELECT ruvector_healing_configure('{"sample_interval_seconds": 1}');
+               SELECT ruvector_collection_create('docs', 3, 2, index_method => 'none')"#,
+        )
+        .unwrap();
+    wait_for("a sample", PATIENCE, || client.query_opt("SELECT 1 FROM ruvector.integrity", &[]).unwrap())
+        .unwrap();
+    assert_eq!(in_the_way(&mut client, "fixed"), None);
+    source
+        .batch_execute(
+            "CREATE TABLE docs (id bigint, partition_id int, PRIMARY KEY (id, partition_id)); CREATE PUBLICATION feeding FOR TABLE docs",
+        )
+        .unwrap();
+    source.batch_execute("SELECT pg_create_logical_replication_slot('feeding', 'pgoutput')").unwrap();
+    let subscribe = format!(
+        "CREATE SUBSCRIPTION feeding CONNECTION 'host={} port={} dbname=source user=postgres' PUBLICATION feeding
+             WITH (create_slot = false, slot_name = 'feeding')",
+        cluster.socket_directory().display(),
+        cluster.port()
+    );
+    client.batch_execute(&subscribe).unwrap();
+    let why = in_the_way(&mut client, "fixed");
+    assert!(why.as_ref().is_some_and(|why| why.contains("the subscription feeding")), "{why:?}");
+    client.batch_execute("ALTER SUBSCRIPTION feeding DISABLE").unwrap();
+    client.batch_execute("ALTER SUBSCRIPTION feeding SET (slot_name = NONE)").unwrap();
+    client.batch_execute("DROP SUBSCRIPTION feeding").unwrap();
+    assert_eq!(in_the_way(&mut client, "fixed"), None);
 }
 
 /// To a subscriber a row that moves is a delete and an insert.

@@ -842,9 +842,15 @@ fn a_decision_that_the_other_server_has_lost_is_in_doubt_and_said() {
         assert_eq!(state(&mut two.client, id), end);
     }
     assert_eq!(two.here.log().matches("server east has not committed it").count(), 2);
-    let (code, hint) = refused(&mut two.client, "SELECT ruvector_collection_unregister('docs')");
-    assert_eq!(code, "55006");
-    assert!(hint.contains("in_doubt"), "{hint}");
+    for statement in [
+        "SELECT ruvector_collection_unregister('docs')",
+        "DROP EXTENSION ruvector",
+        "DROP EXTENSION vector CASCADE",
+    ] {
+        let (code, hint) = refused(&mut two.client, statement);
+        assert_eq!(code, "55006", "{statement}");
+        assert!(hint.contains("in_doubt"), "{hint}");
+    }
     let noted: i64 = two
         .client
         .query_one("SELECT count(*) FROM (SELECT event FROM ruvector.audit_log UNION ALL SELECT event FROM ruvector.audit_pending) e

@@ -405,6 +405,17 @@ fn a_trigger_that_is_made_meanwhile_ends_the_moving_and_is_not_set_off() {
     );
 }
 
+/// To a subscriber a row that moves is a delete and an insert. It is no reason to leave those that went where they help nobody.
+#[test]
+fn a_publication_by_half_that_is_made_meanwhile_ends_the_moving() {
+    ends_the_moving(
+        false,
+        "CREATE PUBLICATION half FOR TABLE docs WITH (publish = 'insert, update')",
+        "for subscribers to half",
+        "DROP PUBLICATION half",
+    );
+}
+
 /// For a foreign key to a partition a row that leaves it is deleted.
 #[test]
 fn a_key_to_a_partition_that_is_made_meanwhile_ends_the_moving_and_deletes_nothing() {

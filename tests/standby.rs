@@ -105,6 +105,36 @@ fn a_standby_is_passive_and_one_promoted_in_the_middle_finishes_the_story() {
 }
 
 #[test]
+fn a_promoted_standby_is_known_for_another_server_before_its_first_checkpoint_has_ended() {
+    let (primary, mut client) = start();
+    client.batch_execute("CREATE TABLE written (id int, filler text)").unwrap();
+    let standby = Cluster::builder(version())
+        .standby_of(&primary, "one", false)
+        .setting("checkpoint_timeout", "1h")
+        .start()
+        .unwrap();
+    let mut there = standby.connect("app").unwrap();
+    let timeline = "SELECT (ruvector._identity() ->> 'timeline')::int, (SELECT timeline_id FROM pg_control_checkpoint())";
+    let timelines = |there: &mut postgres::Client| -> (i32, i32) {
+        let row = there.query_one(timeline, &[]).unwrap();
+        (row.get(0), row.get(1))
+    };
+    assert_eq!(timelines(&mut there), (1, 1));
+    // That checkpoint has thousands of blocks to write, and takes its time.
+    client
+        .batch_execute("INSERT INTO written SELECT i, repeat('x', 4000) FROM generate_series(1, 4000) i")
+        .unwrap();
+    wait_for("the rows there", PATIENCE, || {
+        let count: i64 = there.query_one("SELECT count(*) FROM written", &[]).unwrap().get(0);
+        (count == 4000).then_some(())
+    })
+    .unwrap();
+    primary.kill_postmaster().unwrap();
+    there.batch_execute("SELECT pg_promote()").unwrap();
+    assert_eq!(timelines(&mut there), (2, 1));
+}
+
+#[test]
 fn a_throttle_goes_over_a_failover_and_ends_there_by_itself() {
     let (primary, mut client) = start();
     cluster::faults::partitioned(&mut client, "docs", 1, 100).unwrap();

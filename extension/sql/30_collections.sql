@@ -200,14 +200,44 @@ BEGIN
 END
 $$;
 
+-- An ERROR while moves of a collection (NULL: of any) to or from another server are not at their end. What that server has prepared
+-- of ours would stay prepared, and rows that are decided here would be nowhere: nobody looks after a collection that is not registered.
+-- As gid_prefix() names it; what is decided here is committed there, and anything else rolled back.
+CREATE FUNCTION ruvector._no_open_batches(collection integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    open  bigint;
+    names text;
+    there text;
+BEGIN
+    SELECT count(*), string_agg(DISTINCT format('"%s"', coalesce(c.name, b.collection_id::text)), ', '),
+           string_agg(format('%s PREPARED %L on %s', CASE b.state WHEN 'decided' THEN 'COMMIT' ELSE 'ROLLBACK' END,
+                             format('ruvector_%s_%s_%s', (SELECT c.system_identifier FROM pg_control_system() c),
+                                    (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()), b.id),
+                             coalesce(quote_ident(s.srvname), 'its server')), ', ' ORDER BY b.id) FILTER (WHERE b.state <> 'in_doubt')
+      INTO open, names, there
+      FROM ruvector.server_batches b
+      LEFT JOIN ruvector.collections c ON c.id = b.collection_id
+      LEFT JOIN pg_foreign_table f ON f.ftrelid = b.leaf
+      LEFT JOIN pg_foreign_server s ON s.oid = f.ftserver
+     WHERE b.collection_id = coalesce(collection, b.collection_id) AND b.state NOT IN ('done', 'rolled_back');
+    IF open > 0 THEN
+        RAISE EXCEPTION 'moves of collection % to or from another server are not at their end', names USING ERRCODE = 'object_in_use',
+            DETAIL = format('%s rows of ruvector.server_batches are open.', open),
+            HINT = 'They are brought to it as soon as that server answers (ruvector_servers() says why it does not). '
+                || coalesce(format('By hand, what is decided is to be committed there, and anything else rolled back: %s. ', there), '')
+                || 'After that, where it never will answer, or where one is in_doubt and you have looked after its keys, a superuser deletes them from ruvector.server_batches.';
+    END IF;
+END
+$$;
+
 CREATE FUNCTION ruvector._unregister(name text) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     entry ruvector.collections := ruvector._collection(name);
     running bigint;
-    open    bigint;
-    there   text;
 BEGIN
     PERFORM ruvector._check_owner(entry);
     SELECT a.id INTO running FROM ruvector.actions a
@@ -224,25 +254,7 @@ BEGIN
             USING ERRCODE = 'object_in_use',
                   HINT = format('SELECT ruvector_healing_reset(%L) has it tried at once; ruvector_healing_explain(%s) says what it is.', name, running);
     END IF;
-    -- What another server has prepared of ours would stay prepared: nobody looks after a collection that is not registered. As
-    -- gid_prefix() names it; what is decided here is committed there, and anything else rolled back.
-    SELECT count(*),
-           string_agg(format('%s PREPARED %L on %s', CASE b.state WHEN 'decided' THEN 'COMMIT' ELSE 'ROLLBACK' END,
-                             format('ruvector_%s_%s_%s', (SELECT c.system_identifier FROM pg_control_system() c),
-                                    (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()), b.id),
-                             coalesce(quote_ident(s.srvname), 'its server')), ', ' ORDER BY b.id) FILTER (WHERE b.state <> 'in_doubt')
-      INTO open, there
-      FROM ruvector.server_batches b
-      LEFT JOIN pg_foreign_table f ON f.ftrelid = b.leaf
-      LEFT JOIN pg_foreign_server s ON s.oid = f.ftserver
-     WHERE b.collection_id = entry.id AND b.state NOT IN ('done', 'rolled_back');
-    IF open > 0 THEN
-        RAISE EXCEPTION 'moves of collection "%" to or from another server are not at their end', name USING ERRCODE = 'object_in_use',
-            DETAIL = format('%s rows of ruvector.server_batches are open.', open),
-            HINT = 'They are brought to it as soon as that server answers (ruvector_servers() says why it does not). '
-                || coalesce(format('By hand, what is decided is to be committed there, and anything else rolled back: %s. ', there), '')
-                || 'After that, where it never will answer, or where one is in_doubt and you have looked after its keys, a superuser deletes them from ruvector.server_batches.';
-    END IF;
+    PERFORM ruvector._no_open_batches(entry.id);
     UPDATE ruvector.actions a SET status = 'aborted', ended_at = clock_timestamp(), detail = 'the collection was unregistered'
      WHERE a.collection_id = entry.id AND a.status IN ('proposed', 'awaiting_approval');
     DELETE FROM ruvector.collections c WHERE c.id = entry.id;

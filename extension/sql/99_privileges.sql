@@ -53,6 +53,7 @@ DECLARE
         '_follow_partitions',
         '_keep_audit_log',
         '_left_inactive',
+        '_no_open_batches',
         '_note_settings',
         '_notify_status',
         '_number_column',

@@ -17,7 +17,9 @@ pub(crate) fn present() -> Result<Value, Error> {
     // By `documents`, which takes no transaction id: a standby has none to give.
     let server: Option<Value> = documents(
         "SELECT jsonb_build_object('system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
-                'timeline', (SELECT timeline_id FROM pg_control_checkpoint()),
+                -- The control file still has the former one until the first checkpoint after a promotion has ended.
+                'timeline', CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
+                                 ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer END,
                 'database', (SELECT d.oid::bigint FROM pg_database d WHERE d.datname = current_database()))",
         &[],
     )?

@@ -12,8 +12,13 @@ use crate::error::Error;
 /// Runs `work` as `role`, security-restricted, for a minute at most in a background worker. If `work` raises, aborting the
 /// transaction restores the user.
 pub(crate) fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    as_role_for(role, TIME_MAX_S, work)
+}
+
+/// The same, for so many seconds at most.
+pub(crate) fn as_role_for<T>(role: pg_sys::Oid, limit_s: f64, work: impl FnOnce() -> T) -> T {
     restricted(role, || {
-        let limited = limit_time();
+        let limited = limit_time(limit_s);
         let value = work();
         if limited {
             end_time_limit();
@@ -46,24 +51,25 @@ pub(crate) fn restricted<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     value
 }
 
-/// Longest that an owner's expression or predicate may keep one of our workers, milliseconds: what is read at a time is
+/// Longest that an owner's expression or predicate may keep one of our workers, seconds: what is read at a time is
 /// bounded, so only one that means harm or is broken takes as long.
-const TIME_MAX_MS: i32 = 60_000;
+const TIME_MAX_S: f64 = 60.0;
 
 /// In a background worker: has the statement cancelled when it takes too long. A session has a limit of its own.
-fn limit_time() -> bool {
+fn limit_time(limit_s: f64) -> bool {
     // SAFETY: plain reads.
     let ours = unsafe {
         !pg_sys::MyBgworkerEntry.is_null() && !timeout::get_timeout_active(timeout::STATEMENT_TIMEOUT)
     };
     if ours {
-        begin_time_limit(TIME_MAX_MS);
+        begin_time_limit(limit_s);
     }
     ours
 }
 
-/// Has what this background worker runs cancelled after so many milliseconds.
-fn begin_time_limit(ms: i32) {
+/// Has what this background worker runs cancelled after so many seconds: at least a millisecond, and 24 days at most.
+fn begin_time_limit(limit_s: f64) {
+    let ms = (limit_s * 1000.0).clamp(1.0, f64::from(i32::MAX)) as i32;
     // SAFETY: the timeout is registered in every process with a database (`InitPostgres`); its handler sends SIGINT, which
     // background workers with a database take as a wish to cancel.
     unsafe { timeout::enable_timeout_after(timeout::STATEMENT_TIMEOUT, ms) }
@@ -74,8 +80,7 @@ fn begin_time_limit(ms: i32) {
 pub(crate) fn within<T>(limit_s: Option<f64>, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     let Some(limit_s) = limit_s else { return work() };
     let began = std::time::Instant::now();
-    // At least a millisecond, and 24 days at most.
-    begin_time_limit((limit_s * 1000.0).clamp(1.0, f64::from(i32::MAX)) as i32);
+    begin_time_limit(limit_s);
     let result = work();
     end_time_limit();
     match result {

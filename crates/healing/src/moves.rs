@@ -7,6 +7,19 @@ pub fn rows_max(most: i64, share: f64, rows: f64, asked: Option<i64>) -> u64 {
     most.min(by_share).min(asked.map_or(u64::MAX, |asked| u64::try_from(asked).unwrap_or(0)))
 }
 
+/// Bytes of a table that a slow server reads in a second.
+const READ_BYTES_PER_S: f64 = 50e6;
+
+/// Pessimistic seconds in which a table of so many bytes is read once.
+pub(crate) fn reading_s(bytes: u64) -> f64 {
+    bytes as f64 / READ_BYTES_PER_S
+}
+
+/// Seconds after which reading a table of so many bytes once is given up: a minute, or three times what a slow server needs.
+pub fn reading_limit_s(bytes: u64) -> f64 {
+    (3.0 * reading_s(bytes)).max(60.0)
+}
+
 /// What follows from λ after a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -175,6 +188,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn reading_is_given_up_after_a_minute_or_as_a_table_is_large() {
+        assert_eq!(reading_limit_s(0), 60.0);
+        assert_eq!(reading_limit_s(1_000_000_000), 60.0);
+        assert_eq!(reading_limit_s(60_000_000_000), 3600.0);
+    }
 
     /// The pace after so many batches, each of which takes `batch_ms`, and `row_ms` a row.
     fn after(batches: usize, limit_ms: i64, batch_ms: f64, row_ms: f64) -> Pace {

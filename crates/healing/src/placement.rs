@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::graph::NodeKey;
 use crate::limits::{Limits, NotApplicable};
 use crate::load;
+use crate::moves::reading_s;
 use crate::params::{Parameter, ParameterKind, Params};
 use crate::plan::{Move, PlaceRef, Plan, Step};
 use crate::recovery::JournalEntry;
@@ -197,6 +198,12 @@ const BEGIN_S: f64 = 10.0;
 pub(crate) fn moving_s(moves: &[Move], pause_ratio: f64) -> f64 {
     let rows: u64 = moves.iter().map(|one| one.rows).sum();
     BEGIN_S + rows as f64 / ROWS_PER_S * (1.0 + pause_ratio) / 2.0 + LOOK_S * moves.len() as f64
+}
+
+/// Pessimistic seconds in which the rows to be moved are chosen: each partition that gives some is read once.
+pub(crate) fn choosing_s(snapshot: &Snapshot, moves: &[Move]) -> f64 {
+    let gives = |partition: &&Partition| moves.iter().any(|one| one.from.oid == partition.oid);
+    snapshot.partitions.iter().filter(gives).filter_map(|p| p.bytes.known()).copied().map(reading_s).sum()
 }
 
 /// The partitions of the problem that are hot, as the simulated placement sees all of the collection's.

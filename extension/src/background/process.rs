@@ -38,6 +38,8 @@ pub(crate) fn start(database: Option<pg_sys::Oid>, name: &std::ffi::CStr) {
         set(c"idle_in_transaction_session_timeout", c"0");
         set(c"default_transaction_read_only", c"off");
         set(c"default_transaction_isolation", c"read committed");
+        // Key tables and foreign keys follow what we move, and no trigger that is meant for replicas does.
+        set(c"session_replication_role", c"origin");
         // An index without a tablespace of its own stays where it is.
         set(c"default_tablespace", c"");
         #[cfg(feature = "pg18")]

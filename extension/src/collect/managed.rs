@@ -31,7 +31,11 @@ pub(crate) struct Routing {
     foreign_keys: Vec<String>,
     /// Names of foreign keys that refer to a partition itself.
     keys_to_leaves: Vec<String>,
+    /// Names of subscriptions that write to it.
+    #[serde(skip)]
+    subscriptions: Vec<String>,
     /// Names of publications that carry inserts or deletes of it, but not both.
+    #[serde(skip)]
     publications: Vec<String>,
     pub(crate) places: Vec<Leaf>,
 }
@@ -88,14 +92,6 @@ SELECT jsonb_build_object('route', m.route, 'root', format('%I.%I', n.nspname, t
        'keys_to_leaves', (SELECT coalesce(jsonb_agg(k.conname), '[]') FROM pg_constraint k
                            WHERE k.contype = 'f' AND k.conparentid = 0 AND k.confrelid <> t.oid
                              AND k.confrelid IN (SELECT p.relid FROM pg_partition_tree(t.oid) p)),
-       -- To a subscriber a row that moves is a delete and an insert.
-       'publications', (SELECT coalesce(jsonb_agg(b.pubname), '[]') FROM pg_publication b
-                         WHERE b.pubinsert <> b.pubdelete
-                           AND (b.puballtables
-                                OR EXISTS (SELECT FROM pg_partition_tree(t.oid) p JOIN pg_publication_rel l ON l.prrelid = p.relid
-                                            WHERE l.prpubid = b.oid)
-                                OR EXISTS (SELECT FROM pg_partition_tree(t.oid) p JOIN pg_class c ON c.oid = p.relid
-                                             JOIN pg_publication_namespace s ON s.pnnspid = c.relnamespace WHERE s.pnpubid = b.oid))),
        'places', (SELECT coalesce(jsonb_agg(jsonb_build_object('oid', r.leaf::oid::bigint, 'number', r.partition_id,
                                  'name', format('%I.%I', ln.nspname, l.relname), 'weight', r.weight, 'cold', r.cold,
                                  'elsewhere', l.relkind = 'f') ORDER BY r.partition_id), '[]')
@@ -107,9 +103,54 @@ SELECT jsonb_build_object('route', m.route, 'root', format('%I.%I', n.nspname, t
   FROM ruvector.managed m JOIN pg_class t ON t.oid = m.relation JOIN pg_namespace n ON n.oid = t.relnamespace
  WHERE m.relation = $1 AND t.relkind = 'p'";
 
+/// Names of publications that carry inserts or deletes of the table `$1` or a partition of it, but not both: to a subscriber a row
+/// that moves is a delete and an insert.
+const BY_HALF: &str = "
+SELECT to_jsonb(b.pubname) FROM pg_publication b
+ WHERE b.pubinsert <> b.pubdelete
+   AND (b.puballtables
+        OR EXISTS (SELECT FROM pg_partition_tree($1) p JOIN pg_publication_rel l ON l.prrelid = p.relid WHERE l.prpubid = b.oid)
+        OR EXISTS (SELECT FROM pg_partition_tree($1) p JOIN pg_class c ON c.oid = p.relid
+                     JOIN pg_publication_namespace s ON s.pnnspid = c.relnamespace WHERE s.pnpubid = b.oid))
+ ORDER BY b.pubname";
+
+/// Publications that show by half, to their subscribers, that a row of this root moves.
+pub(crate) fn published_by_half(root: Oid) -> Result<Vec<String>, Error> {
+    documents(BY_HALF, &[pg_sys::Oid::from(root).into()])
+}
+
+/// Names of subscriptions that write to the table `$1` or a partition of it.
+const FED: &str = "
+SELECT to_jsonb(s.subname) FROM pg_subscription s
+ WHERE EXISTS (SELECT FROM pg_partition_tree($1) p JOIN pg_subscription_rel r ON r.srrelid = p.relid WHERE r.srsubid = s.oid)
+ ORDER BY s.subname";
+
+/// Subscriptions that write to the tables of this root.
+fn subscriptions(root: Oid) -> Result<Vec<String>, Error> {
+    documents(FED, &[pg_sys::Oid::from(root).into()])
+}
+
+/// Why rows of this root stay where the publisher has them. What it sends names the partition that a row has there: changes of one
+/// that is elsewhere here would be lost, or it would be doubled.
+pub(crate) fn fed(root: Oid) -> Result<Option<String>, Error> {
+    Ok(fed_by(&subscriptions(root)?))
+}
+
+fn fed_by(subscriptions: &[String]) -> Option<String> {
+    let names = subscriptions.join(", ");
+    (!names.is_empty())
+        .then(|| format!("later changes of a row that moves would be lost for the subscription {names}"))
+}
+
 /// The routing of the collection; None where it is not managed.
 pub(crate) fn routing(collection: &Collection) -> Result<Option<Routing>, Error> {
-    Ok(documents(ROUTING, &[pg_sys::Oid::from(collection.relation).into()])?.pop())
+    let found: Option<Routing> = documents(ROUTING, &[pg_sys::Oid::from(collection.relation).into()])?.pop();
+    let with_both = |routing| {
+        let root = collection.relation;
+        let (publications, subscriptions) = (published_by_half(root)?, subscriptions(root)?);
+        Ok(Routing { publications, subscriptions, ..routing })
+    };
+    found.map(with_both).transpose()
 }
 
 impl Routing {
@@ -135,6 +176,11 @@ impl Routing {
             return Some("its primary key is not one column beside partition_id".to_owned());
         }
         None
+    }
+
+    /// Why no row is to leave its partition, though one that has left may be taken back.
+    pub(crate) fn fed(&self) -> Option<String> {
+        fed_by(&self.subscriptions)
     }
 
     /// What of its owner's a move would set off, be refused by, or show to others by half.
@@ -195,7 +241,7 @@ pub(super) fn managed(collection: &Collection) -> Result<Option<Managed>, Error>
         });
     }
     Ok(Some(Managed {
-        fixed: routing.fixed(),
+        fixed: routing.fixed().or_else(|| routing.fed()),
         noticed: routing.noticed(true),
         by_tenant: routing.tenant_column.is_some(),
         places,

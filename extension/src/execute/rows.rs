@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Context, Went, patiently_at_most};
 use crate::background::process;
-use crate::collect::managed::{Key, Routing, routing};
+use crate::collect::managed::{Key, Routing, fed, published_by_half, routing};
 use crate::collect::{self, load};
 use crate::error::Error;
 use crate::journal;
@@ -30,6 +30,7 @@ use crate::owner::{as_role, owner_of};
 use crate::transaction::{look_again, transaction};
 
 mod back;
+mod choose;
 mod far;
 mod settle;
 
@@ -94,18 +95,6 @@ struct SetOff {
     name: String,
 }
 
-/// A row to be moved, by its key, and its tenant where tenants stay together.
-struct Row {
-    key: String,
-    tenant: Option<String>,
-}
-
-/// Rows of one move, those of a tenant one after the other, and the tenants that go with them.
-struct Chosen {
-    rows: Vec<Row>,
-    tenants: Vec<String>,
-}
-
 /// For how long a batch held the root against writers, and how long it was since it had asked for that: they wait for both.
 #[derive(Clone, Copy, Default)]
 struct Held {
@@ -149,7 +138,8 @@ fn look(context: &Context<'_>, moves: &[Move]) -> Result<Found, Error> {
     // What subscribers have been shown by half they are shown again: that is no reason to leave rows where they help nobody.
     let (despite, is_undo) = (context.config.move_despite_triggers, moves.is_empty());
     let noticed = if despite { None } else { routing.noticed(!is_undo) };
-    if let Some(why) = routing.fixed().or(noticed) {
+    let fed = if is_undo { None } else { routing.fed() };
+    if let Some(why) = routing.fixed().or(fed).or(noticed) {
         return Err(Error::refused(why));
     }
     let there =
@@ -274,6 +264,24 @@ impl<'a> Mover<'a> {
             .then(|| format!("moving a row would set off {}, made since it began", names.join(", "))))
     }
 
+    /// Why no further row is to go between these partitions, by what was made since it began.
+    fn hindered_since(&self, numbers: [i32; 2]) -> Result<Option<String>, Error> {
+        let found = match self.set_off_since(numbers)? {
+            None => fed(self.context.collection.relation)?,
+            found => found,
+        };
+        if found.is_some() || self.context.config.move_despite_triggers {
+            return Ok(found);
+        }
+        let names = published_by_half(self.context.collection.relation)?;
+        Ok((!names.is_empty()).then(|| {
+            let names = names.join(", ");
+            format!(
+                "a row that moves would be doubled, or lost, for subscribers to {names}, made since it began"
+            )
+        }))
+    }
+
     /// Runs `work` in a transaction that holds the root against writers, and waits for that lock only as long as writers
     /// may wait behind it. Learns from how long it was held, and rests.
     fn locked(&mut self, mut work: impl FnMut(&Self) -> Result<u64, Error>) -> Result<u64, Error> {
@@ -342,7 +350,7 @@ impl<'a> Mover<'a> {
         }
         let (action, step_no) = (self.context.action_id, self.step_no as i32);
         let moved = self.locked(|mover| {
-            if let Some(why) = mover.set_off_since([one.from.number, one.to.number])? {
+            if let Some(why) = mover.hindered_since([one.from.number, one.to.number])? {
                 mover.halted.replace(Some(why));
                 return Ok(0);
             }
@@ -390,82 +398,6 @@ impl<'a> Mover<'a> {
         Ok(match former {
             Some(JsonB(Value::Object(former))) => former,
             _ => Map::new(),
-        })
-    }
-
-    /// The rows of a move.
-    fn choose(&self, one: &Move) -> Result<Chosen, Error> {
-        let name = &self.key.name;
-        let list = |query: String| -> Result<Vec<String>, Error> {
-            as_role(self.owner, || {
-                Spi::connect(|client| {
-                    let mut found = Vec::new();
-                    for row in client.select(&query, None, &[])? {
-                        found.extend(row.get::<String>(1)?);
-                    }
-                    Ok(found)
-                })
-            })
-        };
-        let keys_only = |keys: Vec<String>| Chosen {
-            rows: keys.into_iter().map(|key| Row { key, tenant: None }).collect(),
-            tenants: vec![],
-        };
-        if one.cold {
-            let condition = self
-                .routing
-                .cold_when
-                .as_deref()
-                .ok_or_else(|| Error::refused("no condition says any more which rows are cold"))?;
-            return list(format!(
-                "SELECT {name}::text FROM ONLY {} WHERE ({condition}\n) LIMIT {}",
-                one.from.name, one.rows
-            ))
-            .map(keys_only);
-        }
-        if let Some(column) = &self.routing.tenant_column {
-            let column = quoted(column)?;
-            // Small tenants first: a large one that makes the partition hot keeps it for itself.
-            let tenants = list(format!(
-                "SELECT tenant FROM (SELECT {column}::text AS tenant, sum(count(*)) OVER (ORDER BY count(*), {column}::text) AS so_far
-                                       FROM ONLY {} WHERE {column} IS NOT NULL GROUP BY {column}) t WHERE so_far <= {}",
-                one.from.name, one.rows
-            ))?;
-            let rows = self.rows_of(one, &column, &tenants)?;
-            return Ok(Chosen { rows, tenants });
-        }
-        // A sample of blocks, so that old rows and new ones go alike.
-        let rows = collect::live_rows(one.from.oid, &one.from.name, None)?.max(1.0);
-        let percent = (120.0 * one.rows as f64 / rows).clamp(0.01, 100.0);
-        let sampled = list(format!(
-            "SELECT {name}::text FROM ONLY {} TABLESAMPLE SYSTEM ({percent}) LIMIT {}",
-            one.from.name, one.rows
-        ))?;
-        // Of few blocks a sample may take none.
-        if (sampled.len() as u64) < one.rows {
-            let whole = format!("SELECT {name}::text FROM ONLY {} LIMIT {}", one.from.name, one.rows);
-            return list(whole).map(keys_only);
-        }
-        Ok(keys_only(sampled))
-    }
-
-    /// The rows of these tenants that are in a move's source now, in the order of the tenants.
-    fn rows_of(&self, one: &Move, column: &str, tenants: &[String]) -> Result<Vec<Row>, Error> {
-        let query = format!(
-            "SELECT {}::text, {column}::text FROM ONLY {} JOIN unnest($1) WITH ORDINALITY t (ruvector_tenant, ruvector_place)
-                   ON {column}::text = t.ruvector_tenant ORDER BY t.ruvector_place",
-            self.key.name, one.from.name
-        );
-        as_role(self.owner, || {
-            Spi::connect(|client| {
-                let mut found = Vec::new();
-                for row in client.select(&query, None, &[tenants.to_vec().into()])? {
-                    if let Some(key) = row.get::<String>(1)? {
-                        found.push(Row { key, tenant: row.get::<String>(2)? });
-                    }
-                }
-                Ok(found)
-            })
         })
     }
 

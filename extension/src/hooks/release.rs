@@ -2,7 +2,8 @@
 //! back in the same transaction. So does what takes the extension along: dropping pgvector or PL/pgSQL, DROP SCHEMA of the schema
 //! that pgvector or the extension is in, DROP OWNED of the owner of any of these. Whoever gives the command needs no right to do
 //! so: it is put back as the owner of what puts it back. If the command is refused after all, its transaction takes this back too.
-//! What cannot be put back is named, and keeps nobody from dropping what is theirs.
+//! What cannot be put back is named, and keeps nobody from dropping what is theirs; moves to another server that are not at their
+//! end do: their rows would be lost.
 
 use std::ffi::{CStr, CString, c_char};
 
@@ -102,11 +103,11 @@ fn ours() -> Vec<Home> {
     found.unwrap_or_default()
 }
 
-/// Whose function gives back what leases hold. None where there is nothing to give back: the first version had no leases, and
-/// another extension may bear our name.
-fn giver() -> Option<pg_sys::Oid> {
+/// Whose function of ours this is, by its name. None where there is no such: the first version has fewer, and another extension may
+/// bear our name.
+fn owner_of(function: &str) -> Option<pg_sys::Oid> {
     // By its name alone: who may not use its schema has to find it too.
-    Spi::get_one::<pg_sys::Oid>(
+    Spi::get_one_with_args::<pg_sys::Oid>(
         "SELECT p.proowner
            FROM pg_catalog.pg_proc p
            JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
@@ -117,8 +118,8 @@ fn giver() -> Option<pg_sys::Oid> {
            JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
           WHERE e.extname OPERATOR(pg_catalog.=) 'ruvector'::pg_catalog.name
             AND n.nspname OPERATOR(pg_catalog.=) 'ruvector'::pg_catalog.name
-            AND p.proname OPERATOR(pg_catalog.=) '_release_all'::pg_catalog.name
-            AND p.pronargs OPERATOR(pg_catalog.=) 0::pg_catalog.int2",
+            AND p.proname::pg_catalog.text OPERATOR(pg_catalog.=) $1",
+        &[function.into()],
     )
     .ok()
     .flatten()
@@ -179,8 +180,14 @@ unsafe extern "C-unwind" fn give_back_before(statement: *mut pg_sys::Node) {
     {
         return;
     }
+    // Rows would be nowhere without what is noted of them.
+    if let Some(owner) = owner_of("_no_open_batches")
+        && let Err(error) = owner::restricted(owner, || Spi::run("SELECT ruvector._no_open_batches(NULL)"))
+    {
+        pgrx::error!("ruvector: whether rows are on their way to another server could not be read: {error}");
+    }
     background::wake_healer_at_commit();
-    let Some(giver) = giver() else { return };
+    let Some(giver) = owner_of("_release_all") else { return };
     let release = "SELECT ruvector._release_all()";
     let released = subtransaction(|| Ok(owner::restricted(giver, || Spi::run(release))?));
     let Err(error) = released else { return };

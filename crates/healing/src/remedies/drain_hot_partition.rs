@@ -14,7 +14,7 @@ use crate::dose::Dose;
 use crate::health::LOAD_RATIO;
 use crate::load;
 use crate::placement::{
-    MOVING, Site, bytes_of, managed, manual_hotspot, moved, moving_s, place, rows_allowed, sites,
+    MOVING, Site, bytes_of, choosing_s, managed, manual_hotspot, moved, moving_s, place, rows_allowed, sites,
 };
 use crate::plan::{PlaceRef, Plan, Step, WeightLease};
 use crate::snapshot::{Oid, Snapshot};
@@ -88,7 +88,7 @@ impl Remedy for DrainHotPartition {
         let lambda_placed = if weight > 0.0 && grows(snapshot, hot.oid) { None } else { dose.check(&moves)? };
         let disk_bytes = bytes_of(snapshot, &moves);
         limits.check_disk(disk_bytes)?;
-        let estimated_s = moving_s(&moves, PAUSE_RATIO);
+        let estimated_s = choosing_s(snapshot, &moves) + moving_s(&moves, PAUSE_RATIO);
         limits.check_duration(estimated_s)?;
         let after = hottest(&sites).map_or(weight, |site| weight_after(site, &sites, weight));
         let rows: u64 = moves.iter().map(|one| one.rows).sum();

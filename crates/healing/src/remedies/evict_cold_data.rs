@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::dose;
 use crate::graph::NodeKey;
 use crate::hnsw::M_DEFAULT;
-use crate::placement::{MOVING, bytes_of, managed, moved, moving_s, place_ref, rows_allowed};
+use crate::placement::{MOVING, bytes_of, choosing_s, managed, moved, moving_s, place_ref, rows_allowed};
 use crate::plan::{BuildOptions, Criterion, Move, Plan, Skipped, Step};
 use crate::snapshot::{Index, Managed, Method, Oid, Partition, Place, Reading, Replacement, Snapshot};
 use crate::verdict::SAVING_MIN;
@@ -171,7 +171,8 @@ impl Remedy for EvictColdData {
         let builds = rebuilt.iter().map(|index| build_bytes(index)).sum::<Result<u64, _>>()?;
         let disk_bytes = bytes_of(snapshot, &moves).saturating_add(builds);
         limits.check_builds(disk_bytes, rebuilt.iter().any(|index| sorts(index.method)))?;
-        let estimated_s = moving_s(&moves, PAUSE_RATIO)
+        let estimated_s = choosing_s(snapshot, &moves)
+            + moving_s(&moves, PAUSE_RATIO)
             + rebuilt.iter().map(|index| build_s(index, BuildOptions::default())).sum::<f64>();
         limits.check_duration(estimated_s)?;
         let mut steps = vec![Step::MoveRows { moves, lambda: None, flat: 0, pause_ratio: PAUSE_RATIO }];

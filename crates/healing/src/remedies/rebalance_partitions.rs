@@ -14,7 +14,9 @@ use super::{Limits, NotApplicable, Outcome, Parameter, Params, Remedy};
 use crate::classify::{Problem, ProblemClass};
 use crate::config::Config;
 use crate::dose::Dose;
-use crate::placement::{MOVING, bytes_of, manual_hotspot, moved, moving_s, place, rows_allowed, sites};
+use crate::placement::{
+    MOVING, bytes_of, choosing_s, manual_hotspot, moved, moving_s, place, rows_allowed, sites,
+};
 use crate::plan::{Plan, Step};
 use crate::snapshot::Snapshot;
 
@@ -58,7 +60,7 @@ impl Remedy for RebalancePartitions {
         let lambda_placed = dose.check(&moves)?;
         let disk_bytes = bytes_of(snapshot, &moves);
         limits.check_disk(disk_bytes)?;
-        let estimated_s = moving_s(&moves, PAUSE_RATIO);
+        let estimated_s = choosing_s(snapshot, &moves) + moving_s(&moves, PAUSE_RATIO);
         limits.check_duration(estimated_s)?;
         let rows: u64 = moves.iter().map(|one| one.rows).sum();
         let hot: Vec<&str> =

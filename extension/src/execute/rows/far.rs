@@ -510,7 +510,7 @@ impl Mover<'_> {
         let given = transaction(|| {
             self.lock_root(&mut waited, Some(one.to.oid))?;
             lock = Some(RootLock::keep(self.context.collection.relation, one.to.oid));
-            if let Some(why) = self.set_off_since([one.from.number, one.to.number])?.or(far.has_changed()?) {
+            if let Some(why) = self.hindered_since([one.from.number, one.to.number])?.or(far.has_changed()?) {
                 self.halted.replace(Some(why));
                 return Ok(0);
             }
