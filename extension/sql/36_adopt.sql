@@ -78,10 +78,14 @@ BEGIN
                   HINT = format('If nothing relies on what they keep unique, DROP INDEX %s first; else make a new collection with ruvector_collection_create() and fill it yourself.', unique_);
     END IF;
     -- What was parsed when it was made (BEGIN ATOMIC, a policy) keeps the table's OID, or its row type's, not its name. Parts of the
-    -- table itself do not count; a trigger of another one depends on it as its own do.
+    -- table itself do not count; a trigger of another one depends on it as its own do. The same with the sequence of an identity.
     SELECT string_agg(DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid), ', ') INTO keeping
       FROM (VALUES ('pg_class'::regclass::oid, source::oid), ('pg_type'::regclass::oid, entry.reltype),
-                   ('pg_type'::regclass::oid, (SELECT t.typarray FROM pg_type t WHERE t.oid = entry.reltype))) o (class, object)
+                   ('pg_type'::regclass::oid, (SELECT t.typarray FROM pg_type t WHERE t.oid = entry.reltype))
+            UNION ALL
+            SELECT s.classid, s.objid FROM pg_depend s
+             WHERE s.classid = 'pg_class'::regclass AND s.refclassid = 'pg_class'::regclass AND s.refobjid = source AND s.refobjsubid > 0
+               AND s.deptype = 'i') o (class, object)
       JOIN pg_depend d ON d.refclassid = o.class AND d.refobjid = o.object
      WHERE (d.deptype = 'n' OR d.classid = 'pg_trigger'::regclass)
        AND NOT EXISTS (SELECT FROM pg_constraint k WHERE d.classid = 'pg_constraint'::regclass AND k.oid = d.objid AND k.conrelid = source)
@@ -128,15 +132,29 @@ BEGIN
 END
 $$;
 
--- Gives what is made for an adoption to the table's owner, whoever it is that adopts: a superuser, or a member of that role.
+-- Gives what is made for an adoption to the table's owner, whoever it is that adopts: a superuser, or a member of that role. And to
+-- nobody else: default privileges are for new tables, and what is copied has its own grants.
 CREATE FUNCTION ruvector._give_to_owner(source regclass, made regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = source);
     one   regclass;
+    given record;
     statistics text;
 BEGIN
+    -- Still as who has made it, and its owner so far. With the sequences of its columns.
+    FOR given IN SELECT DISTINCT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, c.oid::regclass AS relation,
+                        CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS grantee
+                   FROM pg_class c
+                  CROSS JOIN LATERAL aclexplode(c.relacl) x
+                  WHERE x.grantee <> c.relowner
+                    AND (c.oid = made OR c.oid IN (SELECT p.relid FROM pg_partition_tree(made) p)
+                         OR c.relkind = 'S' AND c.oid IN (SELECT d.objid FROM pg_depend d
+                                                           WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+                                                             AND d.refobjid = made AND d.deptype IN ('a', 'i'))) LOOP
+        EXECUTE format('REVOKE ALL ON %s %s FROM %s', given.kind, given.relation, given.grantee);
+    END LOOP;
     FOR one IN SELECT c.oid FROM pg_class c
                 WHERE c.relowner <> owner
                   AND (c.oid = made OR c.oid IN (SELECT p.relid FROM pg_partition_tree(made) p)) ORDER BY c.oid LOOP
@@ -146,6 +164,40 @@ BEGIN
                        WHERE s.stxrelid = made AND s.stxowner <> owner LOOP
         EXECUTE format('ALTER STATISTICS %s OWNER TO %I', statistics, pg_get_userbyid(owner));
     END LOOP;
+END
+$$;
+
+-- Gives others on the new table, or the new sequence, what they have on the former one.
+CREATE FUNCTION ruvector._adopt_grants(former regclass, fresh regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    given record;
+BEGIN
+    FOR given IN SELECT x.privilege_type || coalesce(' (' || quote_ident(g.attname) || ')', '') AS privilege, x.is_grantable,
+                        CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
+                        CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS grantee
+                   FROM pg_class c
+                  CROSS JOIN LATERAL (SELECT NULL::name AS attname, c.relacl AS acl
+                                      UNION ALL SELECT a.attname, a.attacl FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped) g
+                  CROSS JOIN LATERAL aclexplode(g.acl) x WHERE c.oid = former AND x.grantee <> c.relowner LOOP
+        EXECUTE format('GRANT %s ON %s %s TO %s %s', given.privilege, given.kind, fresh, given.grantee,
+            CASE WHEN given.is_grantable THEN 'WITH GRANT OPTION' ELSE '' END);
+    END LOOP;
+END
+$$;
+
+-- Gives a sequence of the table's owner another name. Waits for a tenth of a second only: whoever has taken a number from it may be
+-- waiting for the table, which is locked by then.
+CREATE FUNCTION ruvector._rename_sequence(source regclass, relation regclass, fresh_name text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms'
+AS $$
+BEGIN
+    PERFORM ruvector._as_owner(source, format('ALTER SEQUENCE %s RENAME TO %I', relation, fresh_name));
+EXCEPTION WHEN lock_not_available THEN
+    RAISE EXCEPTION '% is in use, and its lock was not to be had in time', relation USING ERRCODE = 'lock_not_available',
+        HINT = format('Who has taken a number from it holds it to the end of the transaction: SELECT pid FROM pg_locks WHERE relation = %s AND granted. Nothing was changed: CALL ruvector_collection_adopt() again once they are done.',
+                      relation::oid);
 END
 $$;
 
@@ -166,6 +218,8 @@ DECLARE
     target  regclass;
     changes regclass;
     storage text;
+    noting  regprocedure;
+    grantee text;
 BEGIN
     PERFORM ruvector._check_fresh_snapshots();
     PERFORM ruvector._check_adoptable(source);
@@ -236,7 +290,12 @@ BEGIN
             RETURN NULL;
         END
         $body$ $make$, format('%I.%I', home, bare || '_note_change'), changes, key.attname));
-    PERFORM ruvector._as_owner(source, format('REVOKE ALL ON FUNCTION %I.%I() FROM PUBLIC', home, bare || '_note_change'));
+    noting := to_regprocedure(format('%I.%I()', home, bare || '_note_change'));
+    FOR grantee IN SELECT DISTINCT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END
+                     FROM pg_proc f CROSS JOIN LATERAL aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) x
+                    WHERE f.oid = noting AND x.grantee <> f.proowner LOOP
+        PERFORM ruvector._as_owner(source, format('REVOKE ALL ON FUNCTION %s FROM %s', noting, grantee));
+    END LOOP;
     PERFORM ruvector._manage(target, name, tenant, NULL, NULL);
     -- Waits for the writers under way: of later ones the trigger knows.
     PERFORM ruvector._lock_soon(source, 'SHARE ROW EXCLUSIVE', 'CALL ruvector_collection_adopt()');
@@ -247,7 +306,7 @@ BEGIN
     -- Also where session_replication_role is replica.
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER ruvector_adoption, ENABLE ALWAYS TRIGGER ruvector_adoption_whole', source);
     PERFORM ruvector._note_adoption(source, jsonb_build_object('target', target::oid, 'name', name, 'changes', changes::oid,
-        'noting', to_regprocedure(format('%I.%I()', home, bare || '_note_change'))::oid, 'as_begun', ruvector._as_it_is(source),
+        'noting', noting::oid, 'as_begun', ruvector._as_it_is(source),
         'key_column', key.attname, 'vector_column', vector.attname,
         'tenant_column', tenant, 'partitions', partitions, 'index_method', index_method, 'distance', distance,
         'settings', settings, 'rows_total', CASE WHEN rows >= 0 THEN rows::bigint END));
@@ -559,8 +618,8 @@ AS $$
 DECLARE
     home  text;
     bare  text;
-    given record;
     held  record;
+    named text;
     ours  text := (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
                     WHERE e.extname = 'ruvector');
 BEGIN
@@ -570,30 +629,29 @@ BEGIN
     -- Whoever was waited for may have given it what an adopted one cannot have, or written with the triggers off.
     PERFORM ruvector._check_adoptable(entry.source);
     PERFORM ruvector._check_adoption(entry);
-    WHILE ruvector._adopt_changes(entry, 10000) > 0 LOOP
-    END LOOP;
-    WHILE ruvector._adopt_index(entry) LOOP
-    END LOOP;
-    -- Numbers that the former table has given out are not given out again.
-    FOR held IN SELECT a.attname, pg_get_serial_sequence(entry.source::text, a.attname) AS former,
-                       pg_get_serial_sequence(entry.target::text, a.attname) AS fresh
+    -- Numbers that the former table has given out are not given out again. An identity has a new sequence, which gets name and grants of
+    -- the former one too: who takes numbers by that name takes the identity's. First of all, since somebody may hold it.
+    FOR held IN SELECT a.attname, a.attidentity, pg_get_serial_sequence(entry.source::text, a.attname)::regclass AS former,
+                       pg_get_serial_sequence(entry.target::text, a.attname)::regclass AS fresh
                   FROM pg_attribute a WHERE a.attrelid = entry.source AND a.attnum > 0 AND NOT a.attisdropped LOOP
-        IF held.former IS NOT NULL AND held.fresh IS NOT NULL THEN
+        IF held.attidentity <> '' AND held.former IS NOT NULL AND held.fresh IS NOT NULL THEN
+            named := (SELECT s.relname FROM pg_class s WHERE s.oid = held.former);
+            -- With the number of the new one: a table that is adopted again may have a sequence that was renamed so before.
+            PERFORM ruvector._rename_sequence(entry.source, held.former, format('%s_former_%s', bare, held.fresh::oid));
+            PERFORM ruvector._rename_sequence(entry.source, held.fresh, named);
+            -- Locked since it was renamed: nobody takes another number from it.
             PERFORM ruvector._as_owner(entry.source,
                 format('SELECT setval(%L, s.last_value, s.is_called)::text FROM %s s', held.fresh, held.former));
+            PERFORM ruvector._adopt_grants(held.former, held.fresh);
         ELSIF held.former IS NOT NULL THEN
             EXECUTE format('ALTER SEQUENCE %s OWNED BY %s.%I', held.former, entry.target, held.attname);
         END IF;
     END LOOP;
-    FOR given IN SELECT x.privilege_type || coalesce(' (' || quote_ident(g.attname) || ')', '') AS privilege, x.is_grantable,
-                        CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS grantee
-                   FROM pg_class c
-                  CROSS JOIN LATERAL (SELECT NULL::name AS attname, c.relacl AS acl
-                                      UNION ALL SELECT a.attname, a.attacl FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped) g
-                  CROSS JOIN LATERAL aclexplode(g.acl) x WHERE c.oid = entry.source AND x.grantee <> c.relowner LOOP
-        EXECUTE format('GRANT %s ON %s TO %s %s', given.privilege, entry.target, given.grantee,
-            CASE WHEN given.is_grantable THEN 'WITH GRANT OPTION' ELSE '' END);
+    WHILE ruvector._adopt_changes(entry, 10000) > 0 LOOP
     END LOOP;
+    WHILE ruvector._adopt_index(entry) LOOP
+    END LOOP;
+    PERFORM ruvector._adopt_grants(entry.source, entry.target);
     EXECUTE format('COMMENT ON TABLE %s IS %L', entry.target, obj_description(entry.source, 'pg_class'));
     EXECUTE format('DROP TRIGGER ruvector_adoption ON %s', entry.source);
     EXECUTE format('DROP TRIGGER ruvector_adoption_whole ON %s', entry.source);
