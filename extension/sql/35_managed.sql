@@ -202,13 +202,24 @@ BEGIN
 END
 $$;
 
+-- One of the first "partitions" partitions: where _route_tenant puts this tenant if all weights are equal, anywhere if it is NULL.
+CREATE FUNCTION ruvector._route_blindly(tenant text, partitions integer) RETURNS integer
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+BEGIN ATOMIC
+    SELECT p.id FROM pg_catalog.generate_series(1, greatest(_route_blindly.partitions, 1)) AS p (id)
+     ORDER BY coalesce((pg_catalog.hashtextextended(_route_blindly.tenant COLLATE "C", p.id::bigint)
+                           OPERATOR(pg_catalog.&) 4503599627370495)::double precision, pg_catalog.random()) DESC LIMIT 1;
+END;
+
 -- Where a tenant's rows go, for statements that name the tenant: INSERT INTO docs (tenant, embedding, partition_id)
--- VALUES ($1, $2, ruvector_route_tenant('docs', $1)). Rows whose tenant is NULL are spread by the weights.
-CREATE FUNCTION ruvector_route_tenant(route text, tenant text) RETURNS integer
+-- VALUES ($1, $2, ruvector_route_tenant('docs', $1, 8)). Rows whose tenant is NULL are spread by the weights. Of a route that is
+-- not known (any more) it takes one of the first "partitions" partitions, always the same of a tenant.
+CREATE FUNCTION ruvector_route_tenant(route text, tenant text, partitions integer DEFAULT 1) RETURNS integer
     LANGUAGE sql STABLE SECURITY DEFINER PARALLEL SAFE
 BEGIN ATOMIC
     SELECT coalesce(ruvector._route_tenant(ruvector_route_tenant.route, ruvector_route_tenant.tenant),
-                    ruvector._route_listed(ruvector_route_tenant.route));
+                    ruvector._route_listed(ruvector_route_tenant.route),
+                    ruvector._route_blindly(ruvector_route_tenant.tenant, ruvector_route_tenant.partitions));
 END;
 
 -- The managed collection whose table this is; an ERROR unless it is one and belongs to the caller.
@@ -472,6 +483,10 @@ $$;
 -- <name>_key (id PRIMARY KEY, partition_id), kept by triggers on the root that see a whole statement: a row that moves is
 -- an update there, not a delete and an insert. What is written directly to a partition does not reach it. The function is
 -- the owner's own and needs nothing of us.
+--
+-- An id that changes is an update there too, so that what refers to it follows or refuses, as its foreign key says. Nothing pairs
+-- the old and the new rows of a statement but their ids: one that changes several rows, and ids among them, is refused where a foreign
+-- key refers to <name>_key. So is TRUNCATE, as PostgreSQL does it, unless the tables that refer to it are truncated too.
 CREATE FUNCTION ruvector._make_key_table(of regclass) RETURNS regclass
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -487,16 +502,48 @@ BEGIN
     EXECUTE format('INSERT INTO %s SELECT id, partition_id FROM %s', keys, of);
     EXECUTE format($make$
         CREATE FUNCTION %1$s() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
+        DECLARE
+            gone      bigint;   -- ids that no row has any more
+            come      bigint;   -- ids that none had before
+            referring regclass;
         BEGIN
             IF TG_OP = 'INSERT' THEN
                 INSERT INTO %2$s SELECT id, partition_id FROM new_rows;
             ELSIF TG_OP = 'DELETE' THEN
                 DELETE FROM %2$s k USING old_rows o WHERE k.id = o.id;
             ELSIF TG_OP = 'TRUNCATE' THEN
-                DELETE FROM %2$s;   -- what refers to it follows as after any DELETE
+                -- Whoever is about to refer to a key waits. A table that is truncated by the same command has no pages; its rows are
+                -- not read, which would be with this function's rights.
+                LOCK TABLE %2$s IN EXCLUSIVE MODE;
+                FOR referring IN SELECT c.conrelid::regclass FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = %2$L::regclass LOOP
+                    IF pg_relation_size(referring) > 0 THEN
+                        RAISE EXCEPTION 'cannot truncate a table whose keys are referenced in a foreign key constraint'
+                            USING ERRCODE = 'feature_not_supported', DETAIL = format('Table %%s references %%s.', referring, %2$L),
+                                  HINT = format('Truncate table %%s at the same time, or delete rows instead.', referring);
+                    END IF;
+                END LOOP;
+                DELETE FROM %2$s;
             ELSE
                 UPDATE %2$s k SET partition_id = n.partition_id FROM new_rows n
                  WHERE k.id = n.id AND k.partition_id <> n.partition_id;
+                SELECT count(*) INTO gone FROM old_rows o WHERE NOT EXISTS (SELECT FROM new_rows n WHERE n.id = o.id);
+                SELECT count(*) INTO come FROM new_rows n WHERE NOT EXISTS (SELECT FROM old_rows o WHERE o.id = n.id);
+                IF gone > 0 AND come > 0 THEN
+                    IF (SELECT count(*) FROM old_rows) = 1 THEN
+                        UPDATE %2$s k SET id = n.id, partition_id = n.partition_id FROM old_rows o, new_rows n WHERE k.id = o.id;
+                        IF FOUND THEN
+                            RETURN NULL;
+                        END IF;
+                    ELSIF EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = %2$L::regclass) THEN
+                        RAISE EXCEPTION 'a statement that changes several rows changes ids to which a foreign key may refer'
+                            USING ERRCODE = 'feature_not_supported',
+                                  DETAIL = format('Nothing says which rows of %%s the references would follow.', %2$L),
+                                  HINT = 'Change one row''s id at a time, in a statement that changes no other row, or drop the foreign key.';
+                    END IF;
+                END IF;
+                IF gone = 0 AND come = 0 THEN
+                    RETURN NULL;
+                END IF;
                 DELETE FROM %2$s k USING old_rows o WHERE k.id = o.id AND NOT EXISTS (SELECT FROM new_rows n WHERE n.id = o.id);
                 INSERT INTO %2$s SELECT n.id, n.partition_id FROM new_rows n
                  WHERE NOT EXISTS (SELECT FROM old_rows o WHERE o.id = n.id);
@@ -617,7 +664,8 @@ CREATE FUNCTION ruvector._give_back_routing(relation regclass) RETURNS boolean
 AS $$
 DECLARE
     entry   ruvector.managed;
-    choices text;
+    choices text;   -- partitions that get new rows
+    bounds  text;   -- where in 0 to 1 the part of each but the last ends
 BEGIN
     SELECT * INTO entry FROM ruvector.managed m WHERE m.relation = _give_back_routing.relation;
     IF NOT FOUND THEN
@@ -629,15 +677,30 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    -- A weight under a lease is at its end: nothing that would end it later is left. Shares follow, and which partitions are there.
+    UPDATE ruvector.routing r SET (weight, lease_until, weight_after) = (r.weight_after, NULL, NULL)
+     WHERE r.route = entry.route AND r.lease_until IS NOT NULL;
     -- Nothing of a table that was dropped.
     PERFORM ruvector._lock_soon(c.oid, 'ACCESS EXCLUSIVE', 'SELECT ruvector_collection_release()') FROM pg_class c WHERE c.oid = relation;
-    SELECT string_agg(r.partition_id::text, ', ' ORDER BY r.partition_id) INTO choices
-      FROM ruvector.routing r
-     WHERE r.route = entry.route AND EXISTS (SELECT FROM pg_class c WHERE c.oid = r.leaf AND c.relispartition)
-       AND (r.share > 0 OR NOT EXISTS (SELECT FROM ruvector.routing s WHERE s.route = entry.route AND s.share > 0));
+    WITH there AS (
+        SELECT r.partition_id, r.share FROM ruvector.routing r
+         WHERE r.route = entry.route AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = r.leaf AND i.inhparent = entry.relation
+                                                                            AND NOT i.inhdetachpending)
+    ), parts AS (
+        SELECT t.partition_id, CASE WHEN max(t.share) OVER () > 0 THEN t.share ELSE 1 END AS part FROM there t
+    ), summed AS (
+        SELECT p.partition_id, sum(p.part) OVER (ORDER BY p.partition_id) / sum(p.part) OVER () AS upto,
+               row_number() OVER (ORDER BY p.partition_id DESC) = 1 AS at_the_end
+          FROM parts p WHERE p.part > 0
+    )
+    SELECT string_agg(s.partition_id::text, ', ' ORDER BY s.partition_id),
+           string_agg(s.upto::numeric::text, ', ' ORDER BY s.partition_id) FILTER (WHERE NOT s.at_the_end)
+      INTO choices, bounds FROM summed s;
+    -- width_bucket() counts the bounds that are not above one random number.
     IF choices IS NOT NULL THEN
-        EXECUTE format('ALTER TABLE %s ALTER partition_id SET DEFAULT (ARRAY[%s])[1 + floor(random() * %s)::integer]',
-            relation, choices, cardinality(string_to_array(choices, ',')));
+        EXECUTE format('ALTER TABLE %s ALTER partition_id SET DEFAULT %s', relation,
+            CASE WHEN bounds IS NULL THEN choices
+                 ELSE format('(ARRAY[%s])[1 + width_bucket(random(), ''{%s}''::double precision[])]', choices, bounds) END);
     END IF;
     DELETE FROM ruvector.managed m WHERE m.route = entry.route;
     PERFORM ruvector._audit('routing_given_back', NULL, entry.route, NULL, NULL, jsonb_build_object('relation', relation));

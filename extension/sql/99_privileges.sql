@@ -60,6 +60,7 @@ DECLARE
         '_propose',
         '_put_back',
         '_release_all',
+        '_route_blindly',
         '_route_listed',
         '_route_shared',
         '_route_slowly',
@@ -90,7 +91,7 @@ END
 $$;
 
 -- Whoever may insert into a managed collection needs its default.
-GRANT EXECUTE ON FUNCTION ruvector_route(text, integer), ruvector_route_tenant(text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION ruvector_route(text, integer), ruvector_route_tenant(text, text, integer) TO PUBLIC;
 
 -- Starts the healer of this database once the installation commits.
 SELECT ruvector._wake();
