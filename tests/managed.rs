@@ -833,6 +833,10 @@ fn moves_between_servers_that_are_open_keep_a_collection_registered() {
         assert_eq!(state, "55006", "{verb}");
         assert!(hint.contains("ruvector.server_batches") && hint.contains(&commit), "{hint}");
     }
+    // Under the name that was noted: pg_upgrade gives a server another identifier.
+    client.batch_execute("UPDATE ruvector.server_batches SET gid = 'ruvector_77_88_1'").unwrap();
+    let (_, hint) = refused(&mut client, "SELECT ruvector_collection_unregister('docs')");
+    assert!(hint.contains("COMMIT PREPARED 'ruvector_77_88_1'") && !hint.contains(&commit), "{hint}");
     client
         .batch_execute(
             "UPDATE ruvector.server_batches SET state = 'done'; SELECT ruvector_collection_release('docs')",

@@ -171,6 +171,10 @@ fn rows_go_to_another_server_while_an_application_writes_and_come_back() {
     let there = rows_there(&mut two.other);
     assert!(there >= 100, "{there} rows are there");
     nothing_is_left(&mut two.client, &mut two.other);
+    // Each batch says what its prepared transaction was called.
+    let named = "SELECT bool_and(b.gid IS NOT DISTINCT FROM format('ruvector_%s_%s_%s', s.system_identifier, d.oid, b.id))
+                   FROM ruvector.server_batches b, pg_control_system() s, pg_database d WHERE d.datname = current_database()";
+    assert_eq!(two.client.query_one(named, &[]).unwrap().get::<_, Option<bool>>(0), Some(true));
     let figures: String = two
         .client
         .query_one(
@@ -523,6 +527,144 @@ fn what_is_prepared_there_and_not_decided_here_is_rolled_back_and_what_nobody_kn
         two.other.query("SELECT id FROM docs_east", &[]).unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(ids, [5001], "what was decided is there");
     assert!(two.here.log().contains("of which nothing is known here"));
+}
+
+/// pg_upgrade gives this server another identifier, and the database keeps its number: the name that was noted holds.
+#[test]
+fn what_was_prepared_under_a_former_name_of_this_server_is_brought_to_its_end() {
+    let mut two = two(&[("max_prepared_transactions", "8")]);
+    let mut prepare = |gid: &str, id: i32| {
+        two.other
+            .batch_execute(&format!(
+                "BEGIN; INSERT INTO docs_east VALUES ({id}, '[1,2,3]', now(), NULL, 3); PREPARE TRANSACTION '{gid}'"
+            ))
+            .unwrap();
+    };
+    let row = two
+        .client
+        .query_one(
+            "SELECT format('ruvector_77_%s_', d.oid), format('ruvector_%s_%s_901', s.system_identifier, d.oid)
+               FROM pg_control_system() s, pg_database d WHERE d.datname = current_database()",
+            &[],
+        )
+        .unwrap();
+    let (former, present): (String, String) = (row.get(0), row.get(1));
+    prepare(&format!("{former}901"), 5001);
+    prepare(&format!("{former}902"), 5002);
+    // What nobody has noted, and a number that was noted under another name.
+    prepare(&format!("{former}903"), 5003);
+    prepare(&present, 5004);
+    // Of a database with another number: this one is a copy of it, which may be at work.
+    prepare("ruvector_77_88_904", 5005);
+    two.client
+        .execute(
+            "INSERT INTO ruvector.server_batches (id, collection_id, action_id, leaf, keys, state, noted_at, gid) OVERRIDING SYSTEM VALUE
+             SELECT b.id, c.id, 0, 'docs_3'::regclass, '{}', b.state, now() - interval '1 hour', b.prefix || b.id
+               FROM ruvector.collections c,
+                    (VALUES (901, 'decided', $1), (902, 'given_up', $1), (904, 'given_up', 'ruvector_77_88_')) b (id, state, prefix)",
+            &[&former],
+        )
+        .unwrap();
+    wait_for("the ends of both", PATIENCE, || {
+        let query = "SELECT count(*) FROM pg_prepared_xacts";
+        (two.other.query_one(query, &[]).unwrap().get::<_, i64>(0) == 3).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+    let left = two.other.query("SELECT gid FROM pg_prepared_xacts ORDER BY gid COLLATE \"C\"", &[]).unwrap();
+    let left: Vec<String> = left.iter().map(|row| row.get(0)).collect();
+    let mut unknown = vec![present, format!("{former}903"), "ruvector_77_88_904".to_owned()];
+    unknown.sort();
+    assert_eq!(left, unknown);
+    let ids: Vec<i64> =
+        two.other.query("SELECT id FROM docs_east", &[]).unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(ids, [5001], "what was decided is there");
+    wait_for("their ends here", PATIENCE, || {
+        let query = "SELECT array_agg(state ORDER BY id) FROM ruvector.server_batches WHERE id < 904";
+        let states: Vec<String> = two.client.query_one(query, &[]).unwrap().get(0);
+        (states == ["done", "rolled_back"]).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
+}
+
+/// What comes back is held against what it was there: a value that is cut off, or a row that is not inserted, would be lost.
+#[test]
+fn what_cannot_come_back_as_it_is_stays_there() {
+    let mut two = two(&[("max_prepared_transactions", "8")]);
+    two.other.batch_execute("ALTER TABLE docs_east ADD COLUMN lang text").unwrap();
+    two.client
+        .batch_execute(
+            r#"ALTER TABLE docs ADD COLUMN lang varchar(5);
+               SELECT ruvector_healing_configure('{"move_despite_triggers": true}', 'docs')"#,
+        )
+        .unwrap();
+    let before = content(&mut two.client);
+    let _hot = Hot::start(&two.here);
+    let action = act(&mut two.client, TO_EAST);
+    assert_eq!(ended(&mut two.client, action), "succeeded", "{}", said(&mut two.client));
+    let there = rows_there(&mut two.other);
+    assert!(there > 0);
+    two.other.batch_execute("UPDATE docs_east SET lang = 'longer' WHERE partition_id = 3").unwrap();
+    let back: i64 = two.client.query_one("SELECT ruvector_healing_rollback('docs')", &[]).unwrap().get(0);
+    let stays = |two: &mut Two, why: &str| {
+        wait_for("the reason in the log", PATIENCE, || two.here.log().contains(why).then_some(()))
+            .unwrap_or_else(|error| panic!("{why}: {error}\n{}", said(&mut two.client)));
+        assert_eq!(content(&mut two.client), before, "{why}");
+    };
+    stays(&mut two, "value too long for type character varying(5)");
+    assert_eq!(rows_there(&mut two.other), there);
+    two.client
+        .batch_execute(
+            "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+             CREATE TRIGGER swallow BEFORE INSERT ON docs_1 FOR EACH ROW EXECUTE FUNCTION swallow();
+             CREATE TRIGGER swallow BEFORE INSERT ON docs_2 FOR EACH ROW EXECUTE FUNCTION swallow()",
+        )
+        .unwrap();
+    two.other.batch_execute("UPDATE docs_east SET lang = 'short' WHERE partition_id = 3").unwrap();
+    stays(&mut two, "does not take rows back as they were");
+    assert_eq!(rows_there(&mut two.other), there);
+    two.client.batch_execute("DROP TRIGGER swallow ON docs_1; DROP TRIGGER swallow ON docs_2").unwrap();
+    assert_eq!(ended(&mut two.client, back), "succeeded", "{}", said(&mut two.client));
+    assert_eq!(rows_there(&mut two.other), 0);
+    assert_eq!(content(&mut two.client), before);
+    let kept: i64 =
+        two.client.query_one("SELECT count(*) FROM docs WHERE lang = 'short'", &[]).unwrap().get(0);
+    assert_eq!(kept, there);
+    nothing_is_left(&mut two.client, &mut two.other);
+}
+
+/// Values go over a connection as UTF8: put here as they come they would be others.
+#[test]
+fn a_database_that_is_not_utf8_exchanges_no_rows_with_other_servers_and_says_why() {
+    let mut two = Two::start(&[("max_prepared_transactions", "8")]);
+    two.client
+        .batch_execute(
+            "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+        )
+        .unwrap();
+    two.client = two.here.connect("latin").unwrap();
+    let east = format!(
+        "CREATE SERVER east FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{}', port '{}', dbname 'app')",
+        two.there.socket_directory().display(),
+        two.there.port()
+    );
+    for statement in [
+        "CREATE EXTENSION ruvector CASCADE",
+        r#"SELECT ruvector_healing_configure('{"sample_interval_seconds": 1}')"#,
+        "CREATE EXTENSION postgres_fdw",
+        &east,
+        "CREATE USER MAPPING FOR postgres SERVER east OPTIONS (user 'postgres', password 'sesame')",
+        "SELECT ruvector_collection_create('docs', 3, 2, index_method => 'none')",
+        "SELECT ruvector_collection_attach('docs', 'east', 'docs_east', weight => 1)",
+    ] {
+        two.client.batch_execute(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    wait_for("the reason", PATIENCE, || {
+        let query =
+            "SELECT 1 FROM ruvector.integrity i, jsonb_array_elements(i.snapshot #> '{managed,places}') p
+              WHERE p ->> 'refuses' LIKE 'this database is encoded in LATIN1%'";
+        two.client.query_opt(query, &[]).unwrap()
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", said(&mut two.client)));
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

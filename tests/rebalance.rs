@@ -332,6 +332,31 @@ fn a_row_trigger_of_the_owner_is_not_set_off_unless_that_is_wanted() {
     assert_eq!(seen, ["DELETE as keeper", "INSERT as keeper"], "{}", said(&mut client));
 }
 
+/// A row is deleted in its partition before it is inserted into the other: one that a trigger keeps from being inserted would be
+/// nowhere, and in no journal.
+#[test]
+fn rows_that_a_trigger_swallows_end_the_moving_and_none_is_lost() {
+    let (cluster, mut client) = start();
+    managed(&mut client);
+    let before = placed(&mut client);
+    client
+        .batch_execute(
+            r#"SELECT ruvector_healing_configure('{"move_despite_triggers": true}', 'docs');
+               CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+               CREATE TRIGGER swallow BEFORE INSERT ON docs FOR EACH ROW EXECUTE FUNCTION swallow()"#,
+        )
+        .unwrap();
+    let _hot = hot(&cluster);
+    let action = act(&mut client, "rebalance_partitions", "{}");
+    let status = ended(&mut client, action);
+    assert!(["failed", "rolled_back"].contains(&status.as_str()), "{status}: {}", said(&mut client));
+    let why = said(&mut client);
+    assert!(why.contains("a trigger is in the way"), "{why}");
+    assert_eq!(placed(&mut client), before, "every row is where it was");
+    let keys: i64 = client.query_one("SELECT count(*) FROM docs_key", &[]).unwrap().get(0);
+    assert_eq!(keys, 16_000);
+}
+
 /// What an action has moved, rows, and what it was to move.
 fn moved_of_planned(client: &mut Client, action: i64) -> (i64, i64) {
     let query = "SELECT count(*), (SELECT sum((m ->> 'rows')::int) FROM ruvector.actions a, jsonb_path_query(a.plan, '$.steps[*].moves[*]') m
@@ -427,6 +452,17 @@ fn a_key_to_a_partition_that_is_made_meanwhile_ends_the_moving_and_deletes_nothi
          COMMIT",
         "to_hot",
         "DROP TABLE refers; CREATE TABLE refers (id bigint, partition_id int)",
+    );
+}
+
+/// A rule acts beside each batch, or drops a row that is inserted, whatever may be set off.
+#[test]
+fn a_rule_that_is_made_meanwhile_ends_the_moving_and_is_not_set_off() {
+    ends_the_moving(
+        true,
+        "CREATE RULE watch AS ON UPDATE TO docs DO ALSO INSERT INTO seen VALUES ('UPDATE')",
+        "the rule watch",
+        "DROP RULE watch ON docs",
     );
 }
 
@@ -893,9 +929,15 @@ fn what_refers_to_rows_or_hides_them_keeps_them_where_they_are() {
                              REFERENCES docs_6 (id, partition_id) ON UPDATE CASCADE ON DELETE CASCADE)",
     );
     assert!(detail.contains("deleted for the foreign key notes_doc"), "{detail}");
+    // No rule either, whatever triggers may: it would drop rows that are inserted there.
     let detail = why(
         &mut client,
-        "DROP TABLE notes; SELECT ruvector_healing_configure('{\"move_despite_triggers\": false}', 'docs');
+        "DROP TABLE notes; CREATE RULE no_direct_writes AS ON INSERT TO docs_1 DO INSTEAD NOTHING",
+    );
+    assert!(detail.contains("the rule no_direct_writes"), "{detail}");
+    let detail = why(
+        &mut client,
+        "DROP RULE no_direct_writes ON docs_1; SELECT ruvector_healing_configure('{\"move_despite_triggers\": false}', 'docs');
          ALTER TABLE docs ENABLE ROW LEVEL SECURITY; ALTER TABLE docs FORCE ROW LEVEL SECURITY;
          CREATE POLICY even ON docs USING (id % 2 = 0)",
     );

@@ -202,7 +202,7 @@ $$;
 
 -- An ERROR while moves of a collection (NULL: of any) to or from another server are not at their end. What that server has prepared
 -- of ours would stay prepared, and rows that are decided here would be nowhere: nobody looks after a collection that is not registered.
--- As gid_prefix() names it; what is decided here is committed there, and anything else rolled back.
+-- By the name that was noted, else as gid_prefix() names it; what is decided here is committed there, and anything else rolled back.
 CREATE FUNCTION ruvector._no_open_batches(collection integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -213,8 +213,8 @@ DECLARE
 BEGIN
     SELECT count(*), string_agg(DISTINCT format('"%s"', coalesce(c.name, b.collection_id::text)), ', '),
            string_agg(format('%s PREPARED %L on %s', CASE b.state WHEN 'decided' THEN 'COMMIT' ELSE 'ROLLBACK' END,
-                             format('ruvector_%s_%s_%s', (SELECT c.system_identifier FROM pg_control_system() c),
-                                    (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()), b.id),
+                             coalesce(b.gid, format('ruvector_%s_%s_%s', (SELECT c.system_identifier FROM pg_control_system() c),
+                                    (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()), b.id)),
                              coalesce(quote_ident(s.srvname), 'its server')), ', ' ORDER BY b.id) FILTER (WHERE b.state <> 'in_doubt')
       INTO open, names, there
       FROM ruvector.server_batches b

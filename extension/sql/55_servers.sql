@@ -156,7 +156,7 @@ END;
 -- committed before anything is done there; "decided" with the change here, from when on the other server is told to commit until it
 -- has; "done" afterwards. What is "given_up" is rolled back there, and "rolled_back" once it is. "in_doubt": decided here, and the other server neither
 -- holds it prepared nor has the rows as it should; that is for a human. Its prepared transaction is called
--- ruvector_<system identifier>_<database>_<id>.
+-- "gid", which is ruvector_<system identifier>_<database>_<id> as they were then.
 CREATE TABLE ruvector.server_batches (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     collection_id integer NOT NULL,
@@ -166,6 +166,7 @@ CREATE TABLE ruvector.server_batches (
     fetched       boolean NOT NULL DEFAULT false,    -- the rows come back from there
     state         text NOT NULL DEFAULT 'intent'
                   CHECK (state IN ('intent', 'decided', 'done', 'given_up', 'rolled_back', 'in_doubt')),
-    noted_at      timestamptz NOT NULL DEFAULT clock_timestamp()
+    noted_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    gid           text                 -- NULL: as it would be called now
 );
 CREATE INDEX ON ruvector.server_batches (collection_id) WHERE state NOT IN ('done', 'rolled_back');

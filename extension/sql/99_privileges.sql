@@ -1,7 +1,7 @@
 GRANT SELECT ON ALL TABLES IN SCHEMA ruvector TO ruvector_monitor;
 -- Keys of rows and names of tenants are what users wrote, and for who may read their tables. Which batches are open is for all.
 REVOKE SELECT ON ruvector.moved_rows, ruvector.server_batches, ruvector.tenant_homes FROM ruvector_monitor;
-GRANT SELECT (id, collection_id, action_id, leaf, fetched, state, noted_at) ON ruvector.server_batches TO ruvector_monitor;
+GRANT SELECT (id, collection_id, action_id, leaf, fetched, state, noted_at, gid) ON ruvector.server_batches TO ruvector_monitor;
 
 -- PUBLIC gets nothing that acts and nothing that shows.
 DO $$

@@ -34,6 +34,8 @@ pub(crate) struct Routing {
     /// Names of subscriptions that write to it.
     #[serde(skip)]
     subscriptions: Vec<String>,
+    /// Names of rules on the root and the partitions.
+    rules: Vec<String>,
     /// Names of publications that carry inserts or deletes of it, but not both.
     #[serde(skip)]
     publications: Vec<String>,
@@ -92,6 +94,9 @@ SELECT jsonb_build_object('route', m.route, 'root', format('%I.%I', n.nspname, t
        'keys_to_leaves', (SELECT coalesce(jsonb_agg(k.conname), '[]') FROM pg_constraint k
                            WHERE k.contype = 'f' AND k.conparentid = 0 AND k.confrelid <> t.oid
                              AND k.confrelid IN (SELECT p.relid FROM pg_partition_tree(t.oid) p)),
+       'rules', (SELECT coalesce(jsonb_agg(DISTINCT w.rulename), '[]')
+                   FROM pg_partition_tree(t.oid) p JOIN pg_rewrite w ON w.ev_class = p.relid
+                  WHERE w.ev_enabled NOT IN ('D', 'R')),
        'places', (SELECT coalesce(jsonb_agg(jsonb_build_object('oid', r.leaf::oid::bigint, 'number', r.partition_id,
                                  'name', format('%I.%I', ln.nspname, l.relname), 'weight', r.weight, 'cold', r.cold,
                                  'elsewhere', l.relkind = 'f') ORDER BY r.partition_id), '[]')
@@ -172,6 +177,13 @@ impl Routing {
             let names = self.keys_to_leaves.join(", ");
             return Some(format!("a row that leaves its partition is deleted for the foreign key {names}"));
         }
+        // It may drop a row that is inserted without a word, or act at each batch.
+        if !self.rules.is_empty() {
+            let names = self.rules.join(", ");
+            return Some(format!(
+                "a row that moves would meet the rule {names}, which may drop it or do more"
+            ));
+        }
         if self.key().is_none() {
             return Some("its primary key is not one column beside partition_id".to_owned());
         }
@@ -181,6 +193,11 @@ impl Routing {
     /// Why no row is to leave its partition, though one that has left may be taken back.
     pub(crate) fn fed(&self) -> Option<String> {
         fed_by(&self.subscriptions)
+    }
+
+    /// Whether triggers of its owner's are set off by a move, which may change a row.
+    pub(crate) fn has_triggers(&self) -> bool {
+        !self.triggers.is_empty()
     }
 
     /// What of its owner's a move would set off, be refused by, or show to others by half.

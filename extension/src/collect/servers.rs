@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use healing::load::{Usual, carried_too_long};
@@ -14,9 +15,9 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 
 use super::load::{Counters, is_maintained, rates};
-use super::{Collection, documents, now_ms, tables};
+use super::{Collection, documents, now_ms, tables, text_array};
 use crate::error::Error;
-use crate::execute::gid_prefix;
+use crate::execute::gid_prefixes;
 use crate::kept;
 use crate::owner::owner_of;
 use crate::remote::{Connection, Credentials, Failed, credentials};
@@ -98,7 +99,7 @@ struct Seen {
     counters: Option<Counters>,
 }
 
-/// `$1` quoted names, `$2` the numbers that we know them by, `$3` what the names of our prepared transactions begin with.
+/// `$1` quoted names, `$2` the numbers that we know them by, `$3` what the names of our prepared transactions may begin with.
 const STATE: &str = "
 WITH working AS MATERIALIZED (
     SELECT v.relid FROM pg_stat_progress_vacuum v UNION SELECT a.relid FROM pg_stat_progress_analyze a
@@ -113,7 +114,8 @@ SELECT jsonb_build_object(
         WHEN pg_is_in_recovery() THEN 'it is a standby'
         WHEN current_setting('max_prepared_transactions')::integer = 0
             THEN 'max_prepared_transactions is 0 there: set it to 8 or more and restart that server' END,
-    'has_prepared', EXISTS (SELECT FROM pg_prepared_xacts x WHERE x.database = current_database() AND starts_with(x.gid, $3)),
+    'has_prepared', EXISTS (SELECT FROM pg_prepared_xacts x, unnest($3::text[]) p (prefix)
+                             WHERE x.database = current_database() AND starts_with(x.gid, p.prefix)),
     'tables', (SELECT jsonb_agg(jsonb_build_object('oid', n.known, 'kind', t.relkind, 'bytes', pg_relation_size(t.oid),
         'may_read', has_table_privilege(t.oid, 'SELECT'),
         'may_write', has_table_privilege(t.oid, 'INSERT') AND has_table_privilege(t.oid, 'DELETE'),
@@ -183,6 +185,8 @@ struct Target {
     name: String,
     credentials: Result<Credentials, String>,
     leaves: Vec<Leaf>,
+    /// What the names of our prepared transactions may begin with, as the literal of an array.
+    prefixes: String,
     /// Since when it did not answer another process.
     silent_since: Option<i64>,
 }
@@ -209,6 +213,7 @@ fn targets(collection: &Collection) -> Result<Vec<Target>, Error> {
         return Ok(vec![]);
     }
     let Some(owner) = owner_of(collection.relation.into()) else { return Ok(vec![]) };
+    let prefixes = text_array(&gid_prefixes()?);
     let mut targets: Vec<Target> = Vec::new();
     for leaf in leaves {
         match targets.iter_mut().find(|target| target.key.0 == leaf.server_oid) {
@@ -219,6 +224,7 @@ fn targets(collection: &Collection) -> Result<Vec<Target>, Error> {
                 credentials: credentials(leaf.server_oid, owner)?,
                 silent_since: silent_since(collection, &leaf.server)?,
                 leaves: vec![leaf],
+                prefixes: prefixes.clone(),
             }),
         }
     }
@@ -248,7 +254,7 @@ fn ask(known: &mut Known, target: &Target, until: Instant) {
     if (now..now + RETRY_MS.1).contains(&known.next_try) {
         return;
     }
-    match read(known, credentials, &target.leaves, until) {
+    match read(known, credentials, target, until) {
         Ok(error) => {
             (known.silent_since, known.failures, known.error) = (None, 0, error);
         }
@@ -276,16 +282,17 @@ fn ask(known: &mut Known, target: &Target, until: Instant) {
 fn read(
     known: &mut Known,
     credentials: &Credentials,
-    leaves: &[Leaf],
+    target: &Target,
     until: Instant,
 ) -> Result<Option<String>, Failed> {
+    let leaves = target.leaves.as_slice();
     let soon = |time: Duration| until.min(Instant::now() + time);
     let connection = match known.connection.take().filter(|connection| !connection.is_broken()) {
         Some(connection) => connection,
         None => Connection::open(credentials, soon(CONNECT))?,
     };
     let connection = known.connection.insert(connection);
-    let state = state(connection, leaves, soon(ANSWER))?;
+    let state = state(connection, target, soon(ANSWER))?;
     (known.connections_pct, known.has_prepared) = (state.connections_pct, state.has_prepared);
     let mut error = None;
     let mut counted = false;
@@ -326,7 +333,7 @@ fn read(
     known.tables.retain(|oid, _| leaves.iter().any(|leaf| leaf.oid == *oid));
     // What counting touched is not to be in the next window.
     if counted {
-        for seen in self::state(connection, leaves, soon(ANSWER))?.tables {
+        for seen in self::state(connection, target, soon(ANSWER))?.tables {
             if let (Some(table), Some(counters)) = (known.tables.get_mut(&seen.oid), seen.counters)
                 && table.counters.is_some()
             {
@@ -337,11 +344,11 @@ fn read(
     Ok(error)
 }
 
-fn state(connection: &mut Connection, leaves: &[Leaf], until: Instant) -> Result<State, Failed> {
-    let array = |texts: Vec<String>| Some(super::text_array(&texts));
-    let names = array(leaves.iter().map(|leaf| leaf.there.clone()).collect());
-    let known = array(leaves.iter().map(|leaf| leaf.oid.to_string()).collect());
-    let rows = connection.ask(STATE, &[names, known, Some(gid_prefix())], until)?;
+fn state(connection: &mut Connection, target: &Target, until: Instant) -> Result<State, Failed> {
+    let array = |texts: Vec<String>| Some(text_array(&texts));
+    let names = array(target.leaves.iter().map(|leaf| leaf.there.clone()).collect());
+    let known = array(target.leaves.iter().map(|leaf| leaf.oid.to_string()).collect());
+    let rows = connection.ask(STATE, &[names, known, Some(target.prefixes.clone())], until)?;
     let text = rows.into_iter().flatten().flatten().next();
     let told = text.and_then(|text| serde_json::from_str(&text).ok());
     told.ok_or_else(|| Failed {
@@ -406,12 +413,27 @@ fn count(
     Ok(true)
 }
 
+/// Why no row of this database can go to another server, and none come back: our connections speak UTF8, and what is sent over them
+/// is taken from here, and put here, as it is.
+pub(crate) fn other_encoding() -> Option<String> {
+    // SAFETY: plain reads; the name is a constant of PostgreSQL's.
+    let (encoding, name) = unsafe {
+        (pg_sys::GetDatabaseEncoding(), CStr::from_ptr(pg_sys::GetDatabaseEncodingName()).to_string_lossy())
+    };
+    (encoding != pg_sys::pg_enc::PG_UTF8 as i32).then(|| {
+        format!("this database is encoded in {name}, and only one in UTF8 exchanges rows with other servers")
+    })
+}
+
 /// Why rows can be moved neither to a partition on another server nor back, by the last look of this process; None: they can.
 /// Must run in a transaction.
 pub(super) fn refuses(collection: &Collection, partition: Oid) -> Result<Option<String>, Error> {
     let Some(leaf) = leaf(collection, partition)? else {
         return Ok(Some("it is no foreign table of the collection".to_owned()));
     };
+    if let Some(why) = other_encoding() {
+        return Ok(Some(why));
+    }
     let owner = owner_of(collection.relation.into()).map_or(0, pg_sys::Oid::to_u32);
     Ok(KNOWN.with_borrow(|all| match all.get(&(leaf.server_oid, owner)) {
         None => Some("its server was not looked at yet".to_owned()),

@@ -29,7 +29,7 @@ mod suppress;
 mod toplevel;
 mod weight;
 
-pub(crate) use rows::{Whose, gid_prefix, settle};
+pub(crate) use rows::{Whose, gid_prefixes, settle};
 
 /// What a step needs to know beside itself.
 pub(crate) struct Context<'a> {

@@ -16,6 +16,7 @@ use healing::plan::{Move, Step};
 use healing::snapshot::Oid;
 use pgrx::JsonB;
 use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -37,7 +38,7 @@ mod settle;
 use back::{UNDO_LAG_PATIENCE_S, inverse_sql};
 
 pub(super) use back::revert;
-pub(crate) use far::gid_prefix;
+pub(crate) use far::gid_prefixes;
 pub(crate) use settle::{Whose, settle};
 
 /// Time over which the load is counted that λ after a move is read from. Counters reach the statistics once a second.
@@ -238,7 +239,7 @@ impl<'a> Mover<'a> {
     }
 
     /// What moving between these partitions would set off that was not there when it began. Asked under the lock, which keeps
-    /// others from adding to it (CREATE TRIGGER takes SHARE ROW EXCLUSIVE).
+    /// others from adding to it (CREATE TRIGGER takes SHARE ROW EXCLUSIVE, CREATE RULE ACCESS EXCLUSIVE).
     fn set_off_since(&self, numbers: [i32; 2]) -> Result<Option<String>, Error> {
         let places = self.routing.places.iter().filter(|leaf| numbers.contains(&leaf.number));
         let mut tables: Vec<pg_sys::Oid> = places.map(|leaf| leaf.oid.into()).collect();
@@ -253,8 +254,17 @@ impl<'a> Mover<'a> {
                 "a row that leaves its partition would be deleted for {keys}, made since it began"
             )));
         }
-        let Some(known) = &self.triggers else { return Ok(None) };
         tables.push(self.context.collection.relation.into());
+        // These may drop a row without a word, which no setting wants either.
+        let rules: Option<String> = kept::one(
+            "SELECT string_agg(DISTINCT r.rulename, ', ') FROM pg_rewrite r
+              WHERE r.ev_class = ANY ($1) AND r.ev_enabled NOT IN ('D', 'R')",
+            &[tables.clone().into()],
+        )?;
+        if let Some(rules) = rules {
+            return Ok(Some(format!("a row that moves would meet the rule {rules}, made since it began")));
+        }
+        let Some(known) = &self.triggers else { return Ok(None) };
         let new: Vec<SetOff> = collect::documents(SET_OFF, &[tables.into(), known.clone().into()])?;
         // One on the root has a copy on each partition.
         let mut names: Vec<&str> = new.iter().map(|trigger| trigger.name.as_str()).collect();
@@ -313,22 +323,35 @@ impl<'a> Mover<'a> {
     }
 
     /// Sets the `partition_id` of these rows, as the owner, of those `only` that meet this condition; returns the keys of those
-    /// that were there.
+    /// that were there. An error where a row has left its partition and not come into the other: it is deleted there before it is
+    /// inserted here, and a trigger may suppress that.
     fn update(&self, keys: &[String], from: i32, to: i32, only: Option<&str>) -> Result<Vec<String>, Error> {
         let Key { name, kind } = &self.key;
+        let root = &self.routing.root;
         let only = only.map(|condition| format!("AND ({condition}\n)")).unwrap_or_default();
-        let statement = format!(
-            "UPDATE {} SET partition_id = $1 WHERE partition_id = $2 AND {name} = ANY (($3::text[])::{kind}[]) {only} RETURNING {name}::text",
-            self.routing.root
-        );
+        let these = format!("partition_id = $1 AND {name} = ANY (($2::text[])::{kind}[])");
+        let count = format!("SELECT count(*) FROM {root} WHERE {these}");
+        let statement =
+            format!("UPDATE {root} SET partition_id = $3 WHERE {these} {only} RETURNING {name}::text");
+        let there = |client: &SpiClient<'_>| {
+            client.select(&count, None, &[from.into(), keys.to_vec().into()])?.first().get_one::<i64>()
+        };
         Spi::run("SET CONSTRAINTS ALL IMMEDIATE")?;
         as_role(self.owner, || {
             Spi::connect_mut(|client| {
+                let before = there(client)?.unwrap_or_default();
                 let rows =
-                    client.update(&statement, None, &[to.into(), from.into(), keys.to_vec().into()])?;
+                    client.update(&statement, None, &[from.into(), keys.to_vec().into(), to.into()])?;
                 let mut found = Vec::new();
                 for row in rows {
                     found.extend(row.get::<String>(1)?);
+                }
+                let left = before - there(client)?.unwrap_or_default();
+                if left != found.len() as i64 {
+                    return Err(Error::refused(format!(
+                        "{left} rows would have left partition {from} and {} come into {to}: a trigger is in the way",
+                        found.len()
+                    )));
                 }
                 Ok(found)
             })

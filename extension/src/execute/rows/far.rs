@@ -32,6 +32,7 @@ use crate::collect::{self, Collection, text_array};
 use crate::error::Error;
 use crate::execute::patiently_at_most;
 use crate::identity;
+use crate::kept;
 use crate::owner::{as_role, owner_of, set_local};
 use crate::remote::{Connection, Credentials, credentials};
 use crate::transaction::transaction;
@@ -51,7 +52,7 @@ const VALUES_MAX: usize = 60_000;
 /// The answer to COMMIT or ROLLBACK PREPARED of what is not there: done before.
 const UNDEFINED_OBJECT: &str = "42704";
 
-/// A column, quoted, under its names here and there, and its type.
+/// A column, quoted, under its names here and there, and its type without a length: a cast to one with a length cuts values off.
 #[derive(PartialEq, Deserialize)]
 struct Column {
     here: String,
@@ -63,7 +64,7 @@ struct Column {
 
 /// `$1` the foreign table.
 const COLUMNS: &str = "
-SELECT jsonb_build_object('here', format('%I', a.attname), 'name', a.attname, 'kind', format_type(a.atttypid, a.atttypmod),
+SELECT jsonb_build_object('here', format('%I', a.attname), 'name', a.attname, 'kind', format_type(a.atttypid, -1),
        'there', format('%I', coalesce((SELECT o.option_value FROM pg_options_to_table(a.attfdwoptions) o
                                         WHERE o.option_name = 'column_name'), a.attname)),
        'is_generated', a.attgenerated <> '')
@@ -89,6 +90,9 @@ pub(super) struct Far {
 impl Far {
     /// Must run in a transaction.
     pub(super) fn look(collection: &Collection, partition: Oid) -> Result<Far, Error> {
+        if let Some(why) = servers::other_encoding() {
+            return Err(Error::refused(why));
+        }
         let leaf = servers::leaf(collection, partition)?
             .ok_or_else(|| Error::refused("the partition on another server is not there any more"))?;
         Far::of(collection, leaf)
@@ -206,10 +210,7 @@ impl Far {
 
     /// Values read back as this says are equal to what was sent.
     fn returned(&self) -> String {
-        let text = |column: &Column| {
-            format!("CASE WHEN {0} IS DISTINCT FROM NULL THEN format('%s', {0}) END", column.there)
-        };
-        self.columns.iter().map(text).collect::<Vec<_>>().join(", ")
+        self.columns.iter().map(|column| as_text(&column.there)).collect::<Vec<_>>().join(", ")
     }
 
     /// Inserts rows there, and holds what they have become against what they are.
@@ -243,6 +244,11 @@ impl Far {
         );
         self.ask(&statement, &[Some(text_array(keys))], LOCKED)
     }
+}
+
+/// A column's value as text, as SQL.
+fn as_text(column: &str) -> String {
+    format!("CASE WHEN {column} IS DISTINCT FROM NULL THEN format('%s', {column}) END")
 }
 
 /// `($1, $2), ($3, $4)`, each as `one` writes it of its column and number.
@@ -325,9 +331,27 @@ struct Intent {
 }
 
 /// What the name of each of our prepared transactions begins with: nobody else's, of no other server and no other database.
-pub(crate) fn gid_prefix() -> String {
+pub(super) fn gid_prefix() -> String {
     // SAFETY: no preconditions.
     unsafe { format!("ruvector_{}_{}_", pg_sys::GetSystemIdentifier(), pg_sys::MyDatabaseId.to_u32()) }
+}
+
+/// The same, and what names began with that are noted: pg_upgrade gives a server another identifier, and each database its number.
+/// What a copy with another number has taken along is its original's. Must run in a transaction.
+pub(crate) fn gid_prefixes() -> Result<Vec<String>, Error> {
+    // SAFETY: a plain read.
+    let database = unsafe { pg_sys::MyDatabaseId.to_u32() };
+    let noted: Option<Vec<String>> = kept::one(
+        "SELECT array_agg(DISTINCT n.prefix)
+           FROM ruvector.server_batches b, substring(b.gid, $1) n (prefix) WHERE n.prefix IS NOT NULL",
+        &[format!("^ruvector_[0-9]+_{database}_").into()],
+    )?;
+    let mut prefixes = noted.unwrap_or_default();
+    let present = gid_prefix();
+    if !prefixes.contains(&present) {
+        prefixes.push(present);
+    }
+    Ok(prefixes)
 }
 
 impl Intent {
@@ -350,18 +374,22 @@ fn intend(
     keys: Vec<String>,
     fetched: bool,
 ) -> Result<Intent, Error> {
+    let prefix = gid_prefix();
     let id: Option<i64> = Spi::get_one_with_args(
-        "INSERT INTO ruvector.server_batches (collection_id, action_id, leaf, keys, fetched) VALUES ($1, $2, $3, $4, $5) RETURNING id",
+        "INSERT INTO ruvector.server_batches (id, collection_id, action_id, leaf, keys, fetched, gid) OVERRIDING SYSTEM VALUE
+         SELECT n.id, $1, $2, $3, $4, $5, $6 || n.id::text
+           FROM nextval(pg_get_serial_sequence('ruvector.server_batches', 'id')) n (id) RETURNING id",
         &[
             collection.id.into(),
             action.into(),
             pg_sys::Oid::from(partition).into(),
             keys.clone().into(),
             fetched.into(),
+            prefix.as_str().into(),
         ],
     )?;
     let id = id.ok_or_else(|| Error::refused("the intent could not be noted"))?;
-    Ok(Intent { id, gid: format!("{}{id}", gid_prefix()), keys, fetched })
+    Ok(Intent { id, gid: format!("{prefix}{id}"), keys, fetched })
 }
 
 /// Moves a batch from one state to another; whether it was there.
@@ -633,7 +661,7 @@ impl Mover<'_> {
     fn rows_here(&self, far: &Far, leaf: &str, keys: &[String], number: i32) -> Result<Vec<Here>, Error> {
         let text = |column: &Column| match column.name.as_str() {
             "partition_id" => format!("'{number}'"),
-            _ => format!("CASE WHEN {0} IS DISTINCT FROM NULL THEN format('%s', {0}) END", column.here),
+            _ => as_text(&column.here),
         };
         let values = far.columns.iter().map(text).collect::<Vec<_>>().join(", ");
         let query = format!(
@@ -687,24 +715,45 @@ impl Mover<'_> {
         })
     }
 
-    /// Inserts rows that came from another server into their former partition.
+    /// Inserts rows that came from another server into their former partition, and holds what they have become against what they
+    /// were: all of it, or their keys alone where triggers are set off, of the owner's own accord, that may change the others.
     fn put_here(&self, far: &Far, leaf: &str, rows: &[Values], number: i32) -> Result<(), Error> {
-        let names = far.columns.iter().map(|column| column.here.as_str()).collect::<Vec<_>>().join(", ");
-        let value = |column: usize, at: usize| match far.columns[column].name.as_str() {
+        let columns = far.columns.as_slice();
+        let names = columns.iter().map(|column| column.here.as_str()).collect::<Vec<_>>().join(", ");
+        let value = |column: usize, at: usize| match columns[column].name.as_str() {
             "partition_id" => number.to_string(),
-            _ => format!("CAST(${at} AS {})", far.columns[column].kind),
+            _ => format!("CAST(${at} AS {})", columns[column].kind),
+        };
+        let returned = columns.iter().map(|column| as_text(&column.here)).collect::<Vec<_>>().join(", ");
+        let may_change = self.routing.has_triggers();
+        let is_whole = |(row, came): (&Values, &Values)| {
+            columns.iter().zip(row.iter().zip(came)).all(|(column, (was, is))| match column.name.as_str() {
+                "partition_id" => is.as_deref() == Some(number.to_string().as_str()),
+                _ => was == is || may_change && column.here != self.key.name,
+            })
         };
         Spi::run("SET CONSTRAINTS ALL IMMEDIATE")?;
         as_role(self.owner, || {
             read_as_the_other_does();
-            for some in rows.chunks((VALUES_MAX / far.columns.len().max(1)).max(1)) {
+            for some in rows.chunks((VALUES_MAX / columns.len().max(1)).max(1)) {
                 let statement = format!(
-                    "INSERT INTO {leaf} ({names}) OVERRIDING SYSTEM VALUE VALUES {}",
-                    numbered(some.len(), far.columns.len(), value)
+                    "INSERT INTO {leaf} ({names}) OVERRIDING SYSTEM VALUE VALUES {} RETURNING ARRAY[{returned}]::text[]",
+                    numbered(some.len(), columns.len(), value)
                 );
                 let arguments: Vec<DatumWithOid<'_>> =
                     some.iter().flatten().cloned().map(Into::into).collect();
-                Spi::connect_mut(|client| client.update(&statement, None, &arguments).map(drop))?;
+                let came = Spi::connect_mut(|client| {
+                    let mut came: Vec<Values> = Vec::new();
+                    for row in client.update(&statement, None, &arguments)? {
+                        came.push(row.get::<Vec<Option<String>>>(1)?.unwrap_or_default());
+                    }
+                    Ok::<_, Error>(came)
+                })?;
+                if came.len() != some.len() || !some.iter().zip(&came).all(is_whole) {
+                    return Err(Error::refused(format!(
+                        "{leaf} does not take rows back as they were: another type, or a trigger"
+                    )));
+                }
             }
             Ok(())
         })

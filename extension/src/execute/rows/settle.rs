@@ -6,10 +6,10 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::far::{ANSWER, Far, advance, gid_prefix};
+use super::far::{ANSWER, Far, advance, gid_prefix, gid_prefixes};
 use crate::audit::{self, Happened};
 use crate::collect::managed::{Key, routing};
-use crate::collect::{self, Collection, servers};
+use crate::collect::{self, Collection, servers, text_array};
 use crate::error::Error;
 use crate::identity;
 use crate::transaction::transaction;
@@ -35,6 +35,18 @@ struct Open {
     keys: Vec<String>,
     fetched: bool,
 }
+
+/// A batch by the name of what it has prepared.
+#[derive(Deserialize)]
+struct Named {
+    id: i64,
+    state: String,
+}
+
+/// `$1` the name of a prepared transaction, `$2` its number, if it begins as names do now: of a batch whose name was not noted.
+const NAMED: &str = "
+SELECT jsonb_build_object('id', b.id, 'state', b.state)
+  FROM ruvector.server_batches b WHERE b.gid = $1 OR b.gid IS NULL AND b.id = $2";
 
 /// Brings every two-phase commit of the collection that is open to its end: what is decided is committed there, anything else
 /// rolled back, and noted before it is. Where this may be a copy of the server, only what is decided is brought to its end: that
@@ -96,29 +108,27 @@ fn settle_on(far: &mut Far, key: Option<&Key>, open: &[&Open], copy: bool) -> Re
     }
     far.is_primary()?;
     let prefix = gid_prefix();
+    let prefixes = transaction(gid_prefixes)?;
     let mut committed = Vec::new();
     let prepared = far.ask(
-        "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1)",
-        &[Some(prefix.clone())],
+        "SELECT DISTINCT x.gid FROM pg_prepared_xacts x, unnest($1::text[]) p (prefix)
+          WHERE x.database = current_database() AND starts_with(x.gid, p.prefix)",
+        &[Some(text_array(&prefixes))],
         ANSWER,
     )?;
     for gid in prepared.into_iter().flatten().flatten() {
-        let Some(id) = gid.strip_prefix(&prefix).and_then(|id| id.parse::<i64>().ok()) else { continue };
-        let state: Option<String> = transaction(|| {
-            Ok(Spi::get_one_with_args(
-                "SELECT (SELECT b.state FROM ruvector.server_batches b WHERE b.id = $1)",
-                &[id.into()],
-            )?)
-        })?;
-        match state.as_deref() {
-            Some(state @ ("decided" | "done" | "in_doubt")) => {
+        let number = gid.strip_prefix(&prefix).and_then(|id| id.parse::<i64>().ok());
+        let named: Option<Named> =
+            transaction(|| Ok(collect::documents(NAMED, &[gid.as_str().into(), number.into()])?.pop()))?;
+        match named.as_ref().map(|batch| (batch.id, batch.state.as_str())) {
+            Some((id, state @ ("decided" | "done" | "in_doubt"))) => {
                 if far.end("COMMIT", &gid)? {
                     transaction(|| advance(id, state, "done"))?;
                     committed.push(id);
                     pgrx::log!("ruvector: {gid} was committed on server {}", far.leaf.server);
                 }
             }
-            Some(state @ ("given_up" | "rolled_back")) if !copy => {
+            Some((id, state @ ("given_up" | "rolled_back"))) if !copy => {
                 far.end("ROLLBACK", &gid)?;
                 transaction(|| advance(id, state, "rolled_back"))?;
                 pgrx::log!("ruvector: {gid} was rolled back on server {}", far.leaf.server);
