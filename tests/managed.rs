@@ -463,6 +463,17 @@ fn ids_of_several_rows_that_are_referred_to_do_not_change_at_once() {
         assert_eq!(notes(&mut client), (100, 5050), "{many}");
         assert_eq!(keyed(&mut client), (100, 100), "{many}");
     }
+    // Two rows with one id, in different partitions.
+    assert_eq!(refused(&mut client, "UPDATE docs SET id = 5 WHERE id IN (5, 6)").0, "23505");
+    assert_eq!(refused(&mut client, "UPDATE docs SET id = 7 WHERE id = 5").0, "23505");
+    assert_eq!((notes(&mut client), keyed(&mut client)), ((100, 5050), (100, 100)));
+    client.batch_execute("CREATE TABLE unreferred AS TABLE notes; DROP TABLE notes").unwrap();
+    assert_eq!(
+        refused(&mut client, "UPDATE docs SET id = 5 + (id - 5) / 2 * 3 WHERE id IN (5, 6, 7)").0,
+        "23505"
+    );
+    client.batch_execute("ALTER TABLE unreferred RENAME TO notes").unwrap();
+    assert_eq!(keyed(&mut client), (100, 100));
     // Statements that change several rows and no id are as they were, moves among them.
     client
         .batch_execute(
@@ -675,13 +686,12 @@ fn statements_that_name_the_tenant_work_on_a_table_handed_back() {
     let after = spread(&mut client, "docs");
     assert!(before.len() > 1, "{before:?}");
     assert_eq!(after, before.iter().map(|(id, rows)| (*id, 2 * rows)).collect::<BTreeMap<_, _>>());
-    // Without a number of partitions it is the first.
-    client
-        .batch_execute(
-            "INSERT INTO docs (tenant, embedding, partition_id) VALUES ('new', '[1,2,3]', ruvector_route_tenant('docs', 'new'))",
-        )
-        .unwrap();
-    assert_eq!(spread(&mut client, "docs WHERE tenant = 'new'"), BTreeMap::from([(1, 1)]));
+    // Without a number of partitions nobody guesses.
+    let (state, _) = refused(
+        &mut client,
+        "INSERT INTO docs (tenant, embedding, partition_id) VALUES ('new', '[1,2,3]', ruvector_route_tenant('docs', 'new'))",
+    );
+    assert_eq!(state, "23514");
     // Rows of no tenant are spread.
     let places: Vec<i32> = client
         .query_one(
@@ -828,11 +838,30 @@ fn moves_between_servers_that_are_open_keep_a_collection_registered() {
         )
         .unwrap()
         .get(0);
-    for verb in ["unregister", "release"] {
-        let (state, hint) = refused(&mut client, &format!("SELECT ruvector_collection_{verb}('docs')"));
-        assert_eq!(state, "55006", "{verb}");
+    for statement in [
+        "SELECT ruvector_collection_unregister('docs')",
+        "SELECT ruvector_collection_release('docs')",
+        "DROP EXTENSION ruvector CASCADE",
+        "DROP EXTENSION vector CASCADE",
+    ] {
+        let (state, hint) = refused(&mut client, statement);
+        assert_eq!(state, "55006", "{statement}");
         assert!(hint.contains("ruvector.server_batches") && hint.contains(&commit), "{hint}");
     }
+    // What another transaction is about to note would not be seen.
+    let (state, _) = refused(
+        &mut client,
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1; DROP EXTENSION ruvector CASCADE",
+    );
+    client.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(state, "25001");
+    // In a copy it is the original's to end them.
+    client
+        .batch_execute("UPDATE ruvector.collections SET identity = identity || '{\"timeline\": 99}'")
+        .unwrap();
+    let (_, hint) = refused(&mut client, "DROP EXTENSION ruvector CASCADE");
+    assert!(hint.contains("leave the other server alone") && !hint.contains("PREPARED"), "{hint}");
+    client.batch_execute("SELECT ruvector_identity_confirm()").unwrap();
     // Under the name that was noted: pg_upgrade gives a server another identifier.
     client.batch_execute("UPDATE ruvector.server_batches SET gid = 'ruvector_77_88_1'").unwrap();
     let (_, hint) = refused(&mut client, "SELECT ruvector_collection_unregister('docs')");

@@ -441,6 +441,21 @@ fn a_publication_by_half_that_is_made_meanwhile_ends_the_moving() {
     );
 }
 
+/// What a publisher sends names the partition that a row has there. A subscription to nowhere, since only the catalog is asked; behind
+/// a lock that keeps batches away, or one that has asked already may slip by.
+#[test]
+fn a_subscription_that_is_made_meanwhile_ends_the_moving() {
+    ends_the_moving(
+        true,
+        "BEGIN; LOCK TABLE docs IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL allow_system_table_mods = on;
+         CREATE SUBSCRIPTION feeding CONNECTION 'dbname=nowhere' PUBLICATION feeding WITH (connect = false);
+         INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) SELECT oid, 'docs'::regclass, 'i' FROM pg_subscription;
+         COMMIT",
+        "the subscription feeding",
+        "ALTER SUBSCRIPTION feeding SET (slot_name = NONE); DROP SUBSCRIPTION feeding",
+    );
+}
+
 /// For a foreign key to a partition a row that leaves it is deleted.
 #[test]
 fn a_key_to_a_partition_that_is_made_meanwhile_ends_the_moving_and_deletes_nothing() {

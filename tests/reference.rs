@@ -257,6 +257,7 @@ fn errors(script: &str, page: &mut String) {
             "undefined_column" => ("42703", "the table has no such column, or none of vectors"),
             "undefined_object" => ("42704", "there is no such collection, strategy or action"),
             "undefined_table" => ("42P01", "there is no such table"),
+            "unique_violation" => ("23505", "rows of a table with a key table are given the same id"),
             "wrong_object_type" => {
                 ("42809", "a view, a foreign or temporary table, or an index that is not a collection's")
             }

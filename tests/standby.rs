@@ -107,7 +107,11 @@ fn a_standby_is_passive_and_one_promoted_in_the_middle_finishes_the_story() {
 #[test]
 fn a_promoted_standby_is_known_for_another_server_before_its_first_checkpoint_has_ended() {
     let (primary, mut client) = start();
-    client.batch_execute("CREATE TABLE written (id int, filler text)").unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE written (id int, filler text); ALTER TABLE written ALTER filler SET STORAGE PLAIN",
+        )
+        .unwrap();
     let standby = Cluster::builder(version())
         .standby_of(&primary, "one", false)
         .setting("checkpoint_timeout", "1h")

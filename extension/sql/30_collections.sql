@@ -210,13 +210,22 @@ DECLARE
     open  bigint;
     names text;
     there text;
+    copy  boolean;
 BEGIN
-    SELECT count(*), string_agg(DISTINCT format('"%s"', coalesce(c.name, b.collection_id::text)), ', '),
+    IF collection IS NULL THEN
+        -- Batches that are about to begin wait, for ever where the extension goes; those of a transaction's own snapshot would not do.
+        IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+            RAISE EXCEPTION 'whether moves between servers are at their end cannot be told in a % transaction', current_setting('transaction_isolation')
+                USING ERRCODE = 'active_sql_transaction', HINT = 'SET default_transaction_isolation = ''read committed'', then try again.';
+        END IF;
+        LOCK TABLE ruvector.server_batches IN SHARE MODE;
+    END IF;
+    SELECT count(*), bool_or(c.identity <> ruvector._identity()), string_agg(DISTINCT format('"%s"', coalesce(c.name, b.collection_id::text)), ', '),
            string_agg(format('%s PREPARED %L on %s', CASE b.state WHEN 'decided' THEN 'COMMIT' ELSE 'ROLLBACK' END,
                              coalesce(b.gid, format('ruvector_%s_%s_%s', (SELECT c.system_identifier FROM pg_control_system() c),
                                     (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()), b.id)),
                              coalesce(quote_ident(s.srvname), 'its server')), ', ' ORDER BY b.id) FILTER (WHERE b.state <> 'in_doubt')
-      INTO open, names, there
+      INTO open, copy, names, there
       FROM ruvector.server_batches b
       LEFT JOIN ruvector.collections c ON c.id = b.collection_id
       LEFT JOIN pg_foreign_table f ON f.ftrelid = b.leaf
@@ -225,9 +234,11 @@ BEGIN
     IF open > 0 THEN
         RAISE EXCEPTION 'moves of collection % to or from another server are not at their end', names USING ERRCODE = 'object_in_use',
             DETAIL = format('%s rows of ruvector.server_batches are open.', open),
-            HINT = 'They are brought to it as soon as that server answers (ruvector_servers() says why it does not). '
+            HINT = CASE WHEN copy THEN 'This may be a copy of the server that began them (ruvector_identity_confirm()): then leave the other server alone, '
+                                    || 'and a superuser deletes them from ruvector.server_batches here.'
+            ELSE 'They are brought to it as soon as that server answers (ruvector_servers() says why it does not). '
                 || coalesce(format('By hand, what is decided is to be committed there, and anything else rolled back: %s. ', there), '')
-                || 'After that, where it never will answer, or where one is in_doubt and you have looked after its keys, a superuser deletes them from ruvector.server_batches.';
+                || 'After that, where it never will answer, or where one is in_doubt and you have looked after its keys, a superuser deletes them from ruvector.server_batches.' END;
     END IF;
 END
 $$;

@@ -206,15 +206,15 @@ $$;
 CREATE FUNCTION ruvector._route_blindly(tenant text, partitions integer) RETURNS integer
     LANGUAGE sql VOLATILE PARALLEL RESTRICTED
 BEGIN ATOMIC
-    SELECT p.id FROM pg_catalog.generate_series(1, greatest(_route_blindly.partitions, 1)) AS p (id)
+    SELECT p.id FROM pg_catalog.generate_series(1, _route_blindly.partitions) AS p (id)
      ORDER BY coalesce((pg_catalog.hashtextextended(_route_blindly.tenant COLLATE "C", p.id::bigint)
                            OPERATOR(pg_catalog.&) 4503599627370495)::double precision, pg_catalog.random()) DESC LIMIT 1;
 END;
 
 -- Where a tenant's rows go, for statements that name the tenant: INSERT INTO docs (tenant, embedding, partition_id)
 -- VALUES ($1, $2, ruvector_route_tenant('docs', $1, 8)). Rows whose tenant is NULL are spread by the weights. Of a route that is
--- not known (any more) it takes one of the first "partitions" partitions, always the same of a tenant.
-CREATE FUNCTION ruvector_route_tenant(route text, tenant text, partitions integer DEFAULT 1) RETURNS integer
+-- not known (any more) it takes one of the first "partitions" partitions, always the same of a tenant; NULL without that number.
+CREATE FUNCTION ruvector_route_tenant(route text, tenant text, partitions integer DEFAULT NULL) RETURNS integer
     LANGUAGE sql STABLE SECURITY DEFINER PARALLEL SAFE
 BEGIN ATOMIC
     SELECT coalesce(ruvector._route_tenant(ruvector_route_tenant.route, ruvector_route_tenant.tenant),
@@ -528,6 +528,14 @@ BEGIN
                  WHERE k.id = n.id AND k.partition_id <> n.partition_id;
                 SELECT count(*) INTO gone FROM old_rows o WHERE NOT EXISTS (SELECT FROM new_rows n WHERE n.id = o.id);
                 SELECT count(*) INTO come FROM new_rows n WHERE NOT EXISTS (SELECT FROM old_rows o WHERE o.id = n.id);
+                IF gone = 0 AND come = 0 THEN
+                    RETURN NULL;
+                END IF;
+                -- Of several that are the same now the key has one, which no deleting below tells from a row that is gone.
+                IF EXISTS (SELECT FROM new_rows n GROUP BY n.id HAVING count(*) > 1) THEN
+                    RAISE EXCEPTION 'the statement gives several rows the same id' USING ERRCODE = 'unique_violation',
+                        DETAIL = format('%%s holds each id once.', %2$L), HINT = 'An id is unique across partitions.';
+                END IF;
                 IF gone > 0 AND come > 0 THEN
                     IF (SELECT count(*) FROM old_rows) = 1 THEN
                         UPDATE %2$s k SET id = n.id, partition_id = n.partition_id FROM old_rows o, new_rows n WHERE k.id = o.id;
@@ -540,9 +548,6 @@ BEGIN
                                   DETAIL = format('Nothing says which rows of %%s the references would follow.', %2$L),
                                   HINT = 'Change one row''s id at a time, in a statement that changes no other row, or drop the foreign key.';
                     END IF;
-                END IF;
-                IF gone = 0 AND come = 0 THEN
-                    RETURN NULL;
                 END IF;
                 DELETE FROM %2$s k USING old_rows o WHERE k.id = o.id AND NOT EXISTS (SELECT FROM new_rows n WHERE n.id = o.id);
                 INSERT INTO %2$s SELECT n.id, n.partition_id FROM new_rows n

@@ -195,7 +195,7 @@ AS $$
 BEGIN
     PERFORM ruvector._as_owner(source, format('ALTER SEQUENCE %s RENAME TO %I', relation, fresh_name));
 EXCEPTION WHEN lock_not_available THEN
-    RAISE EXCEPTION '% is in use, and its lock was not to be had in time', relation USING ERRCODE = 'lock_not_available',
+    RAISE EXCEPTION '% is in use, and its lock was not to be had in time', relation USING ERRCODE = 'lock_not_available', COLUMN = 'identity',
         HINT = format('Who has taken a number from it holds it to the end of the transaction: SELECT pid FROM pg_locks WHERE relation = %s AND granted. Nothing was changed: CALL ruvector_collection_adopt() again once they are done.',
                       relation::oid);
 END
@@ -536,7 +536,7 @@ END
 $$;
 
 -- One step, to be committed. Returns what comes next; 'done' when nothing does.
-CREATE FUNCTION ruvector._adopt_step(source regclass, batch integer) RETURNS text
+CREATE FUNCTION ruvector._adopt_step(source regclass, batch integer, last_try boolean DEFAULT false) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres'
     SET extra_float_digits = 3 SET default_tablespace = ''
 AS $$
@@ -550,6 +550,7 @@ DECLARE
     began   timestamptz;
     leaf    record;
     vector  text;
+    held    text;
 BEGIN
     PERFORM ruvector._check_fresh_snapshots();
     entry := ruvector._lock_adoption(source);
@@ -607,8 +608,21 @@ BEGIN
        OR ruvector._adopt_index(entry) THEN
         RETURN 'catching up';
     END IF;
-    PERFORM ruvector._finish_adoption(entry);
-    RETURN 'done';
+    IF last_try THEN
+        PERFORM ruvector._finish_adoption(entry);
+        RETURN 'done';
+    END IF;
+    BEGIN
+        PERFORM ruvector._finish_adoption(entry);
+        RETURN 'done';
+    EXCEPTION WHEN lock_not_available THEN
+        GET STACKED DIAGNOSTICS held = COLUMN_NAME;
+        IF held <> 'identity' THEN
+            RAISE;
+        END IF;
+        -- Nothing is locked any more: whoever holds the sequence and waited for the table goes on.
+        RETURN 'sequence in use';
+    END;
 END
 $$;
 
@@ -686,6 +700,7 @@ AS $$
 DECLARE
     step  text;
     steps integer := 0;
+    tries integer := 0;
 BEGIN
     IF batch IS NULL OR batch NOT BETWEEN 1 AND 1000000 THEN
         RAISE EXCEPTION 'a batch has 1 to 1000000 rows' USING ERRCODE = 'invalid_parameter_value', HINT = 'Each is one transaction.';
@@ -695,9 +710,13 @@ BEGIN
         COMMIT;
     END IF;
     LOOP
-        step := ruvector._adopt_step(source, batch);
+        step := ruvector._adopt_step(source, batch, tries = 20);
         EXIT WHEN step = 'done';
         COMMIT;
+        tries := CASE step WHEN 'sequence in use' THEN tries + 1 ELSE 0 END;
+        IF tries > 0 THEN
+            PERFORM pg_catalog.pg_sleep(0.05 * pg_catalog.random());
+        END IF;
         steps := CASE step WHEN 'catching up' THEN steps + 1 ELSE 0 END;
         IF steps > 0 AND steps % 50 = 0 THEN
             RAISE NOTICE 'after % steps rows of % are still changed faster than they are copied', steps, source

@@ -52,7 +52,7 @@ pub(crate) fn restricted<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
 }
 
 /// Longest that an owner's expression or predicate may keep one of our workers, seconds: what is read at a time is
-/// bounded, so only one that means harm or is broken takes as long.
+/// bounded, so only one that means harm or is broken takes as long. Who reads a whole partition says how long that may take.
 const TIME_MAX_S: f64 = 60.0;
 
 /// In a background worker: has the statement cancelled when it takes too long. A session has a limit of its own.

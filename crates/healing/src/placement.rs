@@ -200,10 +200,24 @@ pub(crate) fn moving_s(moves: &[Move], pause_ratio: f64) -> f64 {
     BEGIN_S + rows as f64 / ROWS_PER_S * (1.0 + pause_ratio) / 2.0 + LOOK_S * moves.len() as f64
 }
 
-/// Pessimistic seconds in which the rows to be moved are chosen: each partition that gives some is read once.
+/// Readings of a partition for one move of whole tenants: which there are, their rows, and what has come meanwhile.
+const TENANT_READINGS: f64 = 3.0;
+
+/// Pessimistic seconds in which the rows to be moved are chosen: each move reads the partition that gives them, or a sample of its
+/// blocks where any rows will do.
 pub(crate) fn choosing_s(snapshot: &Snapshot, moves: &[Move]) -> f64 {
-    let gives = |partition: &&Partition| moves.iter().any(|one| one.from.oid == partition.oid);
-    snapshot.partitions.iter().filter(gives).filter_map(|p| p.bytes.known()).copied().map(reading_s).sum()
+    let by_tenant = snapshot.managed.as_ref().is_some_and(|managed| managed.by_tenant);
+    let of = |one: &Move| {
+        let partition = snapshot.partitions.iter().find(|partition| partition.oid == one.from.oid)?;
+        let rows = partition.live_rows.known().copied().unwrap_or(0.0);
+        let readings = match (one.cold, by_tenant) {
+            (true, _) => 1.0,
+            (false, true) => TENANT_READINGS,
+            (false, false) => (1.2 * one.rows as f64 / rows.max(1.0)).min(1.0),
+        };
+        Some(readings * reading_s(*partition.bytes.known()?))
+    };
+    moves.iter().filter_map(of).sum()
 }
 
 /// The partitions of the problem that are hot, as the simulated placement sees all of the collection's.

@@ -34,6 +34,8 @@ pub(crate) struct Routing {
     /// Names of subscriptions that write to it.
     #[serde(skip)]
     subscriptions: Vec<String>,
+    /// Whether triggers of its owner's may change what is inserted.
+    pub(crate) changes_rows: bool,
     /// Names of rules on the root and the partitions.
     rules: Vec<String>,
     /// Names of publications that carry inserts or deletes of it, but not both.
@@ -94,6 +96,9 @@ SELECT jsonb_build_object('route', m.route, 'root', format('%I.%I', n.nspname, t
        'keys_to_leaves', (SELECT coalesce(jsonb_agg(k.conname), '[]') FROM pg_constraint k
                            WHERE k.contype = 'f' AND k.conparentid = 0 AND k.confrelid <> t.oid
                              AND k.confrelid IN (SELECT p.relid FROM pg_partition_tree(t.oid) p)),
+       'changes_rows', (SELECT EXISTS (SELECT FROM pg_partition_tree(t.oid) p JOIN pg_trigger g ON g.tgrelid = p.relid
+                                        -- BEFORE INSERT FOR EACH ROW
+                                        WHERE NOT g.tgisinternal AND g.tgenabled NOT IN ('D', 'R') AND g.tgtype & 7 = 7)),
        'rules', (SELECT coalesce(jsonb_agg(DISTINCT w.rulename), '[]')
                    FROM pg_partition_tree(t.oid) p JOIN pg_rewrite w ON w.ev_class = p.relid
                   WHERE w.ev_enabled NOT IN ('D', 'R')),
@@ -193,11 +198,6 @@ impl Routing {
     /// Why no row is to leave its partition, though one that has left may be taken back.
     pub(crate) fn fed(&self) -> Option<String> {
         fed_by(&self.subscriptions)
-    }
-
-    /// Whether triggers of its owner's are set off by a move, which may change a row.
-    pub(crate) fn has_triggers(&self) -> bool {
-        !self.triggers.is_empty()
     }
 
     /// What of its owner's a move would set off, be refused by, or show to others by half.

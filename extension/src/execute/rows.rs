@@ -277,7 +277,7 @@ impl<'a> Mover<'a> {
     /// Why no further row is to go between these partitions, by what was made since it began.
     fn hindered_since(&self, numbers: [i32; 2]) -> Result<Option<String>, Error> {
         let found = match self.set_off_since(numbers)? {
-            None => fed(self.context.collection.relation)?,
+            None => fed(self.context.collection.relation)?.map(|why| format!("{why}, made since it began")),
             found => found,
         };
         if found.is_some() || self.context.config.move_despite_triggers {

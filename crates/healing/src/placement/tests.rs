@@ -133,13 +133,28 @@ fn a_hot_partition_gives_rows_within_the_limits_and_none_to_the_cold_one() {
     assert_eq!(sum(moves), 5400);
     assert!(moves.iter().all(|one| one.from.oid == 1002 && one.to.oid != 1002 && one.to.oid != 1008));
     assert!(plan.reversible && plan.disk_bytes > 0 && plan.timeout_s <= 2.0 * plan.estimated_s);
-    // Its rows are chosen by reading it once.
+    // Its rows are chosen from a sample of it as large as they are.
     let mut large = sick.clone();
     large.partitions[2].bytes = Reading::Known(50_000_000_000);
     large.partitions[3].bytes = Reading::Known(50_000_000_000);
-    let Reading::Known(bytes) = sick.partitions[2].bytes else { panic!("{:?}", sick.partitions[2]) };
-    let longer = self::plan("rebalance_partitions", &large).unwrap().estimated_s - plan.estimated_s;
-    assert!((longer - (1000.0 - bytes as f64 / 5e7)).abs() < 1e-6, "{longer}");
+    let choosing = |moves: &[Move]| choosing_s(&large, moves);
+    assert!((choosing(moves) - 1.2 * 5400.0 / 12_000.0 * 1000.0).abs() < 1e-6, "{}", choosing(moves));
+    let few = [Move { cold: true, ..moves[0].clone() }, Move { rows: u64::MAX, ..moves[0].clone() }];
+    assert_eq!(
+        (choosing(&few[..1]), choosing(&few[1..])),
+        (1000.0, 1000.0),
+        "it is read once for cold rows, or for all"
+    );
+    let seconds = |snapshot: &Snapshot| self::plan("rebalance_partitions", snapshot).unwrap().estimated_s;
+    assert!(seconds(&large) > seconds(&sick) + 500.0);
+    if let Some(managed) = &mut large.managed {
+        managed.by_tenant = true;
+    }
+    assert_eq!(
+        choosing_s(&large, &moves[..1]),
+        3000.0,
+        "which tenants, their rows, and those that came meanwhile"
+    );
     let treating: Vec<&str> =
         ALL.iter().filter(|remedy| remedy.treats(&problem(&sick))).map(|remedy| remedy.name()).collect();
     assert_eq!(

@@ -725,7 +725,7 @@ impl Mover<'_> {
             _ => format!("CAST(${at} AS {})", columns[column].kind),
         };
         let returned = columns.iter().map(|column| as_text(&column.here)).collect::<Vec<_>>().join(", ");
-        let may_change = self.routing.has_triggers();
+        let may_change = self.routing.changes_rows;
         let is_whole = |(row, came): (&Values, &Values)| {
             columns.iter().zip(row.iter().zip(came)).all(|(column, (was, is))| match column.name.as_str() {
                 "partition_id" => is.as_deref() == Some(number.to_string().as_str()),
